@@ -1,0 +1,119 @@
+/* client.h - what libberth offers to the two things built on it: the public API (api.c) and the preload library.
+ *
+ * Everything here is non-blocking unless its name or comment says otherwise; results are 0 or a count, or a negative
+ * enum berth_error. The process is one worker; its state is global to the library (a fork makes the child another
+ * worker of the same app, see fork.c). All functions may be called from any thread. None touches errno, none calls
+ * a libc function that the preload library replaces.
+ */
+#ifndef BERTH_CLIENT_CLIENT_H
+#define BERTH_CLIENT_CLIENT_H
+
+#include <poll.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/uio.h>
+
+#include "berth/berth.h"
+#include "session/endpoint.h"
+
+typedef uint64_t session_handle;  /* generation << 32 | index; 0 never valid */
+typedef uint64_t listener_handle; /* the same, of the listener table, with bit 63 set */
+
+static inline bool handle_is_listener(uint64_t h)
+{
+    return h >> 63;
+}
+
+/* ---- attach ---- */
+int client_attach(const struct berth_attach_options *options); /* blocks for a round trip */
+int client_detach(void);
+bool client_attached(void);
+/* For the preload library: attach with defaults if not yet tried in this process; false where there is no daemon (remembered
+ * for a second, so that a program without a daemon does not pay for each connect). Blocks for a round trip once. */
+bool client_attach_auto(void);
+
+/* ---- listeners ---- */
+#define LISTEN_V6ONLY 1u
+#define LISTEN_REUSEPORT 2u
+#define LISTEN_KERNEL 4u /* a kernel socket holds the port */
+int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener_handle *out); /* round trip */
+int client_listener_backlog(listener_handle l, uint32_t backlog); /* listen() called again */
+int client_listener_endpoint(listener_handle l, endpoint *out);
+int client_accept(listener_handle l, session_handle *out); /* WOULD_BLOCK when none waits */
+/* Blocks until a session waits at l, or `kernel_fd` (-1: none) is readable; one of several sleepers in several processes is
+ * woken. 0, TIMED_OUT, INTERRUPTED, BAD_HANDLE. */
+int client_listener_wait(listener_handle l, int kernel_fd, int64_t deadline_ns);
+bool client_listener_ready(listener_handle l); /* would client_accept find one? (a system call) */
+int client_unlisten(listener_handle l);
+
+/* ---- connect ---- */
+/* Is there a listener for that destination under berth? No system call. A miss: the kernel's business. */
+bool client_has_route(const endpoint *dst);
+/* src: NULL, or an address and port that the caller holds in the kernel. 0; IN_PROGRESS (handle valid: the listener's queue is
+ * full); or REFUSED, NO_ROUTE (not under berth, or not admitted), LIMIT, NO_MEMORY … */
+int client_connect(const endpoint *dst, const endpoint *src, session_handle *out);
+int client_connect_wait(session_handle s, int64_t deadline_ns); /* blocks; for IN_PROGRESS. 0 or why it failed */
+
+/* ---- stream ---- */
+#define STREAM_PEEK 1u
+ssize_t client_read(session_handle s, void *buf, size_t len, uint32_t flags); /* 0: end of stream */
+ssize_t client_readv(session_handle s, const struct iovec *iov, int count, uint32_t flags);
+ssize_t client_write(session_handle s, const void *buf, size_t len); /* may be short; WOULD_BLOCK when no byte went */
+ssize_t client_writev(session_handle s, const struct iovec *iov, int count);
+int client_read_spans(session_handle s, struct iovec spans[2]);
+int client_read_consume(session_handle s, size_t len);
+int client_write_spans(session_handle s, size_t want, struct iovec spans[2]);
+int client_write_commit(session_handle s, size_t len);
+/* Blocks (spin, then sleep) until one of `events` (EPOLLIN, EPOLLOUT) holds or the session fails. 0, TIMED_OUT, INTERRUPTED,
+ * BAD_HANDLE. 0 also when there is an error or an end of stream to report. */
+int client_wait(session_handle s, uint32_t events, int64_t deadline_ns);
+
+/* EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR as they hold now; EPOLLERR | EPOLLHUP for a bad handle */
+uint32_t client_readiness(session_handle s);
+size_t client_readable(session_handle s); /* FIONREAD */
+size_t client_unread(session_handle s);   /* SIOCOUTQ */
+int client_take_error(session_handle s);  /* SO_ERROR: pending enum berth_error, cleared */
+bool client_connected(session_handle s);  /* the connect is through */
+
+int client_shutdown(session_handle s, int how); /* BERTH_SHUT_RD | BERTH_SHUT_WR; CLOSED if both are over already */
+int client_close(session_handle s);
+int client_abort(session_handle s); /* SO_LINGER 0: reset */
+int client_local(session_handle s, endpoint *out);
+int client_remote(session_handle s, endpoint *out);
+int client_set_fifo_limit(session_handle s, uint64_t rx, uint64_t tx); /* bytes; 0 leaves one as it is */
+
+/* ---- event sets ---- */
+/* An event set waits over sessions and listeners, and over the kernel epoll set `epfd` it is built on: the preload library
+ * hands in the program's own epoll descriptor (program and set share it; berth adds descriptors of its own to it and filters
+ * their events out); -1 makes one that the set owns. */
+struct evset;
+struct evset *evset_create(int epfd);
+void evset_destroy(struct evset *set); /* closes the epoll descriptor only when the set made it */
+/* handle: session or listener; events: EPOLL* with EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE (listeners). BUSY: is in it */
+int evset_add(struct evset *set, uint64_t handle, uint32_t events, uint64_t data);
+int evset_modify(struct evset *set, uint64_t handle, uint32_t events, uint64_t data);
+int evset_remove(struct evset *set, uint64_t handle);
+/* Blocks (spin, then sleep). Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID. */
+int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask);
+bool evset_empty(struct evset *set); /* no session and no listener in it: epoll_wait may go straight to the kernel */
+int evset_fd(struct evset *set);
+
+/* ---- poll over sessions and kernel descriptors, for poll() and select() ---- */
+struct client_poll_item {
+    uint64_t handle;  /* session or listener */
+    uint32_t events;  /* EPOLLIN | EPOLLOUT | EPOLLRDHUP */
+    uint32_t revents; /* out; EPOLLERR and EPOLLHUP also unasked */
+};
+/* Blocks. kfds: plain kernel descriptors (the kernel side of a listener among them). Returns how many items and kfds have
+ * revents, 0 when the time is over, or INTERRUPTED. kfds' revents are always written. */
+int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
+                const sigset_t *mask);
+
+/* ---- descriptors of berth's own ---- */
+/* True for a descriptor that libberth uses inside this process: close, dup2 and close_range must leave it alone. */
+bool client_owns_fd(int fd);
+
+#endif

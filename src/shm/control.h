@@ -1,0 +1,279 @@
+/* control.h - messages between an app worker (or the berth command) and the daemon, on its SEQPACKET socket.
+ *
+ * One message per packet: struct ctl_header, then the body of its type, then (for CTL_TEXT types) text. Descriptors
+ * ride along by SCM_RIGHTS, as many as the table below says. `len` is the whole packet. A request carries a `seq`
+ * chosen by the sender, not 0; its reply repeats it. What the daemon sends of its own accord has seq 0.
+ * A message that breaks these rules is answered with BERTH_E_PROTOCOL and the connection is closed.
+ *
+ *   request            descriptors                      reply (status first)        descriptors
+ *   HELLO              netns socket, page, kick         WELCOME                     directory
+ *   CHILD              child's end of a socketpair      none
+ *   CHILD_HELLO        page, kick                       WELCOME                     directory
+ *   DETACH                                              DONE
+ *   LISTEN             token pipe, write end            LISTENED
+ *   UNLISTEN                                            none
+ *   BACKLOG                                             none
+ *   INTRODUCE          outbox segment 0, if new         INTRODUCED                  token pipe
+ *   OUTBOX             segment 0                        none (bad: connection closed)
+ *   ANNOUNCE                                            none; target gets PEER
+ *   SEGMENT            the segment                      none (bad: connection closed)
+ *   RETIRE                                              none; peers get RETIRED
+ *   GET_OUTBOX                                          OUTBOX_IS                   segment 0, page, kick
+ *   GET_SEGMENT                                         SEGMENT_IS                  the segment
+ *   PORTS                                               PORTS_ARE
+ *   RETURN_PORTS                                        none
+ *   LEASE                                               DONE
+ *   SHOW                                                SHOWN                       memfd with JSON
+ *   NS_ADD, NS_DEL                                      DONE
+ *   STATUS                                              STATUS_IS
+ *
+ *   of the daemon's own accord: PEER (segment 0, page, kick), DEAD, MEMBER_DEAD, RETIRED, LISTENER_GONE, EVICTED
+ */
+#ifndef BERTH_SHM_CONTROL_H
+#define BERTH_SHM_CONTROL_H
+
+#include <stdint.h>
+
+#include "shm/abi.h"
+
+#define CTL_VERSION 1u
+#define CTL_MAGIC 0x48545242u /* "BRTH" */
+#define CTL_MAX 4096u         /* the longest packet */
+#define CTL_FDS_MAX 4u
+#define CTL_SOCKET_NAME "control.sock" /* in the runtime directory */
+
+enum ctl_type {
+    CTL_HELLO = 1,
+    CTL_WELCOME,
+    CTL_CHILD,
+    CTL_CHILD_HELLO,
+    CTL_DETACH,
+    CTL_DONE,
+    CTL_LISTEN,
+    CTL_LISTENED,
+    CTL_UNLISTEN,
+    CTL_BACKLOG,
+    CTL_INTRODUCE,
+    CTL_INTRODUCED,
+    CTL_OUTBOX,
+    CTL_ANNOUNCE,
+    CTL_SEGMENT,
+    CTL_RETIRE,
+    CTL_GET_OUTBOX,
+    CTL_OUTBOX_IS,
+    CTL_GET_SEGMENT,
+    CTL_SEGMENT_IS,
+    CTL_PORTS,
+    CTL_PORTS_ARE,
+    CTL_RETURN_PORTS,
+    CTL_LEASE,
+    CTL_SHOW,
+    CTL_SHOWN,
+    CTL_NS_ADD,
+    CTL_NS_DEL,
+    CTL_STATUS,
+    CTL_STATUS_IS,
+    CTL_PEER,
+    CTL_DEAD,
+    CTL_MEMBER_DEAD,
+    CTL_RETIRED,
+    CTL_LISTENER_GONE,
+    CTL_EVICTED,
+    CTL_TYPES
+};
+
+struct ctl_header {
+    uint16_t type;
+    uint16_t len;
+    uint32_t seq;
+    int32_t status; /* replies: 0 or enum berth_error */
+    uint32_t pad;
+};
+
+#define CTL_NAME_MAX 64u   /* with the terminating zero */
+#define CTL_SECRET_MAX 128u
+
+/* HELLO flags: the options of an app that the daemon must know */
+#define CTL_SCOPE_LOCAL 1u  /* may use the local table */
+#define CTL_SCOPE_GLOBAL 2u /* may use the global table and transports */
+#define CTL_PROXY 4u        /* may be the target of redirects */
+#define CTL_JOIN 8u         /* be one more worker of the app of that name, namespace and user, if there is one */
+#define CTL_FLAGS_ALL 15u
+
+struct ctl_hello {
+    struct ctl_header h;
+    uint32_t magic;
+    uint32_t version;
+    uint32_t flags;
+    uint32_t pad;
+    char name[CTL_NAME_MAX];
+    char ns[CTL_NAME_MAX]; /* empty: "default" */
+    char secret[CTL_SECRET_MAX];
+    uint64_t rx_fifo_size;
+    uint64_t tx_fifo_size;
+    uint64_t segment_size;
+};
+
+struct ctl_welcome {
+    struct ctl_header h;
+    uint32_t version;
+    uint32_t worker; /* its id, never 0 */
+    uint32_t app;
+    uint32_t uid;           /* the daemon's view of the caller */
+    uint64_t outbox_limit;  /* bytes per outbox */
+    uint32_t sessions_limit;
+    uint32_t daemon_pid;
+    char name[CTL_NAME_MAX];
+    char ns[CTL_NAME_MAX];
+};
+
+/* sent by the parent before it forks; the child is a worker of the same app and holds what the parent holds */
+struct ctl_child {
+    struct ctl_header h;
+    uint32_t member; /* the child's index in the family */
+    uint32_t pad;
+};
+
+struct ctl_child_hello {
+    struct ctl_header h;
+    uint32_t version;
+    uint32_t pid;
+};
+
+#define CTL_LISTEN_V6ONLY 1u
+#define CTL_LISTEN_REUSEPORT 2u /* several listeners on one endpoint, all with this flag and of one user */
+#define CTL_LISTEN_KERNEL 4u    /* a kernel socket holds the port, so the kernel has decided about conflicts */
+
+struct ctl_listen {
+    struct ctl_header h;
+    uint8_t addr[16]; /* IPv4 as mapped */
+    uint16_t port;    /* host order; 0: any free one */
+    uint8_t proto;
+    uint8_t flags;
+    uint32_t backlog;
+    uint64_t cookie; /* the program's own number of the listener, echoed in LISTENER_GONE */
+};
+
+struct ctl_listened {
+    struct ctl_header h;
+    uint32_t listener;
+    uint32_t epoch;
+    uint16_t port;
+    uint16_t pad[3];
+};
+
+struct ctl_listener { /* UNLISTEN, BACKLOG, LISTENER_GONE */
+    struct ctl_header h;
+    uint32_t listener;
+    uint32_t backlog;
+};
+
+struct ctl_introduce {
+    struct ctl_header h;
+    uint32_t listener;
+    uint32_t epoch;        /* as the directory had it */
+    outbox_handle outbox;  /* mine, facing that listener's app; its segment 0 rides along the first time */
+};
+
+struct ctl_introduced {
+    struct ctl_header h;
+    uint32_t listener;
+    uint32_t epoch;
+    uint32_t app;
+    uint32_t backlog;
+};
+
+struct ctl_outbox { /* OUTBOX, ANNOUNCE, GET_OUTBOX, RETIRE, GET_SEGMENT, SEGMENT, RETIRED */
+    struct ctl_header h;
+    outbox_handle outbox;
+    uint32_t facing_app; /* OUTBOX */
+    uint32_t worker;     /* ANNOUNCE: who is to be told */
+    uint32_t index;      /* segment */
+    uint32_t pad;
+};
+
+struct ctl_outbox_is { /* OUTBOX_IS, PEER */
+    struct ctl_header h;
+    outbox_handle outbox;
+    uint32_t worker; /* its owner */
+    uint32_t app;    /* the owner's app */
+    uint32_t uid;
+    uint32_t pid;
+    uint32_t dead; /* the owner is gone: what it left can be read, nothing more will come */
+    uint32_t pad;
+};
+
+struct ctl_segment_is {
+    struct ctl_header h;
+    outbox_handle outbox;
+    uint32_t index;
+    uint32_t pad;
+};
+
+struct ctl_ports { /* PORTS: `count` wanted. PORTS_ARE: ports [first, first + count). RETURN_PORTS: back */
+    struct ctl_header h;
+    uint8_t addr[16];
+    uint16_t first;
+    uint16_t count;
+    uint32_t pad;
+};
+
+struct ctl_dead { /* DEAD: every session with a slot of that worker ends. MEMBER_DEAD: of my own family */
+    struct ctl_header h;
+    uint32_t worker;
+    uint32_t member;
+};
+
+struct ctl_lease { /* keeps an auto-started daemon until process `pid`, which must be the sender's, is gone */
+    struct ctl_header h;
+    uint32_t pid;
+    uint32_t pad;
+};
+
+enum ctl_show_what {
+    CTL_SHOW_APPS = 1,
+    CTL_SHOW_WORKERS,
+    CTL_SHOW_LISTENERS,
+    CTL_SHOW_SESSIONS,
+    CTL_SHOW_SEGMENTS,
+    CTL_SHOW_NAMESPACES,
+    CTL_SHOW_LAST = CTL_SHOW_NAMESPACES
+};
+
+struct ctl_show {
+    struct ctl_header h;
+    uint32_t what;
+    uint32_t pad;
+};
+
+struct ctl_shown {
+    struct ctl_header h;
+    uint64_t bytes; /* of JSON in the memfd */
+};
+
+struct ctl_ns { /* NS_ADD, NS_DEL */
+    struct ctl_header h;
+    char id[CTL_NAME_MAX];
+    char secret[CTL_SECRET_MAX]; /* empty: none is asked */
+    char group[CTL_NAME_MAX];    /* empty: the daemon's own */
+    uint32_t mode;               /* 0: as the daemon's socket; else 0600, 0660 or 0666 */
+    uint32_t pad;
+};
+
+struct ctl_status_is {
+    struct ctl_header h;
+    uint32_t version;
+    uint32_t pid;
+    uint32_t apps;
+    uint32_t workers;
+    uint64_t uptime_ns;
+    char release[CTL_NAME_MAX];
+};
+
+_Static_assert(sizeof(struct ctl_header) == 16, "control ABI changed");
+_Static_assert(sizeof(struct ctl_hello) == 16 + 16 + 64 + 64 + 128 + 24, "control ABI changed");
+_Static_assert(sizeof(struct ctl_listen) == 16 + 16 + 4 + 4 + 8, "control ABI changed");
+_Static_assert(sizeof(struct ctl_outbox_is) == 48, "control ABI changed");
+_Static_assert(sizeof(struct ctl_ns) == 16 + 64 + 128 + 64 + 8, "control ABI changed");
+
+#endif
