@@ -96,7 +96,7 @@ def main():
         build = find_build(args.build)
         for program in ("redis-server", "redis-benchmark", "nginx", "wrk"):
             need(program)
-        with Lab(build) as lab:
+        with Lab(*build) as lab:
             return demo(lab, screen)
     except Failed as error:
         screen.clear()

@@ -33,13 +33,16 @@ def end_cleanly_on_sigterm():
 
 
 def find_build(given=None):
-    """The directory with berth and, in bench/ below it, the measuring programs."""
-    tried = [given] if given else [os.environ.get("BERTH_BUILD"), os.path.join(HERE, "..", "build")]
-    for place in filter(None, tried):
-        if os.path.exists(os.path.join(place, "bench", "limits")):
-            return os.path.abspath(place)
-    raise Failed("no build found in %s; run make first, or name one with --build"
-                 % ", ".join(os.path.normpath(p) for p in tried if p))
+    """Where the berth command is, and the directory of the measuring programs: a build tree, or an installation."""
+    if not given and os.path.exists(os.path.join(HERE, "limits")):
+        berth = os.environ.get("BERTH_BINARY") or shutil.which("berth")
+        if berth:
+            return berth, HERE
+        raise Failed("no berth command in PATH")
+    place = os.path.abspath(given or os.path.join(HERE, "..", "build"))
+    if not os.path.exists(os.path.join(place, "bench", "limits")):
+        raise Failed("no build in %s; run make first, or name one with --build" % place)
+    return os.path.join(place, "berth"), os.path.join(place, "bench")
 
 
 def free_port():
@@ -87,9 +90,9 @@ class Program:
 
 
 class Lab:
-    def __init__(self, build):
-        self.build = build
-        self.berth = os.path.join(build, "berth")
+    def __init__(self, berth, tools):
+        self.berth = berth
+        self.tools = tools
         self.dir = tempfile.mkdtemp(prefix="berth-bench-")
         self.runtime = os.path.join(self.dir, "run")
         os.mkdir(self.runtime, 0o700)
@@ -174,7 +177,7 @@ class Lab:
     # ---- the measuring programs ----
 
     def tool(self, name, *args, world=None, timeout=60):
-        path = os.path.join(self.build, "bench", name)
+        path = os.path.join(self.tools, name)
         if not os.path.exists(path):
             raise Failed("%s is not built" % name)
         out = self.run(self.under(world, [path] + [str(a) for a in args]), timeout)

@@ -342,7 +342,7 @@ def main():
     end_cleanly_on_sigterm()
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     try:
-        lab = Lab(find_build(args.build))
+        lab = Lab(*find_build(args.build))
     except Failed as error:
         print("berth bench: %s" % error, file=sys.stderr)
         return 1

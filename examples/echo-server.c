@@ -135,7 +135,8 @@ int main(int argc, char **argv)
 
     while (!stop) {
         struct berth_event events[64];
-        rc = berth_waitset_wait(set, events, 64, -1);
+        /* A second at most: a signal that comes just before the call would not interrupt it. */
+        rc = berth_waitset_wait(set, events, 64, 1000000000);
         if (rc == BERTH_E_INTERRUPTED)
             rc = 0;
         if (rc < 0)
