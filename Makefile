@@ -1,0 +1,101 @@
+# Makefile - the words in front of meson. `make help` lists them.
+
+BUILD ?= build
+PREFIX ?=
+DESTDIR ?=
+JOBS ?= $(shell nproc)
+# in CI a warning is an error
+WERROR ?= $(if $(CI),true,false)
+MESON_FLAGS ?=
+PYTHON ?= /usr/bin/python3
+
+# DEPS=no: never install a package
+DEPS ?= yes
+deps = @$(if $(filter yes,$(DEPS)),sh scripts/deps.sh $(1),true)
+
+.PHONY: all demo test bench check check-format check-tidy check-asan check-tsan fuzz format install uninstall clean help
+
+all:
+	$(call deps,build)
+	@test -e $(BUILD)/build.ninja || meson setup $(BUILD) -Dwerror=$(WERROR) $(if $(PREFIX),--prefix=$(PREFIX)) $(MESON_FLAGS)
+	@ninja -C $(BUILD) -j $(JOBS)
+
+demo: all
+	$(call deps,build run)
+	@sh scripts/demo.sh $(BUILD)
+
+test: all
+	$(call deps,build run)
+	@$(PYTHON) scripts/test.py --build $(BUILD) $(TEST_FLAGS)
+
+bench: all
+	$(call deps,build run)
+	@$(BUILD)/berth bench $(BENCH_FLAGS)
+
+check: check-format check-tidy check-asan check-tsan
+
+check-format:
+	$(call deps,check)
+	@sh scripts/format.sh --check
+
+check-tidy: all
+	$(call deps,check)
+	@sh scripts/tidy.sh $(BUILD)
+
+check-asan:
+	$(call deps,build run)
+	@test -e $(BUILD)-asan/build.ninja || meson setup $(BUILD)-asan -Dwerror=$(WERROR) --buildtype=debugoptimized \
+		-Db_sanitize=address,undefined -Db_lundef=false $(MESON_FLAGS)
+	@ninja -C $(BUILD)-asan -j $(JOBS)
+	@$(PYTHON) scripts/test.py --build $(BUILD)-asan --sanitizer address $(TEST_FLAGS)
+
+check-tsan:
+	$(call deps,build run)
+	@test -e $(BUILD)-tsan/build.ninja || meson setup $(BUILD)-tsan -Dwerror=$(WERROR) --buildtype=debugoptimized \
+		-Db_sanitize=thread -Db_lundef=false $(MESON_FLAGS)
+	@ninja -C $(BUILD)-tsan -j $(JOBS)
+	@$(PYTHON) scripts/test.py --build $(BUILD)-tsan --sanitizer thread $(TEST_FLAGS)
+
+# FUZZ_SECONDS for each target; FUZZ=name for one
+FUZZ_SECONDS ?= 60
+fuzz:
+	$(call deps,build check)
+	@test -e $(BUILD)-fuzz/build.ninja || CC=clang meson setup $(BUILD)-fuzz --buildtype=debugoptimized \
+		-Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true $(MESON_FLAGS)
+	@ninja -C $(BUILD)-fuzz -j $(JOBS)
+	@sh scripts/fuzz.sh $(BUILD)-fuzz $(FUZZ_SECONDS) $(FUZZ)
+
+format:
+	$(call deps,check)
+	@sh scripts/format.sh
+
+install: all
+	@$(if $(PREFIX),meson configure $(BUILD) --prefix=$(PREFIX) && ninja -C $(BUILD) -j $(JOBS))
+	@DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
+
+# removes what the last install from this build directory put there, and the directories that are berth's alone
+uninstall:
+	@test -e $(BUILD)/meson-logs/install-log.txt || { echo "nothing was installed from $(BUILD)/" >&2; exit 1; }
+	@cp $(BUILD)/meson-logs/install-log.txt $(BUILD)/uninstall-log.txt
+	@ninja -C $(BUILD) uninstall >/dev/null
+	@sed -n 's,\(.*/berth\)/[^/]*$$,\1,p' $(BUILD)/uninstall-log.txt | sort -u | \
+		while read -r dir; do rmdir "$$dir" 2>/dev/null || true; done
+	@rm -f $(BUILD)/uninstall-log.txt
+	@echo "berth is uninstalled"
+
+clean:
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan $(BUILD)-fuzz
+
+help:
+	@echo 'make            build into $(BUILD)/; $(BUILD)/berth works from there'
+	@echo 'make demo       redis and nginx on the kernel and on berth, side by side (under 3 minutes)'
+	@echo 'make test       every test; ends with "N passed, M failed"'
+	@echo 'make bench      every figure beside the kernel'"'"'s'
+	@echo 'make check      format, clang-tidy, and the tests under ASan+UBSan and under TSan'
+	@echo 'make fuzz       libFuzzer on all that parses (FUZZ_SECONDS=60 each, FUZZ=name for one)'
+	@echo 'make format     put the sources into the form that check wants'
+	@echo 'make install    PREFIX=/usr/local DESTDIR='
+	@echo 'make uninstall  take away what install put there'
+	@echo 'make clean      remove the build directories'
+	@echo
+	@echo 'Missing Debian packages (scripts/packages.txt) are installed first; DEPS=no for never.'

@@ -1,0 +1,143 @@
+/* program.c - what would be executed, and whether a preload library can come along.
+ *
+ * Theory of operation
+ *
+ * The search is execvp(3)'s. The dynamic loader ignores or refuses LD_PRELOAD in programs without an interpreter (static
+ * ones), of another word size or machine, and in those that gain privileges (set-id bits, file capabilities). A script is
+ * judged by its interpreter. This is for a warning only: what cannot be read is assumed to be fine.
+ */
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+
+#define SCRIPT_DEPTH 4 /* as many as the kernel follows */
+
+#if defined(__x86_64__)
+#define OUR_MACHINE EM_X86_64
+#else
+#define OUR_MACHINE EM_AARCH64
+#endif
+
+static int probe(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return errno == ENOENT || errno == ENOTDIR ? EXIT_NOT_FOUND : EXIT_NOT_EXECUTABLE;
+    if (!S_ISREG(st.st_mode) || faccessat(AT_FDCWD, path, X_OK, AT_EACCESS) < 0)
+        return EXIT_NOT_EXECUTABLE;
+    return 0;
+}
+
+int program_find(const char *name, char *path, size_t size)
+{
+    int n, worst = EXIT_NOT_FOUND;
+    if (!*name)
+        return EXIT_NOT_FOUND;
+    if (strchr(name, '/')) {
+        n = snprintf(path, size, "%s", name);
+        return n < (int)size ? probe(path) : EXIT_NOT_FOUND;
+    }
+    const char *search = getenv("PATH");
+    if (!search)
+        search = "/bin:/usr/bin";
+    for (;;) {
+        size_t len = strcspn(search, ":");
+        n = snprintf(path, size, "%.*s%s%s", (int)len, search, len ? "/" : "./", name);
+        if (n < (int)size) {
+            int found = probe(path);
+            if (!found)
+                return 0;
+            if (found == EXIT_NOT_EXECUTABLE)
+                worst = found;
+        }
+        if (!search[len])
+            return worst;
+        search += len + 1;
+    }
+}
+
+static const char *judge_elf(int fd, const Elf64_Ehdr *eh)
+{
+    if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_machine != OUR_MACHINE)
+        return "is built for another kind of machine than berth";
+    if (eh->e_phentsize != sizeof(Elf64_Phdr))
+        return NULL;
+    for (unsigned i = 0; i < eh->e_phnum; i++) {
+        Elf64_Phdr ph;
+        if (pread(fd, &ph, sizeof ph, (off_t)(eh->e_phoff + i * sizeof ph)) != (ssize_t)sizeof ph)
+            return NULL;
+        if (ph.p_type == PT_INTERP)
+            return NULL;
+    }
+    return "is statically linked";
+}
+
+static const char *judge_privileges(int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return NULL;
+    if ((st.st_mode & S_ISUID) && st.st_uid != geteuid())
+        return "is set-user-id";
+    if ((st.st_mode & S_ISGID) && (st.st_mode & S_IXGRP) && st.st_gid != getegid())
+        return "is set-group-id";
+    if (geteuid() != 0 && fgetxattr(fd, "security.capability", NULL, 0) > 0)
+        return "gets capabilities from its file";
+    return NULL;
+}
+
+/* "#!  /path/of/interpreter argument"; into `path`. False where there is none. */
+static bool script_interpreter(const char *head, size_t len, char *path, size_t size)
+{
+    if (len < 3 || head[0] != '#' || head[1] != '!')
+        return false;
+    const char *p = head + 2, *end = memchr(head, '\n', len);
+    if (!end)
+        end = head + len;
+    while (p < end && (*p == ' ' || *p == '\t'))
+        p++;
+    const char *q = p;
+    while (q < end && *q != ' ' && *q != '\t')
+        q++;
+    if (q == p || (size_t)(q - p) >= size)
+        return false;
+    memmove(path, p, (size_t)(q - p));
+    path[q - p] = '\0';
+    return true;
+}
+
+const char *program_why_not_preloadable(const char *program)
+{
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s", program) >= (int)sizeof path)
+        return NULL;
+    for (int depth = 0; depth < SCRIPT_DEPTH; depth++) {
+        union {
+            Elf64_Ehdr eh;
+            char bytes[256];
+        } head = {.bytes = {0}};
+        int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+        if (fd < 0)
+            return NULL;
+        ssize_t n = pread(fd, head.bytes, sizeof head, 0);
+        const char *why = NULL;
+        bool elf = n >= (ssize_t)sizeof head.eh && !memcmp(head.eh.e_ident, ELFMAG, SELFMAG);
+        if (elf) {
+            why = judge_privileges(fd);
+            if (!why)
+                why = judge_elf(fd, &head.eh);
+        }
+        (void)close(fd);
+        if (elf || n < 0 || !script_interpreter(head.bytes, (size_t)n, path, sizeof path))
+            return why;
+    }
+    return NULL;
+}

@@ -1,0 +1,101 @@
+"""The berth command by itself: help, wrong uses, and what is said where there is no daemon."""
+
+import os
+import re
+import unittest
+
+import harness
+
+COMMANDS = ["run", "daemon", "show", "ns", "bench", "version"]
+
+
+class Cli(harness.TestCase):
+    def refused(self, *args, says, **more):
+        done = self.berth(*args, **more)
+        self.assertEqual(done.code, 2, repr(done))
+        self.assertIn(says, done.err)
+        self.assertIn("--help", done.err)
+        self.assertEqual(done.out, "")
+
+    def test_help_of_each_command(self):
+        overview = self.check_berth("help").out
+        self.assertEqual(overview, self.check_berth("--help").out)
+        for command in COMMANDS:
+            self.assertRegex(overview, rf"(?m)^  {command} ")
+            text = self.check_berth(command, "--help").out
+            self.assertTrue(text.startswith("Usage: berth " + command), text)
+            self.assertEqual(text, self.check_berth("help", command).out)
+
+    def test_nothing_at_all(self):
+        done = self.berth()
+        self.assertEqual(done.code, 2)
+        self.assertIn("Usage: berth", done.err)
+
+    def test_wrong_uses(self):
+        self.refused("sing", says="'sing'")
+        self.refused("--sing", says="'--sing'")
+        self.refused("help", "sing", says="'sing'")
+        for command in ("run", "show", "ns", "version"):
+            self.refused(command, "--sing", says="'--sing'")
+            self.refused(command, "-%", says="'-%'")
+            self.refused(command, "--runtime-dir", says="'--runtime-dir' needs a value")
+        self.refused("show", says="what?")
+        self.refused("show", "songs", says="'songs'")
+        self.refused("show", "apps", "workers", says="'workers'")
+        self.refused("show", "apps", "--json=1", says="'--json' takes no value")
+        self.refused("show", "apps", "-d", "", says="--runtime-dir is empty")
+        self.refused("show", "apps", "-d", "/" + "x" * 120, says="too long")
+        self.refused("run", says="which program?")
+        self.refused("run", "-n", "", "true", says="namespace ''")
+        self.refused("run", "-n", "x" * 64, "true", says="64 characters")
+        self.refused("run", "-s", "/nonexistent/secret", "true", says="/nonexistent/secret")
+        self.refused("ns", says="add or del?")
+        self.refused("ns", "keep", "a", says="'keep'")
+        self.refused("ns", "add", says="Name the namespace")
+        self.refused("ns", "add", "a", "b", says="one namespace")
+        self.refused("ns", "add", "", says="0 characters")
+        self.refused("ns", "add", "x" * 64, says="64 characters")
+        self.refused("ns", "add", "a", "--mode", "0777", says="'0777'")
+        self.refused("ns", "add", "a", "--group", "g" * 64, says="64 characters")
+        self.refused("ns", "add", "a", "-s", "/nonexistent/secret", says="/nonexistent/secret")
+        self.refused("ns", "add", "a", "-S", "-s", "f", says="exclude each other")
+        self.refused("ns", "add", "a", "-S", says="no secret", stdin="")
+        self.refused("ns", "add", "a", "-S", says="is empty", stdin="\n")
+        self.refused("ns", "add", "a", "-S", says="longer than 127", stdin="s" * 128 + "\n")
+        self.refused("ns", "del", "a", "-m", "0600", says="del takes no flag")
+        self.refused("version", "now", says="'now'")
+
+    def test_without_a_daemon(self):
+        for args in (("show", "apps"), ("ns", "add", "a"), ("ns", "del", "a")):
+            done = self.berth(*args)
+            self.assertEqual(done.code, 1, repr(done))
+            self.assertIn(f"no daemon answers in {self.runtime_dir}", done.err)
+        done = self.check_berth("version")
+        self.assertRegex(done.out, r"^berth \d+\.\d+\.\d+\n")
+        self.assertIn("no daemon", done.out)
+
+    def test_output_that_cannot_be_written(self):
+        done = self.run_program("/bin/sh", "-c", f"exec {harness.BERTH} help run >/dev/full")
+        self.assertEqual(done.code, 1, repr(done))
+        self.assertIn("No space left", done.err)
+
+
+class ManPages(harness.TestCase):
+    """A flag in --help is in the man page and the other way round."""
+
+    def flags(self, text):
+        return set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text.replace("\\-", "-")))
+
+    def test_same_flags(self):
+        folder = os.path.join(harness.TOP, "docs", "man")
+        pages = {"run": "berth-run.1", "show": "berth-show.1", "ns": "berth-ns.1", "daemon": "berth-daemon.8"}
+        for command, page in pages.items():
+            with open(os.path.join(folder, page)) as f:
+                man = self.flags(f.read())
+            text = self.flags(self.check_berth(command, "--help").out)
+            self.assertTrue(text)
+            self.assertEqual(man, text, page)
+
+
+if __name__ == "__main__":
+    unittest.main()
