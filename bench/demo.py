@@ -10,6 +10,7 @@ import os
 import sys
 import time
 
+sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from harness import Failed, Lab, end_cleanly_on_sigterm, find_build, median, need  # noqa: E402
 

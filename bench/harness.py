@@ -33,13 +33,16 @@ def end_cleanly_on_sigterm():
 
 
 def find_build(given=None):
-    """Where the berth command is, and the directory of the measuring programs: a build tree, or an installation."""
+    """Where the berth command is, and the directory of the measuring programs: a build tree, or an installation.
+
+    `berth bench` tells by BERTH_BUILD in which directory it lies itself."""
+    own = os.environ.get("BERTH_BUILD")
     if not given and os.path.exists(os.path.join(HERE, "limits")):
-        berth = os.environ.get("BERTH_BINARY") or shutil.which("berth")
+        berth = os.path.join(own, "berth") if own else shutil.which("berth")
         if berth:
             return berth, HERE
         raise Failed("no berth command in PATH")
-    place = os.path.abspath(given or os.path.join(HERE, "..", "build"))
+    place = os.path.abspath(given or own or os.path.join(HERE, "..", "build"))
     if not os.path.exists(os.path.join(place, "bench", "limits")):
         raise Failed("no build in %s; run make first, or name one with --build" % place)
     return os.path.join(place, "berth"), os.path.join(place, "bench")
@@ -127,11 +130,25 @@ class Lab:
         if program in self.programs:
             self.programs.remove(program)
 
-    def run(self, command, timeout, env=None):
-        """Run to the end, give back its standard output."""
-        process = subprocess.Popen(command, env=dict(self.env, **(env or {})), cwd=self.dir,
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   start_new_session=True, preexec_fn=_die_with_parent)
+    def run(self, command, timeout, together=1):
+        """Run to the end, give back its standard output; with `together`, that many at once and a list."""
+        processes = [subprocess.Popen(command, env=self.env, cwd=self.dir, stdin=subprocess.DEVNULL,
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                                      preexec_fn=_die_with_parent) for _ in range(together)]
+        try:
+            outputs = [self._finish(process, command, timeout) for process in processes]
+        finally:
+            for process in processes:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                if process.poll() is None:
+                    process.communicate()
+        return outputs[0] if together == 1 else outputs
+
+    @staticmethod
+    def _finish(process, command, timeout):
         name = os.path.basename(command[0])
         if name == "berth" and "--" in command:
             name = os.path.basename(command[command.index("--") + 1]) + " under berth"
@@ -139,13 +156,6 @@ class Lab:
             out, err = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             raise Failed("%s did not end within %d s" % (name, timeout))
-        finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            if process.poll() is None:
-                process.communicate()
         out, err = out.decode(errors="replace"), err.decode(errors="replace").strip()
         if process.returncode != 0:
             said = (err or out.strip()).splitlines()
@@ -176,13 +186,13 @@ class Lab:
 
     # ---- the measuring programs ----
 
-    def tool(self, name, *args, world=None, timeout=60):
+    def tool(self, name, *args, world=None, timeout=60, together=1):
         path = os.path.join(self.tools, name)
         if not os.path.exists(path):
             raise Failed("%s is not built" % name)
-        out = self.run(self.under(world, [path] + [str(a) for a in args]), timeout)
+        out = self.run(self.under(world, [path] + [str(a) for a in args]), timeout, together)
         try:
-            return json.loads(out)
+            return json.loads(out) if together == 1 else [json.loads(o) for o in out]
         except ValueError:
             raise Failed("%s printed %r" % (name, out[-200:]))
 

@@ -1,6 +1,6 @@
 /* link.c - the measurements over a stream between two processes; link.h says over which.
  *
- *     NAME rtt    [--mode block|spin|wait] [--think NS] [--hogs N] [--pin 0|1] [--size N] [--ms N]
+ *     NAME rtt    [--mode block|spin|wait] [--think NS] [--work NS] [--hogs N] [--pin 0|1] [--size N] [--ms N]
  *     NAME stream [--block N] [--pin 0|1] [--ms N]
  *     NAME msgs   [--read N] [--pin 0|1] [--ms N]
  *     NAME conn   [--one-thread 0|1] [--ms N]
@@ -87,10 +87,19 @@ static bool receive(const struct waiting *w, link_t s, size_t len)
     return true;
 }
 
+/* What a program does with a message before it answers. */
+static void compute(int64_t ns)
+{
+    if (ns) {
+        for (int64_t end = now_ns() + ns; now_ns() < end;)
+            ;
+    }
+}
+
 static void rtt_peer(link_t s, size_t size)
 {
     static struct histogram h;
-    int64_t think = number("--think", 0), warm = duration() / 10;
+    int64_t think = number("--think", 0), work = number("--work", 0), warm = duration() / 10;
     struct waiting w;
 
     pin_side(1);
@@ -99,6 +108,7 @@ static void rtt_peer(link_t s, size_t size)
     while (t < end) {
         if (think)
             sleep_exactly(think);
+        compute(work);
         int64_t start = now_ns();
         link_write(s, message, size);
         if (!receive(&w, s, size))
@@ -119,6 +129,7 @@ static void rtt_peer(link_t s, size_t size)
 
 static void rtt_server(link_listener l, size_t size)
 {
+    int64_t work = number("--work", 0);
     struct waiting w;
 
     pin_side(0);
@@ -127,8 +138,10 @@ static void rtt_server(link_listener l, size_t size)
     link_nodelay(s);
 #endif
     waiting_init(&w, s);
-    while (receive(&w, s, size))
+    while (receive(&w, s, size)) {
+        compute(work);
         link_write(s, message, size);
+    }
     link_close(s);
 }
 
