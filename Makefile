@@ -30,7 +30,7 @@ test: all
 
 bench: all
 	$(call deps,build run)
-	@$(BUILD)/berth bench $(BENCH_FLAGS)
+	@$(PYTHON) bench/run.py --build $(BUILD) $(BENCH_FLAGS)
 
 check: check-format check-tidy check-asan check-tsan
 
@@ -60,9 +60,8 @@ check-tsan:
 FUZZ_SECONDS ?= 60
 fuzz:
 	$(call deps,build check)
-	@test -e $(BUILD)-fuzz/build.ninja || CC=clang meson setup $(BUILD)-fuzz --buildtype=debugoptimized \
-		-Db_sanitize=address,undefined -Db_lundef=false -Dfuzz=true $(MESON_FLAGS)
-	@ninja -C $(BUILD)-fuzz -j $(JOBS)
+	@test -e $(BUILD)-fuzz/build.ninja || CC=clang CFLAGS=-fsanitize=fuzzer-no-link meson setup $(BUILD)-fuzz \
+		--buildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false $(MESON_FLAGS)
 	@sh scripts/fuzz.sh $(BUILD)-fuzz $(FUZZ_SECONDS) $(FUZZ)
 
 format:

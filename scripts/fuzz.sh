@@ -1,22 +1,25 @@
 #!/bin/sh
-# fuzz.sh BUILD SECONDS [NAME] - each fuzz target of tests/fuzz for so long, beginning at the corpus in tests/fuzz/corpus.
+# fuzz.sh BUILD SECONDS [NAME] - builds each libFuzzer target of tests/fuzz and runs it for so long, beginning at its seeds
+# in tests/fuzz/corpus/NAME and at what earlier runs found.
 set -eu
 cd "$(dirname -- "$0")/.."
 build=$1 seconds=$2 only=${3:-}
 ran=0
-for program in "$build"/tests/fuzz/fuzz_*; do
-    [ -f "$program" ] && [ -x "$program" ] || continue
-    name=${program##*/fuzz_}
+targets=$(ninja -C "$build" -t targets all | sed -n 's,^\(tests/fuzz/[a-z0-9_-]*_libfuzzer\): .*,\1,p' | sort -u)
+for target in $targets; do
+    name=${target##*/}
+    name=${name%_libfuzzer}
     [ -z "$only" ] || [ "$only" = "$name" ] || continue
+    ninja -C "$build" "$target"
     work=$build/corpus/$name
     mkdir -p "$work"
     echo "fuzzing $name for $seconds s" >&2
     seed=
     [ ! -d "tests/fuzz/corpus/$name" ] || seed=tests/fuzz/corpus/$name
     # shellcheck disable=SC2086
-    "$program" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 \
+    "$build/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 \
         -artifact_prefix="$build/crash-$name-" "$work" $seed
     ran=$((ran + 1))
 done
-[ "$ran" -gt 0 ] || { echo "no fuzz target${only:+ of the name $only} in $build/tests/fuzz" >&2; exit 1; }
+[ "$ran" -gt 0 ] || { echo "no fuzz target${only:+ of the name $only} in $build" >&2; exit 1; }
 echo "$ran fuzz targets found nothing"

@@ -8,32 +8,43 @@
 
 #include "cli/cli.h"
 
+#define PYTHON "/usr/bin/python3"
+
+static int hand_over(const char *runner, const char *dir, bool in_tree, int argc, char **argv)
+{
+    char berth[PATH_MAX + 8];
+    int skip = argc > 1 && !strcmp(argv[1], "--") ? 1 : 0, n = 0;
+    char **args = calloc((size_t)argc + 5, sizeof *args);
+    if (!args)
+        return failure("bench", "out of memory");
+    (void)snprintf(berth, sizeof berth, "%s/berth", dir);
+    (void)setenv("BERTH_BINARY", berth, 1);
+    args[n++] = "python3";
+    args[n++] = (char *)(uintptr_t)runner;
+    if (in_tree) {
+        args[n++] = "--build";
+        args[n++] = (char *)(uintptr_t)dir;
+    }
+    for (int k = 1 + skip; k < argc; k++)
+        args[n++] = argv[k];
+    (void)execv(PYTHON, args);
+    free((void *)args);
+    return failure("bench", PYTHON " cannot be executed: %s", strerror(errno));
+}
+
 int cmd_bench(int argc, char **argv)
 {
+    /* the source tree around a build directory; an installation */
+    static const char *const places[] = {"/../bench/run.py", "/../" BERTH_LIBDIR_NAME "/berth/bench/run.py"};
     char dir[PATH_MAX], path[PATH_MAX + 64];
-    /* beside a build that was copied, the source tree around a build, the installation */
-    static const char *const places[] = {"/bench/run.py", "/../bench/run.py",
-                                         "/../" BERTH_LIBDIR_NAME "/berth/bench/run.py"};
     if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h")))
         return help_print("bench");
     if (own_directory_of_executable(dir, sizeof dir) < 0)
         return failure("bench", "/proc is not there");
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
         (void)snprintf(path, sizeof path, "%s%s", dir, places[i]);
-        if (access(path, R_OK) == 0) {
-            int skip = argc > 1 && !strcmp(argv[1], "--") ? 1 : 0;
-            char **args = calloc((size_t)argc + 2, sizeof *args);
-            if (!args)
-                return failure("bench", "out of memory");
-            args[0] = "python3";
-            args[1] = path;
-            for (int k = 1 + skip; k < argc; k++)
-                args[k + 1 - skip] = argv[k];
-            (void)setenv("BERTH_BUILD", dir, 1);
-            (void)execv("/usr/bin/python3", args);
-            free(args);
-            return failure("bench", "/usr/bin/python3 cannot be executed: %s", strerror(errno));
-        }
+        if (access(path, R_OK) == 0)
+            return hand_over(path, dir, i == 0, argc, argv);
     }
-    return failure("bench", "the bench programs are neither in this build nor installed");
+    return failure("bench", "the bench programs are neither beside this build nor installed");
 }

@@ -6,6 +6,8 @@ int daemon_main(int argc, char **argv);
 
 int cmd_daemon(int argc, char **argv)
 {
+    argv[0] = "berth daemon"; /* for getopt's own messages */
+    opterr = 1;
     return daemon_main(argc, argv);
 }
 #else
