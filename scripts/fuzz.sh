@@ -5,6 +5,7 @@ set -eu
 cd "$(dirname -- "$0")/.."
 build=$1 seconds=$2 only=${3:-}
 ran=0
+ninja -C "$build" build.ninja >/dev/null
 targets=$(ninja -C "$build" -t targets all | sed -n 's,^\(tests/fuzz/[a-z0-9_-]*_libfuzzer\): .*,\1,p' | sort -u)
 for target in $targets; do
     name=${target##*/}

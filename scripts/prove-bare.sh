@@ -36,6 +36,7 @@ debootstrap --variant=minbase bookworm "$root" ${mirror:+"$mirror"} >"$root.log"
     exit 1
 }
 rm -f "$root.log"
+rm -f "$root/etc/apt/sources.list"
 for file in /etc/apt/apt.conf.d /etc/apt/sources.list /etc/apt/sources.list.d /etc/apt/trusted.gpg.d /etc/apt/keyrings \
     /etc/resolv.conf /etc/hosts /etc/ssl/certs /usr/local/share/ca-certificates; do
     # how this machine reaches its package servers; nothing else comes along
