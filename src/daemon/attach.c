@@ -1,0 +1,313 @@
+/* attach.c - HELLO, CHILD, CHILD_HELLO, DETACH, LEASE, STATUS: how processes come to be known.
+ *
+ * Theory of operation
+ *
+ * A connection becomes a worker by HELLO, or is born one: the daemon's end of a socketpair that a worker sends by CHILD before
+ * it forks. Such a child holds what its parent held at that moment, and may speak at once; CHILD_HELLO adds what peers need to
+ * reach it. Whatever fails, fails before anything is created, or is undone.
+ *
+ * A lease keeps an auto-started daemon from leaving while a process lives that has no worker yet (`berth run` before its program
+ * attaches). The process is watched by pidfd; where its pid cannot be seen from here, its connection stands for it.
+ */
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/sys.h"
+#include "daemon/registry.h"
+#include "shm/segment.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77
+#endif
+#define LEASES_MAX 65536u
+
+/* ---- HELLO ---- */
+
+static bool terminated(const char *text, size_t size)
+{
+    return memchr(text, 0, size) != NULL;
+}
+
+static int check_page(int fd)
+{
+    const void *map;
+    uint64_t size;
+    const char *why = "not a worker page";
+    struct worker_page page;
+    int err = segment_open(fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &map, &size, &why);
+    if (!err) {
+        segment_unmap(map, size);
+        if (pread(fd, &page, CACHE_LINE, 0) != (ssize_t)CACHE_LINE || page.magic != ABI_MAGIC_PAGE ||
+            page.version != ABI_VERSION)
+            err = BERTH_E_PROTOCOL;
+    }
+    if (err)
+        log_warn("worker page: %s", why);
+    return err;
+}
+
+/* Nobody here writes it, but peers will: it must be what they take it for. */
+static int check_kick(int fd)
+{
+    char path[64], target[64] = "";
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(path, target, sizeof target - 1);
+    return n < 0 || !strncmp(target, "anon_inode:[eventfd]", 20) ? 0 : BERTH_E_PROTOCOL;
+}
+
+static int check_hello(const struct ctl_hello *m)
+{
+    if (m->magic != CTL_MAGIC || !terminated(m->name, sizeof m->name) || !terminated(m->ns, sizeof m->ns) ||
+        !terminated(m->secret, sizeof m->secret))
+        return BERTH_E_PROTOCOL;
+    return !m->name[0] || m->flags & ~CTL_FLAGS_ALL ? BERTH_E_INVALID : 0;
+}
+
+static void send_welcome(struct daemon *d, struct worker *w, uint32_t seq)
+{
+    struct ctl_welcome m = {.h = {.type = CTL_WELCOME, .len = sizeof m, .seq = seq},
+                            .version = CTL_VERSION,
+                            .worker = w->id,
+                            .app = w->app_id,
+                            .uid = w->uid,
+                            .outbox_limit = d->limits.outbox_bytes,
+                            .sessions_limit = (uint32_t)d->limits.sessions,
+                            .daemon_pid = (uint32_t)getpid()};
+    memcpy(m.name, w->app->name, sizeof m.name);
+    memcpy(m.ns, w->app->space->ns->id, sizeof m.ns);
+    conn_send(d, w->conn, &m, sizeof m, &w->app->space->directory_fd, 1);
+}
+
+static int enter_app(struct daemon *d, struct conn *c, const struct ctl_hello *m, struct space *space, struct worker **out)
+{
+    struct app *app = m->flags & CTL_JOIN ? app_find_joinable(d, space, c->uid, m->name) : NULL;
+    struct app *made = NULL;
+    int err = 0;
+    if (!app) {
+        err = app_create(d, m, space, c->uid, &made);
+        app = made;
+    }
+    if (!err)
+        err = worker_create(d, app, c, out);
+    if (err && made)
+        app_release(d, made);
+    return err;
+}
+
+static int hello(struct daemon *d, struct request *r)
+{
+    const struct ctl_hello *m = &r->msg->hello;
+    struct conn *c = r->conn;
+    struct space *space;
+    struct worker *w;
+    bool ok;
+    int err = check_hello(m);
+    if (err)
+        return err;
+    const char *id = m->ns[0] ? m->ns : "default";
+    struct ns *ns = ns_find(d, id);
+    if (!ns)
+        return BERTH_E_UNKNOWN_NAMESPACE;
+    err = ns_admit(d, ns, c, m->secret);
+    if (err) {
+        log_info("pid %d (uid %u) not admitted to namespace '%s': %s", (int)c->pid, (unsigned)c->uid, id, berth_strerror(err));
+        return err;
+    }
+    uint64_t netns = netns_cookie(r->fds[0], &ok);
+    if (!ok || check_page(r->fds[1]) || check_kick(r->fds[2]))
+        return BERTH_E_PROTOCOL;
+    err = space_get(d, ns, netns, &space);
+    if (err)
+        return err;
+    err = enter_app(d, c, m, space, &w);
+    if (err) {
+        space_put(d, space);
+        return err;
+    }
+    w->page_fd = r->fds[1];
+    w->kick_fd = r->fds[2];
+    r->fds[1] = r->fds[2] = -1;
+    c->state = CONN_ATTACHED;
+    log_debug("worker %u: pid %d, app %u '%s'", w->id, (int)w->pid, w->app_id, w->app->name);
+    send_welcome(d, w, r->seq);
+    return 0;
+}
+
+int handle_hello(struct daemon *d, struct request *r)
+{
+    /* the version is asked before anything else: all but the first words may be laid out differently */
+    const struct ctl_hello *m = &r->msg->hello;
+    if (m->magic == CTL_MAGIC && m->version != CTL_VERSION)
+        return BERTH_E_VERSION;
+    if (r->msg->h.len != sizeof *m || r->nfds != 3)
+        return BERTH_E_PROTOCOL;
+    int err = hello(d, r);
+    OPENSSL_cleanse((void *)(uintptr_t)m->secret, sizeof m->secret);
+    return err;
+}
+
+/* ---- fork ---- */
+
+static bool is_control_socket(int fd)
+{
+    int type = 0, domain = 0;
+    socklen_t len = sizeof type;
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_SEQPACKET &&
+           getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+}
+
+int handle_child(struct daemon *d, struct request *r)
+{
+    struct worker *parent = r->conn->worker, *child;
+    struct conn *c;
+    if (!is_control_socket(r->fds[0]))
+        return BERTH_E_PROTOCOL;
+    if (d->worker_count >= d->limits.workers)
+        return BERTH_E_LIMIT; /* nobody waits for this: the child finds its connection closed, and attaches anew */
+    int err = conn_adopt(d, r->fds[0], &c);
+    if (err)
+        return err;
+    r->fds[0] = -1;
+    /* the pair was made by the parent, so its credentials are the parent's, the pid not yet known */
+    c->uid = r->conn->uid;
+    c->gid = r->conn->gid;
+    c->pid = 0;
+    err = worker_create(d, parent->app, c, &child);
+    if (!err) {
+        c->state = CONN_CHILD;
+        child->member = r->msg->child.member;
+        err = worker_inherit(child, parent);
+    }
+    if (err)
+        conn_doom(d, c, err);
+    return err;
+}
+
+int handle_child_hello(struct daemon *d, struct request *r)
+{
+    const struct ctl_child_hello *m = &r->msg->child_hello;
+    struct worker *w = r->conn->worker;
+    if (m->version != CTL_VERSION)
+        return BERTH_E_VERSION;
+    if (check_page(r->fds[0]) || check_kick(r->fds[1]))
+        return BERTH_E_PROTOCOL;
+    w->page_fd = r->fds[0];
+    w->kick_fd = r->fds[1];
+    r->fds[0] = r->fds[1] = -1;
+    w->pid = r->conn->pid = (pid_t)m->pid;
+    r->conn->state = CONN_ATTACHED;
+    send_welcome(d, w, r->seq);
+    return 0;
+}
+
+/* ---- DETACH, STATUS ---- */
+
+static void send_done(struct daemon *d, const struct request *r)
+{
+    struct ctl_header done = {.type = CTL_DONE, .len = sizeof done, .seq = r->seq};
+    conn_send(d, r->conn, &done, sizeof done, NULL, 0);
+}
+
+int handle_detach(struct daemon *d, struct request *r)
+{
+    worker_die(d, r->conn->worker);
+    r->conn->state = CONN_NEW;
+    send_done(d, r);
+    return 0;
+}
+
+int handle_status(struct daemon *d, struct request *r)
+{
+    struct ctl_status_is m = {.h = {.type = CTL_STATUS_IS, .len = sizeof m, .seq = r->seq},
+                              .version = CTL_VERSION,
+                              .pid = (uint32_t)getpid(),
+                              .apps = d->app_count,
+                              .workers = d->worker_count,
+                              .uptime_ns = (uint64_t)(clock_now() - d->started)};
+    (void)snprintf(m.release, sizeof m.release, "%s", BERTH_RELEASE);
+    conn_send(d, r->conn, &m, sizeof m, NULL, 0);
+    return 0;
+}
+
+/* ---- LEASE ---- */
+
+struct lease_proc {
+    struct watch watch;
+    struct list link;
+    pid_t pid;
+};
+
+static void lease_proc_free(struct daemon *d, struct lease_proc *p)
+{
+    watch_remove(d, &p->watch);
+    close(p->watch.fd);
+    list_unlink(&p->link);
+    d->lease_count--;
+    free(p);
+}
+
+static void lease_proc_over(struct daemon *d, struct watch *w, uint32_t events)
+{
+    lease_proc_free(d, container_of(w, struct lease_proc, watch));
+}
+
+void lease_procs_free(struct daemon *d)
+{
+    while (!list_empty(&d->lease_procs))
+        lease_proc_free(d, container_of(d->lease_procs.next, struct lease_proc, link));
+}
+
+static int open_pidfd(const struct conn *c)
+{
+    int fd = -1;
+    socklen_t len = sizeof fd;
+    if (getsockopt(c->watch.fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
+        return fd;
+    /* before Linux 6.5: the pid could have been used again since, if its process had died; then the connection ends at once
+     * and so does, at worst late, the lease of a stranger */
+    return (int)sys_call(SYS_pidfd_open, (long)c->pid, 0L, 0, 0);
+}
+
+int handle_lease(struct daemon *d, struct request *r)
+{
+    struct conn *c = r->conn;
+    pid_t pid = (pid_t)r->msg->lease.pid;
+    if (c->pid && pid != c->pid)
+        return BERTH_E_PERMISSION;
+    list_for_each(&d->lease_procs, it, after) {
+        if (c->pid && container_of(it, struct lease_proc, link)->pid == c->pid) {
+            send_done(d, r);
+            return 0;
+        }
+    }
+    if (d->lease_count >= LEASES_MAX)
+        return BERTH_E_LIMIT;
+    if (!c->pid) {
+        d->lease_count += !c->lease;
+        c->lease = true;
+        send_done(d, r);
+        return 0;
+    }
+    struct lease_proc *p = calloc(1, sizeof *p);
+    if (!p)
+        return BERTH_E_NO_MEMORY;
+    p->pid = pid;
+    p->watch.fd = open_pidfd(c);
+    p->watch.ready = lease_proc_over;
+    if (p->watch.fd < 0 || watch_add(d, &p->watch, EPOLLIN)) {
+        if (p->watch.fd >= 0)
+            close(p->watch.fd);
+        free(p);
+        return BERTH_E_NO_MEMORY;
+    }
+    list_append(&d->lease_procs, &p->link);
+    d->lease_count++;
+    send_done(d, r);
+    return 0;
+}

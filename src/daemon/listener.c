@@ -1,0 +1,245 @@
+/* listener.c - LISTEN, UNLISTEN, BACKLOG, INTRODUCE.
+ *
+ * Theory of operation
+ *
+ * A listener is a line in the directory of its space and the write end of a pipe, its accept queue, which INTRODUCE hands to
+ * connectors. Its epoch is that of the space at the time it was made; a grant names it, so that a grant for a listener that has
+ * gone is worth nothing even if its endpoint is taken again.
+ *
+ * Conflicts. Where a kernel socket holds the port too (CTL_LISTEN_KERNEL) the kernel has decided, and only the very same endpoint
+ * of another app is refused. Else the rules are those of Linux for listening sockets: the same port conflicts where the addresses
+ * are equal or one is a wildcard that covers the other; `::` covers IPv4 unless it is v6-only. REUSEPORT on both, and one
+ * user, lifts it. Workers of one app that each attached may each listen on one endpoint; connects are spread over them.
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "daemon/registry.h"
+#include "session/directory.h"
+
+/* May a connect to an IPv4, or to an IPv6 address find this one? */
+static bool covers_v4(const struct dir_entry *e)
+{
+    return endpoint_is_v4(e->addr) || (endpoint_is_wildcard(e->addr) && !(e->flags & DIR_V6ONLY));
+}
+
+static bool covers_v6(const struct dir_entry *e)
+{
+    return !endpoint_is_v4(e->addr);
+}
+
+static bool overlap(const struct dir_entry *a, const struct dir_entry *b)
+{
+    if (!memcmp(a->addr, b->addr, 16))
+        return true;
+    if (!endpoint_is_wildcard(a->addr) && !endpoint_is_wildcard(b->addr))
+        return false;
+    return (covers_v4(a) && covers_v4(b)) || (covers_v6(a) && covers_v6(b));
+}
+
+static bool conflict(const struct worker *w, const struct dir_entry *want, uint32_t flags, const struct listener *l)
+{
+    if (l->entry.port != want->port || l->entry.proto != want->proto)
+        return false;
+    if (flags & l->flags & CTL_LISTEN_REUSEPORT && l->app->uid == w->uid)
+        return false;
+    if (flags & CTL_LISTEN_KERNEL)
+        return l->app != w->app && !memcmp(l->entry.addr, want->addr, 16);
+    if (l->app == w->app && !ptrset_has(&l->holders, w) && !memcmp(l->entry.addr, want->addr, 16))
+        return false;
+    return overlap(want, &l->entry);
+}
+
+static int check_address(const struct worker *w, const struct ctl_listen *m, struct dir_entry *e)
+{
+    if (m->proto != PROTO_TCP || m->flags & ~(CTL_LISTEN_V6ONLY | CTL_LISTEN_REUSEPORT | CTL_LISTEN_KERNEL))
+        return BERTH_E_INVALID;
+    if (!endpoint_is_wildcard(m->addr) && !space_is_local(w->app->space, m->addr))
+        return BERTH_E_ADDRESS;
+    memcpy(e->addr, m->addr, 16);
+    e->port = m->port;
+    e->proto = m->proto;
+    e->flags = (m->flags & CTL_LISTEN_V6ONLY ? DIR_V6ONLY : 0) | (endpoint_is_wildcard(m->addr) ? DIR_WILDCARD : 0);
+    e->app = w->app_id;
+    e->uid = w->uid;
+    e->backlog = m->backlog;
+    return 0;
+}
+
+static int check_conflicts(struct daemon *d, const struct worker *w, struct dir_entry *e, uint32_t flags)
+{
+    const struct space *space = w->app->space;
+    if (!e->port)
+        return flags & CTL_LISTEN_KERNEL ? BERTH_E_INVALID : ports_find_free(d, space, e->addr, &e->port);
+    list_for_each(&space->listeners, it, after) {
+        if (conflict(w, e, flags, container_of(it, struct listener, link)))
+            return BERTH_E_ADDRESS_IN_USE;
+    }
+    return 0;
+}
+
+static bool is_pipe_for_writing(int fd)
+{
+    struct stat st;
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && (flags & O_ACCMODE) == O_WRONLY && fstat(fd, &st) == 0 && S_ISFIFO(st.st_mode);
+}
+
+static uint32_t new_listener_id(struct daemon *d)
+{
+    do {
+        d->last_listener++;
+    } while (!d->last_listener || d->last_listener == UINT32_MAX || idmap_get(&d->listener_by_id, d->last_listener));
+    return d->last_listener;
+}
+
+static int listener_create(struct daemon *d, struct worker *w, const struct ctl_listen *m, const struct dir_entry *entry,
+                           int fd, struct listener **out)
+{
+    struct space *space = w->app->space;
+    struct listener *l = calloc(1, sizeof *l);
+    if (!l)
+        return BERTH_E_NO_MEMORY;
+    l->id = new_listener_id(d);
+    l->app = w->app;
+    l->flags = m->flags;
+    l->cookie = m->cookie;
+    l->entry = *entry;
+    l->entry.listener = l->id;
+    l->entry.epoch = ++space->epoch;
+    int err = BERTH_E_NO_MEMORY;
+    if (ptrset_add(&l->holders, w))
+        goto no_holder;
+    if (ptrset_add(&w->listeners, l))
+        goto no_worker;
+    if (idmap_put(&d->listener_by_id, l->id, l))
+        goto no_map;
+    err = directory_add(space->directory, &l->entry);
+    if (err)
+        goto no_entry;
+    l->pipe_fd = fd;
+    list_append(&space->listeners, &l->link);
+    w->app->listener_count++;
+    *out = l;
+    return 0;
+
+no_entry:
+    idmap_remove(&d->listener_by_id, l->id);
+no_map:
+    (void)ptrset_remove(&w->listeners, l);
+no_worker:
+    ptrset_free(&l->holders);
+no_holder:
+    free(l);
+    return err;
+}
+
+void listener_let_go(struct daemon *d, struct listener *l, struct worker *w)
+{
+    (void)ptrset_remove(&l->holders, w);
+    (void)ptrset_remove(&w->listeners, l);
+    if (l->holders.count)
+        return;
+    struct space *space = l->app->space;
+    space->epoch++;
+    (void)directory_remove(space->directory, &l->entry);
+    idmap_remove(&d->listener_by_id, l->id);
+    list_unlink(&l->link);
+    l->app->listener_count--;
+    ptrset_free(&l->holders);
+    close(l->pipe_fd);
+    free(l);
+}
+
+/* ---- requests ---- */
+
+int handle_listen(struct daemon *d, struct request *r)
+{
+    const struct ctl_listen *m = &r->msg->listen;
+    struct worker *w = r->conn->worker;
+    struct dir_entry entry = {0};
+    struct listener *l;
+    if (!(w->app->flags & CTL_SCOPE_LOCAL))
+        return BERTH_E_NO_ROUTE;
+    if (!is_pipe_for_writing(r->fds[0]))
+        return BERTH_E_PROTOCOL;
+    int err = check_address(w, m, &entry);
+    if (!err)
+        err = check_conflicts(d, w, &entry, m->flags);
+    if (!err && d->listener_by_id.used >= d->limits.listeners)
+        err = BERTH_E_LIMIT;
+    if (!err)
+        err = listener_create(d, w, m, &entry, r->fds[0], &l);
+    if (err)
+        return err;
+    r->fds[0] = -1;
+    struct ctl_listened reply = {.h = {.type = CTL_LISTENED, .len = sizeof reply, .seq = r->seq},
+                                 .listener = l->id,
+                                 .epoch = l->entry.epoch,
+                                 .port = l->entry.port};
+    conn_send(d, r->conn, &reply, sizeof reply, NULL, 0);
+    return 0;
+}
+
+int handle_unlisten(struct daemon *d, struct request *r)
+{
+    struct listener *l = idmap_get(&d->listener_by_id, r->msg->listener.listener);
+    if (l && ptrset_has(&l->holders, r->conn->worker))
+        listener_let_go(d, l, r->conn->worker);
+    else
+        log_debug("pid %d gives up a listener that it does not hold", (int)r->conn->pid);
+    return 0;
+}
+
+int handle_backlog(struct daemon *d, struct request *r)
+{
+    struct listener *l = idmap_get(&d->listener_by_id, r->msg->listener.listener);
+    if (l && ptrset_has(&l->holders, r->conn->worker)) {
+        l->entry.backlog = r->msg->listener.backlog;
+        (void)directory_update(l->app->space->directory, &l->entry);
+    }
+    return 0;
+}
+
+/* The outbox that a connector wants to offer from, registered now if its segment came along. */
+static int introduce_outbox(struct daemon *d, struct request *r, struct app *facing)
+{
+    struct worker *w = r->conn->worker;
+    outbox_handle handle = r->msg->introduce.outbox;
+    struct outbox *o = outbox_find(d, handle);
+    if (o)
+        return o->facing == facing && ptrset_has(&o->holders, w) ? 0 : BERTH_E_PROTOCOL;
+    if (!r->nfds)
+        return BERTH_E_BAD_HANDLE;
+    int err = outbox_register(d, w, handle, facing, r->fds[0], &o);
+    if (!err)
+        r->fds[0] = -1;
+    return err;
+}
+
+int handle_introduce(struct daemon *d, struct request *r)
+{
+    const struct ctl_introduce *m = &r->msg->introduce;
+    const struct worker *w = r->conn->worker;
+    const struct listener *l = idmap_get(&d->listener_by_id, m->listener);
+    if (!(w->app->flags & CTL_SCOPE_LOCAL))
+        return BERTH_E_NO_ROUTE;
+    /* one of another namespace is as good as none: its existence is not told */
+    if (!l || l->app->space != w->app->space)
+        return BERTH_E_REFUSED;
+    if (l->app->uid != w->uid)
+        return BERTH_E_PERMISSION;
+    int err = introduce_outbox(d, r, l->app);
+    if (err)
+        return err;
+    struct ctl_introduced reply = {.h = {.type = CTL_INTRODUCED, .len = sizeof reply, .seq = r->seq},
+                                   .listener = l->id,
+                                   .epoch = l->entry.epoch,
+                                   .app = l->app->id,
+                                   .backlog = l->entry.backlog};
+    conn_send(d, r->conn, &reply, sizeof reply, &l->pipe_fd, 1);
+    return 0;
+}

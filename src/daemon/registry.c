@@ -1,0 +1,284 @@
+/* registry.c - apps and workers: making, finding, and the order in which a death is worked off.
+ *
+ * Theory of operation
+ *
+ * A worker dies when its connection has ended and all that it had sent is worked off. worker_die() then takes it out of every
+ * lookup, tells who must know, and lets go of what it held; nothing is told twice to the same worker (worker.notice). Peers are
+ * told DEAD only about outboxes that nobody can write any more: as long as a forked child holds an outbox, the sessions in it
+ * go on, and only the family hears of the death.
+ *
+ * Ids of apps, workers and listeners count up and are never used again while the daemon lives.
+ */
+#include "daemon/registry.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static uint32_t next_id(uint32_t *last, const struct idmap *map)
+{
+    do {
+        ++*last;
+    } while (*last == 0 || *last == UINT32_MAX || idmap_get(map, *last));
+    return *last;
+}
+
+/* ---- apps ---- */
+
+struct app *app_find(struct daemon *d, uint32_t id)
+{
+    return idmap_get(&d->app_by_id, id);
+}
+
+struct app *app_find_joinable(struct daemon *d, const struct space *space, uid_t uid, const char *name)
+{
+    list_for_each(&d->apps, it, after) {
+        struct app *app = container_of(it, struct app, link);
+        if (app->space == space && app->uid == uid && !strcmp(app->name, name))
+            return app;
+    }
+    return NULL;
+}
+
+int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *space, uid_t uid, struct app **out)
+{
+    if (d->app_count >= d->limits.apps)
+        return BERTH_E_LIMIT;
+    struct app *app = calloc(1, sizeof *app);
+    if (!app)
+        return BERTH_E_NO_MEMORY;
+    app->id = next_id(&d->last_app, &d->app_by_id);
+    if (idmap_put(&d->app_by_id, app->id, app)) {
+        free(app);
+        return BERTH_E_NO_MEMORY;
+    }
+    memcpy(app->name, hello->name, sizeof app->name);
+    app->space = space;
+    app->uid = uid;
+    app->flags = hello->flags;
+    app->rx_fifo_size = hello->rx_fifo_size;
+    app->tx_fifo_size = hello->tx_fifo_size;
+    app->segment_size = hello->segment_size;
+    list_init(&app->workers);
+    list_init(&app->facing);
+    list_init(&app->left);
+    list_append(&d->apps, &app->link);
+    d->app_count++;
+    space->apps++;
+    *out = app;
+    return 0;
+}
+
+/* Nobody can ask any more for what faces an app without workers. */
+static void app_drop_outboxes(struct daemon *d, struct app *app)
+{
+    while (!list_empty(&app->facing))
+        outbox_drop(d, container_of(app->facing.next, struct outbox, link));
+    while (!list_empty(&app->left))
+        outbox_drop(d, container_of(app->left.next, struct outbox, link));
+}
+
+void app_release(struct daemon *d, struct app *app)
+{
+    if (app->worker_count)
+        return;
+    list_unlink(&app->link);
+    idmap_remove(&d->app_by_id, app->id);
+    d->app_count--;
+    app->space->apps--;
+    space_put(d, app->space);
+    free(app);
+}
+
+/* ---- workers ---- */
+
+int worker_create(struct daemon *d, struct app *app, struct conn *conn, struct worker **out)
+{
+    if (d->worker_count >= d->limits.workers)
+        return BERTH_E_LIMIT;
+    struct worker *w = calloc(1, sizeof *w);
+    if (!w)
+        return BERTH_E_NO_MEMORY;
+    w->id = next_id(&d->last_worker, &d->worker_by_id);
+    if (idmap_put(&d->worker_by_id, w->id, w)) {
+        free(w);
+        return BERTH_E_NO_MEMORY;
+    }
+    w->app = app;
+    w->app_id = app->id;
+    w->uid = app->uid;
+    w->pid = conn->pid;
+    w->family = w->id;
+    w->page_fd = w->kick_fd = -1;
+    w->conn = conn;
+    conn->worker = w;
+    list_init(&w->parked);
+    list_append(&app->workers, &w->link);
+    app->worker_count++;
+    d->worker_count++;
+    *out = w;
+    return 0;
+}
+
+struct worker *worker_find(struct daemon *d, uint32_t id)
+{
+    return idmap_get(&d->worker_by_id, id);
+}
+
+/* What the parent holds at the moment of the fork, the child holds too. On failure the child must die: half is undone then. */
+int worker_inherit(struct worker *child, struct worker *parent)
+{
+    child->family = parent->family;
+    int err = 0;
+    for (uint32_t i = 0; !err && i < parent->held.count; i++) {
+        struct outbox *o = parent->held.item[i];
+        err = ptrset_add(&o->holders, child);
+        if (!err && (err = ptrset_add(&child->held, o)))
+            (void)ptrset_remove(&o->holders, child);
+    }
+    for (uint32_t i = 0; !err && i < parent->got.count; i++) {
+        struct outbox *o = parent->got.item[i];
+        err = ptrset_add(&o->got, child);
+        if (!err && (err = ptrset_add(&child->got, o)))
+            (void)ptrset_remove(&o->got, child);
+    }
+    for (uint32_t i = 0; !err && i < parent->listeners.count; i++) {
+        struct listener *l = parent->listeners.item[i];
+        err = ptrset_add(&l->holders, child);
+        if (!err && (err = ptrset_add(&child->listeners, l)))
+            (void)ptrset_remove(&l->holders, child);
+    }
+    for (uint32_t i = 0; !err && i < parent->leases.count; i++) {
+        struct lease *lease = parent->leases.item[i];
+        err = ptrset_add(&lease->holders, child);
+        if (!err && (err = ptrset_add(&child->leases, lease)))
+            (void)ptrset_remove(&lease->holders, child);
+    }
+    return err;
+}
+
+/* ---- death ---- */
+
+static void tell_dead(struct daemon *d, struct worker *to, const struct worker *dead, uint16_t type)
+{
+    if (!to->conn || to->notice == d->notices)
+        return;
+    to->notice = d->notices;
+    struct ctl_dead msg = {
+        .h = {.type = type, .len = sizeof msg}, .worker = dead->id, .member = dead->member};
+    conn_send(d, to->conn, &msg, sizeof msg, NULL, 0);
+}
+
+/* Everybody who was given this outbox: of whom it is, is dead. */
+static void tell_readers(struct daemon *d, const struct outbox *o)
+{
+    for (uint32_t i = 0; i < o->got.count; i++)
+        tell_dead(d, o->got.item[i], o->owner, CTL_DEAD);
+}
+
+static bool shares_with_living(const struct worker *w, uint32_t facing_app)
+{
+    for (uint32_t i = 0; i < w->held.count; i++) {
+        const struct outbox *o = w->held.item[i];
+        if (o->facing->id == facing_app && o->holders.count > 1)
+            return true;
+    }
+    return false;
+}
+
+static void tell_writers(struct daemon *d, const struct worker *w)
+{
+    for (uint32_t i = 0; i < w->got.count; i++) {
+        const struct outbox *o = w->got.item[i];
+        if (shares_with_living(w, o->owner->app_id))
+            continue;
+        for (uint32_t k = 0; k < o->holders.count; k++)
+            tell_dead(d, o->holders.item[k], w, CTL_DEAD);
+    }
+}
+
+static void let_go_outboxes(struct daemon *d, struct worker *w)
+{
+    /* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before w is told of
+     * in the parent's name. */
+    while (w->held.count) {
+        struct outbox *o = w->held.item[w->held.count - 1];
+        w->held.count--;
+        (void)ptrset_remove(&o->holders, w);
+        if (o->holders.count)
+            continue;
+        if (o->owner != w)
+            d->notices++;
+        tell_readers(d, o);
+        if (o->owner != w)
+            d->notices++;
+        outbox_die(d, o);
+    }
+    ptrset_free(&w->held);
+}
+
+static void tell_family(struct daemon *d, const struct worker *w, const struct app *app)
+{
+    d->notices++;
+    list_for_each(&app->workers, it, after) {
+        struct worker *other = container_of(it, struct worker, link);
+        if (other->family == w->family)
+            tell_dead(d, other, w, CTL_MEMBER_DEAD);
+    }
+}
+
+void worker_die(struct daemon *d, struct worker *w)
+{
+    struct app *app = w->app;
+    idmap_remove(&d->worker_by_id, w->id);
+    list_unlink(&w->link);
+    app->worker_count--;
+    d->worker_count--;
+    w->conn->worker = NULL;
+    w->conn = NULL;
+    w->app = NULL;
+    while (!list_empty(&w->parked))
+        parked_free(container_of(w->parked.next, struct parked, of_worker));
+    while (w->listeners.count) {
+        struct listener *l = w->listeners.item[w->listeners.count - 1];
+        w->listeners.count--;
+        listener_let_go(d, l, w);
+    }
+    ptrset_free(&w->listeners);
+    d->notices++;
+    tell_writers(d, w);
+    for (uint32_t i = 0; i < w->got.count; i++)
+        (void)ptrset_remove(&((struct outbox *)w->got.item[i])->got, w);
+    ptrset_free(&w->got);
+    w->own_outboxes++; /* so that w is not freed by the last of its outboxes while it is worked on */
+    let_go_outboxes(d, w);
+    tell_family(d, w, app);
+    while (w->leases.count) {
+        struct lease *lease = w->leases.item[w->leases.count - 1];
+        w->leases.count--;
+        lease_let_go(d, lease, w);
+    }
+    ptrset_free(&w->leases);
+    if (!app->worker_count)
+        app_drop_outboxes(d, app);
+    w->own_outboxes--;
+    worker_release(d, w); /* before its app: leases name pools of the app's space */
+    app_release(d, app);
+}
+
+void worker_release(struct daemon *d, struct worker *w)
+{
+    if (w->conn || w->own_outboxes)
+        return;
+    while (w->made_leases.count) {
+        struct lease *lease = w->made_leases.item[w->made_leases.count - 1];
+        w->made_leases.count--;
+        lease_maker_gone(d, lease);
+    }
+    ptrset_free(&w->made_leases);
+    if (w->page_fd >= 0)
+        close(w->page_fd);
+    if (w->kick_fd >= 0)
+        close(w->kick_fd);
+    free(w);
+}

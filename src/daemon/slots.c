@@ -1,0 +1,156 @@
+/* slots.c - reading what lies in outboxes: for `berth show`, and when a worker has died.
+ *
+ * Theory of operation
+ *
+ * Everything here was written by an app and may change while it is read. Chunks are therefore copied out with pread(2): a copy
+ * cannot change under the checks, a hole reads as zeros without being given memory, and nothing faults. Every index is checked
+ * against what the daemon itself knows (which segments there are, and how long). What does not agree is taken as not there.
+ *
+ * A session is a pair of slots: each names the other by outbox, index and generation. The acceptor's names the connector's from
+ * the first; the connector's names the acceptor's once it has seen the answer.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/sys.h"
+#include "daemon/registry.h"
+
+static uint64_t chunk_word(const struct outbox *o, uint32_t chunk)
+{
+    uint64_t word = 0;
+    if (pread(o->segments[0].fd, &word, sizeof word, (off_t)(OUTBOX_CHUNK_TABLE + chunk * 8u)) != (ssize_t)sizeof word)
+        return 0;
+    return word;
+}
+
+/* Where a chunk lies; false when it names no place in a segment that we have. */
+static bool chunk_place(const struct outbox *o, uint32_t chunk, int *fd, uint64_t *offset)
+{
+    if (chunk == 0) {
+        *fd = o->segments[0].fd;
+        *offset = OUTBOX_CHUNK0;
+        return true;
+    }
+    uint64_t word = chunk_word(o, chunk);
+    if (!word)
+        return false;
+    const struct segment *s = outbox_segment(o, ring_segment(word));
+    if (!s || ring_offset(word) + CHUNK_BYTES > s->size)
+        return false;
+    *fd = s->fd;
+    *offset = ring_offset(word);
+    return true;
+}
+
+uint32_t slots_chunks(const struct outbox *o)
+{
+    struct segment_header h;
+    if (pread(o->segments[0].fd, &h, sizeof h, 0) != (ssize_t)sizeof h)
+        return 0;
+    return h.chunks > CHUNKS_MAX ? CHUNKS_MAX : h.chunks < 1 ? 1 : h.chunks;
+}
+
+bool slots_load(const struct outbox *o, uint32_t chunk, struct chunk_view *view)
+{
+    int fd;
+    uint64_t offset;
+    view->outbox = NULL;
+    if (chunk >= CHUNKS_MAX || !chunk_place(o, chunk, &fd, &offset))
+        return false;
+    if (pread(fd, view->slot, sizeof view->slot, (off_t)offset) != (ssize_t)sizeof view->slot ||
+        pread(fd, view->info, sizeof view->info, (off_t)(offset + sizeof view->slot)) != (ssize_t)sizeof view->info)
+        return false;
+    view->outbox = o;
+    view->chunk = chunk;
+    return true;
+}
+
+const struct slot *slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
+                              struct chunk_view *view, const struct outbox **peer_outbox, const struct slot_info **info)
+{
+    uint64_t peer = mine->slot.peer;
+    uint32_t at = (uint32_t)peer, generation = (uint32_t)(peer >> 32);
+    if (!peer || at >= SLOTS_MAX)
+        return NULL;
+    const struct outbox *other = view->outbox && view->outbox->handle == mine->info.peer_outbox
+                                     ? view->outbox
+                                     : outbox_find(d, mine->info.peer_outbox);
+    if (!other || other->facing->id != o->owner->app_id || other->owner->app_id != o->facing->id)
+        return NULL;
+    if ((view->outbox != other || view->chunk != at / CHUNK_SLOTS) && !slots_load(other, at / CHUNK_SLOTS, view))
+        return NULL;
+    const struct slot *slot = &view->slot[at % CHUNK_SLOTS];
+    const struct slot_info *i = &view->info[at % CHUNK_SLOTS];
+    if (slot->generation != generation || slot->state == SLOT_FREE)
+        return NULL;
+    /* it must not name another one than me */
+    if (slot->peer && (slot->peer != ((uint64_t)mine->slot.generation << 32 | index) || i->peer_outbox != o->handle))
+        return NULL;
+    *peer_outbox = other;
+    *info = i;
+    return slot;
+}
+
+/* One slot of a dead worker. An offer may yet be accepted; of a session the other side may still have bytes to fetch. */
+static bool slot_needed(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
+                        struct chunk_view *view)
+{
+    const struct outbox *other;
+    const struct slot_info *info;
+    if (mine->slot.state == SLOT_FREE)
+        return false;
+    if (!mine->slot.peer) /* whoever took the offer has not told; or nobody has taken it */
+        return mine->slot.state == SLOT_OFFERED || mine->slot.state == SLOT_CLOSED;
+    const struct slot *peer = slots_peer(d, o, mine, index, view, &other, &info);
+    return peer && !other->dead && peer->state != SLOT_CLOSED;
+}
+
+bool slots_needed(struct daemon *d, const struct outbox *o)
+{
+    /* 64 KiB together: too much for a stack that is shared with handlers, and not worth a pool */
+    struct chunk_view *view = calloc(2, sizeof *view);
+    if (!view)
+        return true;
+    bool needed = false;
+    uint32_t chunks = slots_chunks(o);
+    for (uint32_t c = 0; !needed && c < chunks; c++) {
+        if (!slots_load(o, c, &view[0]))
+            continue;
+        for (uint32_t i = 0; !needed && i < CHUNK_SLOTS; i++) {
+            struct slot_pair mine = {view[0].slot[i], view[0].info[i]};
+            needed = slot_needed(d, o, &mine, c * CHUNK_SLOTS + i, &view[1]);
+        }
+    }
+    free(view);
+    return needed;
+}
+
+static void wake_word(const void *word)
+{
+    (void)sys_futex_wake(word, INT32_MAX);
+}
+
+void slots_wake(const struct outbox *o)
+{
+    struct chunk_view *view = calloc(1, sizeof *view);
+    uint32_t chunks = slots_chunks(o);
+    for (uint32_t c = 0; view && c < chunks; c++) {
+        int fd;
+        uint64_t offset;
+        if (!slots_load(o, c, view) || !chunk_place(o, c, &fd, &offset))
+            continue;
+        const struct slot *slots = mmap(NULL, sizeof view->slot, PROT_READ, MAP_SHARED, fd, (off_t)offset);
+        if (slots == MAP_FAILED)
+            continue;
+        for (uint32_t i = 0; i < CHUNK_SLOTS; i++) {
+            if (view->slot[i].state == SLOT_FREE)
+                continue;
+            wake_word(&slots[i].tail); /* little-endian: the low half is first */
+            wake_word(&slots[i].head);
+        }
+        munmap((void *)(uintptr_t)slots, sizeof view->slot);
+    }
+    free(view);
+}
