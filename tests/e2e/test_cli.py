@@ -23,7 +23,7 @@ class Cli(harness.TestCase):
         for command in COMMANDS:
             self.assertRegex(overview, rf"(?m)^  {command} ")
             text = self.check_berth(command, "--help").out
-            self.assertTrue(text.startswith("Usage: berth " + command), text)
+            self.assertTrue(text.lower().startswith("usage: berth " + command), text)
             self.assertEqual(text, self.check_berth("help", command).out)
 
     def test_nothing_at_all(self):
