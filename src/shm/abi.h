@@ -122,6 +122,9 @@ enum slot_state {
     SLOT_MOVED = 5,    /* reserved: `extra` and slot_info.spare name the new place */
 };
 
+/* slot.flags */
+#define SLOT_RESET 1u /* with FIN in tail: the stream was cut off, not ended */
+
 struct slot {
     uint64_t tail;
     uint64_t ring;
@@ -154,8 +157,8 @@ struct slot_info {
 
 #define PROTO_TCP 6u
 
-#define CHUNK_SLOTS 256u
-#define CHUNKS_MAX 4096u
+#define CHUNK_SLOTS 512u
+#define CHUNKS_MAX 2048u
 #define SLOTS_MAX (CHUNK_SLOTS * CHUNKS_MAX)
 /* A chunk is CHUNK_SLOTS slots, then as many slot_info, then (where lines_per_slot is 3: the daemon's) as many
  * restart records. */

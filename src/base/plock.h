@@ -1,0 +1,36 @@
+/* plock.h - a small lock for one process: a word, a futex, no destruction. Not recursive; not held while sleeping.
+ * 0 free, 1 taken, 2 taken and somebody waits. */
+#ifndef BERTH_BASE_PLOCK_H
+#define BERTH_BASE_PLOCK_H
+
+#include "base/atomic.h"
+#include "base/sys.h"
+
+struct plock {
+    uint32_t word;
+};
+
+static inline bool plock_try(struct plock *l)
+{
+    uint32_t expected = 0;
+    return load_relaxed(&l->word) == 0 && compare_exchange_sc(&l->word, &expected, 1u);
+}
+
+static inline void plock_take(struct plock *l)
+{
+    for (int i = 0; i < 100; i++) {
+        if (plock_try(l))
+            return;
+        cpu_relax();
+    }
+    while (exchange_sc(&l->word, 2u) != 0)
+        (void)sys_futex_wait(&l->word, 2, 0);
+}
+
+static inline void plock_release(struct plock *l)
+{
+    if (exchange_sc(&l->word, 0u) == 2)
+        (void)sys_futex_wake(&l->word, 1L);
+}
+
+#endif

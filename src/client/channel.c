@@ -1,0 +1,232 @@
+/* channel.c - how workers tell each other that a session has news.
+ *
+ * Theory of operation
+ *
+ * Each pair of workers has a channel in either direction: an event queue in the outbox of the one, and in the other's
+ * outbox the word `qhead` that says how far it has popped. An event is the index of the sender's slot: "look there".
+ * At most one event of a session is outstanding: the sender keeps the queue position after its last one and posts no
+ * second before the receiver's qhead has passed it. The receiver publishes qhead before it looks at the sessions it
+ * popped, so news that came too late for the look come with an event of their own.
+ *
+ * Then the sender looks whether the receiver must be kicked: when the channel is armed (the receiver does not poll it), or the
+ * waiter that the session names sleeps. Arm words are odd then; a word that was kicked is remembered and not kicked again.
+ *
+ * The receiver polls at most POLLED_MAX channels; the quiet ones it arms and leaves to be kicked. After every kick it looks
+ * at all of them.
+ */
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+
+#define POLLED_MAX 16u
+#define POLLED_IDLE 2000u /* empty looks before a channel may be armed */
+#define POP_MAX 64u
+
+static const struct channel *their_channel(const struct peer_box *box)
+{
+    return (const struct channel *)(const void *)(box->seg[0] + OUTBOX_CHANNELS) + box->their_channel;
+}
+
+static void kick(struct peer_box *box)
+{
+    uint64_t one = 1;
+    if (box->worker->kick_fd >= 0)
+        (void)sys_write(box->worker->kick_fd, &one, 8L);
+}
+
+static void kick_if_needed(struct session_cache *c)
+{
+    struct peer_box *box = c->box;
+    struct peer_worker *w = box->worker;
+    bool needed = false;
+    uint32_t arm = load_sc(&their_channel(box)->arm);
+    if (arm & 1 && arm != box->kicked_channel) {
+        box->kicked_channel = arm;
+        needed = true;
+    }
+    uint32_t waiter = load_relaxed(&c->peer->waiter) % WAITERS_MAX;
+    arm = load_sc(&w->page->waiter[waiter].arm);
+    if (arm & 1 && arm != w->kicked[waiter]) {
+        w->kicked[waiter] = arm;
+        needed = true;
+    }
+    if (needed)
+        kick(box);
+}
+
+void channel_event(struct session *s, struct session_cache *c)
+{
+    struct peer_box *box = c->box;
+    if (!box || box->own_channel == NONE || box->their_channel == NONE || box->worker->dead) {
+        if (box && !box->worker->dead)
+            channel_pair(box);
+        if (!box || box->own_channel == NONE)
+            return;
+    }
+    struct own_box *own = box->own;
+    struct chan_rec *chan = &outbox_rec_of(own)->chan[box->own_channel];
+    bool known = box->their_channel != NONE;
+    family_lock_acquire(&chan->tx_lock, C->member);
+    uint32_t qhead = known ? load_sc(&their_channel(box)->qhead) : 0;
+    uint32_t ahead = (uint32_t)chan->tx_pos - qhead;
+    uint64_t qhead64 = ahead <= QUEUE_ENTRIES ? chan->tx_pos - ahead : chan->tx_pos - QUEUE_ENTRIES;
+    if (s->event_pos <= qhead64) { /* else one is outstanding */
+        if (queue_full((uint32_t)chan->tx_pos, qhead)) {
+            struct channel *ch = outbox_channel(own, box->own_channel);
+            store_sc(&ch->resync, ch->resync + 1);
+        } else {
+            uint64_t *q = (uint64_t *)(void *)outbox_ring_at(own, chan->queue, NULL);
+            queue_put(q, (uint32_t)chan->tx_pos, s->own_slot);
+            s->event_pos = ++chan->tx_pos;
+        }
+    }
+    family_lock_release(&chan->tx_lock); /* the fence before the arm words are read */
+    if (known)
+        kick_if_needed(c);
+    else
+        kick(box); /* a first meeting: nothing is known of who sleeps */
+}
+
+/* ---- pairing ---------------------------------------------------------------------------------------------- */
+
+/* Looks in the peer's outbox for the channel that is for us. */
+static void find_theirs(struct peer_box *box)
+{
+    const struct channel *table = (const struct channel *)(const void *)(box->seg[0] + OUTBOX_CHANNELS);
+    for (uint32_t i = 0; i < CHANNELS_MAX; i++) {
+        uint64_t word = load_acquire(&table[i].queue);
+        if (!word)
+            return; /* they are handed out in order */
+        if (load_relaxed(&table[i].peer_worker) != C->worker)
+            continue;
+        uint64_t size;
+        int err = 0;
+        const uint8_t *q = ring_log2(word) == QUEUE_LOG2 ? peer_ring(box, word, &size, false, &err) : NULL;
+        if (!q)
+            return;
+        box->their_channel = i;
+        store_release(&box->queue, (const uint64_t *)(const void *)q);
+        return;
+    }
+}
+
+void channel_pair(struct peer_box *box)
+{
+    plock_take(&C->lock);
+    if (!box->own)
+        box->own = outbox_find(box->worker->app);
+    if (box->own && box->own_channel == NONE)
+        (void)outbox_channel_alloc(box->own, box->worker->id, &box->own_channel);
+    if (box->their_channel == NONE)
+        find_theirs(box);
+    if (box->own_channel != NONE && box->queue && !box->polled) {
+        box->polled = true;
+        box->next_polled = C->polled;
+        store_release(&C->polled, box);
+    }
+    plock_release(&C->lock);
+}
+
+/* ---- receiving -------------------------------------------------------------------------------------------- */
+
+static void resync(struct peer_box *box)
+{
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        if (s->state == SESSION_OPEN && s->peer_outbox == box->handle)
+            session_event(box, s->peer_slot);
+    }
+    /* offers that they accepted are found by their slots */
+    const struct segment_header *h = (const struct segment_header *)(const void *)box->seg[0];
+    uint32_t chunks = load_acquire(&h->chunks);
+    for (uint32_t i = 0; i < chunks * CHUNK_SLOTS && i < SLOTS_MAX; i++) {
+        const struct slot *p = peer_slot(box, i);
+        if (!p)
+            break;
+        if (slot_state(p) == SLOT_ACCEPTED)
+            session_event(box, i);
+    }
+}
+
+/* Takes what is in the queue of one channel. */
+static uint32_t pop(struct peer_box *box)
+{
+    struct own_box *own = box->own;
+    struct channel *mine = outbox_channel(own, box->own_channel);
+    struct chan_rec *chan = &outbox_rec_of(own)->chan[box->own_channel];
+    uint32_t slots[POP_MAX], n = 0, slot;
+    if (!family_lock_try(&chan->rx_lock, berth_lock_id))
+        return 0; /* somebody is at it */
+    uint32_t pos = mine->qhead;
+    while (n < POP_MAX && queue_peek(box->queue, pos, &slot)) {
+        slots[n++] = slot;
+        pos++;
+    }
+    if (n)
+        store_sc(&mine->qhead, pos); /* before any of the sessions is looked at */
+    bool again = false;
+    uint32_t sync = load_sc(&their_channel(box)->resync);
+    if (sync != box->their_resync) {
+        box->their_resync = sync;
+        again = true;
+    }
+    family_lock_release(&chan->rx_lock);
+    for (uint32_t i = 0; i < n; i++)
+        session_event(box, slots[i]);
+    if (again)
+        resync(box);
+    return n + again;
+}
+
+static inline bool has_news(const struct peer_box *box)
+{
+    uint32_t slot;
+    uint32_t pos = load_relaxed(&outbox_channel(box->own, box->own_channel)->qhead);
+    return queue_peek(box->queue, pos, &slot) || load_relaxed(&their_channel(box)->resync) != box->their_resync;
+}
+
+/* One thread at a time: what it finds it hands to whoever waits for it. */
+void events_poll(bool all)
+{
+    if (!load_relaxed(&C->polled) || !plock_try(&C->poll_lock))
+        return;
+    for (struct peer_box *b = load_acquire(&C->polled); b; b = b->next_polled) {
+        struct channel *mine = outbox_channel(b->own, b->own_channel);
+        if (!all && mine->arm & 1)
+            continue;
+        if (!has_news(b)) {
+            b->idle++;
+            continue;
+        }
+        b->idle = 0;
+        if (mine->arm & 1)
+            store_sc(&mine->arm, mine->arm + 1);
+        while (pop(b) == POP_MAX)
+            ;
+    }
+    plock_release(&C->poll_lock);
+}
+
+bool events_waiting(void)
+{
+    for (struct peer_box *b = load_acquire(&C->polled); b; b = b->next_polled) {
+        if (has_news(b))
+            return true;
+    }
+    return false;
+}
+
+void channel_rearm(void)
+{
+    uint32_t n = 0;
+    for (struct peer_box *b = load_acquire(&C->polled); b; b = b->next_polled) {
+        struct channel *mine = outbox_channel(b->own, b->own_channel);
+        if (mine->arm & 1 || ++n <= POLLED_MAX || b->idle < POLLED_IDLE)
+            continue;
+        store_sc(&mine->arm, mine->arm + 1); /* odd; then look once more, as before any sleep */
+        if (has_news(b))
+            store_sc(&mine->arm, mine->arm + 1);
+    }
+}

@@ -1,0 +1,558 @@
+/* control.c - the worker's connection to the daemon.
+ *
+ * Requests are sent and answered under ctl_lock, one at a time. What the daemon sends of its own accord in between is put on
+ * a list (`pushes`) and worked off by control_poll, outside all locks; whoever leaves something on the list kicks the
+ * process's own waiters. A daemon that went away costs what needs it (new peers, new segments) and nothing else.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+#include "shm/ctlsock.h"
+#include "shm/segment.h"
+
+struct client berth_client = {.ctl = -1, .kick_fd = -1};
+
+struct push {
+    struct push *next;
+    int nfds;
+    int fds[CTL_FDS_MAX];
+    int len;
+    uint8_t data[CTL_MAX];
+};
+
+static struct push *pushes_first, **pushes_last = &pushes_first;
+static struct plock pushes_lock, dispatch_lock;
+
+/* ---- descriptors of our own ---------------------------------------------------------------------------------- */
+
+#define OWN_FDS_MAX (1u << 20)
+static uint8_t own_fds[OWN_FDS_MAX / 8]; /* zero pages until touched */
+
+void own_fd_set(int fd, bool ours)
+{
+    if (fd < 0 || (uint32_t)fd >= OWN_FDS_MAX)
+        return;
+    uint8_t bit = (uint8_t)(1u << (fd % 8));
+    if (ours)
+        fetch_or_sc(&own_fds[fd / 8], bit);
+    else
+        fetch_and_sc(&own_fds[fd / 8], (uint8_t)~bit);
+}
+
+bool client_owns_fd(int fd)
+{
+    return fd >= 0 && (uint32_t)fd < OWN_FDS_MAX && load_relaxed(&own_fds[fd / 8]) >> (fd % 8) & 1;
+}
+
+int own_fd(int fd)
+{
+    static int base;
+    if (fd < 0)
+        return fd;
+    if (!base) {
+        struct rlimit rl;
+        base = getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur > 1400 ? 1030 : 400;
+        if (rl.rlim_cur <= 600)
+            base = (int)(rl.rlim_cur * 3 / 4);
+    }
+    long high = sys_fcntl(fd, F_DUPFD_CLOEXEC, (long)base);
+    if (high >= 0) {
+        (void)sys_close(fd);
+        fd = (int)high;
+    }
+    own_fd_set(fd, true);
+    return fd;
+}
+
+void own_fd_close(int fd)
+{
+    if (fd < 0)
+        return;
+    own_fd_set(fd, false);
+    (void)sys_close(fd);
+}
+
+/* ---- what the daemon says of its own accord ------------------------------------------------------------------- */
+
+static void on_peer(const struct push *p)
+{
+    const struct ctl_outbox_is *is = (const void *)p->data;
+    if (p->len < (int)sizeof *is || is->h.status != 0 || p->nfds != 3) {
+        for (int i = 0; i < p->nfds; i++)
+            (void)sys_close(p->fds[i]);
+        return;
+    }
+    plock_take(&C->lock);
+    struct peer_box *box = peer_box_add(is, p->fds);
+    plock_release(&C->lock);
+    if (!box)
+        return;
+    if (is->dead)
+        peer_worker_dead(is->worker);
+    channel_pair(box);
+    events_poll(true);
+    listener_retry_pending();
+    sessions_confirm();
+    watches_wake_all();
+}
+
+static void on_push(struct push *p)
+{
+    const struct ctl_header *h = (const void *)p->data;
+    const struct ctl_segment_is *seg = (const void *)p->data;
+    const struct ctl_dead *dead = (const void *)p->data;
+    const struct ctl_listener *gone = (const void *)p->data;
+    int used = 0;
+    switch (h->type) {
+    case CTL_PEER:
+    case CTL_OUTBOX_IS:
+        on_peer(p);
+        if (h->status != 0)
+            listener_retry_pending();
+        used = p->nfds;
+        break;
+    case CTL_SEGMENT_IS:
+        if (p->len >= (int)sizeof *seg) {
+            peer_segment_arrived(seg->outbox, seg->index, p->nfds > 0 ? p->fds[0] : -1, h->status);
+            used = p->nfds > 0;
+        }
+        break;
+    case CTL_DEAD:
+        if (p->len >= (int)sizeof *dead) {
+            events_poll(true);
+            sessions_of_worker_dead(dead->worker);
+            listener_retry_pending();
+        }
+        break;
+    case CTL_MEMBER_DEAD:
+        if (p->len >= (int)sizeof *dead)
+            member_gone(dead->member);
+        break;
+    case CTL_LISTENER_GONE:
+        if (p->len >= (int)sizeof *gone) {
+            events_poll(true);
+            sessions_listener_gone(gone->listener);
+        }
+        break;
+    case CTL_EVICTED:
+        log_warn("the daemon has put this process out: %s", berth_strerror(h->status));
+        break;
+    default:
+        break;
+    }
+    for (int i = used; i < p->nfds; i++)
+        (void)sys_close(p->fds[i]);
+}
+
+static void push_add(struct push *p)
+{
+    p->next = NULL;
+    plock_take(&pushes_lock);
+    *pushes_last = p;
+    pushes_last = &p->next;
+    plock_release(&pushes_lock);
+}
+
+bool control_pushes(void)
+{
+    return load_relaxed(&pushes_first) != NULL;
+}
+
+static void dispatch_pushes(void)
+{
+    if (!control_pushes() || !plock_try(&dispatch_lock))
+        return;
+    for (;;) {
+        plock_take(&pushes_lock);
+        struct push *p = pushes_first;
+        if (p) {
+            pushes_first = p->next;
+            if (!pushes_first)
+                pushes_last = &pushes_first;
+        }
+        plock_release(&pushes_lock);
+        if (!p)
+            break;
+        on_push(p);
+        memory_put(p, sizeof *p);
+    }
+    plock_release(&dispatch_lock);
+}
+
+/* One packet into a push. Positive: it is there. ctl_lock is held. */
+static int receive(struct push *p, int flags)
+{
+    p->nfds = CTL_FDS_MAX;
+    p->len = ctl_recv(C->ctl, p->data, sizeof p->data, p->fds, &p->nfds, flags);
+    if (p->len > 0 && p->len < (int)sizeof(struct ctl_header)) {
+        for (int i = 0; i < p->nfds; i++)
+            (void)sys_close(p->fds[i]);
+        return BERTH_E_PROTOCOL;
+    }
+    return p->len;
+}
+
+static void daemon_lost(void)
+{
+    if (C->ctl < 0 || C->daemon_lost)
+        return;
+    C->daemon_lost = true;
+    log_warn("the berth daemon went away: open sessions go on, new peers go to the kernel");
+    /* the descriptor stays, so that its number stays ours; out of every epoll set it must go, or it would be readable for ever */
+    int null = (int)sys_call(SYS_eventfd2, 0L, (long)O_CLOEXEC, 0, 0);
+    if (null >= 0) {
+        (void)sys_call(SYS_dup3, (long)null, (long)C->ctl, (long)O_CLOEXEC, 0);
+        (void)sys_close(null);
+    }
+}
+
+void control_poll(void)
+{
+    if (!C->attached)
+        return;
+    while (!C->daemon_lost && plock_try(&C->ctl_lock)) {
+        struct push *p = memory_get(sizeof *p);
+        int n = p ? receive(p, MSG_DONTWAIT) : BERTH_E_NO_MEMORY;
+        if (n > 0)
+            push_add(p);
+        else if (n == 0 || n == BERTH_E_DAEMON_GONE)
+            daemon_lost();
+        plock_release(&C->ctl_lock);
+        if (n <= 0) {
+            memory_put(p, sizeof *p);
+            break;
+        }
+    }
+    dispatch_pushes();
+}
+
+/* ---- requests -------------------------------------------------------------------------------------------------- */
+
+int control_send(void *msg, const int *fds, int nfds)
+{
+    if (C->ctl < 0 || C->daemon_lost)
+        return BERTH_E_DAEMON_GONE;
+    return ctl_send(C->ctl, msg, ((struct ctl_header *)msg)->len, fds, nfds, 0);
+}
+
+static int wait_reply(uint32_t seq, void *reply, size_t reply_size, int *rfds, int *nrfds)
+{
+    int64_t deadline = clock_deadline(CONTROL_TIMEOUT_NS);
+    for (;;) {
+        struct push *p = memory_get(sizeof *p);
+        if (!p)
+            return BERTH_E_NO_MEMORY;
+        int n = receive(p, MSG_DONTWAIT);
+        const struct ctl_header *h = (const void *)p->data;
+        if (n > 0 && h->seq == seq) {
+            int want = rfds ? *nrfds : 0, status = h->status;
+            memset(reply, 0, reply_size);
+            memcpy(reply, p->data, (size_t)n < reply_size ? (size_t)n : reply_size);
+            for (int i = 0; i < p->nfds; i++) {
+                if (i < want)
+                    rfds[i] = p->fds[i];
+                else
+                    (void)sys_close(p->fds[i]);
+            }
+            if (nrfds)
+                *nrfds = p->nfds < want ? p->nfds : want;
+            memory_put(p, sizeof *p);
+            return status;
+        }
+        if (n > 0) {
+            push_add(p);
+            continue;
+        }
+        memory_put(p, sizeof *p);
+        if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_INTERRUPTED) {
+            int64_t left = deadline - clock_now();
+            if (left <= 0)
+                return BERTH_E_TIMED_OUT;
+            struct pollfd pfd = {.fd = C->ctl, .events = POLLIN};
+            struct timespec ts;
+            (void)sys_ppoll(&pfd, 1, timespec_of(left, &ts), NULL);
+            continue;
+        }
+        if (n == 0 || n == BERTH_E_DAEMON_GONE) {
+            daemon_lost();
+            return BERTH_E_DAEMON_GONE;
+        }
+        return n;
+    }
+}
+
+int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds)
+{
+    struct ctl_header *h = msg;
+    struct ctl_header done;
+    plock_take(&C->ctl_lock);
+    if (++C->seq >= NONE)
+        C->seq = 1;
+    h->seq = C->seq;
+    int err = control_send(msg, fds, nfds);
+    if (!err)
+        err = wait_reply(h->seq, reply ? reply : &done, reply ? reply_size : sizeof done, rfds, nrfds);
+    plock_release(&C->ctl_lock);
+    if (control_pushes())
+        own_kick(); /* somebody must work them off; the socket will not say so again */
+    return err;
+}
+
+void own_kick(void)
+{
+    uint64_t one = 1;
+    (void)sys_write(C->kick_fd, &one, 8L);
+}
+
+/* ---- attach ------------------------------------------------------------------------------------------------------ */
+
+int worker_page_create(int *fd)
+{
+    void *map;
+    int err = segment_create("berth-page", WORKER_PAGE_BYTES, fd, &map);
+    if (err)
+        return err;
+    C->page = map;
+    C->page->version = ABI_VERSION;
+    store_release(&C->page->magic, ABI_MAGIC_PAGE);
+    C->page->waiter[WAITER_ANY].arm = C->family ? load_relaxed(&C->family->any_arm) : 1;
+    return 0;
+}
+
+int welcome(const struct ctl_welcome *w, int dir_fd)
+{
+    const void *map;
+    uint64_t size;
+    const char *why = "";
+    int err = segment_open(dir_fd, DIRECTORY_BYTES, DIRECTORY_BYTES, false, &map, &size, &why);
+    (void)sys_close(dir_fd);
+    if (err) {
+        log_error("the daemon's listener directory is refused: %s", why);
+        return err;
+    }
+    C->dir = map;
+    C->worker = w->worker;
+    C->app = w->app;
+    C->uid = w->uid;
+    C->outbox_limit = w->outbox_limit ? w->outbox_limit : 1ull << 30;
+    C->page->worker = w->worker;
+    C->family->member[C->member].worker = w->worker;
+    return 0;
+}
+
+static uint32_t cpus_allowed(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) != 0)
+        return 1;
+    return (uint32_t)CPU_COUNT(&set);
+}
+
+static int check_options(const struct berth_attach_options *o)
+{
+    if ((o->name && (!o->name[0] || strlen(o->name) >= CTL_NAME_MAX)) || (o->ns && strlen(o->ns) >= CTL_NAME_MAX) ||
+        (o->secret && strlen(o->secret) >= CTL_SECRET_MAX))
+        return BERTH_E_INVALID;
+    if (o->flags & ~(BERTH_ATTACH_LOCAL | BERTH_ATTACH_GLOBAL | BERTH_ATTACH_PROXY | BERTH_ATTACH_JOIN))
+        return BERTH_E_INVALID;
+    if ((o->rx_fifo_size && (o->rx_fifo_size < 4096 || o->rx_fifo_size > 64u << 20)) ||
+        (o->tx_fifo_size && (o->tx_fifo_size < 4096 || o->tx_fifo_size > 64u << 20)))
+        return BERTH_E_INVALID;
+    if ((o->segment_size && (o->segment_size < SEGMENT_MIN || o->segment_size > 1u << 30)) || o->spin_ns > 1000000)
+        return BERTH_E_INVALID;
+    return 0;
+}
+
+static int64_t spin_option(const struct berth_attach_options *o)
+{
+    const char *env = getenv("BERTH_SPIN_US");
+    if (o->spin_ns > 0 || (o->spin_ns == 0 && o->flags & SPIN_GIVEN))
+        return o->spin_ns;
+    if (env && *env) {
+        char *end;
+        long us = strtol(env, &end, 10);
+        if (*end == 0 && us >= 0 && us <= 1000)
+            return us * NS_PER_US;
+        log_warn("BERTH_SPIN_US=%s is not a number from 0 to 1000; using 50", env);
+    }
+    return SPIN_DEFAULT_NS;
+}
+
+static int hello(const struct berth_attach_options *o)
+{
+    int page_fd = -1, dir_fd = -1, nfds = 1;
+    long net = sys_socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int err = worker_page_create(&page_fd);
+    if (err || net < 0) {
+        err = BERTH_E_NO_MEMORY;
+        goto out;
+    }
+    struct ctl_hello msg = {.h = {.type = CTL_HELLO, .len = sizeof msg},
+                            .magic = CTL_MAGIC,
+                            .version = CTL_VERSION,
+                            .flags = o->flags & CTL_FLAGS_ALL ? o->flags & CTL_FLAGS_ALL : CTL_SCOPE_LOCAL,
+                            .rx_fifo_size = C->rx_limit,
+                            .tx_fifo_size = C->tx_limit,
+                            .segment_size = C->segment_size};
+    snprintf(msg.name, sizeof msg.name, "%s", o->name ? o->name : program_invocation_short_name);
+    snprintf(msg.ns, sizeof msg.ns, "%s", o->ns ? o->ns : "default");
+    snprintf(msg.secret, sizeof msg.secret, "%s", o->secret ? o->secret : "");
+    int fds[3] = {(int)net, page_fd, C->kick_fd};
+    struct ctl_welcome is;
+    err = control_request(&msg, fds, 3, &is, sizeof is, &dir_fd, &nfds);
+    explicit_bzero(msg.secret, sizeof msg.secret);
+    if (!err && is.version != CTL_VERSION)
+        err = BERTH_E_VERSION;
+    if (!err)
+        err = nfds == 1 ? welcome(&is, dir_fd) : BERTH_E_PROTOCOL;
+out:
+    if (net >= 0)
+        (void)sys_close(net);
+    if (page_fd >= 0)
+        (void)sys_close(page_fd);
+    return err;
+}
+
+static struct plock attach_lock;
+
+int client_attach(const struct berth_attach_options *options)
+{
+    static const struct berth_attach_options defaults = {.spin_ns = -1};
+    const struct berth_attach_options *o = options ? options : &defaults;
+    int err = check_options(o);
+    if (err)
+        return err;
+    plock_take(&attach_lock);
+    if (C->attached) {
+        plock_release(&attach_lock);
+        return BERTH_E_ALREADY_ATTACHED;
+    }
+    char dir[RUNTIME_DIR_MAX];
+    err = runtime_dir_resolve(o->runtime_dir, dir, sizeof dir);
+    int ctl = err ? err : ctl_connect(dir);
+    if (ctl < 0) {
+        plock_release(&attach_lock);
+        return ctl;
+    }
+    C->rx_limit = o->rx_fifo_size ? o->rx_fifo_size : FIFO_DEFAULT;
+    C->tx_limit = o->tx_fifo_size ? o->tx_fifo_size : FIFO_DEFAULT;
+    C->segment_size = o->segment_size ? (o->segment_size + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES : SEGMENT_MIN;
+    C->spin_ns = spin_option(o);
+    C->cpus = cpus_allowed();
+    C->daemon_lost = false;
+    C->ctl = own_fd(ctl);
+    long kick = sys_eventfd(O_CLOEXEC | O_NONBLOCK);
+    C->kick_fd = kick < 0 ? -1 : own_fd((int)kick);
+    err = kick < 0 ? BERTH_E_NO_MEMORY : family_create();
+    if (!err)
+        err = listeners_create();
+    if (!err)
+        err = hello(o);
+    if (err) {
+        client_reset();
+        plock_release(&attach_lock);
+        return err;
+    }
+    fork_install();
+    store_release(&C->attached, true);
+    plock_release(&attach_lock);
+    return 0;
+}
+
+/* Forgets everything: the mappings go, the descriptors are closed. */
+void client_reset(void)
+{
+    while (C->boxes)
+        peer_box_release(C->boxes);
+    while (C->outboxes)
+        outbox_destroy(C->outboxes);
+    own_fd_close(C->ctl);
+    own_fd_close(C->kick_fd);
+    if (C->page)
+        munmap(C->page, WORKER_PAGE_BYTES);
+    if (C->dir)
+        segment_unmap(C->dir, DIRECTORY_BYTES);
+    if (C->family)
+        munmap(C->family, sizeof(struct family));
+    if (C->cache)
+        munmap(C->cache, SESSIONS_MAX * sizeof(struct session_cache));
+    memory_put(C->listeners, LISTENERS_MAX * sizeof(struct listener));
+    ports_forget();
+    uint32_t seq = C->seq;
+    memset(C, 0, sizeof *C);
+    C->seq = seq;
+    C->ctl = C->kick_fd = -1;
+}
+
+int client_detach(void)
+{
+    if (!C->attached)
+        return BERTH_E_NOT_ATTACHED;
+    listeners_close();
+    for (uint32_t i = 1, n = C->family->sessions; i < n; i++) {
+        struct session *s = session_at(i);
+        if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE)
+            (void)client_close(session_handle_of(s));
+    }
+    struct ctl_header msg = {.type = CTL_DETACH, .len = sizeof msg};
+    (void)control_request(&msg, NULL, 0, NULL, 0, NULL, NULL);
+    store_release(&C->attached, false);
+    routes_forget();
+    client_reset();
+    return 0;
+}
+
+bool client_attached(void)
+{
+    return load_acquire(&C->attached);
+}
+
+bool client_attach_auto(void)
+{
+    static int64_t failed_at;
+    if (load_acquire(&C->attached))
+        return fork_child_ready() == 0 && !C->daemon_lost;
+    int64_t now = clock_now();
+    int64_t last = load_relaxed(&failed_at);
+    if (last && now - last < NS_PER_SEC)
+        return false;
+    char secret[CTL_SECRET_MAX] = "";
+    struct berth_attach_options o = {.ns = getenv("BERTH_NAMESPACE"), .spin_ns = -1};
+    const char *file = getenv("BERTH_SECRET_FILE");
+    if (file && *file) {
+        long fd = sys_call(SYS_openat, (long)AT_FDCWD, file, (long)(O_RDONLY | O_CLOEXEC), 0);
+        long n = fd < 0 ? fd : sys_read(fd, secret, (long)sizeof secret - 1);
+        if (fd >= 0)
+            (void)sys_close(fd);
+        if (n < 0)
+            log_warn("cannot read BERTH_SECRET_FILE %s: %s", file, strerror((int)-n));
+        secret[n < 0 ? 0 : n] = 0;
+        secret[strcspn(secret, "\r\n")] = 0;
+        o.secret = secret;
+    }
+    if (o.ns && !*o.ns)
+        o.ns = NULL;
+    int err = client_attach(&o);
+    explicit_bzero(secret, sizeof secret);
+    if (err && err != BERTH_E_ALREADY_ATTACHED) {
+        store_relaxed(&failed_at, now);
+        if (err != BERTH_E_NO_DAEMON)
+            log_warn("this process stays on the kernel: %s", berth_strerror(err));
+        return false;
+    }
+    return true;
+}

@@ -1,0 +1,591 @@
+/* evset.c - waiting for many sessions, many listeners and the kernel's descriptors at once.
+ *
+ * Theory of operation
+ *
+ * A watch ties a session or listener to a set. A set has a list of watches that may be ready: a watch comes onto it when it is
+ * added or changed and whenever an event names its session, and is judged when somebody waits. A level-triggered watch
+ * that is ready stays on the list; one that is not is armed (the session's `want`), looked at once more and taken off: the
+ * next event brings it back.
+ *
+ * A wait looks at the queues of the polled channels, then at the list, spins for the budget, and then sleeps in the kernel's
+ * epoll on the set's own epoll descriptor, in which are the program's descriptors, the worker's kick (edge-triggered and
+ * never read, so that every sleeper of the process gets it), the control socket, and the token pipes of its listeners.
+ * The kernel's side is looked at every KERNEL_LOOK_NS while spinning or busy, and before every sleep.
+ *
+ * watch_lock protects watches and lists of all sets of the process. It is never held over a system call that waits.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+
+#define KERNEL_LOOK_NS (20 * NS_PER_US)
+#define KERNEL_BUSY_NS (100 * NS_PER_US)
+#define LOOKS_PER_CLOCK 16
+#define SLEEP_MAX_NS (10 * NS_PER_SEC)
+#define KERNEL_EVENTS 64
+
+enum tag { TAG_KICK, TAG_CONTROL, TAG_LISTENER0 };
+
+struct watch {
+    struct evset *set;
+    uint64_t handle;
+    struct watch **list; /* head of the session's or listener's list */
+    struct watch *next;  /* in it */
+    struct watch *set_next, *set_prev;
+    struct watch *ready_next, *ready_prev;
+    uint64_t data;
+    uint32_t events;
+    bool ready;
+    bool spent; /* one shot, fired */
+};
+
+struct evset {
+    int epfd;
+    bool owns_epfd, wired;
+    uint32_t waiter;
+    int32_t pid;
+    uint32_t count, listeners;
+    uint32_t rounds;
+    int64_t kernel_looked;
+    struct watch *all;
+    struct watch *ready_first, *ready_last;
+    uint64_t last; /* session handle of the last event, for the spin budget */
+};
+
+/* ---- lists. watch_lock is held -------------------------------------------------------------------------------- */
+
+static void ready_put(struct watch *w)
+{
+    struct evset *set = w->set;
+    if (w->ready)
+        return;
+    w->ready = true;
+    w->ready_next = NULL;
+    w->ready_prev = set->ready_last;
+    if (set->ready_last)
+        set->ready_last->ready_next = w;
+    else
+        store_release(&set->ready_first, w);
+    set->ready_last = w;
+}
+
+static void ready_take(struct watch *w)
+{
+    struct evset *set = w->set;
+    if (!w->ready)
+        return;
+    w->ready = false;
+    if (w->ready_prev)
+        w->ready_prev->ready_next = w->ready_next;
+    else
+        store_release(&set->ready_first, w->ready_next);
+    if (w->ready_next)
+        w->ready_next->ready_prev = w->ready_prev;
+    else
+        set->ready_last = w->ready_prev;
+}
+
+static bool asleep(const struct evset *set)
+{
+    return load_sc(&C->page->waiter[set->waiter].arm) & 1;
+}
+
+static void watch_free(struct watch *w)
+{
+    ready_take(w);
+    for (struct watch **p = w->list; *p; p = &(*p)->next) {
+        if (*p == w) {
+            store_release(p, w->next);
+            break;
+        }
+    }
+    if (w->set_prev)
+        w->set_prev->set_next = w->set_next;
+    else
+        w->set->all = w->set_next;
+    if (w->set_next)
+        w->set_next->set_prev = w->set_prev;
+    w->set->count--;
+    if (handle_is_listener(w->handle)) {
+        w->set->listeners--;
+        struct listener *l = listener_get(w->handle);
+        if (l && w->set->pid == C->family->member[C->member].pid)
+            (void)sys_epoll_ctl(w->set->epfd, EPOLL_CTL_DEL, l->pipe_rd, NULL);
+    }
+    free(w);
+}
+
+/* ---- what the rest of the library tells us ---------------------------------------------------------------------- */
+
+void watches_ready(struct session_cache *c)
+{
+    bool wake = load_relaxed(&c->pollers) != 0;
+    if (load_acquire(&c->watches)) {
+        plock_take(&C->watch_lock);
+        for (struct watch *w = c->watches; w; w = w->next) {
+            ready_put(w);
+            wake = wake || asleep(w->set);
+        }
+        plock_release(&C->watch_lock);
+    }
+    if (wake)
+        own_kick();
+}
+
+void listener_ready(struct listener *l)
+{
+    plock_take(&C->watch_lock);
+    for (struct watch *w = l->watches; w; w = w->next)
+        ready_put(w);
+    plock_release(&C->watch_lock);
+    own_kick();
+}
+
+void watches_wake_all(void)
+{
+    plock_take(&C->watch_lock);
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        for (struct watch *w = C->cache[i].watches; w; w = w->next)
+            ready_put(w);
+    }
+    plock_release(&C->watch_lock);
+    own_kick();
+}
+
+void watches_drop(uint64_t handle, struct watch **list)
+{
+    if (!load_acquire(list))
+        return;
+    plock_take(&C->watch_lock);
+    while (*list)
+        watch_free(*list);
+    plock_release(&C->watch_lock);
+}
+
+/* ---- sets --------------------------------------------------------------------------------------------------------- */
+
+struct evset *evset_create(int epfd)
+{
+    struct evset *set = calloc(1, sizeof *set);
+    if (!set)
+        return NULL;
+    set->epfd = epfd;
+    if (epfd < 0) {
+        long ep = sys_epoll_create1(EPOLL_CLOEXEC);
+        if (ep < 0) {
+            free(set);
+            errno = (int)-ep;
+            return NULL;
+        }
+        set->epfd = (int)ep;
+        set->owns_epfd = true;
+    }
+    set->waiter = WAITER_ANY;
+    return set;
+}
+
+/* Puts our descriptors into the set's epoll descriptor; in a forked child anew, since it has others. */
+static int wire(struct evset *set)
+{
+    int32_t pid = C->family->member[C->member].pid;
+    if (set->wired && set->pid == pid)
+        return 0;
+    if (!C->tag)
+        C->tag = ((uint64_t)clock_now() * 0x9e3779b97f4a7c15ull ^ (uintptr_t)set) & ~0xffffull;
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = C->tag + TAG_KICK};
+    long err = sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, C->kick_fd, &ev);
+    if (err < 0 && err != -EEXIST)
+        return BERTH_E_NO_MEMORY;
+    ev = (struct epoll_event){.events = EPOLLIN, .data.u64 = C->tag + TAG_CONTROL};
+    (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, C->ctl, &ev);
+    plock_take(&C->watch_lock);
+    for (uint32_t i = 1; i < WAITERS_MAX; i++) {
+        if (!(C->waiters_used & 1ull << i)) {
+            C->waiters_used |= 1ull << i;
+            set->waiter = i;
+            break;
+        }
+    }
+    plock_release(&C->watch_lock);
+    set->wired = true;
+    set->pid = pid;
+    return 0;
+}
+
+void evset_destroy(struct evset *set)
+{
+    plock_take(&C->watch_lock);
+    while (set->all)
+        watch_free(set->all);
+    if (set->waiter != WAITER_ANY)
+        C->waiters_used &= ~(1ull << set->waiter);
+    plock_release(&C->watch_lock);
+    if (set->owns_epfd) {
+        (void)sys_close(set->epfd);
+    } else if (set->wired && C->attached) {
+        (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_DEL, C->kick_fd, NULL);
+        (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_DEL, C->ctl, NULL);
+    }
+    free(set);
+}
+
+bool evset_empty(struct evset *set)
+{
+    return load_relaxed(&set->count) == 0;
+}
+
+int evset_fd(struct evset *set)
+{
+    return set->epfd;
+}
+
+static struct watch **watch_list(uint64_t handle, struct session **s, struct listener **l)
+{
+    *s = NULL;
+    *l = NULL;
+    if (handle_is_listener(handle)) {
+        *l = listener_get(handle);
+        return *l ? &(*l)->watches : NULL;
+    }
+    *s = session_get(handle);
+    return *s ? &session_cache_of(*s)->watches : NULL;
+}
+
+static struct watch *watch_find(struct evset *set, struct watch **list)
+{
+    for (struct watch *w = *list; w; w = w->next) {
+        if (w->set == set)
+            return w;
+    }
+    return NULL;
+}
+
+/* The waiter that the peer is to look at: the set's, if it is the only one that watches the session. */
+static void name_waiter(struct session *s)
+{
+    struct session_cache *c = session_cache_of(s);
+    uint32_t waiter = WAITER_ANY;
+    if (c->watches && !c->watches->next && !(load_relaxed(&s->flags) & SF_SHARED))
+        waiter = c->watches->set->waiter;
+    store_relaxed(&c->own->waiter, (uint8_t)waiter);
+}
+
+int evset_add(struct evset *set, uint64_t handle, uint32_t events, uint64_t data)
+{
+    struct session *s;
+    struct listener *l;
+    struct watch **list = watch_list(handle, &s, &l);
+    if (!list)
+        return BERTH_E_BAD_HANDLE;
+    int err = wire(set);
+    struct watch *w = err ? NULL : calloc(1, sizeof *w);
+    if (!w)
+        return err ? err : BERTH_E_NO_MEMORY;
+    *w = (struct watch){.set = set, .handle = handle, .list = list, .events = events, .data = data};
+    plock_take(&C->watch_lock);
+    if (watch_find(set, list)) {
+        plock_release(&C->watch_lock);
+        free(w);
+        return BERTH_E_BUSY;
+    }
+    if (l) {
+        struct epoll_event ev = {.events = (events & (EPOLLIN | EPOLLET | EPOLLEXCLUSIVE)),
+                                 .data.u64 = C->tag + TAG_LISTENER0 + (uint32_t)(handle & 0xffff)};
+        (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, l->pipe_rd, &ev);
+        set->listeners++;
+    }
+    w->next = *list;
+    store_release(list, w);
+    w->set_next = set->all;
+    if (set->all)
+        set->all->set_prev = w;
+    set->all = w;
+    set->count++;
+    if (s)
+        name_waiter(s);
+    if (s || (l && l->pending))
+        ready_put(w);
+    bool wake = asleep(set);
+    plock_release(&C->watch_lock);
+    if (wake)
+        own_kick();
+    return 0;
+}
+
+int evset_modify(struct evset *set, uint64_t handle, uint32_t events, uint64_t data)
+{
+    struct session *s;
+    struct listener *l;
+    struct watch **list = watch_list(handle, &s, &l);
+    if (!list)
+        return BERTH_E_BAD_HANDLE;
+    plock_take(&C->watch_lock);
+    struct watch *w = watch_find(set, list);
+    if (w) {
+        w->events = events;
+        w->data = data;
+        w->spent = false;
+        if (l) {
+            struct epoll_event ev = {.events = events & (EPOLLIN | EPOLLET),
+                                     .data.u64 = C->tag + TAG_LISTENER0 + (uint32_t)(handle & 0xffff)};
+            (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_MOD, l->pipe_rd, &ev);
+        } else {
+            ready_put(w);
+        }
+    }
+    bool wake = w && asleep(set);
+    plock_release(&C->watch_lock);
+    if (wake)
+        own_kick();
+    return w ? 0 : BERTH_E_BAD_HANDLE;
+}
+
+int evset_remove(struct evset *set, uint64_t handle)
+{
+    struct session *s;
+    struct listener *l;
+    struct watch **list = watch_list(handle, &s, &l);
+    if (!list)
+        return BERTH_E_BAD_HANDLE;
+    plock_take(&C->watch_lock);
+    struct watch *w = watch_find(set, list);
+    if (w)
+        watch_free(w);
+    if (s)
+        name_waiter(s);
+    plock_release(&C->watch_lock);
+    return w ? 0 : BERTH_E_BAD_HANDLE;
+}
+
+/* ---- judging -------------------------------------------------------------------------------------------------------- */
+
+/* What a watch has to report now; arms the session where it has nothing. watch_lock is held. */
+static uint32_t judge(struct watch *w)
+{
+    struct session *s = session_get(w->handle);
+    if (!s || w->spent)
+        return 0;
+    struct session_cache *c = session_cache_of(s);
+    if (s->state == SESSION_QUEUED)
+        return 0;
+    uint32_t mask = w->events | EPOLLERR | EPOLLHUP;
+    bool edge = w->events & EPOLLET;
+    uint32_t now = stream_ready(s, c) & mask;
+    if (now && !edge)
+        return now;
+    /* nothing to report, or it will be reported this once: have the peer tell us of what comes later */
+    bool armed = true;
+    if (w->events & (EPOLLIN | EPOLLRDHUP))
+        armed = stream_arm_read(s, c, 0, edge || now);
+    else if (!(now & EPOLLRDHUP))
+        armed = stream_arm_read(s, c, 0, true); /* for EPOLLHUP, EPOLLERR */
+    if (w->events & EPOLLOUT && !stream_writable(s, c))
+        armed = stream_arm_write(s, c, 0) && armed;
+    if (!armed || (!now && !edge))
+        now = stream_ready(s, c) & mask;
+    if (!now)
+        stream_flush_head(s);
+    return now;
+}
+
+static int harvest(struct evset *set, struct epoll_event *out, int max)
+{
+    int n = 0;
+    plock_take(&C->watch_lock);
+    struct watch *end = set->ready_last, *w = set->ready_first, *next;
+    for (; w && n < max; w = next) {
+        next = w->ready_next;
+        bool last = w == end;
+        uint32_t events = handle_is_listener(w->handle) ? (client_listener_ready(w->handle) ? EPOLLIN : 0) : judge(w);
+        bool keep = events && !(w->events & (EPOLLET | EPOLLONESHOT)) && !handle_is_listener(w->handle);
+        ready_take(w);
+        if (keep)
+            ready_put(w); /* to the end: nobody starves */
+        if (events) {
+            if (w->events & EPOLLONESHOT)
+                w->spent = true;
+            out[n++] = (struct epoll_event){.events = events, .data.u64 = w->data};
+            if (!handle_is_listener(w->handle))
+                set->last = w->handle;
+        }
+        if (last)
+            break;
+    }
+    plock_release(&C->watch_lock);
+    return n;
+}
+
+/* ---- the kernel's side ------------------------------------------------------------------------------------------------ */
+
+static int listener_event(struct evset *set, uint32_t index, struct epoll_event *out)
+{
+    int n = 0;
+    plock_take(&C->watch_lock);
+    struct listener *l = index < LISTENERS_MAX ? &C->listeners[index] : NULL;
+    for (struct watch *w = l ? l->watches : NULL; w; w = w->next) {
+        if (w->set == set && w->events & EPOLLIN && !w->spent) {
+            if (w->events & EPOLLONESHOT)
+                w->spent = true;
+            *out = (struct epoll_event){.events = EPOLLIN, .data.u64 = w->data};
+            n = 1;
+        }
+    }
+    plock_release(&C->watch_lock);
+    return n;
+}
+
+/* Waits in the kernel for at most `timeout` ns. Count of events for the program, or -errno. *kicked: the stack has news. */
+static int kernel_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask,
+                       bool *kicked)
+{
+    struct epoll_event ev[KERNEL_EVENTS];
+    struct timespec ts;
+    int room = max < KERNEL_EVENTS - 8 ? max : KERNEL_EVENTS - 8;
+    long got = sys_epoll_pwait2(set->epfd, ev, room + 2 + (set->listeners < 6 ? (int)set->listeners : 6),
+                                timespec_of(timeout, &ts), mask);
+    if (got < 0)
+        return (int)got;
+    int n = 0;
+    for (long i = 0; i < got; i++) {
+        uint64_t tag = ev[i].data.u64 - C->tag;
+        if (tag == TAG_KICK) {
+            *kicked = true;
+        } else if (tag == TAG_CONTROL) {
+            control_poll();
+            *kicked = true;
+        } else if (tag >= TAG_LISTENER0 && tag < TAG_LISTENER0 + LISTENERS_MAX) {
+            if (n < max)
+                n += listener_event(set, (uint32_t)(tag - TAG_LISTENER0), &out[n]);
+        } else if (n < max) {
+            out[n++] = ev[i];
+        }
+    }
+    return n;
+}
+
+static int look_at_kernel(struct evset *set, struct epoll_event *out, int max, int64_t now)
+{
+    bool kicked = false;
+    set->kernel_looked = now;
+    int n = kernel_wait(set, out, max, 0, NULL, &kicked);
+    if (kicked)
+        events_poll(true);
+    return n < 0 ? 0 : n;
+}
+
+/* ---- waiting ------------------------------------------------------------------------------------------------------------ */
+
+static int look(struct evset *set, struct epoll_event *out, int max)
+{
+    events_poll(false);
+    if (load_relaxed(&C->unconfirmed))
+        sessions_confirm();
+    return load_acquire(&set->ready_first) ? harvest(set, out, max) : 0;
+}
+
+static int64_t set_spin_budget(const struct evset *set)
+{
+    struct session *s = set->last ? session_get(set->last) : NULL;
+    return spin_budget(s ? session_cache_of(s) : NULL);
+}
+
+static int spin(struct evset *set, struct epoll_event *out, int max, int64_t deadline)
+{
+    int64_t budget = set_spin_budget(set);
+    if (budget <= 0 || !C->polled)
+        return 0;
+    int64_t now = clock_now(), end = now + budget < deadline ? now + budget : deadline;
+    while (now < end) {
+        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+            int n = look(set, out, max);
+            if (n)
+                return n;
+            cpu_relax();
+        }
+        now = clock_now();
+        if (now - set->kernel_looked > KERNEL_LOOK_NS) {
+            int n = look_at_kernel(set, out, max, now);
+            if (n)
+                return n;
+        }
+        if (set_spin_budget(set) == 0)
+            break;
+    }
+    return 0;
+}
+
+static int sleep_in_kernel(struct evset *set, struct epoll_event *out, int max, int64_t deadline, const sigset_t *mask)
+{
+    struct waiter_line *line = &C->page->waiter[set->waiter];
+    bool kicked = false;
+    int64_t left = wait_cap(deadline);
+    if (left < 0 || left > SLEEP_MAX_NS)
+        left = SLEEP_MAX_NS;
+    if (set->waiter != WAITER_ANY)
+        store_sc(&line->arm, line->arm + 1);
+    waiter_any_asleep();
+    if (events_waiting() || load_sc(&set->ready_first) || control_pushes())
+        left = 0;
+    int n = kernel_wait(set, out, max, left, mask, &kicked);
+    if (set->waiter != WAITER_ANY)
+        store_sc(&line->arm, line->arm + 1);
+    set->kernel_looked = clock_now();
+    if (kicked || left == 0) {
+        control_poll();
+        events_poll(true);
+    }
+    return n;
+}
+
+int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask)
+{
+    if (max <= 0 || !out)
+        return BERTH_E_INVALID;
+    int err = fork_child_ready();
+    if (!err)
+        err = wire(set);
+    if (err)
+        return err;
+    uint32_t cpu = cpu_here();
+    if (load_relaxed(&C->page->waiter[set->waiter].cpu) != cpu)
+        store_relaxed(&C->page->waiter[set->waiter].cpu, cpu);
+    struct waiter_line *line = &C->page->waiter[set->waiter];
+    if (set->waiter != WAITER_ANY && line->arm & 1)
+        store_sc(&line->arm, line->arm + 1); /* the last wait left it armed for evset_fd */
+    int n = look(set, out, max);
+    if (n > 0) {
+        if (++set->rounds % 8 == 0) {
+            int64_t now = clock_now();
+            if (now - set->kernel_looked > KERNEL_BUSY_NS && n < max)
+                n += look_at_kernel(set, out + n, max - n, now);
+        }
+        return n;
+    }
+    int64_t deadline = clock_deadline(timeout_ns);
+    channel_rearm();
+    if (timeout_ns != 0 && (n = spin(set, out, max, deadline)) > 0)
+        return n;
+    for (;;) {
+        n = sleep_in_kernel(set, out, max, deadline, mask);
+        if (n < 0 && n != -EINTR)
+            return BERTH_E_INVALID;
+        if (n == -EINTR)
+            return BERTH_E_INTERRUPTED;
+        n += look(set, out + n, max - n);
+        if (n)
+            return n;
+        if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
+            break;
+    }
+    if (set->owns_epfd && set->waiter != WAITER_ANY) { /* leaves it armed: the program may wait on evset_fd */
+        store_sc(&line->arm, line->arm | 1);
+        waiter_any_asleep();
+        if (events_waiting())
+            own_kick();
+    }
+    return 0;
+}

@@ -1,0 +1,195 @@
+/* family.c - records of sessions and rings, in memory that a worker shares with what it forks.
+ *
+ * Both kinds are handed out from a stack of free ones, else from the end of the table; the table is sparse memory, so
+ * only what was ever used exists. The most recently freed record is used first: it is in the cache.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+
+uint32_t berth_lock_id;
+
+static bool member_dead(void *unused, uint32_t id)
+{
+    int32_t pid = load_relaxed(&C->family->member[id % MEMBERS_MAX].pid);
+    if (pid == 0)
+        return true; /* it ended, and the daemon said so */
+    long fd = sys_call(SYS_pidfd_open, (long)pid, 0L, 0, 0);
+    if (fd < 0)
+        return fd == -ESRCH;
+    struct pollfd p = {.fd = (int)fd, .events = POLLIN}; /* readable for a zombie too, of which kill(pid, 0) says 0 */
+    struct timespec ts = {0};
+    long n = sys_ppoll(&p, 1, &ts, NULL);
+    (void)sys_close(fd);
+    return n > 0;
+}
+
+const struct family_members berth_family_members = {.dead = member_dead};
+
+/* The free lists of an outbox are told again from the ring records: what no session, queue or chunk owns is free. */
+static void repair_outbox(struct outbox_rec *r)
+{
+    uint32_t index = (uint32_t)(r - C->family->outbox);
+    memset(r->ring_free, 0, sizeof r->ring_free);
+    r->rings_live = 0;
+    for (uint32_t i = 0, n = load_acquire(&C->family->rings); i < n; i++) {
+        struct ring_rec *ring = &C->family->ring[i];
+        if (ring->outbox != index || !ring->word)
+            continue;
+        uint32_t owner = ring->owner;
+        if (owner && owner != NONE) {
+            struct session *s = session_at(owner - 1);
+            bool held = s->state != SESSION_FREE && s->own_outbox == index && (s->tx_rec == i || ring->left);
+            if (!held)
+                ring->owner = owner = 0;
+        }
+        if (owner) {
+            r->rings_live++;
+            continue;
+        }
+        ring->next = r->ring_free[ring->klass];
+        r->ring_free[ring->klass] = i + 1;
+    }
+    r->slot_free = 0; /* the free slots of before are lost to this outbox: at most as many as were in use at once */
+}
+
+void family_repair(struct family_lock *l)
+{
+    struct family *f = C->family;
+    const uint8_t *at = (const uint8_t *)l;
+    log_warn("a process of this family died inside berth; putting right what it left");
+    if (at >= (const uint8_t *)f->outbox && at < (const uint8_t *)(f->outbox + OUTBOXES_MAX)) {
+        struct outbox_rec *r = &f->outbox[(size_t)(at - (const uint8_t *)f->outbox) / sizeof f->outbox[0]];
+        if (l == &r->lock)
+            repair_outbox(r);
+    } else if (l == &f->lock) {
+        f->session_free = 0; /* both stacks may be torn; what was on them is lost, the tables go on */
+        f->ring_free = 0;
+    }
+    /* session locks: tail, head and ring are single stores, and what they say is the truth */
+    if (at >= (const uint8_t *)f->session && at < (const uint8_t *)(f->session + SESSIONS_MAX)) {
+        struct session *s = session_at((uint32_t)((size_t)(at - (const uint8_t *)f->session) / sizeof f->session[0]));
+        struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
+        struct slot *slot = own ? outbox_slot(own, s->own_slot) : NULL;
+        if (slot && l == &s->tx_lock) {
+            s->tail = count_offset(slot->tail);
+            s->write_span = 0;
+        } else if (slot && l == &s->rx_lock) {
+            uint64_t published = count_offset(slot->head);
+            if (s->head < published)
+                s->head = published;
+            s->head_published = published;
+            fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+        }
+    }
+}
+
+int family_create(void)
+{
+    void *map = mmap(NULL, sizeof(struct family), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                     0);
+    if (map == MAP_FAILED)
+        return BERTH_E_NO_MEMORY;
+    void *cache = mmap(NULL, SESSIONS_MAX * sizeof(struct session_cache), PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cache == MAP_FAILED) {
+        munmap(map, sizeof(struct family));
+        return BERTH_E_NO_MEMORY;
+    }
+    C->family = map;
+    C->cache = cache;
+    C->member = 0;
+    C->family->any_arm = 1;
+    C->family->member[0].pid = (int32_t)getpid();
+    C->family->sessions = 1; /* index 0 is never used, so that no handle is 0 */
+    return 0;
+}
+
+struct session *session_alloc(void)
+{
+    struct family *f = C->family;
+    struct session *s = NULL;
+    family_lock_acquire(&f->lock, C->member);
+    if (f->session_free) {
+        s = session_at(f->session_free - 1);
+        f->session_free = s->next;
+    } else if (f->sessions < SESSIONS_MAX) {
+        s = session_at(f->sessions++);
+    }
+    family_lock_release(&f->lock);
+    if (!s)
+        return NULL;
+    uint32_t generation = s->generation;
+    memset(s, 0, sizeof *s);
+    if (++generation == 0)
+        generation = 1;
+    store_release(&s->generation, generation);
+    s->tx_rec = s->left_first = s->left_last = NONE;
+    s->own_outbox = s->own_slot = NONE;
+    s->holders = 1ull << C->member;
+    s->tx_limit = C->tx_limit;
+    s->state = SESSION_QUEUED;
+    return s;
+}
+
+void session_free(struct session *s)
+{
+    struct family *f = C->family;
+    s->state = SESSION_FREE;
+    C->cache[session_index(s)].generation = 0;
+    family_lock_acquire(&f->lock, C->member);
+    s->next = f->session_free;
+    f->session_free = session_index(s) + 1;
+    family_lock_release(&f->lock);
+}
+
+uint32_t ring_rec_alloc(void)
+{
+    struct family *f = C->family;
+    uint32_t rec = NONE;
+    family_lock_acquire(&f->lock, C->member);
+    if (f->ring_free) {
+        rec = f->ring_free - 1;
+        f->ring_free = f->ring[rec].next;
+    } else if (f->rings < RINGS_MAX) {
+        rec = f->rings++;
+    }
+    family_lock_release(&f->lock);
+    return rec;
+}
+
+void ring_rec_free(uint32_t rec)
+{
+    struct family *f = C->family;
+    family_lock_acquire(&f->lock, C->member);
+    f->ring[rec].next = f->ring_free;
+    f->ring_free = rec + 1;
+    family_lock_release(&f->lock);
+}
+
+uint64_t members_alive(void)
+{
+    uint64_t alive = 0;
+    for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
+        if (load_relaxed(&C->family->member[i].pid))
+            alive |= 1ull << i;
+    }
+    return alive;
+}
+
+void *memory_get(size_t size)
+{
+    return calloc(1, size);
+}
+
+void memory_put(void *p, size_t size)
+{
+    free(p);
+}

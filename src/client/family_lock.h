@@ -1,0 +1,19 @@
+/* family_lock.h - base/lock.h for the locks in the family segment: who we are, who is dead, and what to do when a dead
+ * one's lock was taken over. Every step under these locks is either one store of the truth or can be told from the
+ * slots and records again (family_repair). */
+#ifndef BERTH_CLIENT_FAMILY_LOCK_H
+#define BERTH_CLIENT_FAMILY_LOCK_H
+
+#include "base/lock.h"
+
+extern const struct family_members berth_family_members;
+extern uint32_t berth_lock_id; /* this process: member index | generation << 8 */
+void family_repair(struct family_lock *l);
+
+static inline void family_lock_acquire(struct family_lock *l, uint32_t member)
+{
+    if (__builtin_expect(family_lock_take(l, berth_lock_id, &berth_family_members), 0))
+        family_repair(l);
+}
+
+#endif

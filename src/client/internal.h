@@ -1,0 +1,138 @@
+/* internal.h - calls between the files of the library. */
+#ifndef BERTH_CLIENT_INTERNAL_H
+#define BERTH_CLIENT_INTERNAL_H
+
+#include "base/clock.h"
+#include "client/state.h"
+#include "shm/queue.h"
+#include "shm/slot.h"
+
+/* ---- family.c: session and ring records ---- */
+int family_create(void);
+struct session *session_alloc(void); /* NULL: none left. state QUEUED, generation kept, everything else zero */
+void session_free(struct session *s);
+uint32_t ring_rec_alloc(void); /* NONE: none left */
+void ring_rec_free(uint32_t rec);
+uint64_t members_alive(void); /* bit per member */
+void *memory_get(size_t size); /* zeroed, of this process */
+void memory_put(void *p, size_t size);
+
+static inline void half_lock(struct family_lock *l)
+{
+    family_lock_acquire(l, C->member);
+}
+
+static inline void half_unlock(struct family_lock *l)
+{
+    family_lock_release(l); /* an xchg: also the full fence that slot.h asks for */
+}
+
+/* ---- outbox.c: our own memory ---- */
+struct own_box *outbox_create(uint32_t facing_app, int *fd_out); /* fd: segment 0, the caller's to send and close */
+struct own_box *outbox_find(uint32_t facing_app);                /* of this process, NULL: none. Under C->lock */
+void outbox_destroy(struct own_box *box);                        /* nothing of it is in use any more */
+struct outbox_rec *outbox_rec_of(const struct own_box *box);
+struct slot *outbox_slot(struct own_box *box, uint32_t index);
+struct slot_info *outbox_info(struct own_box *box, uint32_t index);
+int outbox_slot_alloc(struct own_box *box, uint32_t *index); /* the slot is FREE, zero but for its generation */
+void outbox_slot_free(struct own_box *box, uint32_t index);
+struct channel *outbox_channel(struct own_box *box, uint32_t channel);
+int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *channel);
+/* A ring of at least `size` bytes that this process can write, for session `owner` (index + 1; NONE: for good).
+ * Its record in *rec. NO_MEMORY when the outbox is at its limit. */
+int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32_t *rec);
+void outbox_ring_free(struct own_box *box, uint32_t rec);
+uint8_t *outbox_ring_at(struct own_box *box, uint64_t word, bool *writable); /* NULL: not mapped here */
+struct own_box *outbox_by_index(uint32_t index);
+
+/* ---- peer.c: what others let us read ---- */
+struct peer_box *peer_box_find(outbox_handle handle);
+struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3]); /* takes the descriptors */
+void peer_box_release(struct peer_box *box); /* when no session is in it and its worker is dead */
+const struct slot *peer_slot(struct peer_box *box, uint32_t index); /* NULL: no such slot, or its chunk is not here yet */
+const struct slot_info *peer_info(struct peer_box *box, uint32_t index);
+/* The memory of a ring word that the peer wrote: checked, with its size. NULL and *err: WOULD_BLOCK (asked for, not here
+ * yet) or PROTOCOL. With wait: blocks, SEGMENT_TIMED_OUT. */
+const uint8_t *peer_ring(struct peer_box *box, uint64_t word, uint64_t *size, bool wait, int *err);
+void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status);
+void peer_worker_dead(uint32_t worker);
+
+/* ---- control.c ---- */
+int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds);
+int control_send(void *msg, const int *fds, int nfds); /* no reply is waited for */
+void control_poll(void); /* takes what the daemon sent, if anything */
+int own_fd(int fd);      /* moves a descriptor out of the program's way and remembers it as ours */
+void own_fd_close(int fd);
+void own_fd_set(int fd, bool ours);
+bool control_pushes(void); /* something waits to be worked off by control_poll */
+void own_kick(void);       /* wakes every waiter of this process */
+int worker_page_create(int *fd);
+int welcome(const struct ctl_welcome *w, int dir_fd);
+void client_reset(void);
+#define SPIN_GIVEN (1u << 31) /* in options.flags: spin_ns 0 means none */
+
+/* ---- channel.c: events ---- */
+void channel_pair(struct peer_box *box); /* makes our side and finds theirs, as far as it can be done now */
+void channel_event(struct session *s, struct session_cache *c);
+void events_poll(bool all); /* takes events from the channels that are polled, or from all */
+bool events_waiting(void);  /* anything in a polled channel? */
+void channel_rearm(void);   /* sends seldom used channels to sleep */
+
+/* ---- session.c ---- */
+struct session *session_get(session_handle h); /* NULL: stale. No lock is held: check the generation again under one */
+struct session_cache *session_cache_of(struct session *s); /* made anew where it is stale */
+session_handle session_handle_of(const struct session *s);
+void session_linked(struct session *s);  /* connector: the peer's slot is known now */
+void session_try_link(struct session *s); /* connector: has somebody accepted? */
+void session_break(struct session *s, int error, const char *why); /* the peer is dead, or broke the rules */
+void session_event(struct peer_box *box, uint32_t peer_slot_index);
+void sessions_confirm(void); /* acceptors look whether the connectors know them */
+void sessions_of_worker_dead(uint32_t worker);
+void sessions_listener_gone(uint32_t listener);
+void zombies_reap(int most);
+void route_waiting(struct session *s, int by);
+void ports_release(struct session *s);
+void ports_forget(void);
+void routes_forget(void);
+void session_dispose(struct session *s);
+int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out);
+
+/* ---- stream.c ---- */
+void stream_publish_head(struct session *s, struct session_cache *c); /* under rx_lock */
+void stream_flush_head(struct session *s);
+bool stream_readable(struct session *s, struct session_cache *c);
+bool stream_writable(struct session *s, struct session_cache *c);
+bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge); /* false: it is readable */
+bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag);           /* false: it is writable */
+void stream_release_ring(struct session *s, struct session_cache *c);
+uint32_t stream_ready(struct session *s, struct session_cache *c);
+void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset);
+void notify_space(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset);
+
+/* ---- wait.c ---- */
+int64_t spin_budget(const struct session_cache *c);
+uint32_t cpu_here(void); /* plus one */
+/* An epoll descriptor of the calling thread with the worker's kick and the control socket in it. */
+int thread_ep(void);
+void waiter_any_asleep(void); /* moves WAITER_ANY's word on, so that the next event kicks */
+int64_t wait_cap(int64_t deadline); /* how long a sleep may last at most, ns, -1 for ever: see sessions_confirm */
+struct timespec *timespec_of(int64_t ns, struct timespec *ts); /* NULL for -1 */
+
+/* ---- evset.c ---- */
+void watches_ready(struct session_cache *c);
+void watches_drop(uint64_t handle, struct watch **list);
+void listener_ready(struct listener *l);
+void watches_wake_all(void);
+
+/* ---- listener.c ---- */
+struct listener *listener_get(listener_handle h);
+void listener_retry_pending(void); /* an outbox arrived */
+int listeners_create(void);
+void listeners_close(void);
+
+/* ---- fork.c ---- */
+void fork_install(void);
+void member_gone(uint32_t member);
+int fork_child_ready(void); /* says hello to the daemon if this is a child that has not; 0 or an error */
+
+#endif

@@ -1,0 +1,340 @@
+/* listener.c - listening and accepting.
+ *
+ * The accept queue is a pipe of 64-byte tokens, made here and inherited by fork: so the kernel decides who gets a token, wakes one
+ * sleeper, and keeps tokens when a worker dies. What is given to connectors is a description of the pipe that is
+ * open for reading too: their writes can then never raise SIGPIPE, and a listener that is gone is told by the daemon.
+ *
+ * A token whose outbox is not known yet is set aside (`pending`) while the daemon is asked for it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+#include "shm/ctlsock.h"
+
+#define PENDING_MAX 1024u
+
+static inline listener_handle handle_of(const struct listener *l)
+{
+    return 1ull << 63 | (uint64_t)(l->generation & 0x7fffffffu) << 32 | (uint32_t)(l - C->listeners);
+}
+
+int listeners_create(void)
+{
+    C->listeners = memory_get(LISTENERS_MAX * sizeof(struct listener));
+    return C->listeners ? 0 : BERTH_E_NO_MEMORY;
+}
+
+struct listener *listener_get(listener_handle h)
+{
+    uint32_t index = (uint32_t)h;
+    if (!C->attached || !handle_is_listener(h) || index >= LISTENERS_MAX)
+        return NULL;
+    struct listener *l = &C->listeners[index];
+    return l->generation & 1 && l->generation == (uint32_t)(h >> 32 & 0x7fffffffu) ? l : NULL;
+}
+
+static struct listener *take_free(void)
+{
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        struct listener *l = &C->listeners[i];
+        if (!(l->generation & 1)) {
+            uint32_t generation = (l->generation + 1) & 0x7fffffffu;
+            memset(l, 0, sizeof *l);
+            l->wait_ep = l->wait_ep_kernel = l->pipe_rd = l->pipe_wr = -1;
+            l->generation = generation;
+            return l;
+        }
+    }
+    return NULL;
+}
+
+static int make_pipe(struct listener *l)
+{
+    int fds[2];
+    if (sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
+        return BERTH_E_NO_MEMORY;
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fds[1]);
+    long both = sys_call(SYS_openat, (long)AT_FDCWD, path, (long)(O_RDWR | O_NONBLOCK | O_CLOEXEC), 0);
+    if (both >= 0) {
+        (void)sys_close(fds[1]);
+        fds[1] = (int)both;
+    } else {
+        log_debug("no /proc: a connector could see SIGPIPE when this listener dies");
+    }
+    l->pipe_rd = own_fd(fds[0]);
+    l->pipe_wr = own_fd(fds[1]);
+    return 0;
+}
+
+int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener_handle *out)
+{
+    if (!C->attached)
+        return BERTH_E_NOT_ATTACHED;
+    int err = fork_child_ready();
+    if (err)
+        return err;
+    plock_take(&C->lock);
+    struct listener *l = take_free();
+    plock_release(&C->lock);
+    if (!l)
+        return BERTH_E_LIMIT;
+    err = make_pipe(l);
+    if (!err) {
+        struct ctl_listen msg = {.h = {.type = CTL_LISTEN, .len = sizeof msg},
+                                 .port = ep->port,
+                                 .proto = PROTO_TCP,
+                                 .flags = (uint8_t)(flags & 7),
+                                 .backlog = backlog,
+                                 .cookie = handle_of(l)};
+        memcpy(msg.addr, ep->addr, 16);
+        struct ctl_listened is;
+        err = control_request(&msg, &l->pipe_wr, 1, &is, sizeof is, NULL, NULL);
+        l->id = is.listener;
+        l->at = *ep;
+        if (!err)
+            l->at.port = is.port;
+        l->backlog = backlog;
+    }
+    if (err) {
+        own_fd_close(l->pipe_rd);
+        own_fd_close(l->pipe_wr);
+        l->pipe_rd = l->pipe_wr = -1;
+        store_release(&l->generation, l->generation + 1);
+        return err;
+    }
+    *out = handle_of(l);
+    return 0;
+}
+
+int client_listener_backlog(listener_handle h, uint32_t backlog)
+{
+    struct listener *l = listener_get(h);
+    if (!l)
+        return BERTH_E_BAD_HANDLE;
+    l->backlog = backlog;
+    struct ctl_listener msg = {.h = {.type = CTL_BACKLOG, .len = sizeof msg}, .listener = l->id, .backlog = backlog};
+    return control_send(&msg, NULL, 0);
+}
+
+int client_listener_endpoint(listener_handle h, endpoint *out)
+{
+    struct listener *l = listener_get(h);
+    if (!l)
+        return BERTH_E_BAD_HANDLE;
+    *out = l->at;
+    return 0;
+}
+
+/* ---- accept ---------------------------------------------------------------------------------------------------- */
+
+static void ask_outbox(outbox_handle handle)
+{
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = NONE}, .outbox = handle};
+    (void)control_send(&msg, NULL, 0);
+}
+
+static void set_aside(struct listener *l, const struct token *t)
+{
+    uint32_t n = 0;
+    bool asked = false;
+    plock_take(&C->lock);
+    struct pending_token **p = &l->pending;
+    for (; *p; p = &(*p)->next) {
+        n++;
+        asked = asked || (*p)->token.outbox == t->outbox;
+    }
+    struct pending_token *new = n < PENDING_MAX ? memory_get(sizeof *new) : NULL;
+    if (new) {
+        new->token = *t;
+        *p = new;
+    }
+    plock_release(&C->lock);
+    if (!new)
+        log_warn("listener %u: an offer is dropped, %u wait for their outbox", l->id, n);
+    else if (!asked)
+        ask_outbox(t->outbox);
+}
+
+/* The oldest token set aside whose outbox has come. */
+static bool take_pending(struct listener *l, struct token *t)
+{
+    if (!load_acquire(&l->pending))
+        return false;
+    bool found = false;
+    plock_take(&C->lock);
+    for (struct pending_token **p = &l->pending; *p; p = &(*p)->next) {
+        struct pending_token *this = *p;
+        if (peer_box_find(this->token.outbox)) {
+            *t = this->token;
+            *p = this->next;
+            memory_put(this, sizeof *this);
+            found = true;
+            break;
+        }
+    }
+    plock_release(&C->lock);
+    return found;
+}
+
+int client_accept(listener_handle h, session_handle *out)
+{
+    struct listener *l = listener_get(h);
+    if (!l)
+        return BERTH_E_BAD_HANDLE;
+    int err = fork_child_ready();
+    if (err)
+        return err;
+    for (;;) {
+        struct token t;
+        if (!take_pending(l, &t)) {
+            long n = sys_read(l->pipe_rd, &t, (long)sizeof t);
+            if (n != (long)sizeof t) {
+                if (n > 0)
+                    log_warn("listener %u: %ld stray bytes in its queue", l->id, n);
+                if (l->pending)
+                    control_poll();
+                if (take_pending(l, &t))
+                    goto have;
+                return n == -EINTR ? BERTH_E_INTERRUPTED : BERTH_E_WOULD_BLOCK;
+            }
+            if (t.magic != TOKEN_MAGIC || t.listener != l->id)
+                continue;
+        }
+have:;
+        struct peer_box *box = peer_box_find(t.outbox);
+        if (!box) {
+            set_aside(l, &t);
+            continue;
+        }
+        err = session_accept(box, &t, l->id, out);
+        if (err != BERTH_E_REFUSED)
+            return err;
+    }
+}
+
+bool client_listener_ready(listener_handle h)
+{
+    struct listener *l = listener_get(h);
+    if (!l)
+        return true; /* a call will tell */
+    plock_take(&C->lock);
+    bool ready = false;
+    for (struct pending_token *p = l->pending; p && !ready; p = p->next)
+        ready = peer_box_find(p->token.outbox) != NULL;
+    plock_release(&C->lock);
+    if (ready)
+        return true;
+    struct pollfd pfd = {.fd = l->pipe_rd, .events = POLLIN};
+    struct timespec zero = {0};
+    return sys_ppoll(&pfd, 1, &zero, NULL) > 0;
+}
+
+void listener_retry_pending(void)
+{
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        struct listener *l = &C->listeners[i];
+        if (l->generation & 1 && l->pending)
+            listener_ready(l);
+    }
+}
+
+/* One of several sleepers is to be woken, so they sleep on an epoll descriptor with EPOLLEXCLUSIVE. */
+static int wait_ep(struct listener *l, int kernel_fd)
+{
+    plock_take(&C->lock);
+    if (l->wait_ep < 0 || l->wait_ep_kernel != kernel_fd) {
+        own_fd_close(l->wait_ep);
+        long ep = sys_epoll_create1(EPOLL_CLOEXEC);
+        l->wait_ep = ep < 0 ? -1 : own_fd((int)ep);
+        l->wait_ep_kernel = kernel_fd;
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLEXCLUSIVE};
+        (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, l->pipe_rd, &ev);
+        if (kernel_fd >= 0)
+            (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, kernel_fd, &ev);
+        ev.events = EPOLLIN | EPOLLET;
+        (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, C->kick_fd, &ev);
+        ev.events = EPOLLIN;
+        (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, C->ctl, &ev);
+    }
+    int ep = l->wait_ep;
+    plock_release(&C->lock);
+    return ep;
+}
+
+int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline)
+{
+    for (;;) {
+        struct listener *l = listener_get(h);
+        if (!l)
+            return BERTH_E_BAD_HANDLE;
+        int ep = wait_ep(l, kernel_fd);
+        if (ep < 0)
+            return BERTH_E_NO_MEMORY;
+        if (client_listener_ready(h))
+            return 0;
+        sessions_confirm();
+        events_poll(true);
+        int64_t left = wait_cap(deadline);
+        if (left < 0 || left > 10 * NS_PER_SEC)
+            left = 10 * NS_PER_SEC;
+        struct timespec ts;
+        struct epoll_event ev;
+        waiter_any_asleep();
+        long n = sys_epoll_pwait2(ep, &ev, 1, timespec_of(left, &ts), NULL);
+        if (n == -EINTR)
+            return BERTH_E_INTERRUPTED;
+        control_poll();
+        if (n > 0 && kernel_fd >= 0) {
+            struct pollfd pfd = {.fd = kernel_fd, .events = POLLIN};
+            struct timespec zero = {0};
+            if (sys_ppoll(&pfd, 1, &zero, NULL) > 0)
+                return 0;
+        }
+        if (client_listener_ready(h))
+            return 0;
+        if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
+            return BERTH_E_TIMED_OUT;
+    }
+}
+
+static void listener_free(struct listener *l)
+{
+    watches_drop(handle_of(l), &l->watches);
+    plock_take(&C->lock);
+    store_release(&l->generation, (l->generation + 1) & 0x7fffffffu);
+    while (l->pending) {
+        struct pending_token *p = l->pending;
+        l->pending = p->next;
+        memory_put(p, sizeof *p);
+    }
+    own_fd_close(l->pipe_rd);
+    own_fd_close(l->pipe_wr);
+    own_fd_close(l->wait_ep);
+    l->pipe_rd = l->pipe_wr = l->wait_ep = -1;
+    plock_release(&C->lock);
+}
+
+int client_unlisten(listener_handle h)
+{
+    struct listener *l = listener_get(h);
+    if (!l)
+        return BERTH_E_BAD_HANDLE;
+    struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}, .listener = l->id};
+    (void)control_send(&msg, NULL, 0);
+    listener_free(l);
+    return 0;
+}
+
+void listeners_close(void)
+{
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        if (C->listeners[i].generation & 1)
+            (void)client_unlisten(handle_of(&C->listeners[i]));
+    }
+}

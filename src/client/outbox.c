@@ -1,0 +1,412 @@
+/* outbox.c - the memory that only we write and that the workers of one other app may read.
+ *
+ * Theory of operation
+ *
+ * An outbox is a list of segments. Each has a part that was never handed out (from `bump` to its end); rings, slot chunks
+ * and event queues are cut from it. Rings come in powers of four from 4 KiB; a freed one goes onto the stack of its class
+ * and is the next to be handed out again, since it is in the cache. Nothing is ever joined: what a stream needs, it will
+ * need again.
+ *
+ * A session keeps its ring when its fifo drains, since it will write again soon; but before a new segment is made, the
+ * rings of all drained fifos are swept up (outbox_sweep). So the memory follows the largest number of fifos that
+ * held bytes at one time, not the number of sessions.
+ *
+ * A segment that was made after a fork can be written by its maker alone (the seal forbids everybody else a writable
+ * mapping), so its rings are passed over by the other members.
+ */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+#include "shm/segment.h"
+
+static const uint8_t class_log2[RING_CLASSES] = {12, 14, 16, 18, 20, 22, 24, 26};
+
+struct outbox_rec *outbox_rec_of(const struct own_box *box)
+{
+    return &C->family->outbox[box->index];
+}
+
+struct own_box *outbox_by_index(uint32_t index)
+{
+    for (struct own_box *b = C->outboxes; b; b = b->next) {
+        if (b->index == index)
+            return b;
+    }
+    return NULL;
+}
+
+struct own_box *outbox_find(uint32_t facing_app)
+{
+    for (struct own_box *b = C->outboxes; b; b = b->next) {
+        const struct outbox_rec *r = outbox_rec_of(b);
+        if (r->facing_app == facing_app && outbox_worker(r->handle) == C->worker)
+            return b;
+    }
+    return NULL;
+}
+
+static void fill_header(struct own_box *box, uint32_t index, uint64_t size)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    struct segment_header *h = (struct segment_header *)(void *)box->seg[index];
+    h->version = ABI_VERSION;
+    h->lines_per_slot = 2;
+    h->outbox = r->handle;
+    h->index = index;
+    h->facing_app = r->facing_app;
+    h->size = size;
+    h->owner_worker = C->worker;
+    h->chunks = index == 0 ? 1 : 0;
+    store_release(&h->magic, index == 0 ? ABI_MAGIC_OUTBOX : ABI_MAGIC_RINGS);
+}
+
+/* Makes segment `index`, maps it and enters it into the records. The outbox's lock is held, or nobody knows it yet. */
+static int add_segment(struct own_box *box, uint32_t index, uint64_t size, int *fd_out)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    void *map;
+    int fd;
+    int err = segment_create("berth-outbox", size, &fd, &map);
+    if (err)
+        return err;
+    box->seg[index] = map;
+    box->seg_size[index] = size;
+    box->writable[index] = true;
+    fill_header(box, index, size);
+    r->seg[index] = (struct seg_rec){.size = size, .bump = index == 0 ? OUTBOX_POOL : RINGS_POOL, .creator = C->member};
+    r->segments = index + 1;
+    r->bytes += size;
+    *fd_out = fd;
+    return 0;
+}
+
+struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
+{
+    struct family *f = C->family;
+    uint32_t index = NONE;
+    family_lock_acquire(&f->lock, C->member);
+    for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
+        if (!f->outbox[i].used) {
+            f->outbox[i].used = 1;
+            index = i;
+            break;
+        }
+    }
+    uint32_t count = ++f->next_outbox;
+    family_lock_release(&f->lock);
+    if (index == NONE)
+        return NULL;
+    struct outbox_rec *r = &f->outbox[index];
+    struct own_box *box = mmap(NULL, sizeof *box, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (box == MAP_FAILED)
+        goto fail_map;
+    memset(r, 0, sizeof *r);
+    r->used = 1;
+    r->handle = outbox_handle_make(C->worker, count);
+    r->facing_app = facing_app;
+    r->owner_member = C->member;
+    box->index = index;
+    if (add_segment(box, 0, C->segment_size, fd_out) != 0)
+        goto fail_segment;
+    box->next = C->outboxes;
+    store_release(&C->outboxes, box);
+    return box;
+
+fail_segment:
+    munmap(box, sizeof *box);
+fail_map:
+    store_release(&r->used, 0);
+    return NULL;
+}
+
+void outbox_destroy(struct own_box *box)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    for (struct own_box **p = &C->outboxes; *p; p = &(*p)->next) {
+        if (*p == box) {
+            *p = box->next;
+            break;
+        }
+    }
+    if (outbox_worker(r->handle) == C->worker) {
+        struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = NONE};
+        (void)control_send(&msg, NULL, 0);
+        for (uint32_t rec = 0, n = load_acquire(&C->family->rings); rec < n; rec++) {
+            struct ring_rec *ring = &C->family->ring[rec];
+            if (ring->outbox == box->index && ring->word) {
+                ring->word = 0;
+                ring_rec_free(rec);
+            }
+        }
+        store_release(&r->used, 0);
+    }
+    for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++) {
+        if (box->seg[i])
+            munmap(box->seg[i], box->seg_size[i]);
+    }
+    munmap(box, sizeof *box);
+}
+
+/* ---- rings ---------------------------------------------------------------------------------------------- */
+
+uint8_t *outbox_ring_at(struct own_box *box, uint64_t word, bool *writable)
+{
+    uint32_t seg = ring_segment(word);
+    if (seg >= OUTBOX_SEGMENTS || !box->seg[seg])
+        return NULL;
+    if (writable)
+        *writable = box->writable[seg];
+    return box->seg[seg] + ring_offset(word);
+}
+
+static void free_push(struct outbox_rec *r, uint32_t rec)
+{
+    struct ring_rec *ring = &C->family->ring[rec];
+    ring->owner = 0;
+    ring->left = 0;
+    ring->next = r->ring_free[ring->klass];
+    r->ring_free[ring->klass] = rec + 1;
+    r->rings_live--;
+}
+
+void outbox_ring_free(struct own_box *box, uint32_t rec)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    family_lock_acquire(&r->lock, C->member);
+    free_push(r, rec);
+    family_lock_release(&r->lock);
+}
+
+static uint32_t take_free(struct own_box *box, struct outbox_rec *r, uint32_t klass)
+{
+    uint32_t *link = &r->ring_free[klass];
+    for (int tries = 0; *link && tries < 16; tries++) {
+        uint32_t rec = *link - 1;
+        struct ring_rec *ring = &C->family->ring[rec];
+        if (box->writable[ring_segment(ring->word)]) {
+            *link = ring->next;
+            return rec;
+        }
+        link = &ring->next;
+    }
+    return NONE;
+}
+
+static uint64_t carve(struct own_box *box, struct outbox_rec *r, uint64_t size, uint32_t log2)
+{
+    for (uint32_t i = r->segments; i-- > 0;) {
+        struct seg_rec *seg = &r->seg[i];
+        if (seg->size && box->writable[i] && seg->size - seg->bump >= size) {
+            uint64_t at = seg->bump;
+            seg->bump += size;
+            return ring_word(i, at, log2);
+        }
+        if (r->segments - i >= 3)
+            break; /* older ones are full but for crumbs */
+    }
+    return 0;
+}
+
+/* Takes the rings of all drained fifos of the outbox back. Its lock is not held. */
+static void outbox_sweep(struct own_box *box)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    for (uint32_t rec = 0, n = load_acquire(&C->family->rings); rec < n; rec++) {
+        struct ring_rec *ring = &C->family->ring[rec];
+        uint32_t owner = load_relaxed(&ring->owner);
+        if (!owner || owner == NONE || ring->outbox != box->index || ring->left)
+            continue;
+        struct session *s = session_at(owner - 1);
+        if (!family_lock_try(&s->tx_lock, berth_lock_id))
+            continue;
+        if (s->tx_rec == rec && s->state != SESSION_FREE)
+            stream_release_ring(s, session_cache_of(s));
+        half_unlock(&s->tx_lock);
+    }
+    r->swept_rings = r->rings_live;
+}
+
+static int grow(struct own_box *box, uint64_t size)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    int fd = -1;
+    family_lock_acquire(&r->lock, C->member);
+    uint32_t index = r->segments;
+    /* each segment as large as all before it, so that their number stays small */
+    uint64_t want = r->bytes > (256u << 20) ? 256u << 20 : r->bytes;
+    if (want < 2 * size + PAGE_BYTES)
+        want = size >= (16u << 20) ? size + PAGE_BYTES : 2 * size + PAGE_BYTES;
+    int err = BERTH_E_LIMIT;
+    if (index < OUTBOX_SEGMENTS && r->bytes + want <= C->outbox_limit)
+        err = add_segment(box, index, want, &fd);
+    if (!err) {
+        struct ctl_outbox msg = {.h = {.type = CTL_SEGMENT, .len = sizeof msg}, .outbox = r->handle, .index = index};
+        err = control_send(&msg, &fd, 1); /* before any slot names it: who meets it can ask for it */
+        (void)sys_close(fd);
+    }
+    family_lock_release(&r->lock);
+    return err;
+}
+
+int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32_t *out)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    uint32_t klass = 0;
+    while (klass < RING_CLASSES - 1 && (1ull << class_log2[klass]) < size)
+        klass++;
+    size = 1ull << class_log2[klass];
+    for (int round = 0; round < 3; round++) {
+        family_lock_acquire(&r->lock, C->member);
+        uint32_t rec = take_free(box, r, klass);
+        uint64_t word = 0;
+        if (rec == NONE && (word = carve(box, r, size, class_log2[klass])) != 0) {
+            rec = ring_rec_alloc();
+            if (rec != NONE)
+                C->family->ring[rec] = (struct ring_rec){.word = word, .outbox = (uint16_t)box->index, .klass = (uint8_t)klass};
+        }
+        if (rec != NONE) {
+            store_relaxed(&C->family->ring[rec].owner, owner);
+            C->family->ring[rec].left = 0;
+            r->rings_live++;
+            family_lock_release(&r->lock);
+            *out = rec;
+            return 0;
+        }
+        bool sweep = round == 0 && r->rings_live > r->swept_rings + r->swept_rings / 4;
+        family_lock_release(&r->lock);
+        if (sweep)
+            outbox_sweep(box);
+        else if (grow(box, size) != 0)
+            return BERTH_E_NO_MEMORY;
+    }
+    return BERTH_E_NO_MEMORY;
+}
+
+/* ---- slots ---------------------------------------------------------------------------------------------- */
+
+static uint8_t *chunk_at(struct own_box *box, uint32_t chunk)
+{
+    if (chunk == 0)
+        return box->seg[0] + OUTBOX_CHUNK0;
+    const uint64_t *table = (const uint64_t *)(const void *)(box->seg[0] + OUTBOX_CHUNK_TABLE);
+    return outbox_ring_at(box, load_acquire(&table[chunk]), NULL);
+}
+
+struct slot *outbox_slot(struct own_box *box, uint32_t index)
+{
+    uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS);
+    return (struct slot *)(void *)chunk + index % CHUNK_SLOTS;
+}
+
+struct slot_info *outbox_info(struct own_box *box, uint32_t index)
+{
+    uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS);
+    return (struct slot_info *)(void *)(chunk + CHUNK_SLOTS * CACHE_LINE) + index % CHUNK_SLOTS;
+}
+
+static int add_chunk(struct own_box *box, struct outbox_rec *r, uint32_t chunk)
+{
+    uint32_t rec;
+    int err = outbox_ring_alloc(box, CHUNK_BYTES, NONE, &rec);
+    if (err)
+        return err;
+    uint64_t word = C->family->ring[rec].word;
+    memset(outbox_ring_at(box, word, NULL), 0, CHUNK_BYTES);
+    family_lock_acquire(&r->lock, C->member);
+    struct segment_header *h = (struct segment_header *)(void *)box->seg[0];
+    if (h->chunks == chunk) { /* nobody was faster */
+        uint64_t *table = (uint64_t *)(void *)(box->seg[0] + OUTBOX_CHUNK_TABLE);
+        store_release(&table[chunk], word);
+        store_release(&h->chunks, chunk + 1);
+        rec = NONE;
+    }
+    family_lock_release(&r->lock);
+    if (rec != NONE)
+        outbox_ring_free(box, rec);
+    return 0;
+}
+
+int outbox_slot_alloc(struct own_box *box, uint32_t *index)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    const struct segment_header *h = (const struct segment_header *)(void *)box->seg[0];
+    for (;;) {
+        family_lock_acquire(&r->lock, C->member);
+        uint32_t i = NONE;
+        if (r->slot_free) {
+            i = r->slot_free - 1;
+            r->slot_free = (uint32_t)outbox_slot(box, i)->extra;
+        } else if (r->slots < h->chunks * CHUNK_SLOTS) {
+            i = r->slots++;
+        }
+        if (i != NONE)
+            r->slots_live++;
+        uint32_t chunk = h->chunks;
+        family_lock_release(&r->lock);
+        if (i != NONE) {
+            *index = i;
+            return 0;
+        }
+        if (chunk >= CHUNKS_MAX)
+            return BERTH_E_LIMIT;
+        int err = add_chunk(box, r, chunk);
+        if (err)
+            return err;
+    }
+}
+
+void outbox_slot_free(struct own_box *box, uint32_t index)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    struct slot *slot = outbox_slot(box, index);
+    /* the new generation first: whoever still looks must not take the zeroes that follow for the old session */
+    store_release(&slot->generation, slot->generation + 1);
+    slot_set_state(slot, SLOT_FREE);
+    store_relaxed(&slot->tail, 0);
+    store_relaxed(&slot->ring, 0);
+    store_relaxed(&slot->head, 0);
+    store_relaxed(&slot->want, 0);
+    slot_disarm_space(slot);
+    store_relaxed(&slot->peer, 0);
+    slot->flags = 0;
+    slot->waiter = WAITER_ANY;
+    family_lock_acquire(&r->lock, C->member);
+    slot->extra = r->slot_free;
+    r->slot_free = index + 1;
+    r->slots_live--;
+    family_lock_release(&r->lock);
+}
+
+/* ---- channels -------------------------------------------------------------------------------------------- */
+
+struct channel *outbox_channel(struct own_box *box, uint32_t channel)
+{
+    return (struct channel *)(void *)(box->seg[0] + OUTBOX_CHANNELS) + channel;
+}
+
+int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *channel)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    uint32_t rec;
+    int err = outbox_ring_alloc(box, 1u << QUEUE_LOG2, NONE, &rec);
+    if (err)
+        return err;
+    uint64_t word = C->family->ring[rec].word;
+    memset(outbox_ring_at(box, word, NULL), 0, 1u << QUEUE_LOG2);
+    family_lock_acquire(&r->lock, C->member);
+    uint32_t i = r->channels < OUTBOX_CHANNELS_USED ? r->channels++ : NONE;
+    family_lock_release(&r->lock);
+    if (i == NONE) {
+        outbox_ring_free(box, rec);
+        return BERTH_E_LIMIT;
+    }
+    r->chan[i] = (struct chan_rec){.peer_worker = peer_worker, .queue = word};
+    struct channel *ch = outbox_channel(box, i);
+    ch->peer_worker = peer_worker;
+    store_release(&ch->queue, word);
+    *channel = i;
+    return 0;
+}

@@ -1,0 +1,260 @@
+/* peer.c - outboxes of other workers, mapped read-only, and what we believe of what is in them.
+ *
+ * Nothing read here is trusted. A segment is mapped only after segment_open has checked it; an index from the peer is
+ * compared with the geometry kept here before it becomes an address. A segment that a word names and that is not here yet
+ * is asked for (GET_SEGMENT) and arrives on the control socket; only callers that said so wait for it.
+ */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+#include "shm/segment.h"
+
+struct peer_box *peer_box_find(outbox_handle handle)
+{
+    for (struct peer_box *b = load_acquire(&C->boxes); b; b = load_acquire(&b->next)) {
+        if (b->handle == handle)
+            return b;
+    }
+    return NULL;
+}
+
+static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_fd, int kick_fd)
+{
+    for (struct peer_worker *w = C->workers; w; w = w->next) {
+        if (w->id == is->worker && !w->dead) {
+            own_fd_close(kick_fd);
+            return w;
+        }
+    }
+    struct peer_worker *w = mmap(NULL, sizeof *w, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (w == MAP_FAILED)
+        return NULL;
+    const void *page;
+    uint64_t size;
+    const char *why = "";
+    if (segment_open(page_fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &page, &size, &why) != 0) {
+        log_warn("worker %u: its page is refused: %s", is->worker, why);
+        munmap(w, sizeof *w);
+        return NULL;
+    }
+    w->id = is->worker;
+    w->app = is->app;
+    w->dead = is->dead;
+    w->page = page;
+    w->kick_fd = kick_fd;
+    w->next = C->workers;
+    C->workers = w;
+    return w;
+}
+
+struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
+{
+    struct peer_box *b = peer_box_find(is->outbox);
+    if (b) {
+        for (int i = 0; i < 3; i++)
+            (void)sys_close(fds[i]);
+        return b;
+    }
+    const void *map = NULL;
+    uint64_t size = 0;
+    const char *why = "out of memory";
+    b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int err = b == MAP_FAILED ? BERTH_E_NO_MEMORY : segment_open(fds[0], SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why);
+    if (!err) {
+        const struct segment_header *h = map;
+        if (load_acquire(&h->magic) != ABI_MAGIC_OUTBOX || h->version != ABI_VERSION || h->outbox != is->outbox ||
+            h->lines_per_slot != 2) {
+            why = "the header is not that of the outbox it is said to be";
+            err = BERTH_E_PROTOCOL;
+        }
+    }
+    int kick = own_fd(fds[2]);
+    struct peer_worker *w = err ? NULL : worker_add(is, fds[1], kick);
+    (void)sys_close(fds[0]);
+    (void)sys_close(fds[1]);
+    if (!w) {
+        log_warn("outbox %llx is refused: %s", (unsigned long long)is->outbox, why);
+        if (map)
+            segment_unmap(map, size);
+        if (b != MAP_FAILED)
+            munmap(b, sizeof *b);
+        own_fd_close(kick);
+        return NULL;
+    }
+    b->handle = is->outbox;
+    b->worker = w;
+    b->seg[0] = map;
+    b->seg_size[0] = size;
+    b->own_channel = b->their_channel = NONE;
+    w->refs++;
+    b->next = C->boxes;
+    store_release(&C->boxes, b);
+    return b;
+}
+
+void peer_box_release(struct peer_box *box)
+{
+    for (struct peer_box **p = &C->boxes; *p; p = &(*p)->next) {
+        if (*p == box) {
+            *p = box->next;
+            break;
+        }
+    }
+    struct peer_worker *w = box->worker;
+    if (--w->refs == 0 && w->dead) {
+        for (struct peer_worker **p = &C->workers; *p; p = &(*p)->next) {
+            if (*p == w) {
+                *p = w->next;
+                break;
+            }
+        }
+        segment_unmap(w->page, WORKER_PAGE_BYTES);
+        own_fd_close(w->kick_fd);
+        munmap(w, sizeof *w);
+    }
+    for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++) {
+        if (box->seg[i])
+            segment_unmap(box->seg[i], box->seg_size[i]);
+    }
+    munmap(box, sizeof *box);
+}
+
+static void ask_segment(struct peer_box *box, uint32_t index)
+{
+    if (exchange_sc(&box->seg_asked[index], 1))
+        return;
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof msg, .seq = NONE},
+                             .outbox = box->handle,
+                             .index = index};
+    if (control_send(&msg, NULL, 0) != 0)
+        store_relaxed(&box->seg_asked[index], 0);
+}
+
+static const uint8_t *segment_base(struct peer_box *box, uint32_t index, bool wait, int *err)
+{
+    const uint8_t *base = load_acquire(&box->seg[index]);
+    if (base)
+        return base;
+    if (box->seg_asked[index] == 2) {
+        *err = BERTH_E_PROTOCOL;
+        return NULL;
+    }
+    ask_segment(box, index);
+    int64_t deadline = wait ? clock_deadline(SEGMENT_TIMEOUT_NS) : 0;
+    *err = BERTH_E_WOULD_BLOCK;
+    while (wait && !(base = load_acquire(&box->seg[index]))) {
+        if (box->seg_asked[index] == 2) {
+            *err = BERTH_E_PROTOCOL;
+            break;
+        }
+        if (clock_now() > deadline) {
+            *err = BERTH_E_SEGMENT_TIMED_OUT;
+            break;
+        }
+        struct pollfd p = {.fd = C->ctl, .events = POLLIN};
+        struct timespec ts = {.tv_nsec = 20 * NS_PER_MS};
+        (void)sys_ppoll(&p, 1, &ts, NULL);
+        control_poll();
+    }
+    return base;
+}
+
+void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status)
+{
+    struct peer_box *box = peer_box_find(handle);
+    if (!box || index >= OUTBOX_SEGMENTS) {
+        if (fd >= 0)
+            (void)sys_close(fd);
+        return;
+    }
+    const void *map;
+    uint64_t size;
+    const char *why = "the daemon does not have it";
+    if (box->seg[index]) {
+        status = 0;
+    } else if (status == 0 && fd >= 0 &&
+               (status = segment_open(fd, PAGE_BYTES, SEGMENT_MAX, false, &map, &size, &why)) == 0) {
+        const struct segment_header *h = map;
+        if (load_acquire(&h->magic) != ABI_MAGIC_RINGS || h->outbox != handle || h->index != index) {
+            segment_unmap(map, size);
+            status = BERTH_E_PROTOCOL;
+            why = "its header names another segment";
+        } else {
+            box->seg_size[index] = size;
+            store_release(&box->seg[index], map);
+        }
+    }
+    if (fd >= 0)
+        (void)sys_close(fd);
+    if (status != 0) {
+        log_warn("segment %u of outbox %llx is refused: %s", index, (unsigned long long)handle, why);
+        store_release(&box->seg_asked[index], 2);
+    }
+    watches_wake_all(); /* sessions that were set aside for it */
+}
+
+/* The address of a ring word's memory, which must lie in the segment's pool whole. */
+static const uint8_t *located(struct peer_box *box, uint64_t word, uint64_t size, bool wait, int *err)
+{
+    uint32_t index = ring_segment(word);
+    uint64_t offset = ring_offset(word);
+    if (word & 0x3ff || index >= OUTBOX_SEGMENTS) {
+        *err = BERTH_E_PROTOCOL;
+        return NULL;
+    }
+    const uint8_t *base = segment_base(box, index, wait, err);
+    if (!base)
+        return NULL;
+    uint64_t pool = index == 0 ? OUTBOX_POOL : RINGS_POOL;
+    if (offset < pool || offset > box->seg_size[index] || size > box->seg_size[index] - offset) {
+        *err = BERTH_E_PROTOCOL;
+        return NULL;
+    }
+    return base + offset;
+}
+
+const uint8_t *peer_ring(struct peer_box *box, uint64_t word, uint64_t *size, bool wait, int *err)
+{
+    uint32_t log2 = ring_log2(word);
+    if (log2 < RING_MIN_LOG2 || log2 > RING_MAX_LOG2) {
+        *err = BERTH_E_PROTOCOL;
+        return NULL;
+    }
+    *size = 1ull << log2;
+    return located(box, word, *size, wait, err);
+}
+
+static const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk)
+{
+    if (chunk == 0)
+        return box->seg[0] + OUTBOX_CHUNK0;
+    if (chunk >= CHUNKS_MAX)
+        return NULL;
+    const uint64_t *table = (const uint64_t *)(const void *)(box->seg[0] + OUTBOX_CHUNK_TABLE);
+    int err;
+    uint64_t word = load_acquire(&table[chunk]);
+    return word ? located(box, word, CHUNK_BYTES, true, &err) : NULL;
+}
+
+const struct slot *peer_slot(struct peer_box *box, uint32_t index)
+{
+    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS);
+    return chunk ? (const struct slot *)(const void *)chunk + index % CHUNK_SLOTS : NULL;
+}
+
+const struct slot_info *peer_info(struct peer_box *box, uint32_t index)
+{
+    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS);
+    return chunk ? (const struct slot_info *)(const void *)(chunk + CHUNK_SLOTS * CACHE_LINE) + index % CHUNK_SLOTS : NULL;
+}
+
+void peer_worker_dead(uint32_t worker)
+{
+    for (struct peer_worker *w = C->workers; w; w = w->next) {
+        if (w->id == worker)
+            store_release(&w->dead, true);
+    }
+}

@@ -1,0 +1,886 @@
+/* session.c - the life of a session: offer, accept, link, close, and the way back of its slots.
+ *
+ * Theory of operation
+ *
+ *   connector                                     acceptor
+ *   slot OFFERED, token into the listener's pipe
+ *   (connected: bytes may be written)             takes the token, checks slot, generation and offer_seq
+ *                                                 own slot ACCEPTED, naming the offer; event
+ *   sees the event: OPEN, naming the acceptor's   sees OPEN: confirmed
+ *   slot; tells what it would have told before
+ *   ... bytes ...
+ *   close: FIN in tail, flag in head, CLOSED      the same, in either order
+ *   frees its slot (generation + 1) when the      frees its slot when the connector's generation moved on
+ *   acceptor's is CLOSED
+ *
+ * Until it is confirmed the acceptor cannot rely on being told of new bytes: the connector does not know its `want`. Such
+ * sessions are on a list that is looked at on every wake and at least each millisecond (wait_cap).
+ *
+ * A closed session is a zombie: out of the program's reach (the handle's generation has moved), its slot still readable by
+ * the peer. Zombies are looked at a few at a time, whenever a session is made.
+ *
+ * Who may still hold a session's memory when it is freed: nobody of this process, since the record's generation moved
+ * and both its locks were held after that; of the peer's side at most a reader that checks the slot's generation.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+
+#define PORTS_PER_LEASE 256u
+
+/* ---- handles ---------------------------------------------------------------------------------------------- */
+
+session_handle session_handle_of(const struct session *s)
+{
+    return (uint64_t)s->generation << 32 | session_index(s);
+}
+
+struct session *session_get(session_handle h)
+{
+    uint32_t index = (uint32_t)h;
+    if (!C->attached || !index || index >= SESSIONS_MAX)
+        return NULL;
+    struct session *s = session_at(index);
+    return load_acquire(&s->generation) == (uint32_t)(h >> 32) ? s : NULL;
+}
+
+struct session_cache *session_cache_of(struct session *s)
+{
+    struct session_cache *c = &C->cache[session_index(s)];
+    uint32_t generation = load_relaxed(&s->generation);
+    if (__builtin_expect(c->generation == generation, 1))
+        return c;
+    struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
+    c->own = own ? outbox_slot(own, s->own_slot) : NULL;
+    c->box = s->peer_outbox ? peer_box_find(s->peer_outbox) : NULL;
+    c->peer = c->box ? peer_slot(c->box, s->peer_slot) : NULL;
+    c->tx_ring = NULL;
+    c->rx_ring = NULL;
+    c->rx_word = 0;
+    c->pollers = 0;
+    store_release(&c->generation, generation);
+    return c;
+}
+
+static void set_state(struct session *s, uint32_t state)
+{
+    static const char *const names[] = {"FREE", "QUEUED", "OFFERED", "OPEN", "FAILED", "ZOMBIE"};
+    log_debug("session %u: %s -> %s", session_index(s), names[s->state], names[state]);
+    store_release(&s->state, state);
+}
+
+/* ---- ports (RFC 6056: a random one of those leased) ---------------------------------------------------------- */
+
+struct lease {
+    uint8_t addr[16];
+    uint32_t count;
+    uint16_t port[SLOTS_MAX > 65536 ? 65536 : SLOTS_MAX];
+    struct lease *next;
+};
+
+static struct lease *leases;
+
+void ports_forget(void)
+{
+    leases = NULL; /* after fork: they are the parent's */
+}
+
+static struct lease *lease_for(const uint8_t addr[16])
+{
+    for (struct lease *l = leases; l; l = l->next) {
+        if (!memcmp(l->addr, addr, 16))
+            return l;
+    }
+    struct lease *l = memory_get(sizeof *l);
+    if (l) {
+        memcpy(l->addr, addr, 16);
+        l->next = leases;
+        leases = l;
+    }
+    return l;
+}
+
+/* C->lock is held. */
+static int port_take(const uint8_t addr[16], uint16_t *port)
+{
+    static uint64_t random = 0;
+    struct lease *l = lease_for(addr);
+    if (!l)
+        return BERTH_E_NO_MEMORY;
+    if (!random)
+        random = (uint64_t)clock_now() * 0x9e3779b97f4a7c15ull | 1;
+    if (l->count == 0) {
+        struct ctl_ports msg = {.h = {.type = CTL_PORTS, .len = sizeof msg}, .count = PORTS_PER_LEASE}, is;
+        memcpy(msg.addr, addr, 16);
+        int err = control_request(&msg, NULL, 0, &is, sizeof is, NULL, NULL);
+        if (err)
+            return err;
+        for (uint32_t i = 0; i < is.count && l->count < 65536; i++)
+            l->port[l->count++] = (uint16_t)(is.first + i);
+        if (l->count == 0)
+            return BERTH_E_LIMIT;
+    }
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    uint32_t i = (uint32_t)(random >> 32) % l->count;
+    *port = l->port[i];
+    l->port[i] = l->port[--l->count];
+    return 0;
+}
+
+void ports_release(struct session *s)
+{
+    if (!s->port_leased)
+        return;
+    s->port_leased = 0;
+    plock_take(&C->lock);
+    struct lease *l = lease_for(s->local.addr);
+    if (l && l->count < 65536)
+        l->port[l->count++] = s->local.port;
+    plock_release(&C->lock);
+}
+
+/* ---- routes ------------------------------------------------------------------------------------------------- */
+
+static struct route *route_find(uint32_t listener)
+{
+    for (struct route *r = C->routes; r; r = r->next) {
+        if (r->listener == listener)
+            return r;
+    }
+    return NULL;
+}
+
+void route_waiting(struct session *s, int by)
+{
+    plock_take(&C->lock);
+    struct route *r = route_find(s->listener);
+    if (r)
+        r->waiting += (uint32_t)by;
+    plock_release(&C->lock);
+}
+
+static void route_drop(struct route *r)
+{
+    for (struct route **p = &C->routes; *p; p = &(*p)->next) {
+        if (*p == r) {
+            *p = r->next;
+            break;
+        }
+    }
+    own_fd_close(r->token_fd);
+    memory_put(r, sizeof *r);
+}
+
+void routes_forget(void)
+{
+    while (C->routes)
+        route_drop(C->routes);
+}
+
+/* The daemon introduces us to the listener's app: it checks and remembers who we are, and hands out the token pipe. C->lock is
+ * held. */
+static int introduce(const struct dir_entry *e, struct route **out)
+{
+    int fd = -1, token = -1, got = 1, err;
+    struct own_box *box = outbox_find(e->app);
+    bool made = !box;
+    if (made && !(box = outbox_create(e->app, &fd)))
+        return BERTH_E_NO_MEMORY;
+    struct ctl_introduce msg = {.h = {.type = CTL_INTRODUCE, .len = sizeof msg},
+                                .listener = e->listener,
+                                .epoch = e->epoch,
+                                .outbox = outbox_rec_of(box)->handle};
+    struct ctl_introduced is;
+    err = control_request(&msg, &fd, made ? 1 : 0, &is, sizeof is, &token, &got);
+    if (fd >= 0)
+        (void)sys_close(fd);
+    struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
+    if (!r) {
+        if (!err && token >= 0)
+            (void)sys_close(token);
+        if (made)
+            outbox_destroy(box);
+        return err ? err : BERTH_E_NO_MEMORY;
+    }
+    r->listener = is.listener;
+    r->epoch = is.epoch;
+    r->app = is.app;
+    r->backlog = is.backlog;
+    r->token_fd = own_fd(token);
+    r->box = box;
+    r->next = C->routes;
+    C->routes = r;
+    *out = r;
+    return 0;
+}
+
+/* ---- connect ------------------------------------------------------------------------------------------------ */
+
+bool client_has_route(const endpoint *dst)
+{
+    struct dir_entry e;
+    return C->attached && C->dir && directory_lookup(C->dir, dst, C->spread, &e) && e.uid == C->uid;
+}
+
+static void fill_slot(struct session *s, struct own_box *box)
+{
+    struct slot_info *info = outbox_info(box, s->own_slot);
+    struct slot *slot = outbox_slot(box, s->own_slot);
+    memset(info, 0, sizeof *info);
+    memcpy(info->local_addr, s->local.addr, 16);
+    memcpy(info->remote_addr, s->remote.addr, 16);
+    info->local_port = s->local.port;
+    info->remote_port = s->remote.port;
+    info->proto = PROTO_TCP;
+    info->addr_kind = s->remote.family;
+    info->listener = s->listener;
+    info->offer_seq = s->offer_seq;
+    info->peer_outbox = s->peer_outbox;
+    info->spare = C->rx_limit;
+    slot->extra = session_index(s) + 1;
+    slot->cpu = 0;
+    slot->waiter = WAITER_ANY;
+    slot_disarm_space(slot);
+}
+
+/* Puts the token into the listener's queue. 0, IN_PROGRESS (no room) or REFUSED. */
+static int offer(struct session *s, struct route *r)
+{
+    if (r->waiting > r->backlog)
+        return BERTH_E_IN_PROGRESS;
+    struct slot *slot = outbox_slot(r->box, s->own_slot);
+    struct token t = {.magic = TOKEN_MAGIC,
+                      .listener = s->listener,
+                      .outbox = outbox_rec_of(r->box)->handle,
+                      .slot = s->own_slot,
+                      .generation = slot->generation,
+                      .offer_seq = s->offer_seq,
+                      .epoch = r->epoch};
+    set_state(s, SESSION_OFFERED);
+    long n = sys_write(r->token_fd, &t, (long)sizeof t);
+    if (n == (long)sizeof t) {
+        r->waiting++;
+        return 0;
+    }
+    set_state(s, SESSION_QUEUED);
+    return n == -EAGAIN || n == -EINTR ? BERTH_E_IN_PROGRESS : BERTH_E_REFUSED;
+}
+
+int client_connect(const endpoint *dst, const endpoint *src, session_handle *out)
+{
+    if (!C->attached)
+        return BERTH_E_NOT_ATTACHED;
+    int err = fork_child_ready();
+    if (err)
+        return err;
+    struct dir_entry e;
+    if (!C->dir || !directory_lookup(C->dir, dst, C->spread++, &e))
+        return BERTH_E_NO_ROUTE;
+    if (e.uid != C->uid)
+        return BERTH_E_PERMISSION;
+    zombies_reap(4);
+    struct session *s = session_alloc();
+    if (!s)
+        return BERTH_E_LIMIT;
+    plock_take(&C->lock);
+    struct route *r = route_find(e.listener);
+    if (r && r->epoch != e.epoch) {
+        route_drop(r);
+        r = NULL;
+    }
+    if (!r && (err = introduce(&e, &r)) != 0)
+        goto fail_route;
+    r->backlog = e.backlog;
+    s->remote = *dst;
+    if (endpoint_is_wildcard(dst->addr)) { /* the wildcard as a destination is loopback */
+        memcpy(s->remote.addr, endpoint_is_v4(dst->addr) ? "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1" : "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1",
+               16);
+    }
+    s->local = s->remote;
+    if (src && src->port) {
+        if (!endpoint_is_wildcard(src->addr))
+            s->local = *src;
+        s->local.port = src->port;
+    } else {
+        if (src && !endpoint_is_wildcard(src->addr))
+            memcpy(s->local.addr, src->addr, 16);
+        if ((err = port_take(s->local.addr, &s->local.port)) != 0)
+            goto fail_route;
+        s->port_leased = 1;
+    }
+    s->flags = SF_CONNECTOR;
+    s->listener = e.listener;
+    s->app = e.app;
+    s->offer_seq = 1;
+    uint32_t own_slot;
+    if ((err = outbox_slot_alloc(r->box, &own_slot)) != 0)
+        goto fail_slot;
+    s->own_outbox = r->box->index;
+    s->own_slot = own_slot;
+    fill_slot(s, r->box);
+    slot_set_state(outbox_slot(r->box, own_slot), SLOT_OFFERED);
+    err = offer(s, r);
+    plock_release(&C->lock);
+    if (err && err != BERTH_E_IN_PROGRESS) {
+        slot_set_state(outbox_slot(r->box, own_slot), SLOT_CLOSED);
+        outbox_slot_free(r->box, own_slot);
+        ports_release(s);
+        session_free(s);
+        return err;
+    }
+    *out = session_handle_of(s);
+    return err;
+
+fail_slot:
+    plock_release(&C->lock);
+    ports_release(s);
+    session_free(s);
+    return err;
+fail_route:
+    plock_release(&C->lock);
+    session_free(s);
+    return err;
+}
+
+/* A session that found no room tries again. */
+static void offer_again(struct session *s)
+{
+    plock_take(&C->lock);
+    struct route *r = route_find(s->listener);
+    int err = BERTH_E_REFUSED;
+    if (r && s->state == SESSION_QUEUED)
+        err = offer(s, r);
+    plock_release(&C->lock);
+    if (err == BERTH_E_REFUSED && s->state == SESSION_QUEUED)
+        session_break(s, BERTH_E_REFUSED, "its listener is gone");
+    if (err == 0)
+        watches_ready(session_cache_of(s));
+}
+
+bool client_connected(session_handle h)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return false;
+    if (s->state == SESSION_QUEUED)
+        offer_again(s);
+    return s->state == SESSION_OFFERED || s->state == SESSION_OPEN;
+}
+
+int client_connect_wait(session_handle h, int64_t deadline)
+{
+    for (int64_t pause = 50 * NS_PER_US;; pause = pause < 10 * NS_PER_MS ? pause * 2 : pause) {
+        struct session *s = session_get(h);
+        if (!s)
+            return BERTH_E_BAD_HANDLE;
+        if (client_connected(h))
+            return 0;
+        if (load_relaxed(&s->flags) & SF_RESET)
+            return client_take_error(h);
+        if (clock_now() >= deadline)
+            return BERTH_E_TIMED_OUT;
+        struct timespec ts;
+        struct pollfd p[1] = {{.fd = C->ctl, .events = POLLIN}};
+        long n = sys_ppoll(p, 1, timespec_of(pause, &ts), NULL);
+        if (n == -EINTR)
+            return BERTH_E_INTERRUPTED;
+        control_poll();
+        events_poll(true);
+    }
+}
+
+/* ---- link and confirm ---------------------------------------------------------------------------------------- */
+
+static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index, const struct slot *p)
+{
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->rx_lock, C->member);
+    family_lock_acquire(&s->tx_lock, C->member);
+    bool waiting = s->state == SESSION_OFFERED || s->state == SESSION_ZOMBIE;
+    if (!waiting || c->peer || !(s->flags & SF_CONNECTOR)) {
+        half_unlock(&s->tx_lock);
+        half_unlock(&s->rx_lock);
+        return;
+    }
+    struct own_box *own = outbox_by_index(s->own_outbox);
+    const struct slot_info *theirs = peer_info(box, slot_index);
+    s->peer_outbox = box->handle;
+    s->peer_slot = slot_index;
+    s->peer_generation = load_relaxed(&p->generation);
+    uint64_t limit = theirs ? load_relaxed(&theirs->spare) : 0;
+    if (limit >= 4096 && limit < s->tx_limit)
+        s->tx_limit = limit;
+    outbox_info(own, s->own_slot)->peer_outbox = box->handle;
+    box->sessions++;
+    c->box = box;
+    store_release(&c->peer, p);
+    store_release(&c->own->peer, (uint64_t)s->peer_generation << 32 | slot_index);
+    if (s->state == SESSION_OFFERED) {
+        set_state(s, SESSION_OPEN);
+        slot_set_state(c->own, SLOT_OPEN);
+    }
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    route_waiting(s, -1);
+    session_linked(s);
+}
+
+/* What the acceptor wants to know may have happened before we knew whom to tell. */
+void session_linked(struct session *s)
+{
+    struct session_cache *c = session_cache_of(s);
+    uint64_t tail = load_relaxed(&s->tail);
+    notify_data(s, c, 0, tail + (load_relaxed(&s->flags) & SF_SHUT_WR ? 1 : 0));
+    notify_space(s, c, 0, s->state == SESSION_ZOMBIE ? WANT_NOTHING : s->head_published);
+    watches_ready(c);
+}
+
+void session_try_link(struct session *s)
+{
+    if (s->state == SESSION_QUEUED)
+        offer_again(s);
+    else
+        events_poll(true);
+}
+
+void session_event(struct peer_box *box, uint32_t index)
+{
+    const struct slot *p = peer_slot(box, index);
+    if (!p || !box->own)
+        return;
+    uint64_t names = load_acquire(&p->peer); /* our slot and its generation */
+    uint32_t mine = (uint32_t)names;
+    struct outbox_rec *r = outbox_rec_of(box->own);
+    if (mine >= load_relaxed(&r->slots))
+        return;
+    struct slot *own = outbox_slot(box->own, mine);
+    uint64_t owner = own->extra;
+    if (own->generation != (uint32_t)(names >> 32) || own->state == SLOT_FREE || !owner || owner > SESSIONS_MAX)
+        return; /* an event that came too late */
+    struct session *s = session_at((uint32_t)owner - 1);
+    if (s->own_slot != mine || s->own_outbox != box->own->index)
+        return;
+    struct session_cache *c = session_cache_of(s);
+    if (!c->peer && s->flags & SF_CONNECTOR) {
+        const struct slot_info *info = peer_info(box, index);
+        if (slot_state(p) != SLOT_FREE && info && load_relaxed(&info->offer_seq) == s->offer_seq)
+            link_to(s, box, index, p);
+        return;
+    }
+    if (c->peer == p)
+        watches_ready(c);
+}
+
+void sessions_confirm(void)
+{
+    if (load_relaxed(&C->unconfirmed) == 0 || !plock_try(&C->zombie_lock))
+        return;
+    uint32_t *link = &C->unconfirmed;
+    while (*link) {
+        struct session *s = session_at(*link - 1);
+        struct session_cache *c = session_cache_of(s);
+        uint64_t me = (uint64_t)c->own->generation << 32 | s->own_slot;
+        bool knows = c->peer && load_acquire(&c->peer->peer) == me && load_relaxed(&c->peer->generation) == s->peer_generation;
+        bool over = !c->peer || load_relaxed(&c->peer->generation) != s->peer_generation || s->flags & (SF_DEAD | SF_RESET) ||
+                    s->state != SESSION_OPEN;
+        if (c->box && c->box->their_channel == NONE)
+            channel_pair(c->box);
+        if (knows && c->box->their_channel == NONE && !over)
+            knows = false; /* it knows us, but not yet how to tell: very soon */
+        if (!knows && !over) {
+            link = &s->next;
+            watches_ready(c);
+            continue;
+        }
+        fetch_or_sc(&s->flags, SF_CONFIRMED);
+        *link = s->next;
+        s->next = 0;
+        watches_ready(c);
+    }
+    plock_release(&C->zombie_lock);
+}
+
+/* ---- accept -------------------------------------------------------------------------------------------------- */
+
+/* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; or a reason not to go on. */
+static int accept_offer(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
+{
+    const struct slot *p = peer_slot(box, t->slot);
+    const struct slot_info *info = p ? peer_info(box, t->slot) : NULL;
+    if (!info)
+        return BERTH_E_REFUSED;
+    uint8_t state = slot_state(p);
+    if ((state != SLOT_OFFERED && state != SLOT_CLOSED) || load_relaxed(&p->generation) != t->generation ||
+        load_acquire(&p->peer) != 0 || load_relaxed(&info->offer_seq) != t->offer_seq ||
+        load_relaxed(&info->listener) != listener)
+        return BERTH_E_REFUSED;
+    plock_take(&C->lock);
+    int err = 0, fd = -1;
+    if (!box->own && !(box->own = outbox_find(box->worker->app))) {
+        box->own = outbox_create(box->worker->app, &fd);
+        if (box->own) {
+            struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
+                                     .outbox = outbox_rec_of(box->own)->handle,
+                                     .facing_app = box->worker->app};
+            err = control_send(&msg, &fd, 1);
+            (void)sys_close(fd);
+        }
+    }
+    struct own_box *own = box->own;
+    plock_release(&C->lock);
+    if (!own || err)
+        return err ? err : BERTH_E_NO_MEMORY;
+    struct session *s = session_alloc();
+    if (!s)
+        return BERTH_E_LIMIT;
+    uint32_t own_slot;
+    if ((err = outbox_slot_alloc(own, &own_slot)) != 0) {
+        session_free(s);
+        return err;
+    }
+    memcpy(s->local.addr, info->remote_addr, 16);
+    memcpy(s->remote.addr, info->local_addr, 16);
+    s->local.port = load_relaxed(&info->remote_port);
+    s->remote.port = load_relaxed(&info->local_port);
+    s->local.proto = s->remote.proto = PROTO_TCP;
+    s->local.family = s->remote.family = load_relaxed(&info->addr_kind) == 6 ? 6 : 4;
+    uint64_t limit = load_relaxed(&info->spare);
+    if (limit >= 4096 && limit < s->tx_limit)
+        s->tx_limit = limit;
+    s->listener = listener;
+    s->app = box->worker->app;
+    s->offer_seq = t->offer_seq;
+    s->own_outbox = own->index;
+    s->own_slot = own_slot;
+    s->peer_outbox = box->handle;
+    s->peer_slot = t->slot;
+    s->peer_generation = t->generation;
+    if (box->worker->dead)
+        s->flags |= SF_DEAD;
+    box->sessions++;
+    fill_slot(s, own);
+    struct session_cache *c = session_cache_of(s);
+    store_release(&c->own->peer, (uint64_t)t->generation << 32 | t->slot);
+    set_state(s, SESSION_OPEN);
+    slot_set_state(c->own, SLOT_ACCEPTED);
+    channel_pair(box);
+    if (!box->worker->dead) {
+        channel_event(s, c);
+        if (!box->announced) {
+            struct ctl_outbox msg = {.h = {.type = CTL_ANNOUNCE, .len = sizeof msg},
+                                     .outbox = outbox_rec_of(own)->handle,
+                                     .worker = box->worker->id};
+            box->announced = control_send(&msg, NULL, 0) == 0;
+        }
+    }
+    plock_take(&C->zombie_lock);
+    s->next = C->unconfirmed;
+    store_release(&C->unconfirmed, session_index(s) + 1);
+    plock_release(&C->zombie_lock);
+    *out = session_handle_of(s);
+    return 0;
+}
+
+int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
+{
+    zombies_reap(4);
+    return accept_offer(box, t, listener, out);
+}
+
+/* ---- ends ------------------------------------------------------------------------------------------------------ */
+
+void session_break(struct session *s, int error, const char *why)
+{
+    struct session_cache *c = session_cache_of(s);
+    int32_t none = 0;
+    if (load_relaxed(&s->flags) & SF_RESET)
+        return;
+    (void)compare_exchange_sc(&s->error, &none, error);
+    fetch_or_sc(&s->flags, SF_RESET | SF_SHUT_RD | SF_SHUT_WR);
+    if (error == BERTH_E_PROTOCOL)
+        log_warn("session %u is reset: %s (outbox %llx, slot %u)", session_index(s), why,
+                 (unsigned long long)s->peer_outbox, s->peer_slot);
+    if (c->own) {
+        fetch_or_sc(&c->own->flags, SLOT_RESET);
+        fetch_or_sc(&c->own->tail, COUNT_FLAG);
+        fetch_or_sc(&c->own->head, COUNT_FLAG);
+        if (c->peer && error == BERTH_E_PROTOCOL)
+            notify_data(s, c, 0, s->tail + 1);
+        /* threads of ours that sleep on the peer's words */
+        if (c->peer) {
+            (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
+            (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
+        }
+    }
+    watches_ready(c);
+}
+
+static void end_halves(struct session *s, struct session_cache *c, int how, bool reset)
+{
+    uint64_t tail = s->tail;
+    bool fin = how & BERTH_SHUT_WR && !(load_relaxed(&s->flags) & SF_SHUT_WR);
+    bool closed = how & BERTH_SHUT_RD && !(load_relaxed(&s->flags) & SF_SHUT_RD);
+    if (reset)
+        fetch_or_sc(&c->own->flags, SLOT_RESET);
+    fetch_or_sc(&s->flags, (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0) | (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0));
+    if (closed)
+        stream_publish_head(s, c);
+    if (fin)
+        slot_set_tail(c->own, count_word(tail, COUNT_FLAG));
+    fence_sc();
+    if (fin)
+        notify_data(s, c, tail, tail + 1);
+    if (closed)
+        notify_space(s, c, 0, WANT_NOTHING);
+}
+
+int client_shutdown(session_handle h, int how)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    if (how & ~(BERTH_SHUT_RD | BERTH_SHUT_WR) || !how)
+        return BERTH_E_INVALID;
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->rx_lock, C->member);
+    family_lock_acquire(&s->tx_lock, C->member);
+    int err = load_relaxed(&s->generation) != (uint32_t)(h >> 32) ? BERTH_E_BAD_HANDLE : 0;
+    if (!err && load_relaxed(&s->flags) & SF_RESET)
+        err = BERTH_E_CLOSED;
+    /* SHUT_RD is ours alone: on Linux the peer may go on writing, and it is discarded; here it finds the fifo full */
+    if (!err && how & BERTH_SHUT_RD)
+        fetch_or_sc(&s->flags, SF_SHUT_RD);
+    if (!err && how & BERTH_SHUT_WR)
+        end_halves(s, c, BERTH_SHUT_WR, false);
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    if (!err) {
+        if (how & BERTH_SHUT_RD && c->peer)
+            (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX); /* our own readers */
+        watches_ready(c);
+    }
+    return err;
+}
+
+static int finish(session_handle h, bool abort)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->rx_lock, C->member);
+    family_lock_acquire(&s->tx_lock, C->member);
+    if (load_relaxed(&s->generation) != (uint32_t)(h >> 32)) {
+        half_unlock(&s->tx_lock);
+        half_unlock(&s->rx_lock);
+        return BERTH_E_BAD_HANDLE;
+    }
+    uint64_t me = 1ull << C->member;
+    if (fetch_and_sc(&s->holders, ~me) & ~me & members_alive()) {
+        half_unlock(&s->tx_lock); /* others of the family hold it */
+        half_unlock(&s->rx_lock);
+        watches_drop(h, &c->watches);
+        return 0;
+    }
+    watches_drop(h, &c->watches);
+    uint32_t was = s->state;
+    bool unread = c->peer && !(s->flags & SF_SHUT_RD) && count_offset(slot_tail(c->peer)) != s->head;
+    end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
+    s->write_span = 0;
+    set_state(s, SESSION_ZOMBIE);
+    slot_set_state(c->own, SLOT_CLOSED);
+    uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
+    c->generation = generation; /* what the cache says stays true of the zombie */
+    store_release(&s->generation, generation);
+    stream_release_ring(s, c);
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    if (was == SESSION_QUEUED || (was == SESSION_FAILED && !c->peer)) {
+        session_dispose(s);
+        return 0;
+    }
+    plock_take(&C->zombie_lock);
+    for (uint32_t *link = &C->unconfirmed; *link; link = &session_at(*link - 1)->next) {
+        if (*link == session_index(s) + 1) {
+            store_release(link, s->next);
+            break;
+        }
+    }
+    s->next = 0;
+    if (C->zombies_last)
+        session_at(C->zombies_last - 1)->next = session_index(s) + 1;
+    else
+        C->zombies_first = session_index(s) + 1;
+    C->zombies_last = session_index(s) + 1;
+    plock_release(&C->zombie_lock);
+    return 0;
+}
+
+int client_close(session_handle h)
+{
+    return finish(h, false);
+}
+
+int client_abort(session_handle h)
+{
+    return finish(h, true);
+}
+
+/* Phase two: nobody can find it any more, the peer is done with it. */
+void session_dispose(struct session *s)
+{
+    struct session_cache *c = session_cache_of(s);
+    struct own_box *own = outbox_by_index(s->own_outbox);
+    family_lock_acquire(&s->tx_lock, C->member);
+    s->head_seen = s->tail; /* whatever is unread stays so */
+    for (; s->left_first != NONE;) {
+        uint32_t rec = s->left_first;
+        s->left_first = C->family->ring[rec].next;
+        outbox_ring_free(own, rec);
+    }
+    if (s->tx_rec != NONE) {
+        outbox_ring_free(own, s->tx_rec);
+        s->tx_rec = NONE;
+    }
+    half_unlock(&s->tx_lock);
+    ports_release(s);
+    if (c->box)
+        c->box->sessions--;
+    outbox_slot_free(own, s->own_slot);
+    session_free(s);
+}
+
+static bool peer_is_done(struct session *s, struct session_cache *c)
+{
+    if (s->flags & (SF_DEAD | SF_RESET))
+        return true;
+    if (!c->peer)
+        return false;
+    if (load_acquire(&c->peer->generation) != s->peer_generation)
+        return true;
+    return s->flags & SF_CONNECTOR && slot_state(c->peer) == SLOT_CLOSED;
+}
+
+void zombies_reap(int most)
+{
+    if (load_relaxed(&C->zombies_first) == 0)
+        return;
+    for (int i = 0; i < most; i++) {
+        plock_take(&C->zombie_lock);
+        uint32_t first = C->zombies_first;
+        struct session *s = first ? session_at(first - 1) : NULL;
+        if (s) {
+            C->zombies_first = s->next;
+            if (!s->next)
+                C->zombies_last = 0;
+            s->next = 0;
+        }
+        plock_release(&C->zombie_lock);
+        if (!s)
+            return;
+        struct session_cache *c = session_cache_of(s);
+        if (!c->peer && s->flags & SF_CONNECTOR)
+            session_try_link(s);
+        if (peer_is_done(s, c)) {
+            session_dispose(s);
+            continue;
+        }
+        plock_take(&C->zombie_lock);
+        if (C->zombies_last)
+            session_at(C->zombies_last - 1)->next = first;
+        else
+            C->zombies_first = first;
+        C->zombies_last = first;
+        plock_release(&C->zombie_lock);
+    }
+}
+
+void sessions_of_worker_dead(uint32_t worker)
+{
+    peer_worker_dead(worker);
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        uint32_t state = load_acquire(&s->state);
+        if (state == SESSION_FREE || outbox_worker(s->peer_outbox) != worker || !s->peer_outbox)
+            continue;
+        fetch_or_sc(&s->flags, SF_DEAD);
+        struct session_cache *c = session_cache_of(s);
+        if (c->peer) {
+            (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
+            (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
+        }
+        watches_ready(c);
+    }
+}
+
+void sessions_listener_gone(uint32_t listener)
+{
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        uint32_t state = load_acquire(&s->state);
+        if (s->listener == listener && s->flags & SF_CONNECTOR && !s->peer_outbox &&
+            (state == SESSION_QUEUED || state == SESSION_OFFERED || state == SESSION_ZOMBIE)) {
+            session_try_link(s); /* accepted at the last moment? */
+            if (!s->peer_outbox)
+                session_break(s, state == SESSION_QUEUED ? BERTH_E_REFUSED : BERTH_E_RESET, "its listener is gone");
+        }
+    }
+    plock_take(&C->lock);
+    struct route *r = route_find(listener);
+    if (r)
+        route_drop(r);
+    plock_release(&C->lock);
+}
+
+int client_take_error(session_handle h)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    int32_t error = exchange_sc(&s->error, 0);
+    if (!error && load_relaxed(&s->flags) & SF_DEAD) {
+        struct session_cache *c = session_cache_of(s);
+        if (c->peer && count_offset(slot_head(c->peer)) < s->tail && !(slot_tail(c->peer) & COUNT_FLAG))
+            return BERTH_E_RESET;
+    }
+    return error;
+}
+
+int client_local(session_handle h, endpoint *out)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    *out = s->local;
+    return 0;
+}
+
+int client_remote(session_handle h, endpoint *out)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    *out = s->remote;
+    return 0;
+}
+
+int client_set_fifo_limit(session_handle h, uint64_t rx, uint64_t tx)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    if ((rx && (rx < 4096 || rx > 1ull << RING_MAX_LOG2)) || (tx && (tx < 4096 || tx > 1ull << RING_MAX_LOG2)))
+        return BERTH_E_INVALID;
+    if (tx)
+        s->tx_limit = tx;
+    if (rx)
+        outbox_info(outbox_by_index(s->own_outbox), s->own_slot)->spare = rx;
+    return 0;
+}

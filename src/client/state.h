@@ -1,0 +1,313 @@
+/* state.h - the library's own data: what the processes of a family share, and what each keeps for itself.
+ *
+ * Family segment (struct family): ordinary shared memory, writable by a worker and all that it forks, never seen by a peer.
+ * It holds the truth that is not in the slots: session records, ring and slot allocation, channel cursors. It has no
+ * pointers. A forked child finds it at the same address.
+ *
+ * Process state (struct client): mappings, descriptors, caches, watches. A fork copies it; what must not be copied (port
+ * leases, the control socket) the child replaces in fork.c.
+ *
+ * Locks, in the order in which they may be taken:
+ *   session.rx_lock, session.tx_lock (family)   the state of one half of a session
+ *   client.lock (process)                       tables of peers, outboxes, routes, listeners
+ *   client.ctl_lock (process)                   who talks on the control socket
+ *   outbox_rec.lock (family)                    rings and slots of one outbox
+ *   family.lock (family)                        session and ring records
+ *   chan_rec.tx_lock, rx_lock (family)          one event queue
+ *   client.watch_lock (process)                 watches and ready lists of all event sets
+ * A lock may be skipped, never taken against the order.
+ */
+#ifndef BERTH_CLIENT_STATE_H
+#define BERTH_CLIENT_STATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/atomic.h"
+#include "base/plock.h"
+#include "client/family_lock.h"
+#include "berth/berth.h"
+#include "client/client.h"
+#include "session/directory.h"
+#include "session/endpoint.h"
+#include "shm/abi.h"
+#include "shm/control.h"
+
+#define SESSIONS_MAX (1u << 20)
+#define RINGS_MAX (1u << 20)
+#define OUTBOXES_MAX 4096u
+#define OUTBOX_SEGMENTS 256u
+#define OUTBOX_CHANNELS_USED 256u
+#define RING_CLASSES 8u /* 4 KiB, 16 KiB, 64 KiB … 64 MiB: powers of four */
+#define NONE 0xffffffffu
+
+#define FIFO_DEFAULT (4u << 20)
+#define SPIN_DEFAULT_NS (50 * 1000)
+#define CONTROL_TIMEOUT_NS (5ll * 1000000000)
+#define SEGMENT_TIMEOUT_NS (2ll * 1000000000)
+
+/* ---- family ------------------------------------------------------------------------------------------- */
+
+struct ring_rec {
+    uint64_t word;      /* where it is */
+    uint64_t left_tail; /* a ring left behind by a swap: free once the consumer's head is here */
+    uint32_t next;      /* free list, or the session's list of left rings */
+    uint32_t owner;     /* session index + 1; 0: free, NONE: queue or slot chunk, for good */
+    uint16_t outbox;
+    uint8_t klass;
+    uint8_t left;
+};
+
+struct seg_rec {
+    uint64_t size; /* 0: none, or retired */
+    uint64_t bump; /* first byte never handed out */
+    uint32_t creator;
+    uint32_t pad;
+};
+
+struct chan_rec {
+    struct family_lock tx_lock;
+    struct family_lock rx_lock;
+    uint32_t peer_worker;
+    uint64_t tx_pos;
+    uint64_t queue; /* ring word of our queue */
+};
+
+struct outbox_rec {
+    struct family_lock lock;
+    uint32_t used;
+    outbox_handle handle;
+    uint32_t facing_app;
+    uint32_t owner_member;
+    uint32_t segments;
+    uint32_t channels;
+    uint32_t slots;     /* ever handed out */
+    uint32_t slot_free; /* stack: index + 1, linked through slot.extra of free slots; 0 empty */
+    uint32_t slots_live;
+    uint32_t swept_rings; /* rings in use after the last sweep */
+    uint32_t rings_live;
+    uint32_t ring_free[RING_CLASSES];
+    uint64_t bytes;
+    struct seg_rec seg[OUTBOX_SEGMENTS];
+    struct chan_rec chan[OUTBOX_CHANNELS_USED];
+};
+
+enum session_state {
+    SESSION_FREE = 0,
+    SESSION_QUEUED,  /* connector: no token sent yet, the listener's queue or backlog is full */
+    SESSION_OFFERED, /* connector: token sent, nobody has accepted that we know of */
+    SESSION_OPEN,    /* both slots known */
+    SESSION_FAILED,  /* connect failed or the session was reset; error tells */
+    SESSION_ZOMBIE,  /* closed by the program; the slot waits for the peer to be done with it */
+};
+
+#define SF_CONNECTOR 0x01u
+#define SF_SHUT_WR 0x02u
+#define SF_SHUT_RD 0x04u
+#define SF_READ_SPAN 0x08u
+#define SF_CONFIRMED 0x20u /* acceptor: the connector knows our slot */
+#define SF_RESET 0x40u     /* the peer is gone or broke the rules: nothing more comes, `error` was set */
+#define SF_SHARED 0x80u    /* held by more than one member: see fork.c */
+#define SF_DEAD 0x100u  /* the peer worker is gone: what it published can still be read */
+
+struct session {
+    /* line 0: sending */
+    struct family_lock tx_lock;
+    uint32_t generation; /* of the handle; moves when the program closes */
+    uint64_t tail;       /* = own slot's */
+    uint64_t head_seen;  /* the peer's head when last looked at */
+    uint64_t tx_size;    /* bytes of the ring in hand, 0 none */
+    uint64_t tx_limit;
+    uint32_t tx_rec; /* ring_rec of the ring in hand, NONE */
+    uint32_t left_first, left_last;
+    uint32_t write_span; /* bytes reserved by client_write_spans, 0: none open */
+    uint64_t event_pos;  /* queue position after our last event */
+    /* line 1: receiving */
+    struct family_lock rx_lock;
+    uint32_t flags; /* SF_* */
+    uint64_t head;  /* true; the slot's may lag */
+    uint64_t tail_seen;
+    uint64_t head_published;
+    uint64_t rx_size;
+    uint32_t streak; /* reads in a row that emptied the fifo and were answered by a write */
+    uint32_t state;
+    int32_t error;
+    uint32_t grow_mark; /* low bits of head_seen when the ring was last found full */
+    uint64_t pad_rx;
+    /* line 2: who */
+    uint32_t own_outbox;
+    uint32_t own_slot;
+    outbox_handle peer_outbox;
+    uint32_t peer_slot;
+    uint32_t peer_generation;
+    uint64_t holders; /* bit per member */
+    uint32_t listener;
+    uint32_t offer_seq;
+    uint32_t next; /* free list, zombie list, unconfirmed list */
+    uint32_t app;
+    uint8_t port_leased;
+    uint8_t pad[15];
+    /* line 3 */
+    endpoint local, remote;
+    uint64_t spare[3];
+};
+_Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
+
+struct member {
+    int32_t pid; /* 0: free */
+    uint32_t worker;
+};
+
+#define MEMBERS_MAX 64u
+
+struct family {
+    struct family_lock lock;
+    uint32_t session_free; /* stack through session.next: index + 1 */
+    uint32_t sessions;     /* ever used */
+    uint32_t ring_free;    /* index + 1 */
+    uint32_t rings;
+    uint32_t next_outbox; /* count for handles, per family */
+    uint32_t shared;      /* members that were alive at once, ever more than one */
+    uint32_t any_arm;     /* WAITER_ANY's */
+    struct member member[MEMBERS_MAX];
+    struct outbox_rec outbox[OUTBOXES_MAX];
+    struct ring_rec ring[RINGS_MAX];
+    struct session session[SESSIONS_MAX];
+};
+
+/* ---- process ------------------------------------------------------------------------------------------- */
+
+struct watch;
+struct peer_box;
+struct own_box;
+
+/* What this process knows about a session beside the record; can be thrown away and made again. 64 bytes. */
+struct session_cache {
+    struct slot *own;
+    const struct slot *peer;
+    uint8_t *tx_ring;
+    const uint8_t *rx_ring;
+    uint64_t rx_word;
+    struct peer_box *box;
+    struct watch *watches;
+    uint32_t generation; /* of the record this was made for */
+    uint32_t pollers;    /* threads inside client_poll that wait for it */
+};
+_Static_assert(sizeof(struct session_cache) == CACHE_LINE, "one line per session");
+
+struct peer_worker {
+    uint32_t id;
+    uint32_t app;
+    uint32_t refs; /* boxes */
+    bool dead;
+    const struct worker_page *page;
+    int kick_fd;
+    uint32_t kicked[WAITERS_MAX];
+    struct peer_worker *next;
+};
+
+struct peer_box { /* an outbox of another worker, facing our app */
+    outbox_handle handle;
+    struct peer_worker *worker;
+    struct own_box *own;  /* our outbox facing its app */
+    uint32_t own_channel; /* NONE until made */
+    uint32_t their_channel;
+    const uint64_t *queue; /* theirs to us; NULL until found */
+    uint32_t their_resync;
+    uint32_t kicked_channel;
+    uint32_t sessions; /* how many of ours have their peer slot in it */
+    uint32_t idle;     /* rounds without an event */
+    bool polled, announced;
+    const uint8_t *seg[OUTBOX_SEGMENTS];
+    uint64_t seg_size[OUTBOX_SEGMENTS];
+    uint8_t seg_asked[OUTBOX_SEGMENTS];
+    struct peer_box *next;   /* in client.boxes */
+    struct peer_box *next_polled;
+};
+
+struct own_box {
+    uint32_t index; /* in family.outbox */
+    uint8_t *seg[OUTBOX_SEGMENTS];
+    uint64_t seg_size[OUTBOX_SEGMENTS];
+    bool writable[OUTBOX_SEGMENTS];
+    struct own_box *next;
+};
+
+struct route { /* a listener that we were introduced to */
+    uint32_t listener;
+    uint32_t epoch;
+    uint32_t app;
+    uint32_t backlog;
+    uint32_t waiting; /* our own offers not accepted yet */
+    int token_fd;
+    struct own_box *box;
+    struct route *next;
+};
+
+struct pending_token {
+    struct token token;
+    struct pending_token *next;
+};
+
+struct listener {
+    uint32_t generation; /* odd: in use */
+    uint32_t id;         /* the daemon's */
+    int pipe_rd;
+    int pipe_wr; /* kept so that the pipe never hangs up */
+    int wait_ep; /* for client_listener_wait, made at the first blocking accept */
+    int wait_ep_kernel;
+    uint32_t backlog;
+    endpoint at;
+    struct pending_token *pending; /* taken, but the outbox is not here yet */
+    struct watch *watches;
+};
+
+#define LISTENERS_MAX 4096u
+
+struct client {
+    bool attached;
+    bool daemon_lost;
+    bool forked; /* a child that has not said hello yet */
+    int ctl;
+    uint32_t worker, app, uid;
+    uint32_t member;
+    uint64_t outbox_limit;
+    uint64_t segment_size, rx_limit, tx_limit;
+    int64_t spin_ns;
+    uint32_t cpus;
+    int kick_fd;
+    uint32_t seq;
+    struct worker_page *page;
+    const struct directory *dir;
+    struct family *family;
+    struct session_cache *cache;
+    struct listener *listeners;
+    struct peer_worker *workers;
+    struct peer_box *boxes;
+    struct peer_box *polled; /* of them, those with a queue */
+    struct own_box *outboxes;
+    struct route *routes;
+    uint32_t unconfirmed; /* sessions accepted that the connector may not know of; list by session.next */
+    uint32_t zombies_first, zombies_last;
+    uint64_t waiters_used;
+    uint32_t spread;
+    struct worker_page *page_parent; /* of a forked child: inherited sessions name its waiters */
+    int kick_parent;
+    uint64_t tag; /* of our own entries in epoll sets */
+    struct plock lock, ctl_lock, watch_lock, zombie_lock, poll_lock;
+};
+
+extern struct client berth_client;
+#define C (&berth_client)
+
+static inline struct session *session_at(uint32_t index)
+{
+    return &C->family->session[index];
+}
+
+static inline uint32_t session_index(const struct session *s)
+{
+    return (uint32_t)(s - C->family->session);
+}
+
+#endif

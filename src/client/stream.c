@@ -1,0 +1,651 @@
+/* stream.c - bytes: the fifo with a movable ring, seen from the side that writes and from the side that reads.
+ *
+ * Theory of operation
+ *
+ * Offsets count from the session's first byte. The byte at offset o lies at o modulo the ring's size, whatever ring is in
+ * use, so a swap copies [head, tail) to the same offsets of the new ring. The producer may swap at any time: the reader
+ * loads tail, then ring, at each look. A ring left behind is free once head has reached the tail at the swap.
+ *
+ * Sending holds tx_lock, receiving rx_lock; releasing either is the full fence between the counter's store and the look
+ * at what the peer wants to hear of (slot.h).
+ *
+ * Publishing `head` costs the peer a cache miss, so it is done when a quarter of the ring has been read, or when the fifo
+ * is empty; and not even then in the middle of a run of question and answer, where our own next write, to the same
+ * cache line, carries it along (`streak`). Before anybody sleeps it is published (stream_flush_head).
+ *
+ * The ring starts small (4 KiB holds most requests, and stays in the cache) and is multiplied by four whenever it is found full,
+ * to the limit of the session.
+ */
+#include <limits.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+
+#define RR_STREAK 16u /* answers in a row before `head` waits for the next answer */
+
+static inline struct session *enter(session_handle h)
+{
+    uint32_t index = (uint32_t)h;
+    if (!C->attached || !index || index >= SESSIONS_MAX)
+        return NULL;
+    struct session *s = session_at(index);
+    return load_relaxed(&s->generation) == (uint32_t)(h >> 32) ? s : NULL;
+}
+
+static inline bool stale(const struct session *s, session_handle h)
+{
+    return load_relaxed(&s->generation) != (uint32_t)(h >> 32);
+}
+
+/* ---- telling the peer ------------------------------------------------------------------------------------- */
+
+void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
+{
+    if (!c->peer)
+        return; /* it will be told when it is known: session_linked */
+    uint64_t want = slot_want(c->peer);
+    if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
+        return;
+    if (want & COUNT_FLAG)
+        (void)sys_futex_wake(slot_tail_futex(c->own), (long)INT_MAX);
+    else
+        channel_event(s, c);
+}
+
+void notify_space(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
+{
+    if (!c->peer)
+        return;
+    uint64_t want = slot_want_space(c->peer);
+    if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
+        return;
+    if (want & COUNT_FLAG)
+        (void)sys_futex_wake(slot_head_futex(c->own), (long)INT_MAX);
+    else
+        channel_event(s, c);
+}
+
+/* ---- receiving -------------------------------------------------------------------------------------------- */
+
+static inline uint64_t head_flag(const struct session *s)
+{
+    return load_relaxed(&s->flags) & SF_SHUT_RD ? COUNT_FLAG : 0;
+}
+
+void stream_publish_head(struct session *s, struct session_cache *c)
+{
+    s->head_published = s->head;
+    slot_set_head(c->own, count_word(s->head, head_flag(s)));
+}
+
+void stream_flush_head(struct session *s)
+{
+    if (load_relaxed(&s->head_published) == load_relaxed(&s->head))
+        return;
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->rx_lock, C->member);
+    uint64_t old = s->head_published, new = s->head;
+    stream_publish_head(s, c);
+    s->streak = 0;
+    half_unlock(&s->rx_lock);
+    notify_space(s, c, old, new);
+}
+
+/* What nothing-to-read means now. rx_lock is held. */
+static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint64_t tail_word)
+{
+    uint32_t flags = load_relaxed(&s->flags);
+    if (flags & SF_RESET)
+        return s->error ? s->error : BERTH_E_RESET;
+    if (tail_word & COUNT_FLAG)
+        return load_relaxed(&c->peer->flags) & SLOT_RESET ? BERTH_E_RESET : 0;
+    if (flags & SF_SHUT_RD)
+        return 0;
+    if (flags & SF_DEAD)
+        return count_offset(slot_head(c->peer)) < s->tail ? BERTH_E_RESET : 0;
+    if (s->head_published != s->head) {
+        stream_publish_head(s, c);
+        s->streak = 0;
+    }
+    return BERTH_E_WOULD_BLOCK;
+}
+
+/* Bytes that can be read now: s->tail_seen - s->head of them, at c->rx_ring with size s->rx_size. Positive, or what to
+ * return. rx_lock is held. */
+static inline ssize_t receive_look(struct session *s, struct session_cache *c, uint64_t *tail_word)
+{
+    if (s->tail_seen > s->head && c->rx_ring)
+        return (ssize_t)(s->tail_seen - s->head);
+    if (!c->peer) {
+        uint32_t state = load_relaxed(&s->state);
+        if (load_relaxed(&s->flags) & SF_RESET)
+            return s->error ? s->error : BERTH_E_RESET;
+        return state == SESSION_QUEUED || state == SESSION_OFFERED ? BERTH_E_WOULD_BLOCK : BERTH_E_BAD_HANDLE;
+    }
+    uint64_t word = slot_tail(c->peer);
+    uint64_t tail = count_offset(word);
+    *tail_word = word;
+    if (tail == s->head)
+        return nothing_to_read(s, c, word);
+    if (tail - s->head > 1ull << RING_MAX_LOG2) { /* also when tail < head */
+        session_break(s, BERTH_E_PROTOCOL, "its tail makes no sense");
+        return BERTH_E_RESET;
+    }
+    uint64_t ring = slot_ring(c->peer);
+    if (__builtin_expect(ring != c->rx_word || !c->rx_ring, 0)) {
+        int err = BERTH_E_PROTOCOL;
+        uint64_t size = 0;
+        c->rx_ring = NULL;
+        const uint8_t *at = peer_ring(c->box, ring, &size, false, &err);
+        if (!at) {
+            if (err != BERTH_E_PROTOCOL)
+                return err;
+            session_break(s, err, "its ring is not where it says");
+            return BERTH_E_RESET;
+        }
+        c->rx_ring = at;
+        c->rx_word = ring;
+        s->rx_size = size;
+    }
+    if (tail - s->head > s->rx_size) {
+        session_break(s, BERTH_E_PROTOCOL, "it holds more than its ring");
+        return BERTH_E_RESET;
+    }
+    s->tail_seen = tail;
+    return (ssize_t)(tail - s->head);
+}
+
+/* The ring may have been swapped between two looks at an unchanged tail_seen: bytes below tail_seen stay readable where
+ * they were found, since our head has not passed them. But a cache line's worth of trust is not needed for the next look. */
+
+static inline void copy_out(const struct session_cache *c, uint64_t size, uint64_t at, uint8_t *dst, size_t n)
+{
+    size_t pos = (size_t)(at & (size - 1));
+    size_t first = size - pos < n ? (size_t)(size - pos) : n;
+    memcpy(dst, c->rx_ring + pos, first);
+    if (__builtin_expect(first < n, 0))
+        memcpy(dst + first, c->rx_ring, n - first);
+}
+
+/* After n bytes were taken: publish head if it is time. True: look whether the peer waits for space, from *old. */
+static inline bool advance_head(struct session *s, struct session_cache *c, size_t n, uint64_t *old)
+{
+    s->head += n;
+    *old = s->head_published;
+    if (s->head == s->tail_seen) {
+        if (s->streak >= RR_STREAK)
+            return false;
+    } else if (s->head - s->head_published < s->rx_size / 4) {
+        return false;
+    }
+    stream_publish_head(s, c);
+    return true;
+}
+
+static ssize_t receive(session_handle h, const struct iovec *iov, int count, uint32_t flags)
+{
+    struct session *s = enter(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->rx_lock, C->member);
+    ssize_t result = BERTH_E_BAD_HANDLE;
+    bool tell = false;
+    uint64_t old = 0, word = 0;
+    if (__builtin_expect(stale(s, h), 0))
+        goto out;
+    if (__builtin_expect(s->flags & SF_READ_SPAN, 0)) {
+        result = BERTH_E_BUSY;
+        goto out;
+    }
+    result = receive_look(s, c, &word);
+    if (result <= 0)
+        goto out;
+    size_t avail = (size_t)result, done = 0;
+    for (int i = 0; i < count && done < avail; i++) {
+        size_t n = avail - done < iov[i].iov_len ? avail - done : iov[i].iov_len;
+        copy_out(c, s->rx_size, s->head + done, iov[i].iov_base, n);
+        done += n;
+    }
+    /* what was published before we asked for it to be looked at again may still be there in part: a second look costs a
+     * line, and a short read is what a stream may give */
+    result = (ssize_t)done;
+    if (!(flags & STREAM_PEEK) && done)
+        tell = advance_head(s, c, done, &old);
+out:
+    half_unlock(&s->rx_lock);
+    if (tell)
+        notify_space(s, c, old, s->head_published);
+    return result;
+}
+
+ssize_t client_read(session_handle h, void *buf, size_t len, uint32_t flags)
+{
+    struct iovec iov = {.iov_base = buf, .iov_len = len};
+    return len ? receive(h, &iov, 1, flags) : enter(h) ? 0 : BERTH_E_BAD_HANDLE;
+}
+
+ssize_t client_readv(session_handle h, const struct iovec *iov, int count, uint32_t flags)
+{
+    return receive(h, iov, count, flags);
+}
+
+int client_read_spans(session_handle h, struct iovec spans[2])
+{
+    struct session *s = enter(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->rx_lock, C->member);
+    uint64_t word = 0;
+    int result = stale(s, h) ? BERTH_E_BAD_HANDLE : s->flags & SF_READ_SPAN ? BERTH_E_BUSY : 0;
+    if (result == 0) {
+        ssize_t avail = receive_look(s, c, &word);
+        result = (int)avail;
+        if (avail > 0) {
+            size_t pos = (size_t)(s->head & (s->rx_size - 1));
+            size_t first = s->rx_size - pos < (size_t)avail ? (size_t)(s->rx_size - pos) : (size_t)avail;
+            spans[0] = (struct iovec){.iov_base = (void *)(uintptr_t)(c->rx_ring + pos), .iov_len = first};
+            spans[1] = (struct iovec){.iov_base = (void *)(uintptr_t)c->rx_ring, .iov_len = (size_t)avail - first};
+            fetch_or_sc(&s->flags, SF_READ_SPAN);
+            result = first < (size_t)avail ? 2 : 1;
+        }
+    }
+    half_unlock(&s->rx_lock);
+    return result;
+}
+
+int client_read_consume(session_handle h, size_t len)
+{
+    struct session *s = enter(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->rx_lock, C->member);
+    int result = BERTH_E_BAD_HANDLE;
+    bool tell = false;
+    uint64_t old = 0;
+    if (stale(s, h))
+        goto out;
+    result = BERTH_E_INVALID;
+    if (!(s->flags & SF_READ_SPAN) || len > s->tail_seen - s->head)
+        goto out;
+    fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+    if (len)
+        tell = advance_head(s, c, len, &old);
+    result = 0;
+out:
+    half_unlock(&s->rx_lock);
+    if (tell)
+        notify_space(s, c, old, s->head_published);
+    return result;
+}
+
+/* ---- sending ---------------------------------------------------------------------------------------------- */
+
+static void reclaim_left(struct session *s)
+{
+    while (s->left_first != NONE) {
+        uint32_t rec = s->left_first;
+        struct ring_rec *ring = &C->family->ring[rec];
+        if (ring->left_tail > s->head_seen)
+            return;
+        s->left_first = ring->next;
+        outbox_ring_free(outbox_by_index(s->own_outbox), rec);
+    }
+}
+
+/* Gives the ring of a drained fifo back. tx_lock is held. */
+void stream_release_ring(struct session *s, struct session_cache *c)
+{
+    if (s->tx_rec == NONE || s->write_span)
+        return;
+    if (c->peer)
+        s->head_seen = count_offset(slot_head(c->peer));
+    if (s->head_seen != s->tail)
+        return;
+    reclaim_left(s);
+    uint32_t rec = s->tx_rec;
+    s->tx_rec = NONE;
+    s->tx_size = 0;
+    c->tx_ring = NULL;
+    slot_set_ring(c->own, 0);
+    outbox_ring_free(outbox_by_index(s->own_outbox), rec);
+}
+
+/* Puts the session on a ring of at least `size` bytes, with the unread bytes in it. tx_lock is held. */
+static int swap_ring(struct session *s, struct session_cache *c, uint64_t size)
+{
+    struct own_box *box = outbox_by_index(s->own_outbox);
+    uint32_t rec, old = s->tx_rec;
+    int err = outbox_ring_alloc(box, size, session_index(s) + 1, &rec);
+    if (err)
+        return err;
+    struct ring_rec *ring = &C->family->ring[rec];
+    uint8_t *to = outbox_ring_at(box, ring->word, NULL);
+    uint64_t new_size = 1ull << ring_log2(ring->word);
+    const uint8_t *from = old == NONE ? NULL : outbox_ring_at(box, C->family->ring[old].word, NULL);
+    for (uint64_t at = s->head_seen; from && at < s->tail;) { /* in pieces that wrap in neither ring */
+        uint64_t n = s->tail - at;
+        uint64_t a = s->tx_size - (at & (s->tx_size - 1)), b = new_size - (at & (new_size - 1));
+        n = n < a ? n : a;
+        n = n < b ? n : b;
+        memcpy(to + (at & (new_size - 1)), from + (at & (s->tx_size - 1)), n);
+        at += n;
+    }
+    s->tx_rec = rec;
+    s->tx_size = new_size;
+    c->tx_ring = to;
+    slot_set_ring(c->own, ring->word); /* release: the copied bytes are there */
+    if (old != NONE) {
+        struct ring_rec *left = &C->family->ring[old];
+        left->left = 1;
+        left->left_tail = s->tail;
+        left->next = NONE;
+        if (s->left_first == NONE)
+            s->left_first = old;
+        else
+            C->family->ring[s->left_last].next = old;
+        s->left_last = old;
+        reclaim_left(s);
+    }
+    return 0;
+}
+
+/* Room for bytes, growing the ring for up to `want`. The number, or why there is none. tx_lock is held. */
+static ssize_t send_room(struct session *s, struct session_cache *c, size_t want)
+{
+    uint32_t flags = load_relaxed(&s->flags);
+    if (__builtin_expect(flags & (SF_SHUT_WR | SF_RESET | SF_DEAD), 0)) {
+        if (flags & SF_SHUT_WR)
+            return BERTH_E_CLOSED;
+        return flags & SF_RESET && s->error ? s->error : BERTH_E_RESET;
+    }
+    if (c->peer) {
+        uint64_t word = slot_head(c->peer), head = count_offset(word);
+        if (__builtin_expect(word & COUNT_FLAG, 0))
+            return load_relaxed(&c->peer->flags) & SLOT_RESET ? BERTH_E_RESET : BERTH_E_CLOSED;
+        if (__builtin_expect(head > s->tail || head < s->head_seen, 0)) {
+            session_break(s, BERTH_E_PROTOCOL, "its head makes no sense");
+            return BERTH_E_RESET;
+        }
+        s->head_seen = head;
+    } else if (s->state == SESSION_QUEUED) {
+        return BERTH_E_WOULD_BLOCK;
+    }
+    uint64_t unread = s->tail - s->head_seen;
+    uint64_t room = s->tx_size - unread;
+    if (__builtin_expect(s->left_first != NONE, 0))
+        reclaim_left(s);
+    if (__builtin_expect(room >= want && c->tx_ring, 1))
+        return (ssize_t)room;
+    if (s->tx_rec != NONE && !c->tx_ring) { /* a forked process that meets the ring for the first time */
+        bool writable = false;
+        uint8_t *at = outbox_ring_at(outbox_by_index(s->own_outbox), C->family->ring[s->tx_rec].word, &writable);
+        if (at && writable)
+            c->tx_ring = at;
+        else if (swap_ring(s, c, s->tx_size) != 0)
+            return BERTH_E_NO_MEMORY;
+        return send_room(s, c, want);
+    }
+    if (s->tx_size < s->tx_limit) {
+        uint64_t size = s->tx_size ? s->tx_size * 4 : 1u << RING_MIN_LOG2;
+        while (size < unread + want && size < s->tx_limit)
+            size *= 4;
+        while (size > s->tx_limit && size > 1u << RING_MIN_LOG2)
+            size /= 4;
+        if (size > s->tx_size && swap_ring(s, c, size) != 0 && !s->tx_size)
+            return BERTH_E_NO_MEMORY;
+        room = s->tx_size - unread;
+    }
+    return room ? (ssize_t)room : BERTH_E_WOULD_BLOCK;
+}
+
+static inline void copy_in(const struct session_cache *c, uint64_t size, uint64_t at, const uint8_t *src, size_t n)
+{
+    size_t pos = (size_t)(at & (size - 1));
+    size_t first = size - pos < n ? (size_t)(size - pos) : n;
+    memcpy(c->tx_ring + pos, src, first);
+    if (__builtin_expect(first < n, 0))
+        memcpy(c->tx_ring, src + first, n - first);
+}
+
+/* Our write carries what we have read along: same line, same miss. No lock: head_published is a hint here, the store goes
+ * through rx_lock's holder otherwise. */
+static inline void carry_head(struct session *s, struct session_cache *c, bool *tell, uint64_t *old)
+{
+    if (load_relaxed(&s->head) == load_relaxed(&s->head_published)) {
+        if (s->streak < RR_STREAK && s->head_seen == s->tail)
+            s->streak++;
+        return;
+    }
+    if (!family_lock_try(&s->rx_lock, berth_lock_id))
+        return;
+    *old = s->head_published;
+    if (*old != s->head) {
+        stream_publish_head(s, c);
+        *tell = true;
+    }
+    family_lock_release(&s->rx_lock);
+}
+
+static ssize_t transmit(session_handle h, const struct iovec *iov, int count, size_t total)
+{
+    struct session *s = enter(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    struct session_cache *c = session_cache_of(s);
+    if (__builtin_expect(!c->peer, 0))
+        session_try_link(s);
+    family_lock_acquire(&s->tx_lock, C->member);
+    ssize_t result = BERTH_E_BAD_HANDLE;
+    bool tell_space = false;
+    uint64_t old_tail = 0, old_head = 0;
+    if (__builtin_expect(stale(s, h), 0))
+        goto out;
+    if (__builtin_expect(s->write_span, 0)) {
+        result = BERTH_E_BUSY;
+        goto out;
+    }
+    result = send_room(s, c, total);
+    if (result <= 0)
+        goto out;
+    size_t room = (size_t)result, done = 0;
+    for (int i = 0; i < count && done < room; i++) {
+        size_t n = room - done < iov[i].iov_len ? room - done : iov[i].iov_len;
+        copy_in(c, s->tx_size, s->tail + done, iov[i].iov_base, n);
+        done += n;
+    }
+    carry_head(s, c, &tell_space, &old_head);
+    old_tail = s->tail;
+    store_relaxed(&s->tail, old_tail + done);
+    slot_set_tail(c->own, count_word(old_tail + done, 0));
+    result = (ssize_t)done;
+out:
+    half_unlock(&s->tx_lock);
+    if (result > 0)
+        notify_data(s, c, old_tail, old_tail + (size_t)result);
+    if (tell_space)
+        notify_space(s, c, old_head, s->head_published);
+    return result;
+}
+
+ssize_t client_write(session_handle h, const void *buf, size_t len)
+{
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)buf, .iov_len = len};
+    return transmit(h, &iov, 1, len);
+}
+
+ssize_t client_writev(session_handle h, const struct iovec *iov, int count)
+{
+    size_t total = 0;
+    for (int i = 0; i < count; i++)
+        total += iov[i].iov_len;
+    return transmit(h, iov, count, total);
+}
+
+int client_write_spans(session_handle h, size_t want, struct iovec spans[2])
+{
+    struct session *s = enter(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->tx_lock, C->member);
+    int result = stale(s, h) ? BERTH_E_BAD_HANDLE : s->write_span ? BERTH_E_BUSY : 0;
+    if (result == 0) {
+        ssize_t room = send_room(s, c, want ? want : 1);
+        result = (int)(room < 0 ? room : 0);
+        if (room > 0) {
+            if (want && (size_t)room > want)
+                room = (ssize_t)want;
+            size_t pos = (size_t)(s->tail & (s->tx_size - 1));
+            size_t first = s->tx_size - pos < (size_t)room ? (size_t)(s->tx_size - pos) : (size_t)room;
+            spans[0] = (struct iovec){.iov_base = c->tx_ring + pos, .iov_len = first};
+            spans[1] = (struct iovec){.iov_base = c->tx_ring, .iov_len = (size_t)room - first};
+            s->write_span = (uint32_t)room;
+            result = first < (size_t)room ? 2 : 1;
+        }
+    }
+    half_unlock(&s->tx_lock);
+    return result;
+}
+
+int client_write_commit(session_handle h, size_t len)
+{
+    struct session *s = enter(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->tx_lock, C->member);
+    uint64_t old = s->tail;
+    int result = stale(s, h) ? BERTH_E_BAD_HANDLE : !s->write_span || len > s->write_span ? BERTH_E_INVALID : 0;
+    if (result == 0) {
+        s->write_span = 0;
+        if (load_relaxed(&s->flags) & SF_SHUT_WR)
+            len = 0;
+        store_relaxed(&s->tail, old + len);
+        if (len)
+            slot_set_tail(c->own, count_word(old + len, 0));
+    }
+    half_unlock(&s->tx_lock);
+    if (result == 0 && len)
+        notify_data(s, c, old, old + len);
+    return result;
+}
+
+/* ---- readiness -------------------------------------------------------------------------------------------- */
+
+bool stream_readable(struct session *s, struct session_cache *c)
+{
+    if (load_relaxed(&s->flags) & (SF_RESET | SF_SHUT_RD | SF_DEAD))
+        return true;
+    if (!c->peer)
+        return false;
+    uint64_t word = slot_tail(c->peer);
+    if (!(word & COUNT_FLAG) && count_offset(word) == load_relaxed(&s->head))
+        return false;
+    if (word & COUNT_FLAG || c->rx_ring)
+        return true;
+    /* bytes, but perhaps in a segment that is still on its way: then it is asked for and this session set aside */
+    int err = BERTH_E_PROTOCOL;
+    uint64_t size;
+    return peer_ring(c->box, slot_ring(c->peer), &size, false, &err) || err == BERTH_E_PROTOCOL;
+}
+
+bool stream_writable(struct session *s, struct session_cache *c)
+{
+    if (load_relaxed(&s->flags) & (SF_RESET | SF_SHUT_WR | SF_DEAD))
+        return true;
+    uint32_t state = load_relaxed(&s->state);
+    if (state == SESSION_QUEUED)
+        return false;
+    uint64_t size = load_relaxed(&s->tx_size);
+    if (size < s->tx_limit)
+        return true; /* none yet, or it can grow */
+    uint64_t head = load_relaxed(&s->head_seen);
+    if (c->peer) {
+        uint64_t word = slot_head(c->peer);
+        if (word & COUNT_FLAG)
+            return true;
+        head = count_offset(word);
+    }
+    return size - (load_relaxed(&s->tail) - head) >= size / 4;
+}
+
+bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge)
+{
+    uint64_t seen = load_relaxed(&s->head);
+    if (edge && c->peer) {
+        uint64_t word = slot_tail(c->peer);
+        seen = count_offset(word) + (word & COUNT_FLAG);
+    }
+    slot_arm_want(c->own, count_word(seen, flag));
+    if (edge) {
+        uint64_t word = c->peer ? load_sc(&c->peer->tail) : 0;
+        return count_offset(word) + (word & COUNT_FLAG) <= seen;
+    }
+    fence_sc();
+    return !stream_readable(s, c);
+}
+
+bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)
+{
+    uint64_t size = load_relaxed(&s->tx_size), tail = load_relaxed(&s->tail);
+    uint64_t mark = tail > size - size / 4 ? tail - (size - size / 4) - 1 : 0;
+    slot_arm_space(c->own, count_word(mark, flag));
+    fence_sc();
+    return !stream_writable(s, c);
+}
+
+uint32_t stream_ready(struct session *s, struct session_cache *c)
+{
+    uint32_t flags = load_relaxed(&s->flags);
+    if (flags & SF_RESET)
+        return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+    uint32_t events = 0;
+    bool ended = flags & (SF_SHUT_RD | SF_DEAD), closed = flags & (SF_SHUT_WR | SF_DEAD);
+    if (c->peer) {
+        ended = ended || slot_tail(c->peer) & COUNT_FLAG;
+        if (slot_head(c->peer) & COUNT_FLAG)
+            events |= EPOLLOUT; /* a write tells */
+        if (ended && load_relaxed(&c->peer->flags) & SLOT_RESET)
+            events |= EPOLLERR | EPOLLHUP;
+    }
+    if (ended)
+        events |= EPOLLRDHUP | EPOLLIN;
+    if (ended && closed)
+        events |= EPOLLHUP;
+    if (stream_readable(s, c))
+        events |= EPOLLIN;
+    if (stream_writable(s, c))
+        events |= EPOLLOUT;
+    return events;
+}
+
+uint32_t client_readiness(session_handle h)
+{
+    struct session *s = enter(h);
+    return s ? stream_ready(s, session_cache_of(s)) : EPOLLERR | EPOLLHUP;
+}
+
+size_t client_readable(session_handle h)
+{
+    struct session *s = enter(h);
+    if (!s)
+        return 0;
+    struct session_cache *c = session_cache_of(s);
+    uint64_t tail = c->peer ? count_offset(slot_tail(c->peer)) : 0, head = load_relaxed(&s->head);
+    return tail > head && tail - head <= 1ull << RING_MAX_LOG2 ? (size_t)(tail - head) : 0;
+}
+
+size_t client_unread(session_handle h)
+{
+    struct session *s = enter(h);
+    if (!s)
+        return 0;
+    struct session_cache *c = session_cache_of(s);
+    uint64_t head = c->peer ? count_offset(slot_head(c->peer)) : 0, tail = load_relaxed(&s->tail);
+    return tail > head ? (size_t)(tail - head) : 0;
+}

@@ -1,0 +1,207 @@
+/* wait.c - waiting for one session: spin while it is likely to be short, then sleep where only the peer can wake us.
+ *
+ * Theory of operation
+ *
+ * Waking a sleeper costs 50 to 100 microseconds, so a thread that waits first watches the peer's cache line for the spin
+ * budget. It does not when that could only delay the peer: when the peer last ran on our CPU (both sides publish where they
+ * run), or when there is one CPU.
+ *
+ * To sleep, the thread sets its `want` with the futex flag, looks once more, and sleeps on the low half of the peer's
+ * counter. The kernel compares that word with what was seen, so a store between look and sleep cannot be missed;
+ * the peer wakes the word's sleepers when its counter passes `want`. No descriptor, no waiter word, nobody else is woken.
+ *
+ * A session whose acceptor is not known yet has no such word; then the thread waits as client_poll does, on the worker's
+ * kick and the control socket.
+ */
+#include <errno.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "base/sys.h"
+#include "client/internal.h"
+
+#define LOOKS_PER_CLOCK 32
+#define SLEEP_MAX_NS (1000 * NS_PER_MS) /* a belt: nothing relies on it */
+
+uint32_t cpu_here(void)
+{
+    int cpu = sched_getcpu(); /* reads rseq's word: no system call */
+    return cpu < 0 || cpu > 253 ? 0 : (uint32_t)cpu + 1;
+}
+
+static uint32_t peer_cpu(const struct session_cache *c)
+{
+    uint32_t cpu = load_relaxed(&c->peer->cpu);
+    if (cpu || !c->box)
+        return cpu;
+    uint32_t waiter = load_relaxed(&c->peer->waiter) % WAITERS_MAX;
+    return load_relaxed(&c->box->worker->page->waiter[waiter].cpu);
+}
+
+int64_t spin_budget(const struct session_cache *c)
+{
+    if (C->cpus < 2)
+        return 0;
+    if (c && c->peer) {
+        uint32_t theirs = peer_cpu(c);
+        if (theirs && theirs == cpu_here())
+            return 0;
+    }
+    return C->spin_ns;
+}
+
+struct timespec *timespec_of(int64_t ns, struct timespec *ts)
+{
+    if (ns < 0)
+        return NULL;
+    ts->tv_sec = (time_t)(ns / NS_PER_SEC);
+    ts->tv_nsec = (long)(ns % NS_PER_SEC);
+    return ts;
+}
+
+int64_t wait_cap(int64_t deadline)
+{
+    int64_t left = -1;
+    if (deadline != DEADLINE_NEVER) {
+        left = deadline - clock_now();
+        if (left < 0)
+            left = 0;
+    }
+    if (load_relaxed(&C->unconfirmed) != 0) {
+        /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom */
+        static __thread int64_t pause_ns;
+        pause_ns = pause_ns < NS_PER_MS ? NS_PER_MS : pause_ns < 64 * NS_PER_MS ? pause_ns * 2 : pause_ns;
+        if (left < 0 || left > pause_ns)
+            left = pause_ns;
+    }
+    return left;
+}
+
+/* ---- sleeping on the kick --------------------------------------------------------------------------------- */
+
+static __thread int tls_ep = -1;
+static __thread int32_t tls_ep_pid;
+
+int thread_ep(void)
+{
+    int32_t pid = C->family->member[C->member].pid;
+    if (tls_ep >= 0 && tls_ep_pid == pid)
+        return tls_ep;
+    long ep = sys_epoll_create1(EPOLL_CLOEXEC);
+    if (ep < 0)
+        return BERTH_E_NO_MEMORY;
+    tls_ep = own_fd((int)ep);
+    tls_ep_pid = pid;
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u32 = 0};
+    (void)sys_epoll_ctl(tls_ep, EPOLL_CTL_ADD, C->kick_fd, &ev);
+    ev.events = EPOLLIN;
+    (void)sys_epoll_ctl(tls_ep, EPOLL_CTL_ADD, C->ctl, &ev);
+    return tls_ep;
+}
+
+void waiter_any_asleep(void)
+{
+    uint32_t arm = fetch_add_sc(&C->family->any_arm, 2) + 2;
+    store_sc(&C->page->waiter[WAITER_ANY].arm, arm); /* always odd; another thread's later value is as good */
+}
+
+static int wait_poll(session_handle h, uint32_t events, int64_t deadline)
+{
+    struct client_poll_item item = {.handle = h, .events = events};
+    int64_t left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_now();
+    int n = client_poll(&item, 1, NULL, 0, deadline != DEADLINE_NEVER && left < 0 ? 0 : left, NULL);
+    return n > 0 ? 0 : n == 0 ? BERTH_E_TIMED_OUT : n;
+}
+
+/* ---- sleeping on the peer's counter ------------------------------------------------------------------------ */
+
+static bool ready_for(struct session *s, struct session_cache *c, uint32_t events)
+{
+    return (events & EPOLLIN && stream_readable(s, c)) || (events & EPOLLOUT && stream_writable(s, c)) ||
+           (c->peer && events & EPOLLOUT && slot_head(c->peer) & COUNT_FLAG);
+}
+
+static int spin(struct session *s, struct session_cache *c, uint32_t events, int64_t deadline)
+{
+    int64_t budget = spin_budget(c);
+    if (budget <= 0)
+        return BERTH_E_WOULD_BLOCK;
+    int64_t end = clock_now() + budget;
+    if (end > deadline)
+        end = deadline;
+    for (;;) {
+        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+            if (ready_for(s, c, events))
+                return 0;
+            cpu_relax();
+        }
+        if (clock_now() > end || spin_budget(c) == 0)
+            return BERTH_E_WOULD_BLOCK;
+    }
+}
+
+/* One sleep. Both directions at once cannot be slept for this way: client_wait asks for one. */
+static long sleep_once(struct session *s, struct session_cache *c, uint32_t events, int64_t deadline)
+{
+    struct timespec ts;
+    const uint32_t *word;
+    uint64_t seen;
+    bool armed;
+    if (events & EPOLLIN) {
+        word = slot_tail_futex(c->peer);
+        seen = slot_tail(c->peer);
+        armed = stream_arm_read(s, c, COUNT_FLAG, false);
+    } else {
+        word = slot_head_futex(c->peer);
+        seen = slot_head(c->peer);
+        armed = stream_arm_write(s, c, COUNT_FLAG);
+    }
+    long ret = 0;
+    if (armed) {
+        int64_t left = wait_cap(deadline);
+        if (left < 0 || left > SLEEP_MAX_NS)
+            left = SLEEP_MAX_NS;
+        ret = sys_futex_wait(word, (uint32_t)seen, timespec_of(left, &ts));
+    }
+    if (events & EPOLLIN)
+        slot_disarm_want(c->own);
+    else
+        slot_disarm_space(c->own);
+    return ret;
+}
+
+int client_wait(session_handle h, uint32_t events, int64_t deadline)
+{
+    for (;;) {
+        struct session *s = session_get(h);
+        if (!s)
+            return BERTH_E_BAD_HANDLE;
+        struct session_cache *c = session_cache_of(s);
+        if (ready_for(s, c, events))
+            return 0;
+        if (!c->peer)
+            session_try_link(s);
+        if (!c->peer || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT))
+            return wait_poll(h, events, deadline);
+        uint8_t cpu = (uint8_t)cpu_here();
+        if (load_relaxed(&c->own->cpu) != cpu)
+            store_relaxed(&c->own->cpu, cpu);
+        if (spin(s, c, events, deadline) == 0)
+            return 0;
+        if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
+            return BERTH_E_TIMED_OUT;
+        stream_flush_head(s);
+        sessions_confirm();
+        long ret = sleep_once(s, c, events, deadline);
+        if (c->watches && session_get(h)) { /* an event set waits for it too: `want` was ours for a moment */
+            (void)stream_arm_read(s, c, 0, false);
+            watches_ready(c);
+        }
+        if (ret == -EINTR)
+            return BERTH_E_INTERRUPTED;
+        if ((ret == 0 || ret == -ETIMEDOUT) && !ready_for(s, c, events))
+            control_poll(); /* the peer may have died: its word was woken, not changed */
+    }
+}
