@@ -1,0 +1,553 @@
+/* daemon_test.c - the daemon against a fake app that asks properly: each answer, and each error code that the daemon can give. */
+#include "check.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "berth/error.h"
+#include "fake_app.h"
+#include "session/directory.h"
+#include "shm/ctlsock.h"
+
+static struct test_daemon the_daemon;
+
+#define expect(code, call)                                                                                          \
+    do {                                                                                                           \
+        int got_ = (call);                                                                                         \
+        check(got_ == (code), "%s gave %s, not %s", #call, berth_error_name(got_), berth_error_name(code));         \
+    } while (0)
+
+/* What follows from another connection's end holds a moment later: the daemon acts on ends after each round of messages. */
+#define expect_soon(code, call)                                                                                     \
+    do {                                                                                                           \
+        int soon_ = (call);                                                                                        \
+        for (int i_ = 0; i_ < 500 && soon_ != (code); i_++) {                                                       \
+            usleep(2000);                                                                                          \
+            soon_ = (call);                                                                                        \
+        }                                                                                                          \
+        check(soon_ == (code), "%s gave %s, not %s", #call, berth_error_name(soon_), berth_error_name(code));        \
+    } while (0)
+
+static void hello_versions_and_options(void **state)
+{
+    struct fake_app a;
+    struct ctl_hello m;
+    fake_connect(&a, &the_daemon);
+    fake_hello_fill(&m, "app", NULL, NULL, CTL_SCOPE_LOCAL);
+    m.version = CTL_VERSION + 1;
+    expect(BERTH_E_VERSION, fake_hello(&a, &m));
+    fake_hello_fill(&m, "", NULL, NULL, CTL_SCOPE_LOCAL);
+    expect(BERTH_E_INVALID, fake_hello(&a, &m));
+    fake_hello_fill(&m, "app", NULL, NULL, 1u << 20);
+    expect(BERTH_E_INVALID, fake_hello(&a, &m));
+    fake_hello_fill(&m, "app", "nowhere", NULL, CTL_SCOPE_LOCAL);
+    expect(BERTH_E_UNKNOWN_NAMESPACE, fake_hello(&a, &m));
+    fake_hello_fill(&m, "app", NULL, NULL, CTL_SCOPE_LOCAL); /* after all that the connection still serves */
+    expect(0, fake_hello(&a, &m));
+    assert_string_equal(a.in.welcome.name, "app");
+    assert_string_equal(a.in.welcome.ns, "default");
+    assert_int_equal(a.in.welcome.uid, getuid());
+    assert_int_equal(a.in.welcome.daemon_pid, the_daemon.pid);
+    expect(BERTH_E_ALREADY_ATTACHED, fake_hello(&a, &m));
+    expect(0, fake_status(&a));
+    fake_close(&a);
+}
+
+static void who_is_not_attached_can_do_nothing(void **state)
+{
+    struct fake_app a;
+    struct ctl_ports ports = {.count = 1};
+    struct ctl_header detach = {0};
+    fake_connect(&a, &the_daemon);
+    expect(BERTH_E_NOT_ATTACHED, fake_listen(&a, "127.0.0.1", 5000, 0, NULL));
+    expect(BERTH_E_NOT_ATTACHED, fake_request(&a, CTL_PORTS, &ports, sizeof ports, NULL, 0));
+    expect(BERTH_E_NOT_ATTACHED, fake_request(&a, CTL_DETACH, &detach, sizeof detach, NULL, 0));
+    expect(0, fake_status(&a));
+    fake_close(&a);
+}
+
+static void detach_and_attach_again(void **state)
+{
+    struct fake_app a, b;
+    struct ctl_header detach = {0};
+    struct ctl_hello m;
+    fake_attach(&a, &the_daemon, "again");
+    expect(0, fake_listen(&a, "127.0.0.1", 5100, 0, NULL));
+    expect(0, fake_request(&a, CTL_DETACH, &detach, sizeof detach, NULL, 0));
+    detach = (struct ctl_header){0};
+    expect(BERTH_E_NOT_ATTACHED, fake_request(&a, CTL_DETACH, &detach, sizeof detach, NULL, 0));
+    fake_attach(&b, &the_daemon, "other");
+    expect(0, fake_listen(&b, "127.0.0.1", 5100, 0, NULL)); /* detach gave it up */
+    fake_hello_fill(&m, "again", NULL, NULL, CTL_SCOPE_LOCAL);
+    expect(0, fake_hello(&a, &m));
+    fake_close(&a);
+    fake_close(&b);
+}
+
+static void namespaces_and_secrets(void **state)
+{
+    struct fake_app a, b;
+    struct ctl_hello m;
+    fake_connect(&a, &the_daemon);
+    expect(0, fake_ns(&a, CTL_NS_ADD, "blue", "sesame"));
+    expect(BERTH_E_BUSY, fake_ns(&a, CTL_NS_ADD, "blue", "sesame"));
+    expect(BERTH_E_INVALID, fake_ns(&a, CTL_NS_ADD, "", NULL));
+    expect(BERTH_E_UNKNOWN_NAMESPACE, fake_ns(&a, CTL_NS_DEL, "green", NULL));
+    static const char *const wrong[] = {"", "sesam", "sesame ", "Sesame"};
+    for (size_t i = 0; i < 4; i++) {
+        fake_connect(&b, &the_daemon);
+        fake_hello_fill(&m, "app", "blue", wrong[i], CTL_SCOPE_LOCAL);
+        expect(BERTH_E_WRONG_SECRET, fake_hello(&b, &m));
+        fake_close(&b);
+    }
+    fake_connect(&b, &the_daemon);
+    fake_hello_fill(&m, "app", "blue", "sesame", CTL_SCOPE_LOCAL);
+    expect(0, fake_hello(&b, &m));
+    assert_string_equal(b.in.welcome.ns, "blue");
+    expect(0, fake_ns(&a, CTL_NS_DEL, "blue", NULL)); /* its apps are evicted */
+    assert_true(fake_ended(&b));
+    fake_close(&b);
+    fake_connect(&b, &the_daemon);
+    expect(BERTH_E_UNKNOWN_NAMESPACE, fake_hello(&b, &m));
+    fake_close(&a);
+    fake_close(&b);
+}
+
+static void namespaces_do_not_meet(void **state)
+{
+    struct fake_app a, b;
+    struct ctl_hello m;
+    outbox_handle outbox;
+    fake_attach(&a, &the_daemon, "default-app");
+    expect(0, fake_ns(&a, CTL_NS_ADD, "red", NULL));
+    fake_connect(&b, &the_daemon);
+    fake_hello_fill(&m, "red-app", "red", NULL, CTL_SCOPE_LOCAL);
+    expect(0, fake_hello(&b, &m));
+    expect(0, fake_listen(&a, "127.0.0.1", 5200, 0, NULL));
+    uint32_t listener = a.in.listened.listener;
+    expect(0, fake_listen(&b, "127.0.0.1", 5200, 0, NULL)); /* a table of its own */
+    expect(BERTH_E_REFUSED, fake_introduce(&b, listener, 1, a.app, &outbox));
+    expect(0, fake_ns(&a, CTL_NS_DEL, "red", NULL));
+    fake_close(&a);
+    fake_close(&b);
+}
+
+static void endpoints_belong_to_one_app(void **state)
+{
+    struct fake_app a, b;
+    fake_attach(&a, &the_daemon, "first");
+    fake_attach(&b, &the_daemon, "second");
+    expect(0, fake_listen(&a, "127.0.0.1", 5300, 0, NULL));
+    expect(BERTH_E_ADDRESS_IN_USE, fake_listen(&b, "127.0.0.1", 5300, 0, NULL));
+    expect(BERTH_E_ADDRESS_IN_USE, fake_listen(&b, "0.0.0.0", 5300, 0, NULL));
+    expect(BERTH_E_ADDRESS_IN_USE, fake_listen(&b, "::", 5300, 0, NULL));
+    expect(0, fake_listen(&b, "::", 5300, CTL_LISTEN_V6ONLY, NULL));
+    expect(0, fake_listen(&b, "127.0.0.1", 5301, CTL_LISTEN_REUSEPORT, NULL));
+    expect(0, fake_listen(&a, "127.0.0.1", 5301, CTL_LISTEN_REUSEPORT, NULL));
+    expect(BERTH_E_ADDRESS_IN_USE, fake_listen(&a, "127.0.0.1", 5301, 0, NULL));
+    expect(BERTH_E_ADDRESS, fake_listen(&a, "203.0.113.7", 5302, 0, NULL));
+    expect(0, fake_listen(&a, "127.0.0.1", 0, 0, NULL));
+    uint16_t chosen = a.in.listened.port;
+    assert_true(chosen != 0);
+    expect(BERTH_E_ADDRESS_IN_USE, fake_listen(&b, "127.0.0.1", chosen, 0, NULL));
+    struct ctl_listen strange = {.port = 5303, .proto = 17};
+    int p[2];
+    assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+    expect(BERTH_E_INVALID, fake_request(&a, CTL_LISTEN, &strange, sizeof strange, &p[1], 1));
+    close(p[0]);
+    close(p[1]);
+    fake_close(&a);
+    expect_soon(0, fake_listen(&b, "127.0.0.1", 5300, 0, NULL));
+    fake_close(&b);
+}
+
+static void global_scope_has_no_route(void **state)
+{
+    struct fake_app a;
+    struct ctl_hello m;
+    outbox_handle outbox;
+    fake_connect(&a, &the_daemon);
+    fake_hello_fill(&m, "global", NULL, NULL, CTL_SCOPE_GLOBAL);
+    expect(0, fake_hello(&a, &m));
+    expect(BERTH_E_NO_ROUTE, fake_listen(&a, "127.0.0.1", 5400, 0, NULL));
+    expect(BERTH_E_NO_ROUTE, fake_introduce(&a, 1, 1, 1, &outbox));
+    fake_close(&a);
+}
+
+static bool in_directory(int fd, const char *addr4, uint16_t port)
+{
+    struct directory *dir = mmap(NULL, DIRECTORY_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(dir != MAP_FAILED);
+    check(mmap(NULL, DIRECTORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED,
+          "an app can map the directory writable");
+    assert_int_equal(dir->magic, ABI_MAGIC_DIR);
+    endpoint dst;
+    unsigned b[4];
+    assert_int_equal(sscanf(addr4, "%u.%u.%u.%u", &b[0], &b[1], &b[2], &b[3]), 4);
+    endpoint_from_v4(&dst, b[0] << 24 | b[1] << 16 | b[2] << 8 | b[3], port);
+    struct dir_entry e;
+    bool found = directory_lookup(dir, &dst, 0, &e);
+    munmap(dir, DIRECTORY_BYTES);
+    return found;
+}
+
+static void directory_follows_the_listeners(void **state)
+{
+    struct fake_app a, b;
+    fake_attach(&b, &the_daemon, "reader");
+    int dir = fcntl(b.in_fds[0], F_DUPFD_CLOEXEC, 3);
+    fake_attach(&a, &the_daemon, "listener");
+    assert_false(in_directory(dir, "127.0.0.1", 5500));
+    expect(0, fake_listen(&a, "127.0.0.1", 5500, 0, NULL));
+    struct ctl_listener un = {.h = {.type = CTL_UNLISTEN, .len = sizeof un}, .listener = a.in.listened.listener};
+    assert_true(in_directory(dir, "127.0.0.1", 5500));
+    assert_false(in_directory(dir, "127.0.0.1", 5501));
+    struct ctl_listener foreign = un;
+    assert_int_equal(fake_send(&b, &foreign, sizeof foreign, NULL, 0), 0); /* not the owner: nothing happens */
+    expect(0, fake_status(&b));
+    assert_true(in_directory(dir, "127.0.0.1", 5500));
+    assert_int_equal(fake_send(&a, &un, sizeof un, NULL, 0), 0);
+    expect(0, fake_status(&a));
+    assert_false(in_directory(dir, "127.0.0.1", 5500));
+    expect(0, fake_listen(&a, "0.0.0.0", 5500, 0, NULL));
+    assert_true(in_directory(dir, "127.0.0.9", 5500));
+    assert_false(in_directory(dir, "93.184.216.34", 5500));
+    fake_close(&a); /* as a kill would */
+    expect_soon(0, in_directory(dir, "127.0.0.9", 5500));
+    close(dir);
+    fake_close(&b);
+}
+
+struct pair {
+    struct fake_app server, client;
+    uint32_t listener;
+    outbox_handle outbox; /* the client's, facing the server */
+    int queue;            /* read end */
+};
+
+static void introduce(struct pair *p, uint16_t port)
+{
+    fake_attach(&p->server, &the_daemon, "server");
+    fake_attach(&p->client, &the_daemon, "client");
+    expect(0, fake_listen(&p->server, "127.0.0.1", port, 0, &p->queue));
+    p->listener = p->server.in.listened.listener;
+    expect(0, fake_introduce(&p->client, p->listener, 1, p->server.app, &p->outbox));
+}
+
+static void pair_close(struct pair *p)
+{
+    close(p->queue);
+    fake_close(&p->server);
+    fake_close(&p->client);
+}
+
+static int get(struct fake_app *a, uint16_t type, outbox_handle outbox, uint32_t index)
+{
+    struct ctl_outbox m = {.outbox = outbox, .index = index};
+    return fake_request(a, type, &m, sizeof m, NULL, 0);
+}
+
+static void introduction(void **state)
+{
+    struct pair p;
+    introduce(&p, 5600);
+    assert_int_equal(p.client.in_nfds, 1);
+    assert_int_equal(p.client.in.introduced.app, p.server.app);
+    assert_int_equal(p.client.in.introduced.backlog, 16);
+    struct token t = {.magic = TOKEN_MAGIC, .listener = p.listener, .outbox = p.outbox}, got;
+    assert_int_equal(write(p.client.in_fds[0], &t, sizeof t), sizeof t);
+    assert_int_equal(read(p.queue, &got, sizeof got), sizeof got);
+    assert_memory_equal(&t, &got, sizeof t);
+
+    struct ctl_introduce again = {.listener = p.listener, .outbox = p.outbox}; /* no segment the second time */
+    expect(0, fake_request(&p.client, CTL_INTRODUCE, &again, sizeof again, NULL, 0));
+    again = (struct ctl_introduce){.listener = p.listener, .outbox = outbox_handle_make(p.client.worker, 77)};
+    expect(BERTH_E_BAD_HANDLE, fake_request(&p.client, CTL_INTRODUCE, &again, sizeof again, NULL, 0));
+    again = (struct ctl_introduce){.listener = 0xfffff, .outbox = p.outbox};
+    expect(BERTH_E_REFUSED, fake_request(&p.client, CTL_INTRODUCE, &again, sizeof again, NULL, 0));
+    pair_close(&p);
+}
+
+static void outboxes_go_to_whom_they_face(void **state)
+{
+    struct pair p;
+    struct fake_app stranger;
+    introduce(&p, 5700);
+    fake_attach(&stranger, &the_daemon, "stranger");
+    expect(0, get(&p.server, CTL_GET_OUTBOX, p.outbox, 0));
+    assert_int_equal(p.server.in_nfds, 3);
+    assert_int_equal(p.server.in.outbox_is.worker, p.client.worker);
+    assert_int_equal(p.server.in.outbox_is.app, p.client.app);
+    assert_int_equal(p.server.in.outbox_is.dead, 0);
+    assert_true(mmap(NULL, SEGMENT_MIN, PROT_READ | PROT_WRITE, MAP_SHARED, p.server.in_fds[0], 0) == MAP_FAILED);
+    expect(BERTH_E_PERMISSION, get(&stranger, CTL_GET_OUTBOX, p.outbox, 0));
+    expect(BERTH_E_BAD_HANDLE, get(&stranger, CTL_GET_OUTBOX, 12345, 0));
+    expect(BERTH_E_PERMISSION, get(&stranger, CTL_GET_SEGMENT, p.outbox, 0));
+    expect(BERTH_E_BAD_HANDLE, get(&stranger, CTL_GET_SEGMENT, 12345, 0));
+    expect(BERTH_E_INVALID, get(&p.server, CTL_GET_SEGMENT, p.outbox, SEGMENT_INDEX_MAX + 1));
+    expect(0, get(&p.server, CTL_GET_SEGMENT, p.outbox, 0));
+    assert_int_equal(p.server.in_nfds, 1);
+    fake_close(&stranger);
+    pair_close(&p);
+}
+
+static void ask_for_segment(struct pair *p, uint32_t index, uint32_t seq)
+{
+    struct ctl_outbox m = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof m, .seq = seq}, .outbox = p->outbox, .index = index};
+    assert_int_equal(fake_send(&p->server, &m, sizeof m, NULL, 0), 0);
+}
+
+static void a_segment_is_waited_for(void **state)
+{
+    struct pair p;
+    introduce(&p, 5800);
+    ask_for_segment(&p, 3, 1000);
+    ask_for_segment(&p, 4, 1001);
+    expect(0, fake_status(&p.server)); /* the question is parked: others are answered meanwhile */
+    int fd = fake_outbox_segment(p.outbox, 3, 0);
+    struct ctl_outbox m = {.h = {.type = CTL_SEGMENT, .len = sizeof m}, .outbox = p.outbox, .index = 3};
+    assert_int_equal(fake_send(&p.client, &m, sizeof m, &fd, 1), 0);
+    close(fd);
+    assert_true(fake_receive(&p.server) > 0);
+    assert_int_equal(p.server.in.h.type, CTL_SEGMENT_IS);
+    assert_int_equal(p.server.in.h.seq, 1000);
+    assert_int_equal(p.server.in.h.status, 0);
+    assert_int_equal(p.server.in.segment_is.index, 3);
+    assert_int_equal(p.server.in_nfds, 1);
+    fake_close(&p.client); /* the other one will never come */
+    bool reset = false;
+    while (!reset && fake_receive(&p.server) > 0)
+        reset = p.server.in.h.type == CTL_SEGMENT_IS && p.server.in.h.seq == 1001 && p.server.in.h.status == BERTH_E_RESET;
+    assert_true(reset);
+    pair_close(&p);
+}
+
+static void parked_questions_are_bounded(void **state)
+{
+    struct pair p;
+    introduce(&p, 5900);
+    expect(0, get(&p.server, CTL_GET_OUTBOX, p.outbox, 0));
+    for (uint32_t i = 1; i <= 3000; i++) {
+        ask_for_segment(&p, i, 10000 + i);
+        if (i % 100)
+            continue;
+        struct pollfd pfd = {.fd = p.server.sock, .events = POLLIN};
+        if (poll(&pfd, 1, 20) > 0)
+            break;
+    }
+    assert_true(fake_receive(&p.server) > 0);
+    expect(BERTH_E_LIMIT, p.server.in.h.status);
+    pair_close(&p);
+}
+
+static void the_dead_are_announced(void **state)
+{
+    struct pair p;
+    introduce(&p, 6000);
+    expect(0, get(&p.server, CTL_GET_OUTBOX, p.outbox, 0));
+    uint32_t worker = p.client.worker;
+    fake_close(&p.client);
+    bool told = false;
+    while (!told && fake_receive(&p.server) > 0)
+        told = p.server.in.h.type == CTL_DEAD && p.server.in.dead.worker == worker;
+    assert_true(told);
+    pair_close(&p);
+}
+
+static void announce_reaches_the_peer(void **state)
+{
+    struct pair p;
+    introduce(&p, 6100);
+    outbox_handle mine = outbox_handle_make(p.server.worker, 1);
+    int fd = fake_outbox_segment(mine, 0, p.client.app);
+    struct ctl_outbox m = {.h = {.type = CTL_OUTBOX, .len = sizeof m}, .outbox = mine, .facing_app = p.client.app};
+    assert_int_equal(fake_send(&p.server, &m, sizeof m, &fd, 1), 0);
+    close(fd);
+    m = (struct ctl_outbox){.h = {.type = CTL_ANNOUNCE, .len = sizeof m}, .outbox = mine, .worker = p.client.worker};
+    assert_int_equal(fake_send(&p.server, &m, sizeof m, NULL, 0), 0);
+    assert_true(fake_receive(&p.client) > 0);
+    assert_int_equal(p.client.in.h.type, CTL_PEER);
+    assert_int_equal(p.client.in.outbox_is.outbox, mine);
+    assert_int_equal(p.client.in_nfds, 3);
+    pair_close(&p);
+}
+
+static void ports_are_leased_once(void **state)
+{
+    struct fake_app a, b;
+    uint8_t taken[65536] = {0};
+    endpoint lo;
+    endpoint_from_v4(&lo, 0x7f000001, 0);
+    fake_attach(&a, &the_daemon, "ports");
+    fake_attach(&b, &the_daemon, "more");
+    for (int i = 0; i < 60; i++) {
+        struct fake_app *who = i & 1 ? &a : &b;
+        struct ctl_ports m = {.count = 64};
+        memcpy(m.addr, lo.addr, 16);
+        expect(0, fake_request(who, CTL_PORTS, &m, sizeof m, NULL, 0));
+        struct ctl_ports *is = &who->in.ports;
+        assert_true(is->count > 0 && is->first + is->count <= 65536);
+        for (uint32_t k = is->first; k < (uint32_t)is->first + is->count; k++)
+            check(!taken[k]++, "port %u was leased twice", k);
+    }
+    int limit = 0;
+    for (int i = 0; i < 5000 && limit == 0; i++) {
+        struct ctl_ports m = {.count = 1024};
+        memcpy(m.addr, lo.addr, 16);
+        limit = fake_request(&a, CTL_PORTS, &m, sizeof m, NULL, 0);
+    }
+    expect(BERTH_E_LIMIT, limit);
+    fake_close(&a);
+    int again = BERTH_E_LIMIT; /* the dead one's are free again */
+    for (int i = 0; i < 500 && again != 0; i++) {
+        struct ctl_ports m = {.count = 64};
+        memcpy(m.addr, lo.addr, 16);
+        again = fake_request(&b, CTL_PORTS, &m, sizeof m, NULL, 0);
+        if (again)
+            usleep(2000);
+    }
+    expect(0, again);
+    fake_close(&b);
+}
+
+static void a_child_holds_what_its_parent_held(void **state)
+{
+    struct fake_app parent, child = {.page = -1, .kick = -1, .netns = -1}, b;
+    fake_attach(&parent, &the_daemon, "parent");
+    expect(0, fake_listen(&parent, "127.0.0.1", 6200, 0, NULL));
+    int s[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, s), 0);
+    struct ctl_child m = {.h = {.type = CTL_CHILD, .len = sizeof m}, .member = 1};
+    assert_int_equal(fake_send(&parent, &m, sizeof m, &s[1], 1), 0);
+    close(s[1]);
+    child.sock = s[0];
+    fake_close(&parent); /* as daemon(3): the parent exits before the child has said a word */
+    fake_attach(&b, &the_daemon, "other");
+    expect(BERTH_E_ADDRESS_IN_USE, fake_listen(&b, "127.0.0.1", 6200, 0, NULL));
+    child.page = fake_page(0);
+    child.kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int fds[] = {child.page, child.kick};
+    struct ctl_child_hello hello = {.version = CTL_VERSION, .pid = (uint32_t)getpid()};
+    expect(0, fake_request(&child, CTL_CHILD_HELLO, &hello, sizeof hello, fds, 2));
+    assert_true(child.in.welcome.worker != 0);
+    expect(BERTH_E_ADDRESS_IN_USE, fake_listen(&b, "127.0.0.1", 6200, 0, NULL));
+    fake_close(&child);
+    expect_soon(0, fake_listen(&b, "127.0.0.1", 6200, 0, NULL));
+    fake_close(&b);
+}
+
+static void a_lease_is_for_oneself(void **state)
+{
+    pid_t pid = fork(); /* whose end is that of the lease, too */
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        struct fake_app a;
+        struct ctl_lease mine = {.pid = (uint32_t)getpid()}, other = {.pid = (uint32_t)getppid()};
+        fake_connect(&a, &the_daemon);
+        if (fake_request(&a, CTL_LEASE, &other, sizeof other, NULL, 0) != BERTH_E_PERMISSION)
+            _exit(1);
+        _exit(fake_request(&a, CTL_LEASE, &mine, sizeof mine, NULL, 0) == 0 ? 0 : 2);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+static void another_user_is_not_admitted(void **state)
+{
+    if (getuid() != 0)
+        skip();
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        if (setgroups(0, NULL) || setgid(65534) || setuid(65534))
+            _exit(1);
+        _exit(ctl_connect(the_daemon.dir) == BERTH_E_PERMISSION ? 0 : 2);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+static void no_daemon_no_connection(void **state)
+{
+    expect(BERTH_E_NO_DAEMON, ctl_connect("/nonexistent"));
+    char longer[300];
+    memset(longer, 'x', sizeof longer);
+    longer[0] = '/';
+    longer[299] = 0;
+    expect(BERTH_E_INVALID, ctl_connect(longer));
+}
+
+/* Last: after all of the above nothing is left in the daemon. */
+static void nothing_is_left(void **state)
+{
+    struct fake_app a;
+    fake_connect(&a, &the_daemon);
+    int baseline = *(int *)*state, now = 0;
+    for (int i = 0; i < 200; i++) {
+        expect(0, fake_status(&a));
+        now = daemon_descriptors(&the_daemon) - 1; /* less this connection */
+        if (now <= baseline && a.in.status.workers == 0)
+            break;
+        usleep(10000);
+    }
+    check(now <= baseline, "%d descriptors are left in the daemon", now - baseline);
+    assert_int_equal(a.in.status.workers, 0);
+    assert_int_equal(a.in.status.apps, 0);
+    fake_close(&a);
+}
+
+static int start(void **state)
+{
+    static int baseline;
+    daemon_start(&the_daemon);
+    usleep(20000);
+    baseline = daemon_descriptors(&the_daemon);
+    *state = &baseline;
+    return 0;
+}
+
+static int stop(void **state)
+{
+    int status = daemon_stop(&the_daemon);
+    if (status != 0)
+        print_error("the daemon ended with status %#x\n", status);
+    return status != 0;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(hello_versions_and_options),
+        cmocka_unit_test(who_is_not_attached_can_do_nothing),
+        cmocka_unit_test(detach_and_attach_again),
+        cmocka_unit_test(namespaces_and_secrets),
+        cmocka_unit_test(namespaces_do_not_meet),
+        cmocka_unit_test(endpoints_belong_to_one_app),
+        cmocka_unit_test(global_scope_has_no_route),
+        cmocka_unit_test(directory_follows_the_listeners),
+        cmocka_unit_test(introduction),
+        cmocka_unit_test(outboxes_go_to_whom_they_face),
+        cmocka_unit_test(a_segment_is_waited_for),
+        cmocka_unit_test(parked_questions_are_bounded),
+        cmocka_unit_test(the_dead_are_announced),
+        cmocka_unit_test(announce_reaches_the_peer),
+        cmocka_unit_test(ports_are_leased_once),
+        cmocka_unit_test(a_child_holds_what_its_parent_held),
+        cmocka_unit_test(a_lease_is_for_oneself),
+        cmocka_unit_test(another_user_is_not_admitted),
+        cmocka_unit_test(no_daemon_no_connection),
+        cmocka_unit_test(nothing_is_left),
+    };
+    return cmocka_run_group_tests(tests, start, stop);
+}
