@@ -1,0 +1,328 @@
+/* epoll.c - epoll sets that hold sockets of both worlds.
+ *
+ * A set becomes known to the shim when the first sock is added to it; libberth's event set on top of the program's
+ * own epoll descriptor is made when the first session or listener is. Until then, and when none is left, waits go
+ * straight to the kernel.
+ *
+ * Where a registration lives depends on what the socket is at the moment:
+ *   FRESH, BOUND   in the kernel (the placeholder answers EPOLLOUT | EPOLLHUP there, as an unconnected socket does)
+ *   SESSION        in the event set
+ *   LISTENER       in both, with the same events and data
+ * so each is remembered as a `struct reg`, linked to its sock and to its set, and moves when the socket changes.
+ * It goes when the last descriptor of either is closed. The kernel side of a placeholder must be taken out by hand:
+ * its file is never closed.
+ *
+ * A set that came over fork shares its kernel part with the parent. Closing a socket in the child must not disturb
+ * that: the reg is then only forgotten.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/sys.h"
+#include "shim/shim.h"
+
+struct reg {
+    struct reg *next_of_sock, **prev_of_sock;
+    struct reg *next_of_set, **prev_of_set;
+    struct sock *sock, *ep;
+    int fd;
+    struct epoll_event event;
+    bool in_kernel, in_set;
+};
+
+static void reg_link(struct reg *r)
+{
+    r->next_of_sock = r->sock->regs;
+    r->prev_of_sock = &r->sock->regs;
+    if (r->next_of_sock)
+        r->next_of_sock->prev_of_sock = &r->next_of_sock;
+    r->sock->regs = r;
+    r->next_of_set = r->ep->regs;
+    r->prev_of_set = &r->ep->regs;
+    if (r->next_of_set)
+        r->next_of_set->prev_of_set = &r->next_of_set;
+    r->ep->regs = r;
+}
+
+static void reg_free(struct reg *r)
+{
+    *r->prev_of_sock = r->next_of_sock;
+    if (r->next_of_sock)
+        r->next_of_sock->prev_of_sock = r->prev_of_sock;
+    *r->prev_of_set = r->next_of_set;
+    if (r->next_of_set)
+        r->next_of_set->prev_of_set = r->prev_of_set;
+    free(r);
+}
+
+static int set_fd(struct sock *ep)
+{
+    return ep->set ? evset_fd(ep->set) : ep->epfd;
+}
+
+static bool need_set(struct sock *ep)
+{
+    if (ep->set)
+        return true;
+    struct evset *set = evset_create(ep->epfd);
+    store_release(&ep->set, set);
+    return set != NULL;
+}
+
+static void kernel_out(struct reg *r)
+{
+    if (r->in_kernel && !r->ep->inherited)
+        sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_DEL, r->fd, 0);
+    r->in_kernel = false;
+}
+
+static void kernel_in(struct reg *r)
+{
+    struct epoll_event ev = r->event;
+    r->in_kernel = sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_ADD, r->fd, &ev) == 0;
+}
+
+static void set_in(struct reg *r)
+{
+    r->in_set = need_set(r->ep) && evset_add(r->ep->set, r->sock->handle, r->event.events, r->event.data.u64) == 0;
+    if (!r->in_set)
+        log_warn("an epoll registration was lost for want of memory");
+}
+
+/* ---- when the socket changes ---- */
+
+void regs_to_session(struct sock *s)
+{
+    for (struct reg *r = s->regs; r; r = r->next_of_sock) {
+        kernel_out(r);
+        set_in(r);
+    }
+}
+
+void regs_to_listener(struct sock *s)
+{
+    for (struct reg *r = s->regs; r; r = r->next_of_sock)
+        set_in(r);
+}
+
+void regs_out_of_kernel(struct sock *s, int fd)
+{
+    for (struct reg *r = s->regs; r; r = r->next_of_sock)
+        if (r->fd == fd)
+            kernel_out(r);
+}
+
+void regs_into_kernel(struct sock *s, int fd)
+{
+    for (struct reg *r = s->regs; r; r = r->next_of_sock)
+        if (r->fd == fd)
+            kernel_in(r);
+}
+
+void regs_drop_sock(struct sock *s, bool kernel)
+{
+    while (s->regs) {
+        struct reg *r = s->regs;
+        if (kernel)
+            kernel_out(r);
+        if (r->in_set && !r->ep->inherited)
+            (void)evset_remove(r->ep->set, s->handle);
+        reg_free(r);
+    }
+}
+
+void regs_drop_set(struct sock *ep)
+{
+    while (ep->regs)
+        reg_free(ep->regs);
+}
+
+/* Every set known now is the parent's as well. */
+void regs_after_fork(void)
+{
+    for (int fd = 0; fd < (int)FD_MAX; fd++) {
+        uint64_t word = fd_words[fd];
+        if (word && sock_of(word)->kind == SOCK_EPOLL)
+            sock_of(word)->inherited = 1;
+    }
+}
+
+/* ---- epoll_ctl ---- */
+
+static struct reg *reg_find(struct sock *ep, struct sock *s, int fd)
+{
+    for (struct reg *r = s->regs; r; r = r->next_of_sock)
+        if (r->ep == ep && r->fd == fd)
+            return r;
+    return NULL;
+}
+
+/* The sock of that epoll descriptor, made when it is not known yet. NULL with errno. */
+static struct sock *set_of(int epfd, int fd)
+{
+    uint64_t word = fd_word(epfd);
+    if (word) {
+        if (sock_of(word)->kind == SOCK_EPOLL)
+            return sock_of(word);
+        errno = EINVAL;
+        return NULL;
+    }
+    /* ENOENT says that it is an epoll set and fd is not in it; anything else is the error to report */
+    long ret = sys_epoll_ctl(epfd, EPOLL_CTL_DEL, fd, 0);
+    if (ret != -ENOENT) {
+        errno = ret < 0 ? (int)-ret : EINVAL;
+        return NULL;
+    }
+    struct sock *ep = epfd < (int)FD_MAX ? sock_alloc(SOCK_EPOLL, 0) : NULL;
+    if (!ep) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    ep->epfd = epfd;
+    fd_bind(epfd, ep);
+    return ep;
+}
+
+static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_event *event)
+{
+    if (reg_find(ep, s, fd))
+        return EEXIST;
+    struct reg *r = malloc(sizeof *r);
+    if (!r)
+        return ENOMEM;
+    *r = (struct reg){.sock = s, .ep = ep, .fd = fd, .event = *event};
+    int error = 0;
+    if (s->kind != SOCK_SESSION) {
+        long ret = sys_epoll_ctl(set_fd(ep), EPOLL_CTL_ADD, fd, &r->event);
+        error = ret < 0 ? (int)-ret : 0;
+        r->in_kernel = !error;
+    }
+    if (!error && (s->kind == SOCK_SESSION || s->kind == SOCK_LISTENER)) {
+        int ret = need_set(ep) ? evset_add(ep->set, s->handle, event->events, event->data.u64) : BERTH_E_NO_MEMORY;
+        error = ret == BERTH_E_BUSY ? EEXIST : ret == BERTH_E_NO_MEMORY ? ENOMEM : ret < 0 ? error_number(ret) : 0;
+        r->in_set = !error;
+        if (error)
+            kernel_out(r);
+    }
+    if (error) {
+        free(r);
+        return error;
+    }
+    reg_link(r);
+    return 0;
+}
+
+static int reg_modify(struct reg *r, const struct epoll_event *event)
+{
+    struct epoll_event ev = *event;
+    if (r->in_kernel) {
+        long ret = sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_MOD, r->fd, &ev);
+        if (ret < 0)
+            return (int)-ret;
+    }
+    if (r->in_set) {
+        int ret = evset_modify(r->ep->set, r->sock->handle, ev.events, ev.data.u64);
+        if (ret < 0)
+            return ret == BERTH_E_BAD_HANDLE ? ENOENT : error_number(ret);
+    }
+    r->event = ev;
+    return 0;
+}
+
+static void reg_remove(struct reg *r)
+{
+    if (r->in_kernel) {
+        sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_DEL, r->fd, 0);
+        r->in_kernel = false;
+    }
+    if (r->in_set)
+        (void)evset_remove(r->ep->set, r->sock->handle);
+    reg_free(r);
+}
+
+static int sock_epoll_ctl(int epfd, int op, int fd, struct sock *s, struct epoll_event *event)
+{
+    if (op != EPOLL_CTL_DEL && !event)
+        return EFAULT;
+    if (op != EPOLL_CTL_ADD && op != EPOLL_CTL_MOD && op != EPOLL_CTL_DEL)
+        return EINVAL;
+    struct sock *ep = set_of(epfd, fd);
+    if (!ep)
+        return errno;
+    if (op == EPOLL_CTL_ADD)
+        return reg_add(ep, s, fd, event);
+    struct reg *r = reg_find(ep, s, fd);
+    if (!r)
+        return ENOENT;
+    if (op == EPOLL_CTL_MOD)
+        return reg_modify(r, event);
+    reg_remove(r);
+    return 0;
+}
+
+EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
+{
+    struct sock *s;
+    enum sock_kind kind = fd_kind(fd, &s);
+    if (likely(kind == SOCK_FREE || kind == SOCK_EPOLL))
+        return real.epoll_ctl(epfd, op, fd, event);
+    int saved = errno;
+    shim_lock();
+    int error = fd_word(fd) == sock_word(s) ? sock_epoll_ctl(epfd, op, fd, s, event) : EBADF;
+    shim_unlock();
+    errno = error ? error : saved;
+    return error ? -1 : 0;
+}
+
+/* ---- waiting ---- */
+
+static struct evset *stack_set(int epfd)
+{
+    struct sock *ep;
+    if (likely(fd_kind(epfd, &ep) != SOCK_EPOLL))
+        return NULL;
+    struct evset *set = load_acquire(&ep->set);
+    return set && !evset_empty(set) ? set : NULL;
+}
+
+static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask)
+{
+    if (max <= 0) {
+        errno = EINVAL;
+        return -1;
+    }
+    int n = evset_wait(set, out, max, timeout, mask);
+    return n < 0 ? fail(n) : n;
+}
+
+static int64_t ms_to_ns(int timeout)
+{
+    return timeout < 0 ? -1 : timeout * NS_PER_MS;
+}
+
+EXPORT int epoll_wait(int epfd, struct epoll_event *out, int max, int timeout)
+{
+    struct evset *set = stack_set(epfd);
+    return set ? set_wait(set, out, max, ms_to_ns(timeout), NULL) : real.epoll_wait(epfd, out, max, timeout);
+}
+
+EXPORT int epoll_pwait(int epfd, struct epoll_event *out, int max, int timeout, const sigset_t *mask)
+{
+    struct evset *set = stack_set(epfd);
+    return set ? set_wait(set, out, max, ms_to_ns(timeout), mask) : real.epoll_pwait(epfd, out, max, timeout, mask);
+}
+
+EXPORT int epoll_pwait2(int epfd, struct epoll_event *out, int max, const struct timespec *ts, const sigset_t *mask)
+{
+    struct evset *set = stack_set(epfd);
+    if (!set)
+        return real.epoll_pwait2(epfd, out, max, ts, mask);
+    if (ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= NS_PER_SEC)) {
+        errno = EINVAL;
+        return -1;
+    }
+    int64_t ns = !ts || ts->tv_sec > INT64_MAX / NS_PER_SEC - 1 ? -1 : ts->tv_sec * NS_PER_SEC + ts->tv_nsec;
+    return set_wait(set, out, max, ns, mask);
+}

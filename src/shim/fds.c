@@ -1,0 +1,256 @@
+/* fds.c - descriptors: close, dup and their families; fcntl and ioctl.
+ *
+ * A word is cleared before the kernel closes the number, so that whoever gets the number next is not taken for the
+ * old socket. Numbers that berth uses itself cannot be closed by the program: daemons that close all they find would
+ * cut the branch they sit on. close() of one says EBADF, which is what such loops expect of most numbers.
+ */
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <linux/sockios.h>
+#include <stdarg.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/sys.h"
+#include "shim/shim.h"
+
+void closefrom(int low);
+int fcntl64(int fd, int cmd, ...);
+int shim_close(int fd);
+
+static void drop(int fd)
+{
+    shim_lock();
+    struct sock *s = fd_take(fd);
+    if (s)
+        sock_put(s, fd);
+    shim_unlock();
+}
+
+EXPORT int close(int fd)
+{
+    if (unlikely(fd_word(fd)) && !shim_foreign())
+        drop(fd);
+    else if (unlikely(fd_internal(fd)) && !shim_foreign()) {
+        errno = EBADF;
+        return -1;
+    }
+    return real.close(fd);
+}
+
+int shim_close(int fd)
+{
+    return close(fd);
+}
+
+/* ---- many at once ---- */
+
+static int close_piece(unsigned first, unsigned last, int flags)
+{
+    return first > last ? 0 : real.close_range(first, last, flags);
+}
+
+EXPORT int close_range(unsigned first, unsigned last, int flags)
+{
+    if (flags & CLOSE_RANGE_CLOEXEC || first > last || shim_foreign())
+        return real.close_range(first, last, flags);
+    unsigned from = first, end = last < FD_MAX - 1 ? last : FD_MAX - 1;
+    for (unsigned fd = first; fd <= end; fd++) {
+        if (unlikely(fd_word((int)fd)))
+            drop((int)fd);
+        else if (unlikely(fd_internal((int)fd))) {
+            if (fd > from && close_piece(from, fd - 1, flags) < 0)
+                return -1;
+            from = fd + 1;
+        }
+    }
+    return close_piece(from, last, flags);
+}
+
+EXPORT void closefrom(int low)
+{
+    (void)close_range(low < 0 ? 0 : (unsigned)low, ~0u, 0);
+}
+
+/* ---- dup ---- */
+
+/* The kernel has made `copy` of `fd`: the table follows. */
+static int duplicated(int fd, int copy)
+{
+    if (copy < 0 || copy >= (int)FD_MAX || copy == fd)
+        return copy;
+    shim_lock();
+    struct sock *old = fd_take(copy);
+    uint64_t word = fd_word(fd);
+    if (word)
+        fd_bind(copy, sock_of(word));
+    if (old)
+        sock_put(old, copy);
+    shim_unlock();
+    return copy;
+}
+
+EXPORT int dup(int fd)
+{
+    int copy = real.dup(fd);
+    return unlikely(fd_word(fd) | fd_word(copy)) && !shim_foreign() ? duplicated(fd, copy) : copy;
+}
+
+/* Before something is put over `to`. */
+static int make_room(int fd, int to)
+{
+    if (likely(!fd_word(to))) {
+        if (likely(!fd_internal(to)))
+            return 0;
+        if (client_owns_fd(to)) {
+            errno = EBADF;
+            return -1;
+        }
+        fd_internal_lost(to);
+        return 0;
+    }
+    if (fd != to && real.fcntl(fd, F_GETFD, NULL) >= 0)
+        drop(to);
+    return 0;
+}
+
+EXPORT int dup2(int fd, int to)
+{
+    if (shim_foreign())
+        return real.dup2(fd, to);
+    if (make_room(fd, to) < 0)
+        return -1;
+    int copy = real.dup2(fd, to);
+    return unlikely(fd_word(fd)) ? duplicated(fd, copy) : copy;
+}
+
+EXPORT int dup3(int fd, int to, int flags)
+{
+    if (shim_foreign())
+        return real.dup3(fd, to, flags);
+    if (!(flags & ~O_CLOEXEC) && make_room(fd, to) < 0)
+        return -1;
+    int copy = real.dup3(fd, to, flags);
+    return unlikely(fd_word(fd)) ? duplicated(fd, copy) : copy;
+}
+
+/* ---- fcntl ---- */
+
+/* Who owns status flags: the sock, except for a bound socket of the kernel. */
+static bool own_flags(enum sock_kind kind)
+{
+    return kind == SOCK_FRESH || kind == SOCK_SESSION || kind == SOCK_LISTENER;
+}
+
+static int sock_fcntl(int fd, struct sock *s, enum sock_kind kind, int cmd, void *arg)
+{
+    switch (cmd) {
+    case F_GETFL: {
+        if (!own_flags(kind))
+            break;
+        int flags = real.fcntl(fd, F_GETFL, NULL);
+        return flags < 0 ? flags : (flags & ~O_NONBLOCK) | (s->nonblock ? O_NONBLOCK : 0);
+    }
+    case F_SETFL:
+        if (!own_flags(kind))
+            break;
+        if ((long)(uintptr_t)arg & O_ASYNC && kind == SOCK_FRESH) {
+            (void)sock_to_kernel(fd, s, false);
+            break;
+        }
+        s->nonblock = !!((long)(uintptr_t)arg & O_NONBLOCK);
+        return 0;
+    case F_DUPFD:
+    case F_DUPFD_CLOEXEC: {
+        int copy = real.fcntl(fd, cmd, arg);
+        return shim_foreign() ? copy : duplicated(fd, copy);
+    }
+    case F_SETOWN:
+    case F_SETOWN_EX:
+    case F_SETSIG: /* would act on the placeholder, which others share */
+        if (kind == SOCK_FRESH)
+            (void)sock_to_kernel(fd, s, false);
+        else if (kind == SOCK_SESSION)
+            return 0;
+        break;
+    default:
+        break;
+    }
+    return real.fcntl(fd, cmd, arg);
+}
+
+static int any_fcntl(int fd, int cmd, void *arg)
+{
+    struct sock *s;
+    enum sock_kind kind = fd_kind(fd, &s);
+    if (unlikely(kind != SOCK_FREE))
+        return sock_fcntl(fd, s, kind, cmd, arg);
+    int ret = real.fcntl(fd, cmd, arg);
+    if ((cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC) && unlikely(fd_word(ret)) && !shim_foreign())
+        return duplicated(fd, ret);
+    return ret;
+}
+
+EXPORT int fcntl(int fd, int cmd, ...)
+{
+    va_list ap;
+    va_start(ap, cmd);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    return any_fcntl(fd, cmd, arg);
+}
+
+EXPORT int fcntl64(int fd, int cmd, ...)
+{
+    va_list ap;
+    va_start(ap, cmd);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    return any_fcntl(fd, cmd, arg);
+}
+
+/* ---- ioctl ---- */
+
+static int session_ioctl(int fd, struct sock *s, uint64_t h, unsigned long request, void *arg)
+{
+    switch (request) {
+    case FIONREAD: /* the same number as SIOCINQ */
+        *(int *)arg = (int)client_readable(h);
+        return 0;
+    case SIOCOUTQ:
+        *(int *)arg = (int)client_unread(h);
+        return 0;
+    case SIOCOUTQNSD:
+    case SIOCATMARK:
+        *(int *)arg = 0;
+        return 0;
+    case FIOASYNC:
+    case FIOSETOWN:
+    case SIOCSPGRP:
+        return 0;
+    default:
+        return real.ioctl(fd, request, arg);
+    }
+}
+
+EXPORT int ioctl(int fd, unsigned long request, ...)
+{
+    va_list ap;
+    va_start(ap, request);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    struct sock *s;
+    uint64_t h;
+    enum sock_kind kind = fd_view(fd, &s, &h);
+    if (likely(kind == SOCK_FREE))
+        return real.ioctl(fd, request, arg);
+    if (request == FIONBIO && own_flags(kind)) {
+        s->nonblock = *(int *)arg != 0;
+        return 0;
+    }
+    if (kind == SOCK_SESSION)
+        return session_ioctl(fd, s, h, request, arg);
+    if (kind == SOCK_FRESH && (request == FIOASYNC || request == FIOSETOWN || request == SIOCSPGRP))
+        (void)sock_to_kernel(fd, s, false);
+    return real.ioctl(fd, request, arg);
+}

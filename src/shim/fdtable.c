@@ -1,0 +1,300 @@
+/* fdtable.c - descriptor words, socks, placeholders, and what fork does to them. See shim.h.
+ *
+ * Internal descriptors (the unconnected sockets that placeholders are dups of, and scratch sockets on which option
+ * values are tried) are opened on demand, kept just below 1,024 or the limit, close-on-exec, and made again when
+ * the program has put something else in their place.
+ */
+#include <fcntl.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "shim/shim.h"
+
+#define SOCKS_MAX FD_MAX
+#define INTERNAL_MAX 4
+
+uint64_t fd_words[FD_MAX];
+struct sock *sock_pool;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static __thread bool locked_for_fork __attribute__((tls_model("initial-exec")));
+static uint32_t socks_used = 1; /* index 0 is never used: a word of 0 means none */
+static uint32_t free_head;
+static int own_pid;
+static int internal_fd[INTERNAL_MAX] = {-1, -1, -1, -1}; /* base v4, base v6, scratch v4, scratch v6 */
+
+void shim_lock(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+void shim_unlock(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+/* ---- fork ---- */
+
+/* Registered twice: at load, and once more after libberth registered its own handlers, because prepare handlers run
+ * last-registered first and shim_lock is taken before libberth's locks. The second run of each does nothing. */
+static void fork_prepare(void)
+{
+    if (!locked_for_fork) {
+        shim_lock();
+        locked_for_fork = true;
+    }
+}
+
+static void fork_parent(void)
+{
+    if (locked_for_fork) {
+        locked_for_fork = false;
+        shim_unlock();
+    }
+}
+
+static void fork_child(void)
+{
+    if (locked_for_fork) {
+        own_pid = (int)sys_call(SYS_getpid, 0L, 0L, 0L, 0L);
+        regs_after_fork();
+    }
+    fork_parent();
+}
+
+static void register_fork(void)
+{
+    pthread_atfork(fork_prepare, fork_parent, fork_child);
+}
+
+void shim_atfork_late(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, register_fork);
+}
+
+__attribute__((constructor)) static void shim_init(void)
+{
+    real_resolve();
+    own_pid = (int)sys_call(SYS_getpid, 0L, 0L, 0L, 0L);
+    register_fork();
+}
+
+bool shim_foreign(void)
+{
+    return own_pid && (int)sys_call(SYS_getpid, 0L, 0L, 0L, 0L) != own_pid;
+}
+
+bool shim_usable(void)
+{
+    if (!client_attach_auto())
+        return false;
+    shim_atfork_late();
+    return true;
+}
+
+/* ---- socks ---- */
+
+static bool pool_map(void)
+{
+    if (sock_pool)
+        return true;
+    void *p = mmap(NULL, (size_t)SOCKS_MAX * sizeof(struct sock), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return false;
+    madvise(p, (size_t)SOCKS_MAX * sizeof(struct sock), MADV_NOHUGEPAGE);
+    store_release(&sock_pool, (struct sock *)p);
+    return true;
+}
+
+struct sock *sock_alloc(enum sock_kind kind, int family)
+{
+    if (!pool_map())
+        return NULL;
+    struct sock *s;
+    if (free_head) {
+        s = &sock_pool[free_head];
+        free_head = s->next_free;
+    } else if (socks_used < SOCKS_MAX) {
+        s = &sock_pool[socks_used++];
+        s->generation = 1;
+    } else {
+        return NULL;
+    }
+    s->nonblock = s->connecting = s->inherited = s->abort = s->stack_turn = 0;
+    s->rcv_timeout = s->snd_timeout = 0;
+    s->refs = 0;
+    s->options = NULL;
+    s->regs = NULL;
+    s->set = NULL;
+    s->epfd = -1;
+    s->family = (uint8_t)family;
+    store_release(&s->handle, 0);
+    store_release(&s->kind, (uint8_t)kind);
+    return s;
+}
+
+uint64_t sock_word(const struct sock *s)
+{
+    return (uint64_t)s->generation << 32 | (uint32_t)(s - sock_pool);
+}
+
+/* The generation moves before kind and handle are used again: see fd_view. */
+static void sock_free(struct sock *s)
+{
+    options_release(s->options);
+    s->options = NULL;
+    store_sc(&s->generation, s->generation + 1 ? s->generation + 1 : 1);
+    store_release(&s->kind, SOCK_FREE);
+    s->next_free = free_head;
+    free_head = (uint32_t)(s - sock_pool);
+}
+
+void fd_bind(int fd, struct sock *s)
+{
+    s->refs++;
+    store_release(&fd_words[fd], sock_word(s));
+}
+
+struct sock *fd_take(int fd)
+{
+    uint64_t word = fd_word(fd);
+    if (!word)
+        return NULL;
+    store_release(&fd_words[fd], 0);
+    return sock_of(word);
+}
+
+void sock_put(struct sock *s, int fd)
+{
+    if (--s->refs) {
+        /* the placeholder is never closed for good, so the kernel does not take this number out of its sets */
+        if (s->kind == SOCK_FRESH)
+            regs_out_of_kernel(s, fd);
+        return;
+    }
+    uint64_t h = s->handle;
+    switch (s->kind) {
+    case SOCK_FRESH:
+        regs_drop_sock(s, true);
+        break;
+    case SOCK_SESSION:
+        regs_drop_sock(s, false);
+        (void)(s->abort ? client_abort(h) : client_close(h));
+        break;
+    case SOCK_LISTENER:
+        regs_drop_sock(s, false);
+        (void)client_unlisten(h);
+        break;
+    case SOCK_EPOLL:
+        regs_drop_set(s);
+        if (s->set)
+            evset_destroy(s->set);
+        break;
+    default:
+        regs_drop_sock(s, false);
+        break;
+    }
+    sock_free(s);
+}
+
+void sock_each_fd(struct sock *s, void (*visit)(int fd, void *arg), void *arg)
+{
+    uint64_t word = sock_word(s);
+    uint32_t left = s->refs;
+    for (int fd = 0; left && fd < (int)FD_MAX; fd++) {
+        if (load_relaxed(&fd_words[fd]) == word) {
+            visit(fd, arg);
+            left--;
+        }
+    }
+}
+
+static void clear_word(int fd, void *arg)
+{
+    (void)arg;
+    store_release(&fd_words[fd], 0);
+}
+
+void sock_forget(struct sock *s)
+{
+    sock_each_fd(s, clear_word, NULL);
+    s->refs = 0;
+    regs_drop_sock(s, false);
+    sock_free(s);
+}
+
+/* ---- internal descriptors ---- */
+
+static int internal_index(int fd)
+{
+    for (int i = 0; i < INTERNAL_MAX; i++)
+        if (fd >= 0 && load_relaxed(&internal_fd[i]) == fd)
+            return i;
+    return -1;
+}
+
+bool fd_internal(int fd)
+{
+    return unlikely(internal_index(fd) >= 0) || client_owns_fd(fd);
+}
+
+void fd_internal_lost(int fd)
+{
+    int i = internal_index(fd);
+    if (i >= 0)
+        store_relaxed(&internal_fd[i], -1);
+}
+
+static int internal_open(int i, int family)
+{
+    int fd = load_relaxed(&internal_fd[i]);
+    if (likely(fd >= 0))
+        return fd;
+    long low = sys_socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (low < 0)
+        return (int)low;
+    struct rlimit limit = {1024, 1024};
+    (void)getrlimit(RLIMIT_NOFILE, &limit);
+    long floor = limit.rlim_cur < 1024 ? (long)limit.rlim_cur : 1024;
+    long high = floor > 64 ? sys_fcntl(low, F_DUPFD_CLOEXEC, floor - 40) : -1;
+    if (high >= 0)
+        sys_close(low);
+    fd = (int)(high >= 0 ? high : low);
+    store_relaxed(&internal_fd[i], fd);
+    return fd;
+}
+
+int placeholder_base(int family)
+{
+    return internal_open(family == AF_INET6, family);
+}
+
+int scratch_socket(int family)
+{
+    return internal_open(2 + (family == AF_INET6), family);
+}
+
+int placeholder_open(int family, bool cloexec)
+{
+    int base = placeholder_base(family);
+    if (base < 0)
+        return base;
+    long fd = sys_fcntl(base, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, 0L);
+    if (fd == -EBADF) { /* closed behind our back */
+        fd_internal_lost(base);
+        base = placeholder_base(family);
+        fd = base < 0 ? base : sys_fcntl(base, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, 0L);
+    }
+    if (fd >= (long)FD_MAX) {
+        sys_close(fd);
+        fd = -EMFILE;
+    }
+    return (int)fd;
+}

@@ -1,0 +1,232 @@
+/* listen.c - listening in both worlds.
+ *
+ * The kernel socket holds the port, so its rules about conflicts, port 0 and privileged ports are the rules. It is
+ * O_NONBLOCK whatever the program set (a sibling process may take the connection between a look and the accept); the
+ * program's flag is kept in the sock. accept() asks the stack first. The kernel's queue is looked at when the stack
+ * has nothing and, while it has, every 20 us, then before the stack, which in return comes first after it. EAGAIN is
+ * given only when both were found empty in the same call, as edge-triggered programs need.
+ *
+ * Readiness is asked before accept4: one that ends in EAGAIN costs twenty times as much as a poll.
+ */
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/sys.h"
+#include "shim/shim.h"
+
+#define KERNEL_LOOK_NS (20 * NS_PER_US)
+
+static int kernel_option(int fd, int level, int name)
+{
+    int value = 0;
+    socklen_t len = sizeof value;
+    return sys_call6(SYS_getsockopt, fd, level, name, sys_arg(&value), sys_arg(&len), 0) < 0 ? -1 : value;
+}
+
+/* The kernel listens at fd already; let berth do it too. Failing is not the program's concern. */
+static void listen_under_berth(int fd, int backlog)
+{
+    int family = kernel_option(fd, SOL_SOCKET, SO_DOMAIN);
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof ss;
+    endpoint ep;
+    if ((family != AF_INET && family != AF_INET6) || kernel_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP ||
+        !shim_usable() || sys_call(SYS_getsockname, (long)fd, &ss, &len, 0) < 0 ||
+        endpoint_from_sockaddr(&ep, (struct sockaddr *)&ss, len) || fd >= (int)FD_MAX)
+        return;
+    uint32_t flags = LISTEN_KERNEL;
+    if (family == AF_INET6 && kernel_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 1)
+        flags |= LISTEN_V6ONLY;
+    if (kernel_option(fd, SOL_SOCKET, SO_REUSEPORT) == 1)
+        flags |= LISTEN_REUSEPORT;
+    uint32_t depth = backlog < 0 || backlog > 4096 ? 4096 : backlog == 0 ? 1 : (uint32_t)backlog;
+    listener_handle l = 0;
+    int r = client_listen(&ep, flags, depth, &l);
+    if (r < 0) {
+        log_debug("listen: %s; on the kernel only", berth_strerror(r));
+        return;
+    }
+    long old = sys_fcntl(fd, F_GETFL, 0L);
+    shim_lock();
+    uint64_t word = fd_word(fd);
+    struct sock *s = word ? sock_of(word) : sock_alloc(SOCK_BOUND, family);
+    if (s && s->kind == SOCK_BOUND) {
+        s->nonblock = !!(old & O_NONBLOCK);
+        s->kernel_look = 0;
+        sys_fcntl(fd, F_SETFL, old | O_NONBLOCK);
+        store_release(&s->handle, l);
+        store_release(&s->kind, SOCK_LISTENER);
+        if (!word)
+            fd_bind(fd, s);
+        regs_to_listener(s);
+        l = 0;
+    }
+    shim_unlock();
+    if (l)
+        (void)client_unlisten(l);
+}
+
+EXPORT int listen(int fd, int backlog)
+{
+    struct sock *s;
+    uint64_t h;
+    switch (fd_view(fd, &s, &h)) {
+    case SOCK_FRESH: {
+        int error = sock_to_kernel(fd, s, true);
+        if (error) {
+            errno = -error;
+            return -1;
+        }
+        break;
+    }
+    case SOCK_SESSION:
+        errno = EINVAL;
+        return -1;
+    case SOCK_LISTENER:
+        if (real.listen(fd, backlog) < 0)
+            return -1;
+        (void)client_listener_backlog(h, backlog < 0 || backlog > 4096 ? 4096 : backlog ? (uint32_t)backlog : 1);
+        return 0;
+    default:
+        break;
+    }
+    int r = real.listen(fd, backlog);
+    if (r == 0 && !shim_foreign()) {
+        int saved = errno;
+        listen_under_berth(fd, backlog);
+        errno = saved;
+    }
+    return r;
+}
+
+/* ---- accept ---- */
+
+/* A descriptor for the session, with what it inherits. */
+static int adopt(struct sock *l, session_handle h, struct sockaddr *addr, socklen_t *len, int flags)
+{
+    shim_lock();
+    struct sock *s = sock_alloc(SOCK_SESSION, l->family);
+    int fd = s ? placeholder_open(l->family, flags & SOCK_CLOEXEC) : -ENOBUFS;
+    if (fd < 0) {
+        if (s) {
+            s->refs = 1;
+            s->kind = SOCK_BOUND;
+            sock_put(s, -1);
+        }
+        shim_unlock();
+        (void)client_abort(h);
+        errno = -fd;
+        return -1;
+    }
+    s->nonblock = !!(flags & SOCK_NONBLOCK);
+    s->rcv_timeout = l->rcv_timeout;
+    s->snd_timeout = l->snd_timeout;
+    s->abort = l->abort;
+    s->options = options_share(l->options);
+    store_release(&s->handle, h);
+    fd_bind(fd, s);
+    shim_unlock();
+    if (unlikely(s->options))
+        options_apply_session(s, h);
+    endpoint ep;
+    if (addr && client_remote(h, &ep) == 0)
+        *len = sock_fill_addr(l->family, &ep, addr, *len);
+    return fd;
+}
+
+static int accept_kernel(int fd, struct sock *s, struct sockaddr *addr, socklen_t *len, int flags)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    struct timespec now = {0, 0};
+    s->kernel_look = clock_now();
+    if (sys_ppoll(&p, 1, &now, 0) <= 0) {
+        errno = EAGAIN;
+        return -1;
+    }
+    int ret = real.accept4(fd, addr, len, flags);
+    if (ret >= 0 && ret < (int)FD_MAX && unlikely(fd_word(ret)))
+        store_release(&fd_words[ret], 0); /* closed by a bare system call */
+    return ret;
+}
+
+/* One look at both. -1 with EAGAIN: both are empty. */
+static int accept_look(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len, int flags)
+{
+    bool kernel_first = !s->stack_turn && clock_now() - s->kernel_look > KERNEL_LOOK_NS;
+    if (kernel_first) {
+        int ret = accept_kernel(fd, s, addr, len, flags);
+        if (ret >= 0)
+            s->stack_turn = 1;
+        if (ret >= 0 || errno != EAGAIN)
+            return ret;
+    }
+    s->stack_turn = 0;
+    session_handle h;
+    int r = client_accept(l, &h);
+    if (r == 0)
+        return adopt(s, h, addr, len, flags);
+    if (r != BERTH_E_WOULD_BLOCK && r != BERTH_E_BAD_HANDLE)
+        log_debug("accept: %s", berth_strerror(r));
+    if (!kernel_first)
+        return accept_kernel(fd, s, addr, len, flags);
+    errno = EAGAIN;
+    return -1;
+}
+
+static int listener_accept(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len, int flags)
+{
+    if (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC) || (addr && !len)) {
+        errno = addr && !len ? EFAULT : EINVAL;
+        return -1;
+    }
+    int64_t deadline = -1;
+    for (;;) {
+        int ret = accept_look(fd, s, l, addr, len, flags);
+        if (ret >= 0 || errno != EAGAIN || s->nonblock)
+            return ret;
+        if (deadline < 0)
+            deadline = clock_deadline(s->rcv_timeout ? s->rcv_timeout : -1);
+        int r = client_listener_wait(l, fd, deadline);
+        if (r == BERTH_E_TIMED_OUT) {
+            errno = EAGAIN;
+            return -1;
+        }
+        if (r == BERTH_E_INTERRUPTED && !signal_restarts(s->rcv_timeout)) {
+            errno = EINTR;
+            return -1;
+        }
+        if (r == BERTH_E_BAD_HANDLE) /* closed or shut down meanwhile: the kernel's answer is the right one */
+            return real.accept4(fd, addr, len, flags);
+        if (r < 0 && r != BERTH_E_INTERRUPTED)
+            return fail(r);
+    }
+}
+
+static int kernel_accept(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+{
+    int ret = flags ? real.accept4(fd, addr, len, flags) : real.accept(fd, addr, len);
+    if (ret >= 0 && ret < (int)FD_MAX && unlikely(fd_word(ret)))
+        store_release(&fd_words[ret], 0);
+    return ret;
+}
+
+EXPORT int accept4(int fd, __SOCKADDR_ARG addr, socklen_t *len, int flags)
+{
+    struct sock *s;
+    uint64_t h;
+    if (fd_view(fd, &s, &h) == SOCK_LISTENER)
+        return listener_accept(fd, s, h, addr.__sockaddr__, len, flags);
+    if (fd_kind(fd, &s) == SOCK_SESSION) {
+        errno = EINVAL;
+        return -1;
+    }
+    return kernel_accept(fd, addr.__sockaddr__, len, flags);
+}
+
+EXPORT int accept(int fd, __SOCKADDR_ARG addr, socklen_t *len)
+{
+    return accept4(fd, addr, len, 0);
+}

@@ -1,0 +1,98 @@
+/* msg.c - sendmsg and recvmsg, one or many. A stream carries no addresses and no control data. */
+#include <limits.h>
+
+#include "base/clock.h"
+#include "shim/shim.h"
+
+static bool iov_bad(const struct msghdr *m)
+{
+    if (m->msg_iovlen <= IOV_MAX)
+        return false;
+    errno = EMSGSIZE;
+    return true;
+}
+
+static ssize_t session_recvmsg(struct sock *s, uint64_t h, struct msghdr *m, int flags)
+{
+    if (iov_bad(m))
+        return -1;
+    ssize_t r = session_recv(s, h, m->msg_iov, (int)m->msg_iovlen, flags);
+    if (r >= 0) {
+        m->msg_namelen = 0;
+        m->msg_controllen = 0;
+        m->msg_flags = 0;
+    }
+    return r;
+}
+
+EXPORT ssize_t recvmsg(int fd, struct msghdr *m, int flags)
+{
+    struct sock *s;
+    uint64_t h;
+    if (fd_session(fd, &s, &h))
+        return session_recvmsg(s, h, m, flags);
+    return real.recvmsg(fd, m, flags);
+}
+
+/* Blocks for the first only under MSG_WAITFORONE; the timeout is looked at after each message (recvmmsg(2), BUGS). */
+EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)
+{
+    struct sock *s;
+    uint64_t h;
+    if (!fd_session(fd, &s, &h))
+        return real.recvmmsg(fd, v, n, flags, timeout);
+    int64_t deadline =
+        timeout ? clock_deadline((int64_t)timeout->tv_sec * NS_PER_SEC + timeout->tv_nsec) : DEADLINE_NEVER;
+    unsigned i = 0;
+    while (i < n) {
+        ssize_t r = session_recvmsg(s, h, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
+        if (r < 0)
+            break;
+        v[i++].msg_len = (unsigned)r;
+        if (flags & MSG_WAITFORONE)
+            flags |= MSG_DONTWAIT;
+        if (r == 0 || clock_now() >= deadline)
+            break;
+    }
+    return i || !n ? (int)i : -1;
+}
+
+static ssize_t session_sendmsg(struct sock *s, uint64_t h, const struct msghdr *m, int flags)
+{
+    if (iov_bad(m))
+        return -1;
+    return session_send(s, h, m->msg_iov, (int)m->msg_iovlen, flags);
+}
+
+EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
+{
+    struct sock *s;
+    uint64_t h;
+    switch (fd_view(fd, &s, &h)) {
+    case SOCK_SESSION:
+        return session_sendmsg(s, h, m, flags);
+    case SOCK_FRESH:
+        if (flags & MSG_FASTOPEN)
+            (void)sock_to_kernel(fd, s, false);
+        break;
+    default:
+        break;
+    }
+    return real.sendmsg(fd, m, flags);
+}
+
+EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
+{
+    struct sock *s;
+    uint64_t h;
+    if (!fd_session(fd, &s, &h))
+        return real.sendmmsg(fd, v, n, flags);
+    unsigned i = 0;
+    while (i < n) {
+        ssize_t r = session_sendmsg(s, h, &v[i].msg_hdr, flags);
+        if (r < 0)
+            break;
+        v[i++].msg_len = (unsigned)r;
+    }
+    return i || !n ? (int)i : -1;
+}

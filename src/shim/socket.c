@@ -1,0 +1,334 @@
+/* socket.c - socket, bind, connect, and the step from an undecided socket to one of the kernel's.
+ *
+ * socket() hands out a placeholder. What it becomes is decided by the first call that must: connect() to somebody who
+ * listens under berth makes a session; everything else makes a real kernel socket, gives it the recorded options and
+ * flags, and puts it under the same number by dup3, after which the shim has forgotten it.
+ *
+ * bind() needs the kernel at once, for its rules about who may hold what. Such a socket is remembered, because a client
+ * may bind before it connects: the session then has that address, and the kernel socket stays, holding the port.
+ */
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/sys.h"
+#include "shim/shim.h"
+
+EXPORT int socket(int domain, int type, int protocol)
+{
+    int kind = type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if ((domain != AF_INET && domain != AF_INET6) || kind != SOCK_STREAM ||
+        (protocol != 0 && protocol != IPPROTO_TCP) || shim_foreign() || !shim_usable())
+        return real.socket(domain, type, protocol);
+    shim_lock();
+    struct sock *s = sock_alloc(SOCK_FRESH, domain);
+    int fd = s ? placeholder_open(domain, type & SOCK_CLOEXEC) : -1;
+    if (fd >= 0) {
+        s->nonblock = !!(type & SOCK_NONBLOCK);
+        fd_bind(fd, s);
+    } else if (s) {
+        s->refs = 1;
+        s->kind = SOCK_BOUND; /* nothing to close */
+        sock_put(s, -1);
+    }
+    shim_unlock();
+    return fd >= 0 ? fd : real.socket(domain, type, protocol);
+}
+
+/* ---- to the kernel ---- */
+
+struct replace {
+    struct sock *sock;
+    int with;
+    int error;
+};
+
+static void replace_fd(int fd, void *arg)
+{
+    struct replace *r = arg;
+    long flags = sys_fcntl(fd, F_GETFD, 0L);
+    regs_out_of_kernel(r->sock, fd);
+    long ret = sys_call(SYS_dup3, (long)r->with, (long)fd, flags & FD_CLOEXEC ? (long)O_CLOEXEC : 0L, 0L);
+    if (ret < 0)
+        r->error = (int)ret;
+    regs_into_kernel(r->sock, fd);
+}
+
+int sock_to_kernel(int fd, struct sock *s, bool keep)
+{
+    shim_lock();
+    if (fd_word(fd) != sock_word(s) || (s->kind != SOCK_FRESH && s->kind != SOCK_BOUND)) {
+        shim_unlock(); /* another thread has decided meanwhile */
+        return 0;
+    }
+    struct replace r = {s, -1, 0};
+    if (s->kind == SOCK_FRESH) {
+        r.with = (int)sys_socket(s->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (r.with < 0) {
+            shim_unlock();
+            return r.with;
+        }
+        options_replay(s->options, r.with);
+        if (s->nonblock)
+            sys_fcntl(r.with, F_SETFL, (long)(O_RDWR | O_NONBLOCK));
+        if (s->refs == 1)
+            replace_fd(fd, &r);
+        else
+            sock_each_fd(s, replace_fd, &r);
+        sys_close(r.with);
+    }
+    if (keep)
+        store_release(&s->kind, SOCK_BOUND);
+    else
+        sock_forget(s);
+    shim_unlock();
+    return r.error;
+}
+
+EXPORT int bind(int fd, __CONST_SOCKADDR_ARG addr, socklen_t len)
+{
+    struct sock *s;
+    if (fd_kind(fd, &s) == SOCK_FRESH) {
+        int error = sock_to_kernel(fd, s, true);
+        if (error) {
+            errno = -error;
+            return -1;
+        }
+    } else if (fd_kind(fd, &s) == SOCK_SESSION) {
+        errno = EINVAL;
+        return -1;
+    }
+    return real.bind(fd, addr.__sockaddr__, len);
+}
+
+/* ---- connect ---- */
+
+static int connect_by_kernel(int fd, struct sock *s, const struct sockaddr *addr, socklen_t len)
+{
+    int error = sock_to_kernel(fd, s, false);
+    if (error) {
+        errno = -error;
+        return -1;
+    }
+    return real.connect(fd, addr, len);
+}
+
+/* The address a bound socket holds, with a wildcard made concrete. False when there is none to speak of. */
+static bool bound_source(int fd, const endpoint *dst, endpoint *src)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof ss;
+    if (sys_call(SYS_getsockname, (long)fd, &ss, &len, 0) < 0 ||
+        endpoint_from_sockaddr(src, (struct sockaddr *)&ss, len) || !src->port)
+        return false;
+    if (endpoint_is_wildcard(src->addr)) {
+        if (endpoint_is_wildcard(dst->addr))
+            return false;
+        memcpy(src->addr, dst->addr, sizeof src->addr);
+    }
+    return endpoint_is_v4(src->addr) == endpoint_is_v4(dst->addr);
+}
+
+static bool v6_only(struct sock *s)
+{
+    int value = 0;
+    socklen_t len = sizeof value;
+    return options_value(s->options, IPPROTO_IPV6, IPV6_V6ONLY, &value, &len) && value;
+}
+
+/* Makes the sock the session's. False when another thread was faster. */
+static bool become_session(int fd, struct sock *s, session_handle h)
+{
+    shim_lock();
+    bool mine = fd_word(fd) == sock_word(s) && (s->kind == SOCK_FRESH || s->kind == SOCK_BOUND);
+    if (mine) {
+        if (s->kind == SOCK_BOUND)
+            s->nonblock = !!(sys_fcntl(fd, F_GETFL, 0L) & O_NONBLOCK);
+        store_release(&s->handle, h);
+        store_release(&s->kind, SOCK_SESSION);
+        regs_to_session(s);
+        options_apply_session(s, h);
+    }
+    shim_unlock();
+    return mine;
+}
+
+static int connect_wait(struct sock *s, session_handle h)
+{
+    int64_t deadline = clock_deadline(s->snd_timeout ? s->snd_timeout : -1);
+    for (;;) {
+        int r = client_connect_wait(h, deadline);
+        if (r == BERTH_E_INTERRUPTED && signal_restarts(s->snd_timeout))
+            continue;
+        if (r == 0)
+            return 0;
+        if (r == BERTH_E_INTERRUPTED || r == BERTH_E_TIMED_OUT) {
+            s->connecting = 1; /* it goes on behind, as on Linux */
+            errno = r == BERTH_E_INTERRUPTED ? EINTR : EINPROGRESS;
+            return -1;
+        }
+        return fail(r);
+    }
+}
+
+static int connect_new(int fd, struct sock *s, const struct sockaddr *addr, socklen_t len)
+{
+    endpoint dst, src;
+    if (addr->sa_family != s->family || endpoint_from_sockaddr(&dst, addr, len) || !shim_usable() ||
+        !client_has_route(&dst) || (s->family == AF_INET6 && endpoint_is_v4(dst.addr) && v6_only(s)))
+        return connect_by_kernel(fd, s, addr, len);
+    bool bound = load_acquire(&s->kind) == SOCK_BOUND;
+    if (bound && !bound_source(fd, &dst, &src))
+        return connect_by_kernel(fd, s, addr, len);
+    session_handle h = 0;
+    int r = client_connect(&dst, bound ? &src : NULL, &h);
+    if (r != 0 && r != BERTH_E_IN_PROGRESS) {
+        log_debug("connect: %s; left to the kernel", berth_strerror(r));
+        return connect_by_kernel(fd, s, addr, len);
+    }
+    if (!become_session(fd, s, h)) {
+        (void)client_abort(h);
+        errno = EALREADY;
+        return -1;
+    }
+    if (r == 0)
+        return 0;
+    if (!s->nonblock)
+        return connect_wait(s, h);
+    s->connecting = 1;
+    errno = EINPROGRESS;
+    return -1;
+}
+
+/* connect() once more: how a non-blocking one went. */
+static int connect_again(struct sock *s, session_handle h)
+{
+    if (!s->connecting) {
+        errno = EISCONN;
+        return -1;
+    }
+    int error = client_take_error(h);
+    if (error) {
+        s->connecting = 0;
+        return fail(error);
+    }
+    if (client_connected(h)) {
+        s->connecting = 0;
+        return 0;
+    }
+    if (!s->nonblock)
+        return connect_wait(s, h);
+    errno = EALREADY;
+    return -1;
+}
+
+EXPORT int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t len)
+{
+    const struct sockaddr *addr = address.__sockaddr__;
+    struct sock *s;
+    uint64_t h;
+    switch (fd_view(fd, &s, &h)) {
+    case SOCK_FRESH:
+        if (addr && len >= sizeof(sa_family_t) && addr->sa_family == AF_UNSPEC)
+            return 0;
+        /* fall through */
+    case SOCK_BOUND:
+        if (addr && len >= sizeof(sa_family_t))
+            return connect_new(fd, s, addr, len);
+        break;
+    case SOCK_SESSION:
+        return connect_again(s, h);
+    default:
+        break;
+    }
+    return real.connect(fd, addr, len);
+}
+
+/* ---- addresses ---- */
+
+/* As the kernel does it: cut to the room there is, and say how long it is. */
+socklen_t sock_fill_addr(int family, const endpoint *ep, struct sockaddr *addr, socklen_t room)
+{
+    endpoint as = *ep;
+    as.family = family == AF_INET6 ? 6 : 4;
+    struct sockaddr_storage ss;
+    socklen_t len = endpoint_to_sockaddr(&as, &ss);
+    memcpy(addr, &ss, len < room ? len : room);
+    return len;
+}
+
+static int session_name(struct sock *s, uint64_t h, bool remote, struct sockaddr *addr, socklen_t *len)
+{
+    endpoint ep;
+    if (!addr || !len) {
+        errno = EFAULT;
+        return -1;
+    }
+    if (remote && s->connecting && !client_connected(h)) {
+        errno = ENOTCONN;
+        return -1;
+    }
+    int r = remote ? client_remote(h, &ep) : client_local(h, &ep);
+    if (r < 0)
+        return fail(r);
+    *len = sock_fill_addr(s->family, &ep, addr, *len);
+    return 0;
+}
+
+EXPORT int getsockname(int fd, __SOCKADDR_ARG addr, socklen_t *len)
+{
+    struct sock *s;
+    uint64_t h;
+    if (fd_session(fd, &s, &h))
+        return session_name(s, h, false, addr.__sockaddr__, len);
+    return real.getsockname(fd, addr.__sockaddr__, len);
+}
+
+EXPORT int getpeername(int fd, __SOCKADDR_ARG addr, socklen_t *len)
+{
+    struct sock *s;
+    uint64_t h;
+    if (fd_session(fd, &s, &h))
+        return session_name(s, h, true, addr.__sockaddr__, len);
+    return real.getpeername(fd, addr.__sockaddr__, len);
+}
+
+EXPORT int shutdown(int fd, int how)
+{
+    struct sock *s;
+    uint64_t h;
+    switch (fd_view(fd, &s, &h)) {
+    case SOCK_FRESH: /* the kernel would mark the placeholder, which others share */
+        errno = how < SHUT_RD || how > SHUT_RDWR ? EINVAL : ENOTCONN;
+        return -1;
+    case SOCK_SESSION: {
+        if (how < SHUT_RD || how > SHUT_RDWR) {
+            errno = EINVAL;
+            return -1;
+        }
+        int r = client_shutdown(h, how + 1); /* SHUT_RD 0 is BERTH_SHUT_RD 1, and so on */
+        if (r == BERTH_E_CLOSED || r == BERTH_E_RESET) {
+            errno = ENOTCONN;
+            return -1;
+        }
+        return r < 0 ? fail(r) : 0;
+    }
+    case SOCK_LISTENER: /* it stops listening; who sleeps in accept is woken by the kernel's side */
+        shim_lock();
+        if (fd_word(fd) == sock_word(s) && s->kind == SOCK_LISTENER) {
+            (void)client_unlisten(s->handle);
+            if (!s->nonblock)
+                sys_fcntl(fd, F_SETFL, (long)O_RDWR);
+            sock_forget(s);
+        }
+        shim_unlock();
+        break;
+    default:
+        break;
+    }
+    return real.shutdown(fd, how);
+}
