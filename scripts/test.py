@@ -222,8 +222,11 @@ def main():
     run_meson(args, tally)
     run_e2e(args, tally)
 
+    reasons = {}
     for name, reason in tally.skipped:
-        print(f"skipped {name}: {reason}")
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        print(f"skipped, {reason}:\n  " + "\n  ".join(names))
     for name, text in tally.failed:
         print(f"\n=== FAILED {name}\n{text}")
     if not tally.passed and not tally.failed:

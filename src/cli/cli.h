@@ -48,7 +48,7 @@ int own_directory_of_executable(char *out, size_t size);
 /* Finds what execvp(3) would run. 0, EXIT_NOT_FOUND or EXIT_NOT_EXECUTABLE. */
 int program_find(const char *name, char *path, size_t size);
 /* Why LD_PRELOAD of a 64-bit library would have no effect on that program, or NULL. */
-const char *program_why_not_preloadable(const char *path);
+const char *program_why_not_preloadable(const char *program);
 
 /* ---- table.c ---- */
 /* Prints a JSON array of flat objects as a table for people. `what` is the plural for an empty one. 0 or -1: not an array of objects. */

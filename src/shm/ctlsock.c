@@ -36,7 +36,7 @@ static const struct timeval daemon_patience = {.tv_sec = 5};
 
 static bool own_directory(const char *path, uid_t uid, mode_t forbidden)
 {
-    struct stat st;
+    struct stat st = {0}; /* the analyzer does not see that a raw call fills it */
     if (sys_call(SYS_newfstatat, (long)AT_FDCWD, path, &st, (long)AT_SYMLINK_NOFOLLOW) < 0)
         return false;
     return S_ISDIR(st.st_mode) && st.st_uid == uid && !(st.st_mode & forbidden);
@@ -211,10 +211,10 @@ static int take_descriptors(struct msghdr *mh, int out[CTL_FDS_MAX])
 
 int ctl_recv(int sock, void *buf, size_t size, int *fds, int *nfds, int flags)
 {
-    union control_room room;
+    union control_room room = {0};
     struct iovec iov = {.iov_base = buf, .iov_len = size};
     struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = room.bytes, .msg_controllen = sizeof room};
-    int got[CTL_FDS_MAX], n, err = 0;
+    int got[CTL_FDS_MAX] = {0}, n, err = 0;
 
     if (nfds)
         *nfds = 0;
