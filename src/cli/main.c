@@ -69,21 +69,27 @@ int resolve_dir(const char *command, const char *given, char out[RUNTIME_DIR_MAX
     const char *env = getenv("BERTH_RUNTIME_DIR");
     if (err == BERTH_E_INVALID)
         return usage_error(command, "the runtime directory '%s' is too long; at most %u characters",
-                           given ? given : env ? env : "", RUNTIME_DIR_MAX - 1);
+                           given ? given
+                           : env ? env
+                                 : "",
+                           RUNTIME_DIR_MAX - 1);
     if (err)
-        return failure(command,
-                       "the runtime directory /tmp/berth-%u cannot be used: it is not a directory that only you can "
-                       "write; remove it or set BERTH_RUNTIME_DIR",
-                       (unsigned)geteuid());
+        return failure(
+            command,
+            "the runtime directory /tmp/berth-%u cannot be used: it is not a directory that only you can "
+            "write; remove it or set BERTH_RUNTIME_DIR",
+            (unsigned)geteuid());
     return 0;
 }
 
 int connect_failure(const char *command, const char *dir, int err)
 {
     if (err == BERTH_E_NO_DAEMON)
-        return failure(command, "no daemon answers in %s; 'berth run' starts one, 'berth daemon' does it by hand", dir);
+        return failure(command, "no daemon answers in %s; 'berth run' starts one, 'berth daemon' does it by hand",
+                       dir);
     if (err == BERTH_E_PERMISSION)
-        return failure(command, "the daemon of %s does not admit this user (owner, group and mode of its socket)", dir);
+        return failure(command, "the daemon of %s does not admit this user (owner, group and mode of its socket)",
+                       dir);
     return failure(command, "cannot reach the daemon of %s: %s", dir, berth_strerror(err));
 }
 
@@ -170,9 +176,8 @@ int own_directory_of_executable(char *out, size_t size)
 
 int cmd_version(int argc, char **argv)
 {
-    static const struct option options[] = {{"runtime-dir", required_argument, NULL, 'd'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
+    static const struct option options[] = {
+        {"runtime-dir", required_argument, NULL, 'd'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     const char *given = NULL;
     char dir[RUNTIME_DIR_MAX];
     int c;
@@ -202,8 +207,8 @@ int cmd_version(int argc, char **argv)
     if (err)
         return failure("version", "the daemon of %s does not tell its version: %s", dir, berth_strerror(err));
     is.release[sizeof is.release - 1] = '\0';
-    printf("daemon %s in %s: pid %u, %u apps, %u workers, up %llu s\n", is.release, dir, is.pid, is.apps, is.workers,
-           (unsigned long long)(is.uptime_ns / 1000000000u));
+    printf("daemon %s in %s: pid %u, %u apps, %u workers, up %llu s\n", is.release, dir, is.pid, is.apps,
+           is.workers, (unsigned long long)(is.uptime_ns / 1000000000u));
     return 0;
 }
 
@@ -235,9 +240,9 @@ static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"run", cmd_run},         {"daemon", cmd_daemon},   {"show", cmd_show}, {"ns", cmd_ns},
-    {"bench", cmd_bench},     {"version", cmd_version}, {"help", cmd_help}, {"--help", cmd_help},
-    {"-h", cmd_help},         {"--version", cmd_version_short},
+    {"run", cmd_run},     {"daemon", cmd_daemon},           {"show", cmd_show}, {"ns", cmd_ns},
+    {"bench", cmd_bench}, {"version", cmd_version},         {"help", cmd_help}, {"--help", cmd_help},
+    {"-h", cmd_help},     {"--version", cmd_version_short},
 };
 
 int main(int argc, char **argv)

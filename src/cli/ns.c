@@ -22,7 +22,8 @@ static int read_secret(FILE *in, const char *where, char out[CTL_SECRET_MAX])
     int status = 0;
     size_t n = 0;
     if (!fgets(line, sizeof line, in)) {
-        status = usage_error("ns", ferror(in) ? "the secret cannot be read from %s" : "there is no secret in %s", where);
+        status =
+            usage_error("ns", ferror(in) ? "the secret cannot be read from %s" : "there is no secret in %s", where);
     } else {
         n = strcspn(line, "\r\n");
         if (n == 0)
@@ -110,7 +111,9 @@ static int fill(const struct ns_options *o, struct ctl_ns *ask)
 static int explain(bool add, const char *id, const char *dir, int err)
 {
     if (err == BERTH_E_BUSY)
-        return failure("ns", add ? "there is a namespace '%s' already" : "namespace '%s' is in use: its apps must leave first", id);
+        return failure(
+            "ns", add ? "there is a namespace '%s' already" : "namespace '%s' is in use: its apps must leave first",
+            id);
     if (err == BERTH_E_UNKNOWN_NAMESPACE)
         return failure("ns", "there is no namespace '%s'; see 'berth show namespaces'", id);
     if (err == BERTH_E_PERMISSION)
@@ -186,7 +189,8 @@ int cmd_ns(int argc, char **argv)
     if (!add && strcmp(verb, "del") != 0)
         return usage_error("ns", "'%s' is neither add nor del", verb);
     if (argc - optind != 2)
-        return usage_error("ns", argc - optind < 2 ? "%s what? Name the namespace" : "%s takes one namespace", verb);
+        return usage_error("ns", argc - optind < 2 ? "%s what? Name the namespace" : "%s takes one namespace",
+                           verb);
     if (!add && (o.secret_file || o.secret_stdin || o.group || o.mode))
         return usage_error("ns", "del takes no flag but --runtime-dir");
     return ns_do(add, argv[optind + 1], &o);

@@ -167,7 +167,8 @@ static bool find_shim(char *out, size_t size)
     /* the build tree; as installed; an installation that was moved as a whole */
     static const char *const below[] = {"/src/shim/" SHIM_NAME, NULL, "/../" BERTH_LIBDIR_NAME "/berth/" SHIM_NAME};
     for (size_t i = 0; i < sizeof below / sizeof below[0]; i++) {
-        int n = below[i] ? snprintf(out, size, "%s%s", dir, below[i]) : snprintf(out, size, "%s", BERTH_LIBDIR "/berth/" SHIM_NAME);
+        int n = below[i] ? snprintf(out, size, "%s%s", dir, below[i])
+                         : snprintf(out, size, "%s", BERTH_LIBDIR "/berth/" SHIM_NAME);
         if (n > 0 && n < (int)size && access(out, R_OK) == 0)
             return true;
     }
@@ -236,7 +237,8 @@ static void enter_berth(const char *program, const char *path, const char *dir)
     } else if (get_daemon(dir, why, sizeof why)) {
         const char *obstacle = program_why_not_preloadable(path);
         if (obstacle) {
-            (void)snprintf(why, sizeof why, "%.900s %s, so that no library can be preloaded into it", path, obstacle);
+            (void)snprintf(why, sizeof why, "%.900s %s, so that no library can be preloaded into it", path,
+                           obstacle);
             warn_kernel(program, why);
         }
         note("daemon in %s, library %s", dir, shim);

@@ -27,7 +27,7 @@
 #include "berth/error.h"
 #include "shm/control.h"
 
-_Static_assert(RUNTIME_DIR_MAX + sizeof CTL_SOCKET_NAME <= sizeof ((struct sockaddr_un *)0)->sun_path,
+_Static_assert(RUNTIME_DIR_MAX + sizeof CTL_SOCKET_NAME <= sizeof((struct sockaddr_un *)0)->sun_path,
                "a runtime directory of the longest name must leave room for the socket's");
 
 static const struct timeval daemon_patience = {.tv_sec = 5};
@@ -130,7 +130,8 @@ int ctl_connect(const char *runtime_dir)
     if (sock < 0)
         return connect_error(sock);
     /* bounds the connect too: a stopped daemon with a full backlog must not hang its apps */
-    (void)sys_call6(SYS_setsockopt, sock, SOL_SOCKET, SO_SNDTIMEO, sys_arg(&daemon_patience), sizeof daemon_patience, 0);
+    (void)sys_call6(SYS_setsockopt, sock, SOL_SOCKET, SO_SNDTIMEO, sys_arg(&daemon_patience),
+                    sizeof daemon_patience, 0);
     long ret;
     do {
         ret = sys_connect(sock, &sa, sizeof sa);

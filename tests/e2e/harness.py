@@ -366,17 +366,31 @@ class TestCase(unittest.TestCase):
             self._reap()
             time.sleep(0.005)
         rest = sorted(os.listdir(self.runtime_dir)) if os.path.isdir(self.runtime_dir) else []
+        log = os.path.join(self.runtime_dir, "daemon.log")
+        if "daemon.log" in rest: # an automatic daemon's log stays, by intent
+            rest.remove("daemon.log")
         if rest:
             problems.append(f"left in the runtime directory: {rest}")
         for place, was in self.before.items():
             more = self._surroundings()[place] - was
             if more:
                 problems.append(f"left in {place}: {sorted(more)}")
-        if problems and any(p.err for p in self.programs):
+        if problems or self._failed():
             problems += [repr(p) for p in self.programs]
+            if os.path.exists(log):
+                with open(log, errors="replace") as f:
+                    problems.append("daemon.log:\n" + f.read()[-4000:])
         shutil.rmtree(self.base, ignore_errors=True)
         if problems:
             raise AssertionError("\n".join(problems))
+
+    def _failed(self):
+        """Has this very test failed already? Then what the programs said goes along with the reason."""
+        outcome = self._outcome
+        errors = getattr(outcome, "errors", None)
+        if errors is None:  # Python 3.11 and newer keep them in the result alone
+            return not outcome.success
+        return any(error for _, error in errors)
 
     def expect_leftover(self, *names):
         """For a test that kills the daemon: takes its files away, which a killed one cannot do itself."""

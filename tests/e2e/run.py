@@ -15,44 +15,66 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 
 class Result(unittest.TestResult):
+    """Tells each test's beginning and, once, its end: a test that fails twice (itself, and in its cleanup) is one."""
+
     def __init__(self, out):
         super().__init__()
         self.out = out
-        self.start = 0.0
-        self.told = False
+        self.start = time.monotonic()
+        self.running = False
+        self.problems, self.reasons = [], []
 
     def tell(self, what, test, text=""):
-        line = {"what": what, "test": test.id().split(".", 1)[-1] if hasattr(test, "id") else str(test), "text": text,
-                "seconds": time.monotonic() - self.start}
+        name = test.id().split(".", 1)[-1] if hasattr(test, "id") else str(test)
+        line = {"what": what, "test": name, "text": text, "seconds": time.monotonic() - self.start}
         os.write(self.out, (json.dumps(line) + "\n").encode())
-        self.told = True
 
     def startTest(self, test):
         super().startTest(test)
         self.start = time.monotonic()
+        self.running = True
+        self.problems, self.reasons = [], []
         self.tell("start", test)
-        self.told = False
 
-    def addSuccess(self, test):
-        super().addSuccess(test)
-        self.tell("ok", test)
+    def stopTest(self, test):
+        super().stopTest(test)
+        self.running = False
+        if self.problems:
+            self.tell("fail", test, "\n".join(self.problems))
+        elif self.reasons:
+            self.tell("skip", test, self.reasons[0])
+        else:
+            self.tell("ok", test)
+
+    def problem(self, test, text):
+        if self.running:
+            self.problems.append(text)
+        else:  # of a class or module: no test was begun
+            self.tell("fail", test, text)
 
     def addFailure(self, test, err):
         super().addFailure(test, err)
-        self.tell("fail", test, self.failures[-1][1])
+        self.problem(test, self.failures[-1][1])
 
     def addError(self, test, err):
         super().addError(test, err)
-        self.tell("fail", test, self.errors[-1][1])
-
-    def addSkip(self, test, reason):
-        super().addSkip(test, reason)
-        self.tell("skip", test, reason)
+        self.problem(test, self.errors[-1][1])
 
     def addSubTest(self, test, subtest, err):
         super().addSubTest(test, subtest, err)
         if err is not None:
-            self.tell("fail", subtest, self._exc_info_to_string(err, test))
+            self.problem(test, f"{subtest.id()}\n{self._exc_info_to_string(err, test)}")
+
+    def addUnexpectedSuccess(self, test):
+        super().addUnexpectedSuccess(test)
+        self.problem(test, "passed, though it is marked as one that fails")
+
+    def addSkip(self, test, reason):
+        super().addSkip(test, reason)
+        if self.running:
+            self.reasons.append(reason)
+        else:
+            self.tell("skip", test, reason)
 
 
 def flatten(suite):
