@@ -191,6 +191,9 @@ struct evset *evset_create(int epfd)
 /* Puts our descriptors into the set's epoll descriptor; in a forked child anew, since it has others. */
 static int wire(struct evset *set)
 {
+    int unready = fork_child_ready(); /* before its kick is looked at: a child gets another */
+    if (unready)
+        return unready;
     int32_t pid = C->family->member[C->member].pid;
     if (set->wired && set->pid == pid)
         return 0;
@@ -333,9 +336,9 @@ int evset_modify(struct evset *set, uint64_t handle, uint32_t events, uint64_t d
             struct epoll_event ev = {.events = events & (EPOLLIN | EPOLLET),
                                      .data.u64 = C->tag + TAG_LISTENER0 + (uint32_t)(handle & 0xffff)};
             (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_MOD, l->pipe_rd, &ev);
-        } else {
-            ready_put(w);
         }
+        if (s || l->pending)
+            ready_put(w);
     }
     bool wake = w && asleep(set);
     plock_release(&C->watch_lock);
@@ -392,6 +395,11 @@ static uint32_t judge(struct watch *w)
     return now;
 }
 
+static uint32_t judge_listener(const struct watch *w)
+{
+    return !w->spent && w->events & EPOLLIN && client_listener_ready(w->handle) ? EPOLLIN : 0;
+}
+
 static int harvest(struct evset *set, struct epoll_event *out, int max)
 {
     int n = 0;
@@ -400,8 +408,10 @@ static int harvest(struct evset *set, struct epoll_event *out, int max)
     for (; w && n < max; w = next) {
         next = w->ready_next;
         bool last = w == end;
-        uint32_t events = handle_is_listener(w->handle) ? (client_listener_ready(w->handle) ? EPOLLIN : 0) : judge(w);
-        bool keep = events && !(w->events & (EPOLLET | EPOLLONESHOT)) && !handle_is_listener(w->handle);
+        struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
+        uint32_t events = l ? judge_listener(w) : judge(w);
+        /* a listener's pipe is in the kernel's set, but of tokens that were set aside only we know */
+        bool keep = events && !(w->events & (EPOLLET | EPOLLONESHOT)) && (!l || load_acquire(&l->pending));
         ready_take(w);
         if (keep)
             ready_put(w); /* to the end: nobody starves */
@@ -409,7 +419,7 @@ static int harvest(struct evset *set, struct epoll_event *out, int max)
             if (w->events & EPOLLONESHOT)
                 w->spent = true;
             out[n++] = (struct epoll_event){.events = events, .data.u64 = w->data};
-            if (!handle_is_listener(w->handle))
+            if (!l)
                 set->last = w->handle;
         }
         if (last)
@@ -545,9 +555,7 @@ int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t time
 {
     if (max <= 0 || !out)
         return BERTH_E_INVALID;
-    int err = fork_child_ready();
-    if (!err)
-        err = wire(set);
+    int err = wire(set);
     if (err)
         return err;
     uint32_t cpu = cpu_here();
