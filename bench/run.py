@@ -373,21 +373,19 @@ def main():
         return 1
     with lab:
         bench = Bench(lab, args)
-        names = args.only or list(FIGURES)
         try:
-            if names != ["limits"]:
-                lab.daemon_start()
+            lab.daemon_start()
         except (Failed, OSError) as error:
             print("berth bench: no daemon: %s" % error, file=sys.stderr)
             return 1
         print("%s, %d CPUs, Linux %s; median of %d interleaved rounds\n"
               % (processor(), len(os.sched_getaffinity(0)), platform.release(), bench.rounds))
-        for name in names:
+        for name in args.only or FIGURES:
             first = len(bench.results)
             FIGURES[name](bench)
             for figure in bench.results[first:]:
                 show(figure, colour)
-            if lab.daemon and not lab.daemon.alive():
+            if not lab.daemon.alive():
                 print("berth bench: the daemon ended with %d: %s" % (lab.daemon.process.returncode, lab.daemon.said()),
                       file=sys.stderr)
                 lab.daemon_start()

@@ -172,21 +172,36 @@ bool control_pushes(void)
     return load_relaxed(&pushes_first) != NULL;
 }
 
+static struct push *push_take(void)
+{
+    plock_take(&pushes_lock);
+    struct push *p = pushes_first;
+    if (p) {
+        pushes_first = p->next;
+        if (!pushes_first)
+            pushes_last = &pushes_first;
+    }
+    plock_release(&pushes_lock);
+    return p;
+}
+
+/* Of a daemon that this process has done with. */
+static void pushes_forget(void)
+{
+    struct push *p;
+    while ((p = push_take())) {
+        for (int i = 0; i < p->nfds; i++)
+            (void)sys_close(p->fds[i]);
+        memory_put(p, sizeof *p);
+    }
+}
+
 static void dispatch_pushes(void)
 {
     if (!control_pushes() || !plock_try(&dispatch_lock))
         return;
-    for (;;) {
-        plock_take(&pushes_lock);
-        struct push *p = pushes_first;
-        if (p) {
-            pushes_first = p->next;
-            if (!pushes_first)
-                pushes_last = &pushes_first;
-        }
-        plock_release(&pushes_lock);
-        if (!p)
-            break;
+    struct push *p;
+    while ((p = push_take())) {
         on_push(p);
         memory_put(p, sizeof *p);
     }
@@ -249,7 +264,38 @@ int control_send(void *msg, const int *fds, int nfds)
     return ctl_send(C->ctl, msg, ((struct ctl_header *)msg)->len, fds, nfds, 0);
 }
 
-static int wait_reply(uint32_t seq, void *reply, size_t reply_size, int *rfds, int *nrfds)
+static uint16_t reply_type(uint16_t request)
+{
+    switch (request) {
+    case CTL_HELLO:
+    case CTL_CHILD_HELLO:
+        return CTL_WELCOME;
+    case CTL_LISTEN:
+        return CTL_LISTENED;
+    case CTL_INTRODUCE:
+        return CTL_INTRODUCED;
+    case CTL_GET_OUTBOX:
+        return CTL_OUTBOX_IS;
+    case CTL_GET_SEGMENT:
+        return CTL_SEGMENT_IS;
+    case CTL_PORTS:
+        return CTL_PORTS_ARE;
+    default:
+        return CTL_DONE;
+    }
+}
+
+/* What the reply says: 0, or an error code and nothing else. A reply that says neither counts as PROTOCOL. */
+static int reply_status(const struct ctl_header *h, int len, uint16_t type, size_t size)
+{
+    if (h->len != len || h->type != type)
+        return BERTH_E_PROTOCOL;
+    if (h->status == 0)
+        return (size_t)len == size ? 0 : BERTH_E_PROTOCOL;
+    return h->status < 0 && h->status >= BERTH_E_LAST ? h->status : BERTH_E_PROTOCOL;
+}
+
+static int wait_reply(uint32_t seq, uint16_t type, void *reply, size_t reply_size, int *rfds, int *nrfds)
 {
     int64_t deadline = clock_deadline(CONTROL_TIMEOUT_NS);
     for (;;) {
@@ -259,7 +305,8 @@ static int wait_reply(uint32_t seq, void *reply, size_t reply_size, int *rfds, i
         int n = receive(p, MSG_DONTWAIT);
         const struct ctl_header *h = (const void *)p->data;
         if (n > 0 && h->seq == seq) {
-            int want = rfds ? *nrfds : 0, status = h->status;
+            int status = reply_status(h, n, type, reply_size);
+            int want = rfds && !status ? *nrfds : 0; /* with an error nobody looks for descriptors */
             memset(reply, 0, reply_size);
             memcpy(reply, p->data, (size_t)n < reply_size ? (size_t)n : reply_size);
             for (int i = 0; i < p->nfds; i++) {
@@ -305,7 +352,7 @@ int control_request(void *msg, const int *fds, int nfds, void *reply, size_t rep
     h->seq = C->seq;
     int err = control_send(msg, fds, nfds);
     if (!err)
-        err = wait_reply(h->seq, reply ? reply : &done, reply ? reply_size : sizeof done, rfds, nrfds);
+        err = wait_reply(h->seq, reply_type(h->type), reply ? reply : &done, reply ? reply_size : sizeof done, rfds, nrfds);
     plock_release(&C->ctl_lock);
     if (control_pushes())
         own_kick(); /* somebody must work them off; the socket will not say so again */
@@ -343,6 +390,12 @@ int welcome(const struct ctl_welcome *w, int dir_fd)
     if (err) {
         log_error("the daemon's listener directory is refused: %s", why);
         return err;
+    }
+    const struct directory *dir = map;
+    if (!w->worker || dir->magic != ABI_MAGIC_DIR || dir->version != ABI_VERSION) {
+        log_error("the daemon's welcome or listener directory is not of this version");
+        segment_unmap(map, size);
+        return BERTH_E_PROTOCOL;
     }
     C->dir = map;
     C->worker = w->worker;
@@ -419,6 +472,8 @@ static int hello(const struct berth_attach_options *o)
         err = BERTH_E_VERSION;
     if (!err)
         err = nfds == 1 ? welcome(&is, dir_fd) : BERTH_E_PROTOCOL;
+    else if (dir_fd >= 0)
+        (void)sys_close(dir_fd);
 out:
     if (net >= 0)
         (void)sys_close(net);
@@ -480,6 +535,7 @@ void client_reset(void)
         peer_box_release(C->boxes);
     while (C->outboxes)
         outbox_destroy(C->outboxes);
+    pushes_forget();
     own_fd_close(C->ctl);
     own_fd_close(C->kick_fd);
     if (C->page)

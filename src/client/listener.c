@@ -93,8 +93,10 @@ int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener
                                  .backlog = backlog,
                                  .cookie = handle_of(l)};
         memcpy(msg.addr, ep->addr, 16);
-        struct ctl_listened is;
+        struct ctl_listened is = {0};
         err = control_request(&msg, &l->pipe_wr, 1, &is, sizeof is, NULL, NULL);
+        if (!err && (!is.listener || !is.port))
+            err = BERTH_E_PROTOCOL;
         l->id = is.listener;
         l->at = *ep;
         if (!err)

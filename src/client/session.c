@@ -43,7 +43,7 @@ session_handle session_handle_of(const struct session *s)
 struct session *session_get(session_handle h)
 {
     uint32_t index = (uint32_t)h;
-    if (!C->attached || !index || index >= SESSIONS_MAX)
+    if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32)) /* generation 0: a record never used */
         return NULL;
     struct session *s = session_at(index);
     return load_acquire(&s->generation) == (uint32_t)(h >> 32) ? s : NULL;
@@ -118,6 +118,8 @@ static int port_take(const uint8_t addr[16], uint16_t *port)
         struct ctl_ports msg = {.h = {.type = CTL_PORTS, .len = sizeof msg}, .count = PORTS_PER_LEASE}, is;
         memcpy(msg.addr, addr, 16);
         int err = control_request(&msg, NULL, 0, &is, sizeof is, NULL, NULL);
+        if (!err && (!is.first || is.first + is.count > 65536))
+            err = BERTH_E_PROTOCOL;
         if (err)
             return err;
         for (uint32_t i = 0; i < is.count && l->count < 65536; i++)

@@ -28,7 +28,7 @@
 static inline struct session *enter(session_handle h)
 {
     uint32_t index = (uint32_t)h;
-    if (!C->attached || !index || index >= SESSIONS_MAX)
+    if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32))
         return NULL;
     struct session *s = session_at(index);
     return load_relaxed(&s->generation) == (uint32_t)(h >> 32) ? s : NULL;

@@ -1,0 +1,862 @@
+/* client_test.c - libberth against a fake daemon, which answers as its script says: well, wrongly, half, late or never.
+ *
+ * Each case is one child process that uses the public API, for a process is one worker; this process is the daemon it talks to.
+ * The child tells what its calls returned over a pipe, and must end by itself with status 0.
+ */
+#include "check.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "berth/berth.h"
+#include "session/directory.h"
+#include "shm/control.h"
+#include "shm/ctlsock.h"
+#include "shm/segment.h"
+
+static char dir[] = "/tmp/berth-test-XXXXXX";
+static int listening = -1;
+static int directory_fd;
+static struct directory *directory;
+
+#define WORKER 7
+#define APP 3
+#define LISTENER 5
+#define SERVER_APP 4
+
+/* ---- the child ------------------------------------------------------------------------------------------------- */
+
+struct child {
+    pid_t pid;
+    int results; /* read end: one int for each call */
+    int sock;    /* the daemon's end */
+    uint32_t seq, type;
+    int fds[CTL_FDS_MAX], nfds;
+    uint8_t bytes[CTL_MAX];
+};
+
+static int tell_fd;
+
+static void tell(long result)
+{
+    int r = (int)result;
+    if (write(tell_fd, &r, sizeof r) != (ssize_t)sizeof r)
+        _exit(9);
+}
+
+static int descriptors(void)
+{
+    int n = 0;
+    DIR *d = opendir("/proc/self/fd");
+    while (d && readdir(d))
+        n++;
+    if (d)
+        closedir(d);
+    return n;
+}
+
+static int attach(void)
+{
+    struct berth_attach_options o = {.name = "child", .runtime_dir = dir, .spin_ns = -1};
+    return berth_attach(&o);
+}
+
+static struct child start(void (*body)(void))
+{
+    struct child c = {.sock = -1};
+    int p[2];
+    assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+    fflush(NULL);
+    c.pid = fork();
+    assert_true(c.pid >= 0);
+    if (c.pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (int sig = 1; sig < 32; sig++) /* cmocka's handlers would take a crash for one of the parent's */
+            signal(sig, sig == SIGPIPE ? SIG_IGN : SIG_DFL);
+        alarm(30);
+        close(p[0]);
+        close(listening);
+        tell_fd = p[1];
+        body();
+        _exit(0);
+    }
+    close(p[1]);
+    c.results = p[0];
+    return c;
+}
+
+static int result(struct child *c)
+{
+    int r;
+    struct pollfd p = {.fd = c->results, .events = POLLIN};
+    check(poll(&p, 1, 15000) == 1, "the child hangs in a call");
+    check(read(c->results, &r, sizeof r) == (ssize_t)sizeof r, "the child died in a call");
+    return r;
+}
+
+static void finish(struct child *c)
+{
+    while (c->nfds)
+        close(c->fds[--c->nfds]);
+    if (c->sock >= 0)
+        close(c->sock);
+    close(c->results);
+    int status = -1;
+    for (int i = 0; i < 10000 && waitpid(c->pid, &status, WNOHANG) == 0; i++)
+        usleep(1000);
+    check(status != -1, "the child does not end");
+    check(status == 0, "the child ended with status %#x", status);
+}
+
+/* ---- the daemon's part -------------------------------------------------------------------------------------------- */
+
+static void accept_child(struct child *c)
+{
+    struct pollfd p = {.fd = listening, .events = POLLIN};
+    check(poll(&p, 1, 10000) == 1, "the library does not connect");
+    c->sock = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
+    assert_true(c->sock >= 0);
+    struct timeval ten = {.tv_sec = 10};
+    setsockopt(c->sock, SOL_SOCKET, SO_RCVTIMEO, &ten, sizeof ten);
+}
+
+/* The next message that wants an answer or is of that type. */
+static bool take(struct child *c, uint32_t type)
+{
+    for (;;) {
+        while (c->nfds)
+            close(c->fds[--c->nfds]);
+        int n = ctl_recv(c->sock, c->bytes, sizeof c->bytes, c->fds, &c->nfds, 0);
+        if (n < (int)sizeof(struct ctl_header))
+            return false;
+        struct ctl_header *h = (void *)c->bytes;
+        check(h->len == n, "the library sent a length of %u in a packet of %d", h->len, n);
+        c->seq = h->seq;
+        c->type = h->type;
+        if (h->type == type)
+            return true;
+    }
+}
+
+struct answer {
+    union {
+        struct ctl_header h;
+        struct ctl_welcome welcome;
+        struct ctl_listened listened;
+        struct ctl_introduced introduced;
+        struct ctl_ports ports;
+        uint8_t bytes[CTL_MAX];
+    };
+    size_t len;
+    int fds[CTL_FDS_MAX], nfds;
+};
+
+static struct answer good_welcome(const struct child *c)
+{
+    struct answer a = {.len = sizeof a.welcome, .fds = {directory_fd}, .nfds = 1};
+    a.welcome = (struct ctl_welcome){.h = {.type = CTL_WELCOME, .len = sizeof a.welcome, .seq = c->seq},
+                                     .version = CTL_VERSION, .worker = WORKER, .app = APP, .uid = getuid(),
+                                     .outbox_limit = 1 << 30, .sessions_limit = 1000, .daemon_pid = (uint32_t)getpid(),
+                                     .name = "child", .ns = "default"};
+    return a;
+}
+
+static void answer(struct child *c, const struct answer *a)
+{
+    (void)ctl_send(c->sock, a->bytes, a->len, a->fds, a->nfds, 0);
+}
+
+static void welcome_child(struct child *c)
+{
+    accept_child(c);
+    assert_true(take(c, CTL_HELLO));
+    struct answer a = good_welcome(c);
+    answer(c, &a);
+}
+
+/* ---- attach ------------------------------------------------------------------------------------------------------------ */
+
+static void attach_and_tell(void)
+{
+    int before = descriptors();
+    int rc = attach();
+    tell(rc);
+    tell(rc == 0 ? 0 : descriptors() - before); /* a failed attach leaves nothing open */
+    if (rc == 0)
+        (void)berth_detach();
+}
+
+static void what_hello_says(void **state)
+{
+    struct child c = start(attach_and_tell);
+    accept_child(&c);
+    assert_true(take(&c, CTL_HELLO));
+    struct ctl_hello *m = (void *)c.bytes;
+    assert_int_equal(m->h.len, sizeof *m);
+    assert_int_equal(m->magic, CTL_MAGIC);
+    assert_int_equal(m->version, CTL_VERSION);
+    assert_string_equal(m->name, "child");
+    assert_int_not_equal(m->h.seq, 0);
+    assert_int_equal(c.nfds, 3);
+    const void *map;
+    uint64_t size;
+    const char *why = "";
+    check(segment_open(c.fds[1], WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &map, &size, &why) == 0, "worker page: %s",
+          why);
+    segment_unmap(map, size);
+    struct answer a = good_welcome(&c);
+    answer(&c, &a);
+    assert_int_equal(result(&c), 0);
+    assert_int_equal(result(&c), 0);
+    if (take(&c, CTL_DETACH)) {
+        struct answer done = {.h = {.type = CTL_DONE, .len = sizeof done.h, .seq = c.seq}, .len = sizeof done.h};
+        answer(&c, &done);
+    }
+    finish(&c);
+}
+
+static void attach_with(void (*change)(struct answer *a, int i), int i, int lowest, int highest, const char *what)
+{
+    struct child c = start(attach_and_tell);
+    accept_child(&c);
+    assert_true(take(&c, CTL_HELLO));
+    struct answer a = good_welcome(&c);
+    change(&a, i);
+    answer(&c, &a);
+    close(c.sock); /* whatever it waits for now will not come */
+    c.sock = -1;
+    int rc = result(&c), left = result(&c);
+    check(rc >= lowest && rc <= highest, "%s %d: attach gave %d, %s", what, i, rc, berth_error_name(rc));
+    check(left <= 0, "%s %d: the failed attach left %d descriptors", what, i, left);
+    finish(&c);
+}
+
+static const int attach_codes[] = {BERTH_E_VERSION,   BERTH_E_UNKNOWN_NAMESPACE, BERTH_E_WRONG_SECRET, BERTH_E_LIMIT,
+                                   BERTH_E_NO_MEMORY, BERTH_E_PERMISSION,        BERTH_E_INVALID};
+
+static void refuse(struct answer *a, int i)
+{
+    a->welcome.h.status = attach_codes[i];
+    a->nfds = 0;
+}
+
+static void each_refusal_has_its_code(void **state)
+{
+    for (int i = 0; i < (int)(sizeof attach_codes / sizeof attach_codes[0]); i++)
+        attach_with(refuse, i, attach_codes[i], attach_codes[i], "refusal");
+}
+
+static int memfd_of(size_t size, uint32_t magic, uint16_t version, bool seal)
+{
+    int fd;
+    void *map;
+    if (!seal) {
+        fd = memfd_create("liar", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        assert_int_equal(ftruncate(fd, (off_t)size), 0);
+        return fd;
+    }
+    assert_int_equal(segment_create("liar", size, &fd, &map), 0);
+    struct directory *d = map;
+    d->magic = magic;
+    d->version = version;
+    munmap(map, size);
+    return fd;
+}
+
+static void spoil(struct answer *a, int i)
+{
+    switch (i) {
+    case 0: a->nfds = 0; break;                              /* no directory */
+    case 1: a->len = a->h.len = sizeof(struct ctl_header); break; /* truncated, and says so */
+    case 2: a->len = sizeof(struct ctl_header); break;       /* truncated */
+    case 3: a->len = sizeof(struct ctl_header) / 2; break;
+    case 4: a->len -= 8; break;
+    case 5: a->h.len += 8; break;                            /* says more than comes */
+    case 6: a->h.type = CTL_DONE; break;                     /* another reply */
+    case 7: a->h.type = 999; break;
+    case 8: a->h.seq += 1; break;                            /* to another question */
+    case 9: a->h.seq = 0; break;
+    case 10: a->h.status = 5; break;                         /* no code */
+    case 11: a->h.status = -4711; break;
+    case 12: a->welcome.version = CTL_VERSION + 1; break;
+    case 13: a->welcome.worker = 0; break;
+    case 14: a->fds[0] = listening; break;                   /* not a segment */
+    case 15: a->fds[0] = memfd_of(DIRECTORY_BYTES, 0, 0, false); break;
+    case 16: a->fds[0] = memfd_of(PAGE_BYTES, ABI_MAGIC_DIR, ABI_VERSION, true); break;
+    case 17: a->fds[0] = memfd_of(DIRECTORY_BYTES, ABI_MAGIC_PAGE, ABI_VERSION, true); break;
+    case 18: a->fds[0] = memfd_of(DIRECTORY_BYTES, ABI_MAGIC_DIR, ABI_VERSION + 1, true); break;
+    default: a->len = 0; break;                              /* nothing at all */
+    }
+}
+
+static void spoiled_welcomes_are_errors(void **state)
+{
+    for (int i = 0; i <= 19; i++)
+        attach_with(spoil, i, BERTH_E_LAST, -1, "spoiled WELCOME");
+}
+
+static void a_daemon_that_hangs_up(void **state)
+{
+    struct child c = start(attach_and_tell);
+    accept_child(&c);
+    assert_true(take(&c, CTL_HELLO));
+    close(c.sock);
+    c.sock = -1;
+    assert_int_equal(result(&c), BERTH_E_DAEMON_GONE);
+    assert_true(result(&c) <= 0);
+    finish(&c);
+}
+
+static void a_daemon_that_says_nothing(void **state)
+{
+    struct child c = start(attach_and_tell);
+    accept_child(&c);
+    int64_t begin = clock_now();
+    int rc = result(&c);
+    int64_t took = clock_now() - begin;
+    check(rc == BERTH_E_TIMED_OUT || rc == BERTH_E_DAEMON_GONE || rc == BERTH_E_NO_DAEMON, "attach gave %s",
+          berth_error_name(rc));
+    check(took > 3 * NS_PER_SEC && took < 8 * NS_PER_SEC, "attach waited %lld ms", (long long)(took / NS_PER_MS));
+    assert_true(result(&c) <= 0);
+    finish(&c);
+}
+
+static void no_daemon_body(void)
+{
+    static const char *const dirs[] = {"/nonexistent/berth", "/"};
+    for (int i = 0; i < 2; i++) {
+        struct berth_attach_options o = {.runtime_dir = dirs[i], .spin_ns = -1};
+        tell(berth_attach(&o));
+    }
+    char longer[200];
+    memset(longer, 'x', sizeof longer);
+    longer[0] = '/';
+    longer[199] = 0;
+    struct berth_attach_options o = {.runtime_dir = longer, .spin_ns = -1};
+    tell(berth_attach(&o));
+}
+
+static void no_daemon(void **state)
+{
+    struct child c = start(no_daemon_body);
+    assert_int_equal(result(&c), BERTH_E_NO_DAEMON);
+    assert_int_equal(result(&c), BERTH_E_NO_DAEMON);
+    assert_int_equal(result(&c), BERTH_E_INVALID);
+    finish(&c);
+}
+
+static void bad_options_body(void)
+{
+    char name[80], secret[200];
+    memset(name, 'n', sizeof name);
+    memset(secret, 's', sizeof secret);
+    name[79] = secret[199] = 0;
+    struct berth_attach_options bad[] = {
+        {.name = ""}, {.name = name}, {.ns = name}, {.secret = secret}, {.flags = 1u << 9}, {.rx_fifo_size = 4095},
+        {.rx_fifo_size = (64u << 20) + 1}, {.tx_fifo_size = 1}, {.segment_size = 4096}, {.segment_size = 1ull << 40},
+        {.spin_ns = 1000001},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        bad[i].runtime_dir = dir;
+        tell(berth_attach(&bad[i]));
+    }
+}
+
+static void bad_options(void **state)
+{
+    struct child c = start(bad_options_body);
+    for (int i = 0; i < 11; i++) {
+        int rc = result(&c);
+        check(rc == BERTH_E_INVALID, "bad option %d gave %s", i, berth_error_name(rc));
+    }
+    finish(&c);
+}
+
+/* ---- without an attach, and with wrong handles ------------------------------------------------------------------------------ */
+
+static struct berth_endpoint at(uint16_t port)
+{
+    endpoint ep;
+    endpoint_from_v4(&ep, 0x7f000001, port);
+    return ep;
+}
+
+#define NOT_ATTACHED_CALLS 5
+static void not_attached_body(void)
+{
+    struct berth_endpoint ep = at(80);
+    uint64_t out;
+    tell(berth_listen(&ep, NULL, &out));
+    tell(berth_connect(&ep, 0, &out));
+    tell(berth_listen_uri("tcp://127.0.0.1:80", NULL, &out));
+    tell(berth_connect_uri("tcp://127.0.0.1:80", 0, &out));
+    tell(berth_detach());
+}
+
+static void calls_without_attach(void **state)
+{
+    struct child c = start(not_attached_body);
+    for (int i = 0; i < NOT_ATTACHED_CALLS; i++) {
+        int rc = result(&c);
+        check(rc == BERTH_E_NOT_ATTACHED, "call %d without attach gave %s", i, berth_error_name(rc));
+    }
+    finish(&c);
+}
+
+static const uint64_t foreign[] = {0, 1, 77, 1ull << 32, 5ull << 32 | 3, 0x7fffffffffffffff, ~0ull, 1ull << 63,
+                                   1ull << 63 | 1, (1ull << 63) | 9ull << 32 | 2, 0xffffffff};
+#define FOREIGN (sizeof foreign / sizeof foreign[0])
+#define HANDLE_CALLS 22
+
+static void all_calls_with(uint64_t h)
+{
+    char buf[8];
+    struct iovec v[2] = {{buf, 8}, {buf, 8}};
+    struct berth_endpoint ep;
+    uint64_t out;
+    struct berth_event ev;
+    tell(berth_read(h, buf, 8, 0));
+    tell(berth_readv(h, v, 2, 0));
+    tell(berth_write(h, buf, 8, 0));
+    tell(berth_writev(h, v, 2, 0));
+    tell(berth_read_spans(h, v, 0));
+    tell(berth_read_consume(h, 0));
+    tell(berth_write_spans(h, 8, v, 0));
+    tell(berth_write_commit(h, 0));
+    tell(berth_shutdown(h, BERTH_SHUT_WR));
+    tell(berth_close(h));
+    tell(berth_reset(h));
+    tell(berth_local_endpoint(h, &ep));
+    tell(berth_remote_endpoint(h, &ep));
+    tell(berth_error(h));
+    tell(berth_option_set(h, BERTH_OPT_TX_FIFO_SIZE, 65536));
+    tell(berth_option_get(h, BERTH_OPT_READABLE, &out));
+    tell(berth_accept(h, 0, &out));
+    tell(berth_unlisten(h));
+    tell(berth_listener_endpoint(h, &ep));
+    berth_waitset *set = berth_waitset_create();
+    if (!set)
+        _exit(8);
+    tell(berth_waitset_add(set, h, BERTH_IN, 1));
+    tell(berth_waitset_modify(set, h, BERTH_IN, 1));
+    tell(berth_waitset_remove(set, h));
+    if (berth_waitset_wait(set, &ev, 1, 0) != 0)
+        _exit(7);
+    berth_waitset_destroy(set);
+}
+
+static void foreign_handles_body(void)
+{
+    tell(attach());
+    for (size_t i = 0; i < FOREIGN; i++)
+        all_calls_with(foreign[i]);
+}
+
+static void foreign_handles_are_errors_everywhere(void **state)
+{
+    struct child c = start(foreign_handles_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    for (size_t i = 0; i < FOREIGN; i++) {
+        for (int call = 0; call < HANDLE_CALLS; call++) {
+            int rc = result(&c);
+            check(rc == BERTH_E_BAD_HANDLE, "handle %#llx, call %d: %s", (unsigned long long)foreign[i], call,
+                  berth_error_name(rc));
+        }
+    }
+    finish(&c);
+}
+
+static void second_attach_body(void)
+{
+    tell(attach());
+    tell(attach());
+}
+
+static void a_second_attach_is_refused(void **state)
+{
+    struct child c = start(second_attach_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    assert_int_equal(result(&c), BERTH_E_ALREADY_ATTACHED);
+    finish(&c);
+}
+
+/* ---- listen --------------------------------------------------------------------------------------------------------------------- */
+
+static void listen_body(void)
+{
+    struct berth_endpoint ep = at(80);
+    uint64_t out = 12345;
+    tell(attach());
+    int rc = berth_listen(&ep, NULL, &out);
+    tell(rc);
+    tell(rc == 0 || out == 12345); /* outputs untouched on failure */
+    char buf[64];
+    tell(berth_endpoint_format(&ep, buf, sizeof buf)); /* the library goes on */
+}
+
+static void listen_with(void (*change)(struct answer *a, int i), int i, int lowest, int highest)
+{
+    struct child c = start(listen_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    check(take(&c, CTL_LISTEN), "no LISTEN came");
+    assert_int_equal(c.nfds, 1);
+    struct answer a = {.len = sizeof a.listened};
+    a.listened = (struct ctl_listened){.h = {.type = CTL_LISTENED, .len = sizeof a.listened, .seq = c.seq},
+                                       .listener = 9, .epoch = 1, .port = 80};
+    change(&a, i);
+    answer(&c, &a);
+    close(c.sock);
+    c.sock = -1;
+    int rc = result(&c);
+    check(rc >= lowest && rc <= highest, "LISTENED %d: listen gave %d, %s", i, rc, berth_error_name(rc));
+    check(result(&c) == 1, "LISTENED %d: a failed listen wrote its output", i);
+    assert_int_equal(result(&c), 12);
+    finish(&c);
+}
+
+static const int listen_codes[] = {BERTH_E_ADDRESS_IN_USE, BERTH_E_ADDRESS, BERTH_E_NO_ROUTE, BERTH_E_PERMISSION,
+                                   BERTH_E_LIMIT, BERTH_E_NO_MEMORY};
+
+static void refuse_listen(struct answer *a, int i)
+{
+    a->h.status = listen_codes[i];
+}
+
+static void spoil_listened(struct answer *a, int i)
+{
+    switch (i) {
+    case 0: a->len = a->h.len = sizeof(struct ctl_header); break;
+    case 1: a->h.type = CTL_DONE; break;
+    case 2: a->h.seq++; break;
+    case 3: a->h.status = 3; break;
+    case 4: a->h.status = -99999; break;
+    case 5: a->listened.listener = 0; break;
+    case 6: a->listened.port = 0; break;
+    default: a->len = 4; break;
+    }
+}
+
+static void unspoiled(struct answer *a, int i)
+{
+}
+
+static void listen_answers(void **state)
+{
+    listen_with(unspoiled, 0, 0, 0);
+    for (int i = 0; i < 6; i++)
+        listen_with(refuse_listen, i, listen_codes[i], listen_codes[i]);
+    for (int i = 0; i < 8; i++)
+        listen_with(spoil_listened, i, BERTH_E_LAST, -1);
+}
+
+static void daemon_gone_body(void)
+{
+    struct berth_endpoint ep = at(80), there = at(8080);
+    uint64_t out;
+    tell(attach());
+    usleep(50000);
+    tell(berth_listen(&ep, NULL, &out));
+    int rc = berth_connect(&there, NS_PER_SEC, &out);
+    tell(rc);
+    tell(berth_detach());
+}
+
+static void a_daemon_that_goes_away(void **state)
+{
+    struct child c = start(daemon_gone_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    close(c.sock);
+    c.sock = -1;
+    assert_int_equal(result(&c), BERTH_E_DAEMON_GONE);
+    assert_int_equal(result(&c), BERTH_E_DAEMON_GONE); /* it listens there, but nobody can introduce us */
+    assert_int_equal(result(&c), 0);
+    finish(&c);
+}
+
+/* ---- connect --------------------------------------------------------------------------------------------------------------------- */
+
+static void connect_body(void)
+{
+    struct berth_endpoint ep = at(8080), none = at(8081);
+    uint64_t out = 12345;
+    tell(attach());
+    int rc = berth_connect(&none, 0, &out);
+    tell(rc == BERTH_E_NO_ROUTE || rc == BERTH_E_REFUSED); /* nobody is asked: no message goes to the daemon */
+    rc = berth_connect(&ep, 2 * NS_PER_SEC, &out);
+    tell(rc);
+    tell(rc == 0 || out == 12345);
+}
+
+static void connect_with(void (*change)(struct answer *a, int i), int i, int lowest, int highest)
+{
+    int token[2];
+    assert_int_equal(pipe2(token, O_CLOEXEC | O_NONBLOCK), 0);
+    struct child c = start(connect_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    assert_int_equal(result(&c), 1);
+    bool introduced = false;
+    while (!introduced) { /* it may want ports first */
+        while (c.nfds)
+            close(c.fds[--c.nfds]);
+        int n = ctl_recv(c.sock, c.bytes, sizeof c.bytes, c.fds, &c.nfds, 0);
+        check(n > 0, "no INTRODUCE came");
+        struct ctl_header *h = (void *)c.bytes;
+        c.seq = h->seq;
+        if (h->type == CTL_PORTS) {
+            struct answer a = {.len = sizeof a.ports};
+            a.ports = *(struct ctl_ports *)(void *)c.bytes;
+            a.h = (struct ctl_header){.type = CTL_PORTS_ARE, .len = sizeof a.ports, .seq = c.seq};
+            a.ports.first = 20000;
+            a.ports.count = 16;
+            answer(&c, &a);
+        } else if (h->type == CTL_INTRODUCE) {
+            introduced = true;
+        }
+    }
+    struct ctl_introduce *m = (void *)c.bytes;
+    assert_int_equal(m->listener, LISTENER);
+    assert_int_equal(outbox_worker(m->outbox), WORKER);
+    assert_int_equal(c.nfds, 1);
+    const void *map;
+    uint64_t size;
+    const char *why = "";
+    check(segment_open(c.fds[0], SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why) == 0, "outbox segment: %s", why);
+    const struct segment_header *sh = map;
+    assert_int_equal(sh->magic, ABI_MAGIC_OUTBOX);
+    assert_int_equal(sh->outbox, m->outbox);
+    assert_int_equal(sh->facing_app, SERVER_APP);
+    assert_int_equal(sh->size, size);
+    segment_unmap(map, size);
+    struct answer a = {.len = sizeof a.introduced, .fds = {token[1]}, .nfds = 1};
+    a.introduced = (struct ctl_introduced){.h = {.type = CTL_INTRODUCED, .len = sizeof a.introduced, .seq = c.seq},
+                                           .listener = LISTENER, .epoch = 1, .app = SERVER_APP, .backlog = 16};
+    change(&a, i);
+    answer(&c, &a);
+    if (lowest != 0) {
+        close(c.sock);
+        c.sock = -1;
+    } else { /* ports may be asked for only now */
+        struct pollfd p[2] = {{.fd = c.sock, .events = POLLIN}, {.fd = c.results, .events = POLLIN}};
+        while (poll(p, 2, 5000) > 0 && !(p[1].revents & POLLIN) && take(&c, CTL_PORTS)) {
+            struct answer ports = {.len = sizeof ports.ports};
+            ports.ports = *(struct ctl_ports *)(void *)c.bytes;
+            ports.h = (struct ctl_header){.type = CTL_PORTS_ARE, .len = sizeof ports.ports, .seq = c.seq};
+            ports.ports.first = 20000;
+            ports.ports.count = 16;
+            answer(&c, &ports);
+        }
+    }
+    int rc = result(&c);
+    check(rc >= lowest && rc <= highest, "INTRODUCED %d: connect gave %d, %s", i, rc, berth_error_name(rc));
+    check(result(&c) == 1, "INTRODUCED %d: a failed connect wrote its output", i);
+    if (rc == 0) {
+        struct token t;
+        assert_int_equal(read(token[0], &t, sizeof t), sizeof t);
+        assert_int_equal(t.magic, TOKEN_MAGIC);
+        assert_int_equal(t.listener, LISTENER);
+    }
+    close(token[0]);
+    close(token[1]);
+    finish(&c);
+}
+
+static const int connect_codes[] = {BERTH_E_REFUSED, BERTH_E_PERMISSION, BERTH_E_LIMIT, BERTH_E_NO_MEMORY};
+
+static void refuse_connect(struct answer *a, int i)
+{
+    a->h.status = connect_codes[i];
+    a->nfds = 0;
+}
+
+static void spoil_introduced(struct answer *a, int i)
+{
+    switch (i) {
+    case 0: a->nfds = 0; break;
+    case 1: a->len = a->h.len = sizeof(struct ctl_header); break;
+    case 2: a->h.type = CTL_DONE; break;
+    case 3: a->h.status = 7; break;
+    case 4: a->len = 0; break;
+    default: a->h.seq += 3; break;
+    }
+}
+
+static void connect_answers(void **state)
+{
+    connect_with(unspoiled, 0, 0, 0);
+    for (int i = 0; i < 4; i++)
+        connect_with(refuse_connect, i, connect_codes[i], connect_codes[i]);
+    for (int i = 0; i < 6; i++)
+        connect_with(spoil_introduced, i, BERTH_E_LAST, -1);
+}
+
+/* ---- what comes unasked ----------------------------------------------------------------------------------------------------------- */
+
+static void pushes_body(void)
+{
+    struct berth_event ev;
+    tell(attach());
+    berth_waitset *set = berth_waitset_create();
+    if (!set)
+        _exit(8);
+    int64_t end = clock_now() + 20 * NS_PER_SEC;
+    struct berth_endpoint ep = at(80);
+    uint64_t l;
+    int rc = 0;
+    while (rc != BERTH_E_DAEMON_GONE && clock_now() < end) {
+        (void)berth_waitset_wait(set, &ev, 1, NS_PER_MS);
+        rc = berth_listen(&ep, NULL, &l); /* answered LIMIT in between, until the daemon goes */
+    }
+    tell(rc);
+    tell(descriptors() < 100);
+    berth_waitset_destroy(set);
+    tell(berth_detach());
+}
+
+static int any_descriptor(uint64_t r)
+{
+    int fd;
+    void *map;
+    switch (r % 4) {
+    case 0:
+        return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    case 1:
+        return memfd_of(PAGE_BYTES, 0, 0, false);
+    case 2:
+        return memfd_of(WORKER_PAGE_BYTES, ABI_MAGIC_PAGE, ABI_VERSION, true);
+    default:
+        assert_int_equal(segment_create("push", SEGMENT_MIN, &fd, &map), 0);
+        *(struct segment_header *)map = (struct segment_header){.magic = ABI_MAGIC_OUTBOX, .version = ABI_VERSION,
+                                                                .lines_per_slot = 2, .outbox = outbox_handle_make(8, 1),
+                                                                .facing_app = APP, .size = SEGMENT_MIN,
+                                                                .owner_worker = 8, .chunks = (uint32_t)(r >> 32)};
+        munmap(map, SEGMENT_MIN);
+        return fd;
+    }
+}
+
+static void push_random(struct child *c, uint64_t *seed)
+{
+    static const uint16_t types[] = {CTL_PEER, CTL_PEER, CTL_DEAD, CTL_MEMBER_DEAD, CTL_RETIRED, CTL_LISTENER_GONE,
+                                     CTL_EVICTED, CTL_SEGMENT_IS, CTL_OUTBOX_IS, CTL_WELCOME, CTL_LISTENED, 0, 999};
+    uint64_t r = next_random(seed);
+    union {
+        struct ctl_header h;
+        struct ctl_outbox_is is;
+        uint8_t bytes[128];
+    } m;
+    for (size_t i = 0; i < sizeof m; i += 8) {
+        uint64_t x = r & 1 ? next_random(seed) : next_random(seed) & 15;
+        memcpy(m.bytes + i, &x, 8);
+    }
+    size_t len = r >> 8 & 3 ? sizeof m.is : 1 + (r >> 10) % sizeof m; /* none of 0: that is an end */
+    m.h = (struct ctl_header){.type = types[(r >> 20) % (sizeof types / sizeof types[0])], .len = (uint16_t)len,
+                              .status = r >> 30 & 7 ? 0 : -(int)(r >> 34 & 31)};
+    if (m.h.type == CTL_PEER || m.h.type == CTL_OUTBOX_IS) {
+        m.is.outbox = outbox_handle_make(8, 1 + (uint32_t)(r >> 40 & 3));
+        m.is.worker = 8;
+        m.is.dead = r >> 45 & 1;
+    }
+    int fds[CTL_FDS_MAX], n = m.h.type == CTL_PEER && (r >> 50 & 3) ? 3 : (int)(r >> 52 & 3);
+    for (int i = 0; i < n; i++)
+        fds[i] = any_descriptor(m.h.type == CTL_PEER && (r >> 54 & 3) ? (i == 0 ? 3 | r : i == 1 ? 2 : 0)
+                                                                      : next_random(seed));
+    (void)ctl_send(c->sock, m.bytes, len, fds, n, MSG_DONTWAIT);
+    for (int i = 0; i < n; i++)
+        close(fds[i]);
+}
+
+static void random_pushes_are_survived(void **state)
+{
+    const char *given = getenv("BERTH_TEST_SEED");
+    uint64_t seed = given ? strtoull(given, NULL, 0) : (uint64_t)clock_now();
+    print_message("BERTH_TEST_SEED=%llu\n", (unsigned long long)seed);
+    struct child c = start(pushes_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    for (int i = 0; i < 400; i++) {
+        for (int k = 0; k < 8; k++)
+            push_random(&c, &seed);
+        check(take(&c, CTL_LISTEN), "the library gave up after random messages, round %d", i);
+        struct answer a = {.len = sizeof a.listened};
+        a.h = (struct ctl_header){.type = CTL_LISTENED, .len = sizeof a.listened, .seq = c.seq, .status = BERTH_E_LIMIT};
+        answer(&c, &a);
+    }
+    close(c.sock);
+    c.sock = -1;
+    assert_int_equal(result(&c), BERTH_E_DAEMON_GONE);
+    check(result(&c) == 1, "random messages left descriptors behind");
+    assert_int_equal(result(&c), 0);
+    finish(&c);
+}
+
+/* ---- --------------------------------------------------------------------------------------------------------------------------- */
+
+static int set_up(void **state)
+{
+    struct sockaddr_un sa = {.sun_family = AF_UNIX};
+    if (!mkdtemp(dir))
+        return -1;
+    snprintf(sa.sun_path, sizeof sa.sun_path, "%s/%s", dir, CTL_SOCKET_NAME);
+    listening = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+    if (bind(listening, (struct sockaddr *)&sa, sizeof sa) < 0 || listen(listening, 16) < 0)
+        return -1;
+    void *map;
+    if (segment_create("berth-directory", DIRECTORY_BYTES, &directory_fd, &map) != 0)
+        return -1;
+    directory = map;
+    directory_init(directory);
+    struct dir_entry e = {.port = 8080, .proto = PROTO_TCP, .listener = LISTENER, .app = SERVER_APP, .uid = getuid(),
+                          .backlog = 16, .epoch = 1};
+    memcpy(e.addr, at(8080).addr, 16);
+    setenv("BERTH_LOG", "error", 1);
+    signal(SIGPIPE, SIG_IGN);
+    return directory_add(directory, &e);
+}
+
+static int tear_down(void **state)
+{
+    char path[120];
+    snprintf(path, sizeof path, "%s/%s", dir, CTL_SOCKET_NAME);
+    unlink(path);
+    return rmdir(dir);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_hello_says),
+        cmocka_unit_test(each_refusal_has_its_code),
+        cmocka_unit_test(spoiled_welcomes_are_errors),
+        cmocka_unit_test(a_daemon_that_hangs_up),
+        cmocka_unit_test(a_daemon_that_says_nothing),
+        cmocka_unit_test(no_daemon),
+        cmocka_unit_test(bad_options),
+        cmocka_unit_test(calls_without_attach),
+        cmocka_unit_test(foreign_handles_are_errors_everywhere),
+        cmocka_unit_test(a_second_attach_is_refused),
+        cmocka_unit_test(listen_answers),
+        cmocka_unit_test(a_daemon_that_goes_away),
+        cmocka_unit_test(connect_answers),
+        cmocka_unit_test(random_pushes_are_survived),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
