@@ -122,7 +122,8 @@ def limits(b):
         "cache line": lambda: b.lab.tool("limits", "cacheline", "--ms", 100),
         "ring 1 MB": lambda: b.lab.tool("limits", "ring", "--ms", 200),
         "ring 4 MB": lambda: b.lab.tool("limits", "ring", "--ms", 200, "--size", 4 << 20)})
-    f["show"] = [("ns", "{:.0f} ns"), ("best_ns", "best {:.0f} ns"), ("gbit", "{:.0f} Gbit/s")]
+    f["show"] = [("ns", "{:.0f} ns"), ("median_ns", "median {:.0f} ns"), ("gbit", "{:.0f} Gbit/s"),
+                 ("median_gbit", "median {:.0f} Gbit/s")]
 
 
 LATENCY = [("p50_ns", "p50 {us}"), ("p99_ns", "p99 {us}")]
@@ -373,19 +374,25 @@ def main():
         return 1
     with lab:
         bench = Bench(lab, args)
+        names = args.only or list(FIGURES)
         try:
-            lab.daemon_start()
+            if names != ["limits"]:
+                lab.daemon_start()
         except (Failed, OSError) as error:
             print("berth bench: no daemon: %s" % error, file=sys.stderr)
             return 1
-        print("%s, %d CPUs, Linux %s; median of %d interleaved rounds\n"
+        print("%s, %d CPUs, Linux %s; median of %d interleaved rounds"
               % (processor(), len(os.sched_getaffinity(0)), platform.release(), bench.rounds))
-        for name in args.only or FIGURES:
+        busy = busy_share()
+        if busy > 0.05:
+            print("The machine is not idle: others use %.0f %% of its CPUs. The figures suffer." % (busy * 100))
+        print()
+        for name in names:
             first = len(bench.results)
             FIGURES[name](bench)
             for figure in bench.results[first:]:
                 show(figure, colour)
-            if not lab.daemon.alive():
+            if lab.daemon and not lab.daemon.alive():
                 print("berth bench: the daemon ended with %d: %s" % (lab.daemon.process.returncode, lab.daemon.said()),
                       file=sys.stderr)
                 lab.daemon_start()
@@ -395,12 +402,24 @@ def main():
               % (sum(t["ok"] for t in targets), len(targets), len(failed), time.monotonic() - begin))
         if args.json:
             with open(args.json, "w") as f:
-                json.dump({"machine": {"cpu": processor(), "cpus": len(os.sched_getaffinity(0)),
+                json.dump({"machine": {"cpu": processor(), "busy_before": busy, "cpus": len(os.sched_getaffinity(0)),
                                        "kernel": platform.release()},
                            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "rounds": bench.rounds,
                            "quick": args.quick, "figures": bench.results}, f, indent=1)
                 f.write("\n")
     return 1 if failed else 0
+
+
+def busy_share():
+    """How much of all CPUs is in use now, by others: nothing of ours runs yet but the daemon."""
+    def ticks():
+        with open("/proc/stat") as f:
+            fields = [int(n) for n in f.readline().split()[1:9]]
+        return sum(fields), fields[3] + fields[4]
+    total, idle = ticks()
+    time.sleep(0.5)
+    total, idle = ticks()[0] - total, ticks()[1] - idle
+    return 1 - idle / total if total > 0 else 0.0
 
 
 def processor():

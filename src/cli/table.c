@@ -7,22 +7,35 @@
  * rounded to three digits with a unit, numbers stand to the right. Names come from programs that nobody vouches for: what
  * could steer a terminal is shown as '?'.
  */
+#include <grp.h>
 #include <jansson.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"
 
-enum unit { UNIT_PLAIN, UNIT_BYTES, UNIT_NS };
+enum unit { UNIT_PLAIN, UNIT_BYTES, UNIT_NS, UNIT_USER, UNIT_GROUP };
 
 static const struct known {
-    const char *key, *title;
+    const char *key, *title; /* NULL: in the JSON only, so that the line fits a screen */
     enum unit unit;
 } known_keys[] = {
     {"id", "ID", UNIT_PLAIN},
-    {"uid", "USER", UNIT_PLAIN},
-    {"gid", "GROUP ID", UNIT_PLAIN},
+    {"uid", "USER", UNIT_USER},
+    {"owner", "OWNER", UNIT_USER},
+    {"group", "GROUP", UNIT_GROUP},
+    {"app_name", "NAME", UNIT_PLAIN},
+    {"v6only", "V6 ONLY", UNIT_PLAIN},
+    {"local_app", NULL, UNIT_PLAIN},
+    {"local_app_name", "APP", UNIT_PLAIN},
+    {"local_pid", NULL, UNIT_PLAIN},
+    {"local_state", "STATE", UNIT_PLAIN},
+    {"remote_app", NULL, UNIT_PLAIN},
+    {"remote_app_name", "PEER", UNIT_PLAIN},
+    {"remote_pid", NULL, UNIT_PLAIN},
+    {"remote_state", "PEER STATE", UNIT_PLAIN},
     {"pid", "PID", UNIT_PLAIN},
     {"ns", "NAMESPACE", UNIT_PLAIN},
     {"netns", "NET NS", UNIT_PLAIN},
@@ -33,8 +46,8 @@ static const struct known {
     {"memory", "MEMORY", UNIT_BYTES},
     {"rx_fill", "RX FILL", UNIT_BYTES},
     {"tx_fill", "TX FILL", UNIT_BYTES},
-    {"rx_ring", "RX RING", UNIT_BYTES},
-    {"tx_ring", "TX RING", UNIT_BYTES},
+    {"rx_ring", NULL, UNIT_BYTES},
+    {"tx_ring", NULL, UNIT_BYTES},
     {"rx_fifo_size", "RX FIFO", UNIT_BYTES},
     {"tx_fifo_size", "TX FIFO", UNIT_BYTES},
     {"segment_size", "SEGMENT SIZE", UNIT_BYTES},
@@ -54,16 +67,24 @@ static bool ends_with(const char *text, const char *end)
     return a > b && !strcmp(text + a - b, end);
 }
 
+static const struct known *known(const char *key)
+{
+    for (size_t i = 0; i < sizeof known_keys / sizeof known_keys[0]; i++) {
+        if (!strcmp(key, known_keys[i].key))
+            return &known_keys[i];
+    }
+    return NULL;
+}
+
 static void describe(struct column *c, const char *key)
 {
+    const struct known *k = known(key);
     c->key = key;
     c->unit = ends_with(key, "_bytes") ? UNIT_BYTES : ends_with(key, "_ns") ? UNIT_NS : UNIT_PLAIN;
-    for (size_t i = 0; i < sizeof known_keys / sizeof known_keys[0]; i++) {
-        if (!strcmp(key, known_keys[i].key)) {
-            c->unit = known_keys[i].unit;
-            (void)snprintf(c->title, sizeof c->title, "%s", known_keys[i].title);
-            return;
-        }
+    if (k) {
+        c->unit = k->unit;
+        (void)snprintf(c->title, sizeof c->title, "%s", k->title);
+        return;
     }
     size_t len = strlen(key) - (c->unit == UNIT_BYTES ? 6 : c->unit == UNIT_NS ? 3 : 0);
     if (len >= sizeof c->title)
@@ -99,6 +120,10 @@ static void format_number(const json_t *v, enum unit unit, char *out, size_t siz
         (void)snprintf(out, size, value < 60e9 ? "%.1f s" : "%.0f s", value / 1e9);
     else if (unit == UNIT_NS && value >= 0)
         format_scaled(value, 1000, times, 3, out, size);
+    else if (unit == UNIT_USER && getpwuid((uid_t)value))
+        (void)snprintf(out, size, "%s", getpwuid((uid_t)value)->pw_name);
+    else if (unit == UNIT_GROUP && getgrgid((gid_t)value))
+        (void)snprintf(out, size, "%s", getgrgid((gid_t)value)->gr_name);
     else if (json_is_integer(v))
         (void)snprintf(out, size, "%lld", (long long)json_integer_value(v));
     else
@@ -116,6 +141,27 @@ static void tame(char *text)
     }
 }
 
+/* an array of words: "local, global" */
+static char *format_list(const json_t *v)
+{
+    size_t i, len = 1;
+    json_t *item;
+    char *text;
+    json_array_foreach(v, i, item)
+    {
+        if (!json_is_string(item))
+            return json_dumps(v, JSON_COMPACT);
+        len += json_string_length(item) + 2;
+    }
+    text = calloc(1, len);
+    json_array_foreach(v, i, item)
+    {
+        if (text)
+            (void)snprintf(text + strlen(text), len - strlen(text), "%s%s", i ? ", " : "", json_string_value(item));
+    }
+    return text;
+}
+
 static char *format_value(const json_t *v, enum unit unit)
 {
     char number[64], *text;
@@ -128,8 +174,10 @@ static char *format_value(const json_t *v, enum unit unit)
     else if (json_is_number(v)) {
         format_number(v, unit, number, sizeof number);
         text = strdup(number);
+    } else if (json_array_size(v)) {
+        text = format_list(v);
     } else {
-        text = json_dumps(v, JSON_COMPACT);
+        text = json_is_array(v) ? strdup("-") : json_dumps(v, JSON_COMPACT);
     }
     if (text)
         tame(text);
@@ -172,6 +220,8 @@ static int find_columns(const json_t *rows, struct column **out)
         json_object_foreach(row, key, value)
         {
             int k = 0;
+            if (known(key) && !known(key)->title)
+                continue;
             while (k < count && strcmp(list[k].key, key) != 0)
                 k++;
             if (k == count) {
@@ -184,7 +234,8 @@ static int find_columns(const json_t *rows, struct column **out)
                 list[count].width = columns_of(list[count].title);
                 list[count++].right = true;
             }
-            if (!json_is_number(value) && !json_is_null(value))
+            bool number = json_is_number(value) && list[k].unit != UNIT_USER && list[k].unit != UNIT_GROUP;
+            if (!number && !json_is_null(value))
                 list[k].right = false;
         }
     }

@@ -347,6 +347,10 @@ int outbox_slot_alloc(struct own_box *box, uint32_t *index)
         uint32_t chunk = h->chunks;
         family_lock_release(&r->lock);
         if (i != NONE) {
+            /* never 0: generation and index together make slot.peer, where 0 says "not known yet" */
+            struct slot *slot = outbox_slot(box, i);
+            if (!load_relaxed(&slot->generation))
+                store_release(&slot->generation, 1u);
             *index = i;
             return 0;
         }
@@ -363,7 +367,7 @@ void outbox_slot_free(struct own_box *box, uint32_t index)
     struct outbox_rec *r = outbox_rec_of(box);
     struct slot *slot = outbox_slot(box, index);
     /* the new generation first: whoever still looks must not take the zeroes that follow for the old session */
-    store_release(&slot->generation, slot->generation + 1);
+    store_release(&slot->generation, slot->generation + 1); /* a 0 is passed over when it is handed out */
     slot_set_state(slot, SLOT_FREE);
     store_relaxed(&slot->tail, 0);
     store_relaxed(&slot->ring, 0);
