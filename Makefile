@@ -71,6 +71,7 @@ format:
 install: all
 	@$(if $(PREFIX),meson configure $(BUILD) --prefix=$(PREFIX) && ninja -C $(BUILD) -j $(JOBS))
 	@DESTDIR=$(DESTDIR) meson install -C $(BUILD) --no-rebuild
+	@$(if $(DESTDIR),,if [ "$$(id -u)" = 0 ]; then ldconfig || true; fi)
 
 # removes what the last install from this build directory put there, and the directories that are berth's alone
 uninstall:
@@ -80,6 +81,7 @@ uninstall:
 	@sed -n 's,\(.*/berth\)/[^/]*$$,\1,p' $(BUILD)/uninstall-log.txt | sort -u | \
 		while read -r dir; do rmdir "$$dir" 2>/dev/null || true; done
 	@rm -f $(BUILD)/uninstall-log.txt
+	@$(if $(DESTDIR),,if [ "$$(id -u)" = 0 ]; then ldconfig || true; fi)
 	@echo "berth is uninstalled"
 
 clean:

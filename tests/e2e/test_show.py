@@ -31,7 +31,7 @@ sys.stdin.read()
 """
 
 
-@harness.needs_preload
+@harness.needs_preload_into_python
 class Show(harness.TestCase):
     def pair(self, name="python3"):
         """A server that has sent 8000 bytes, of which the client has read 5000; both stay."""
