@@ -571,7 +571,7 @@ int main(int argc, char **argv)
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    watchdog((int)(number("--ms", 300) / 1000) + (int)number("--patience", 30));
+    watchdog((int)(number("--ms", 300) / 1000) + (int)number("--patience", 12));
     if (strcmp(what, "peer") == 0 && argc > 2)
         peer(argv[2]);
     else if (strcmp(what, "conn") == 0 && number("--one-thread", 0))
