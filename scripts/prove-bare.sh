@@ -10,6 +10,7 @@ top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 command -v debootstrap >/dev/null || sh "$top/scripts/deps.sh" prove
 
 root=$(mktemp -d "${TMPDIR:-/var/tmp}/berth-bare.XXXXXX")
+chmod 755 "$root" # it becomes somebody's /, which every user must be able to enter
 cleanup() {
     status=$?
     for place in dev/pts dev/shm dev proc sys; do
