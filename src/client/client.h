@@ -98,6 +98,8 @@ int evset_modify(struct evset *set, uint64_t handle, uint32_t events, uint64_t d
 int evset_remove(struct evset *set, uint64_t handle);
 /* Blocks (spin, then sleep). Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID. */
 int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask);
+/* Takes berth's own events out of what an epoll_wait that began before the set was made has brought; returns how many stay. */
+int evset_filter(struct evset *set, struct epoll_event *events, int n);
 bool evset_empty(struct evset *set); /* no session and no listener in it: epoll_wait may go straight to the kernel */
 int evset_fd(struct evset *set);
 

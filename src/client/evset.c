@@ -477,6 +477,16 @@ static int kernel_wait(struct evset *set, struct epoll_event *out, int max, int6
     return n;
 }
 
+int evset_filter(struct evset *set, struct epoll_event *events, int n)
+{
+    int stay = 0;
+    for (int i = 0; i < n && set->wired; i++) {
+        if (events[i].data.u64 - C->tag >= TAG_LISTENER0 + LISTENERS_MAX)
+            events[stay++] = events[i];
+    }
+    return set->wired ? stay : n;
+}
+
 static int look_at_kernel(struct evset *set, struct epoll_event *out, int max, int64_t now)
 {
     bool kicked = false;
@@ -506,7 +516,7 @@ static int64_t set_spin_budget(const struct evset *set)
 static int spin(struct evset *set, struct epoll_event *out, int max, int64_t deadline)
 {
     int64_t budget = set_spin_budget(set);
-    if (budget <= 0 || !C->polled)
+    if (budget <= 0 || !C->polled || !set->count)
         return 0;
     int64_t now = clock_now(), end = now + budget < deadline ? now + budget : deadline;
     while (now < end) {

@@ -149,6 +149,9 @@ static int wait_loop(struct wait_list *w, struct client_poll_item *items, int n,
     }
     if (found || timeout == 0)
         return found;
+    /* the program's own descriptors first: where one is ready nothing else need be asked */
+    if (w->nk && (found = check_kernel(w, items, n, kfds, 0, NULL, false)) > 0)
+        return found;
     int64_t deadline = clock_deadline(timeout);
     if ((found = spin(w, items, n, kfds, deadline)) != 0)
         return found;

@@ -919,6 +919,12 @@ int client_take_error(session_handle h)
         if (c->peer && count_offset(slot_head(c->peer)) < s->tail && !(slot_tail(c->peer) & COUNT_FLAG))
             return BERTH_E_RESET;
     }
+    if (!error && !(load_relaxed(&s->flags) & SF_RESET_TOLD)) {
+        struct session_cache *c = session_cache_of(s);
+        if (c->peer && slot_tail(c->peer) & COUNT_FLAG && load_relaxed(&c->peer->flags) & SLOT_RESET &&
+            !(fetch_or_sc(&s->flags, SF_RESET_TOLD) & SF_RESET_TOLD))
+            return BERTH_E_RESET;
+    }
     return error;
 }
 

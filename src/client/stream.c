@@ -122,6 +122,8 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, u
         uint32_t state = load_relaxed(&s->state);
         if (load_relaxed(&s->flags) & SF_RESET)
             return s->error ? s->error : BERTH_E_RESET;
+        if (load_relaxed(&s->flags) & SF_SHUT_RD)
+            return 0;
         return state == SESSION_QUEUED || state == SESSION_OFFERED ? BERTH_E_WOULD_BLOCK : BERTH_E_BAD_HANDLE;
     }
     uint64_t word = slot_tail(c->peer);

@@ -1,8 +1,8 @@
 /* epoll.c - epoll sets that hold sockets of both worlds.
  *
  * A set becomes known to the shim when the first sock is added to it; libberth's event set on top of the program's
- * own epoll descriptor is made when the first session or listener is. Until then, and when none is left, waits go
- * straight to the kernel.
+ * own epoll descriptor is made when the first session or listener is. Until then waits go straight to the kernel; a
+ * wait that another thread was in at that moment brings libberth's own events, which are taken out.
  *
  * Where a registration lives depends on what the socket is at the moment:
  *   FRESH, BOUND   in the kernel (the placeholder answers EPOLLOUT | EPOLLHUP there, as an unconnected socket does)
@@ -281,10 +281,7 @@ EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 static struct evset *stack_set(int epfd)
 {
     struct sock *ep;
-    if (likely(fd_kind(epfd, &ep) != SOCK_EPOLL))
-        return NULL;
-    struct evset *set = load_acquire(&ep->set);
-    return set && !evset_empty(set) ? set : NULL;
+    return likely(fd_kind(epfd, &ep) != SOCK_EPOLL) ? NULL : load_acquire(&ep->set);
 }
 
 static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask)
@@ -297,6 +294,16 @@ static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t
     return n < 0 ? fail(n) : n;
 }
 
+/* After a wait in the kernel: did the set become berth's meanwhile? */
+static int direct(int epfd, int n, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask)
+{
+    struct evset *set = n > 0 ? stack_set(epfd) : NULL;
+    if (likely(!set))
+        return n;
+    n = evset_filter(set, out, n);
+    return n ? n : set_wait(set, out, max, timeout, mask);
+}
+
 static int64_t ms_to_ns(int timeout)
 {
     return timeout < 0 ? -1 : timeout * NS_PER_MS;
@@ -305,24 +312,28 @@ static int64_t ms_to_ns(int timeout)
 EXPORT int epoll_wait(int epfd, struct epoll_event *out, int max, int timeout)
 {
     struct evset *set = stack_set(epfd);
-    return set ? set_wait(set, out, max, ms_to_ns(timeout), NULL) : real.epoll_wait(epfd, out, max, timeout);
+    if (set)
+        return set_wait(set, out, max, ms_to_ns(timeout), NULL);
+    return direct(epfd, real.epoll_wait(epfd, out, max, timeout), out, max, ms_to_ns(timeout), NULL);
 }
 
 EXPORT int epoll_pwait(int epfd, struct epoll_event *out, int max, int timeout, const sigset_t *mask)
 {
     struct evset *set = stack_set(epfd);
-    return set ? set_wait(set, out, max, ms_to_ns(timeout), mask) : real.epoll_pwait(epfd, out, max, timeout, mask);
+    if (set)
+        return set_wait(set, out, max, ms_to_ns(timeout), mask);
+    return direct(epfd, real.epoll_pwait(epfd, out, max, timeout, mask), out, max, ms_to_ns(timeout), mask);
 }
 
 EXPORT int epoll_pwait2(int epfd, struct epoll_event *out, int max, const struct timespec *ts, const sigset_t *mask)
 {
     struct evset *set = stack_set(epfd);
-    if (!set)
-        return real.epoll_pwait2(epfd, out, max, ts, mask);
-    if (ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= NS_PER_SEC)) {
+    if (set && ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= NS_PER_SEC)) {
         errno = EINVAL;
         return -1;
     }
     int64_t ns = !ts || ts->tv_sec > INT64_MAX / NS_PER_SEC - 1 ? -1 : ts->tv_sec * NS_PER_SEC + ts->tv_nsec;
-    return set_wait(set, out, max, ns, mask);
+    if (set)
+        return set_wait(set, out, max, ns, mask);
+    return direct(epfd, real.epoll_pwait2(epfd, out, max, ts, mask), out, max, ns, mask);
 }
