@@ -91,6 +91,8 @@ static int enter_app(struct daemon *d, struct conn *c, const struct ctl_hello *m
     int err = 0;
     if (!app) {
         err = app_create(d, m, space, c->uid, &made);
+        if (err)
+            space_put(d, space);
         app = made;
     }
     if (!err)
@@ -126,10 +128,8 @@ static int hello(struct daemon *d, struct request *r)
     if (err)
         return err;
     err = enter_app(d, c, m, space, &w);
-    if (err) {
-        space_put(d, space);
+    if (err)
         return err;
-    }
     w->page_fd = r->fds[1];
     w->kick_fd = r->fds[2];
     r->fds[1] = r->fds[2] = -1;
@@ -168,11 +168,12 @@ int handle_child(struct daemon *d, struct request *r)
     struct conn *c;
     if (!is_control_socket(r->fds[0]))
         return BERTH_E_PROTOCOL;
-    if (d->worker_count >= d->limits.workers)
-        return BERTH_E_LIMIT; /* nobody waits for this: the child finds its connection closed, and attaches anew */
+    /* nobody waits for an answer: where this fails, the child finds its connection closed */
     int err = conn_adopt(d, r->fds[0], &c);
-    if (err)
-        return err;
+    if (err) {
+        log_warn("no connection for a child of pid %d: %s", (int)r->conn->pid, berth_strerror(err));
+        return 0;
+    }
     r->fds[0] = -1;
     /* the pair was made by the parent, so its credentials are the parent's, the pid not yet known */
     c->uid = r->conn->uid;
@@ -184,9 +185,11 @@ int handle_child(struct daemon *d, struct request *r)
         child->member = r->msg->child.member;
         err = worker_inherit(child, parent);
     }
-    if (err)
+    if (err) {
+        log_warn("no worker for a child of pid %d: %s", (int)r->conn->pid, berth_strerror(err));
         conn_doom(d, c, err);
-    return err;
+    }
+    return 0;
 }
 
 int handle_child_hello(struct daemon *d, struct request *r)

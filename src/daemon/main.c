@@ -170,11 +170,20 @@ static int take_lock(struct daemon *d)
     }
 }
 
+static void log_path(const struct daemon *d, char *out, size_t size)
+{
+    (void)snprintf(out, size, "%s/daemon.log", d->dir);
+}
+
 static void release_lock(struct daemon *d)
 {
     char path[sizeof d->dir + 32];
     if (d->lock_fd < 0)
         return;
+    if (d->automatic && d->stopping) { /* nobody asked for this daemon, so it leaves nothing behind; a failure stays told */
+        log_path(d, path, sizeof path);
+        (void)unlink(path);
+    }
     lock_path(d, path, sizeof path);
     (void)unlink(path);
     close(d->lock_fd);
@@ -186,7 +195,7 @@ static void release_lock(struct daemon *d)
 static int open_log(struct daemon *d)
 {
     char path[sizeof d->dir + 32];
-    (void)snprintf(path, sizeof path, "%s/daemon.log", d->dir);
+    log_path(d, path, sizeof path);
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         fprintf(stderr, "berth daemon: %s: %s\n", path, strerror(errno));
@@ -325,6 +334,8 @@ int daemon_main(int argc, char **argv)
     int err = parse_flags(argc, argv, &d, &f);
     if (err)
         return err > 0 ? 0 : 2;
+    if (f.background) /* what whoever called had open is not ours to keep open */
+        (void)close_range(3, ~0u, 0);
     err = f.config ? config_load(&d, f.config) : 0;
     if (err)
         return 2;

@@ -231,6 +231,7 @@ int handle_ns_add(struct daemon *d, struct request *r)
     if (m->mode && m->mode != 0600 && m->mode != 0660 && m->mode != 0666)
         return BERTH_E_INVALID;
     int err = ns_add(d, m->id, m->secret, r->conn->uid, group, m->mode);
+    OPENSSL_cleanse((void *)(uintptr_t)m->secret, sizeof m->secret);
     if (!err)
         log_info("namespace '%s' added by uid %u", m->id, (unsigned)r->conn->uid);
     if (err)
@@ -250,6 +251,9 @@ int handle_ns_del(struct daemon *d, struct request *r)
     struct ns *ns = ns_find(d, m->id);
     if (!ns)
         return BERTH_E_UNKNOWN_NAMESPACE;
+    log_info("namespace '%s' deleted by uid %u", ns->id, (unsigned)r->conn->uid);
+    struct ctl_header done = {.type = CTL_DONE, .len = sizeof done, .seq = r->seq};
+    conn_send(d, r->conn, &done, sizeof done, NULL, 0); /* first: it may be a worker there itself */
     list_for_each(&d->apps, it, after) {
         struct app *app = container_of(it, struct app, link);
         if (app->space->ns != ns)
@@ -257,11 +261,8 @@ int handle_ns_del(struct daemon *d, struct request *r)
         list_for_each(&app->workers, w, next) /* they die in conn_reap, and their listeners go with them */
             conn_doom(d, container_of(w, struct worker, link)->conn, BERTH_E_UNKNOWN_NAMESPACE);
     }
-    log_info("namespace '%s' deleted by uid %u", ns->id, (unsigned)r->conn->uid);
     list_unlink(&ns->link);
     ns->deleted = true;
     ns_release(ns);
-    struct ctl_header done = {.type = CTL_DONE, .len = sizeof done, .seq = r->seq};
-    conn_send(d, r->conn, &done, sizeof done, NULL, 0);
     return 0;
 }

@@ -7,13 +7,14 @@
  * hear of a death.
  *
  * A worker that died may have left offers that nobody has accepted yet and bytes that nobody has read. Its outboxes are kept
- * while slots_needed() says that somebody of the faced app may want them, at most LEFT_MAX for one app, oldest out first. They are
- * looked at again when another one comes, and by a timer that slows down while nothing changes and stops with the last of them.
+ * while needed() says that somebody of the faced app may want them, at most LEFT_MAX for one app, oldest out first. They are
+ * looked at again by a timer that slows down while nothing changes and stops with the last of them.
  *
  * GET_SEGMENT for a segment that is not there yet is parked until it comes or the outbox dies.
  */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -193,13 +194,46 @@ void outbox_drop(struct daemon *d, struct outbox *o)
     worker_release(d, owner);
 }
 
+/* Of offers that nobody is seen to have answered it cannot be told whether they lie in a queue, are just being taken, or were taken
+ * and closed since. So it takes a few looks in a row, seconds apart, at which no queue has anything and no slot names them. */
+#define UNWANTED_LOOKS 3
+
+static bool queues_empty(const struct app *app)
+{
+    list_for_each(&app->space->listeners, it, after) {
+        const struct listener *l = container_of(it, struct listener, link);
+        int waiting = 0;
+        if (l->app == app && (ioctl(l->pipe_fd, FIONREAD, &waiting) < 0 || waiting > 0))
+            return false;
+    }
+    return true;
+}
+
+static bool needed(struct daemon *d, struct outbox *o)
+{
+    if (!o->facing->worker_count)
+        return false;
+    switch (slots_need(d, o)) {
+    case NEED_NOTHING:
+        return false;
+    case NEED_ANSWERS:
+        if (queues_empty(o->facing) && !slots_named(o))
+            return ++o->unwanted < UNWANTED_LOOKS;
+        break;
+    case NEED_SESSIONS:
+        break;
+    }
+    o->unwanted = 0;
+    return true;
+}
+
 void outbox_sweep(struct daemon *d, struct app *app, uint32_t budget)
 {
     list_for_each(&app->left, it, after) {
         struct outbox *o = container_of(it, struct outbox, link);
         if (!budget--)
             break;
-        if (!slots_needed(d, o))
+        if (!needed(d, o))
             outbox_drop(d, o);
     }
 }
@@ -214,19 +248,18 @@ void outbox_die(struct daemon *d, struct outbox *o)
     list_append(&facing->left, &o->link);
     parked_answer_all(d, o, BERTH_E_RESET);
     slots_wake(o);
-    if (!slots_needed(d, o)) {
+    if (!needed(d, o)) {
         outbox_drop(d, o);
         return;
     }
-    outbox_sweep(d, facing, 4);
     while (facing->left_count > LEFT_MAX) {
         log_debug("app %u: %u outboxes of dead workers wait for it; the oldest goes", facing->id, facing->left_count);
         outbox_drop(d, container_of(facing->left.next, struct outbox, link));
     }
-    if (d->left_count) {
-        d->sweep_wait = SWEEP_FIRST;
-        d->sweep_at = clock_now() + d->sweep_wait;
-    }
+    int64_t at = clock_now() + SWEEP_FIRST;
+    d->sweep_wait = SWEEP_FIRST;
+    if (!d->sweep_at || d->sweep_at > at)
+        d->sweep_at = at;
 }
 
 /* The timer of the sweep: every app's left outboxes, then again later, twice as late if nothing went. */

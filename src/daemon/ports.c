@@ -259,7 +259,7 @@ int handle_return_ports(struct daemon *d, struct request *r)
             continue;
         (void)ptrset_remove(&w->leases, lease);
         (void)ptrset_remove(&lease->holders, w);
-        if (!lease->holders.count)
+        if (!lease->holders.count && (!lease->maker || lease->maker->conn)) /* a shadow may have sessions there still */
             lease_free(lease);
         return 0;
     }

@@ -34,7 +34,7 @@ struct app *app_find_joinable(struct daemon *d, const struct space *space, uid_t
 {
     list_for_each(&d->apps, it, after) {
         struct app *app = container_of(it, struct app, link);
-        if (app->space == space && app->uid == uid && !strcmp(app->name, name))
+        if (app->worker_count && app->space == space && app->uid == uid && !strcmp(app->name, name))
             return app;
     }
     return NULL;
@@ -63,28 +63,20 @@ int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *sp
     list_init(&app->facing);
     list_init(&app->left);
     list_append(&d->apps, &app->link);
-    d->app_count++;
     space->apps++;
     *out = app;
     return 0;
 }
 
-/* Nobody can ask any more for what faces an app without workers. */
-static void app_drop_outboxes(struct daemon *d, struct app *app)
-{
-    while (!list_empty(&app->facing))
-        outbox_drop(d, container_of(app->facing.next, struct outbox, link));
-    while (!list_empty(&app->left))
-        outbox_drop(d, container_of(app->left.next, struct outbox, link));
-}
-
 void app_release(struct daemon *d, struct app *app)
 {
-    if (app->worker_count)
+    if (app->worker_count || app->shadows)
         return;
+    /* nobody can ask for what faces it any more */
+    while (!list_empty(&app->facing))
+        outbox_drop(d, container_of(app->facing.next, struct outbox, link));
     list_unlink(&app->link);
     idmap_remove(&d->app_by_id, app->id);
-    d->app_count--;
     app->space->apps--;
     space_put(d, app->space);
     free(app);
@@ -114,7 +106,7 @@ int worker_create(struct daemon *d, struct app *app, struct conn *conn, struct w
     conn->worker = w;
     list_init(&w->parked);
     list_append(&app->workers, &w->link);
-    app->worker_count++;
+    d->app_count += !app->worker_count++;
     d->worker_count++;
     *out = w;
     return 0;
@@ -186,11 +178,21 @@ static bool shares_with_living(const struct worker *w, uint32_t facing_app)
     return false;
 }
 
+static bool shares_anything(const struct worker *w)
+{
+    for (uint32_t i = 0; i < w->held.count; i++) {
+        if (((const struct outbox *)w->held.item[i])->holders.count > 1)
+            return true;
+    }
+    return false;
+}
+
 static void tell_writers(struct daemon *d, const struct worker *w)
 {
+    bool shares = shares_anything(w);
     for (uint32_t i = 0; i < w->got.count; i++) {
         const struct outbox *o = w->got.item[i];
-        if (shares_with_living(w, o->owner->app_id))
+        if (shares && shares_with_living(w, o->owner->app_id))
             continue;
         for (uint32_t k = 0; k < o->holders.count; k++)
             tell_dead(d, o->holders.item[k], w, CTL_DEAD);
@@ -232,11 +234,12 @@ void worker_die(struct daemon *d, struct worker *w)
     struct app *app = w->app;
     idmap_remove(&d->worker_by_id, w->id);
     list_unlink(&w->link);
-    app->worker_count--;
+    d->app_count -= !--app->worker_count;
+    app->shadows++; /* so that the app stays until w is worked off; the same for w below */
+    w->own_outboxes++;
     d->worker_count--;
     w->conn->worker = NULL;
     w->conn = NULL;
-    w->app = NULL;
     while (!list_empty(&w->parked))
         parked_free(container_of(w->parked.next, struct parked, of_worker));
     while (w->listeners.count) {
@@ -250,7 +253,6 @@ void worker_die(struct daemon *d, struct worker *w)
     for (uint32_t i = 0; i < w->got.count; i++)
         (void)ptrset_remove(&((struct outbox *)w->got.item[i])->got, w);
     ptrset_free(&w->got);
-    w->own_outboxes++; /* so that w is not freed by the last of its outboxes while it is worked on */
     let_go_outboxes(d, w);
     tell_family(d, w, app);
     while (w->leases.count) {
@@ -259,11 +261,10 @@ void worker_die(struct daemon *d, struct worker *w)
         lease_let_go(d, lease, w);
     }
     ptrset_free(&w->leases);
-    if (!app->worker_count)
-        app_drop_outboxes(d, app);
+    while (!app->worker_count && !list_empty(&app->left)) /* nobody is left to want it */
+        outbox_drop(d, container_of(app->left.next, struct outbox, link));
     w->own_outboxes--;
-    worker_release(d, w); /* before its app: leases name pools of the app's space */
-    app_release(d, app);
+    worker_release(d, w);
 }
 
 void worker_release(struct daemon *d, struct worker *w)
@@ -280,5 +281,8 @@ void worker_release(struct daemon *d, struct worker *w)
         close(w->page_fd);
     if (w->kick_fd >= 0)
         close(w->kick_fd);
-    free(w);
+    struct app *app = w->app;
+    free(w); /* before its app: its leases named pools of the app's space */
+    app->shadows--;
+    app_release(d, app);
 }

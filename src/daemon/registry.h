@@ -2,10 +2,11 @@
  *
  * Who owns what, and who may still hold it (the two phases of each teardown are unlink, then free):
  *   conn      one per socket. Freed by the loop at the end of a round, never inside a handler; its worker dies first.
- *   worker    of an app; reached by id. Dead when its connection ended; then it stays as a shadow (no connection, in no app)
+ *   worker    of an app; reached by id. Dead when its connection ended; then it stays as a shadow (no connection, in no list)
  *             while an outbox of its own is kept, and is freed with the last of them.
- *   app       lives while a worker of it lives.
- *   outbox    faces a living app. Held by its owner and by what that forked; dead when no holder lives; kept then while the app
+ *   app       lives while a worker of it lives; freed when its last shadow is gone too, since what faces it may be needed to
+ *             tell whether what a shadow left is still wanted.
+ *   outbox    faces an app. Held by its owner and by what that forked; dead when no holder lives; kept then while the app
  *             that it faces may still want what lies in it (outbox.c), freed when that is over.
  *   listener  held by the worker that made it and by what that forked; gone with the last.
  *   lease     of ports: held likewise; kept after that while its first holder's shadow is.
@@ -123,6 +124,7 @@ struct app {
     uint64_t rx_fifo_size, tx_fifo_size, segment_size;
     struct list workers;
     uint32_t worker_count;
+    uint32_t shadows; /* dead workers of which something is kept */
     uint32_t listener_count;
     struct list facing; /* outboxes that face it, living */
     struct list left;   /* outboxes that face it, dead, oldest first */
@@ -132,7 +134,7 @@ struct app {
 struct worker {
     struct list link; /* app.workers */
     uint32_t id;
-    struct app *app;   /* NULL: a shadow */
+    struct app *app;
     struct conn *conn; /* NULL: a shadow */
     uint32_t app_id;
     uid_t uid;
@@ -168,6 +170,7 @@ struct outbox {
     struct ptrset got;     /* living workers that were given it */
     struct list parked;    /* GET_SEGMENT that wait for a segment of it */
     bool dead;
+    uint8_t unwanted; /* how often in a row nobody seemed to want it */
 };
 
 struct parked {
@@ -230,10 +233,10 @@ struct app *app_find_joinable(struct daemon *d, const struct space *space, uid_t
 int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *space, uid_t uid, struct app **out);
 int worker_create(struct daemon *d, struct app *app, struct conn *conn, struct worker **out);
 struct worker *worker_find(struct daemon *d, uint32_t id); /* living ones only */
-void app_release(struct daemon *d, struct app *app); /* frees an app without a worker */
+void app_release(struct daemon *d, struct app *app); /* frees an app without workers and shadows */
 int worker_inherit(struct worker *child, struct worker *parent);
 void worker_die(struct daemon *d, struct worker *w);
-void worker_release(struct daemon *d, struct worker *w); /* frees a shadow that owns nothing any more */
+void worker_release(struct daemon *d, struct worker *w); /* frees a shadow that owns nothing any more, and its app */
 
 /* ---- conn.c ---- */
 int conn_create(struct daemon *d, int fd, struct conn **out); /* fd becomes the connection's on success */
@@ -336,7 +339,11 @@ bool slots_load(const struct outbox *o, uint32_t chunk, struct chunk_view *view)
 /* The slot that faces `mine` (a slot of `o`), from a view that is reloaded as needed; NULL if there is none that agrees. */
 const struct slot *slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
                               struct chunk_view *view, const struct outbox **peer_outbox, const struct slot_info **info);
-bool slots_needed(struct daemon *d, const struct outbox *o); /* may anyone still want what lies in this dead outbox? */
+enum need { NEED_NOTHING, NEED_ANSWERS, NEED_SESSIONS };
+/* May anybody still want what lies in this dead outbox? NEED_ANSWERS: it has offers of which it is not seen who took them. */
+enum need slots_need(struct daemon *d, const struct outbox *o);
+/* Does a slot of the app that this outbox faces, not yet closed, name one of its? */
+bool slots_named(const struct outbox *o);
 void slots_wake(const struct outbox *o);                     /* every thread that sleeps on a word of it */
 
 /* ---- ports.c ---- */

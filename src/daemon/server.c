@@ -39,6 +39,7 @@ struct row {
     uint8_t min_fds, max_fds;
     uint16_t reply, reply_len; /* 0: none */
     int (*handle)(struct daemon *d, struct request *r);
+    bool costly; /* one such ends its connection's turn */
 };
 
 #define ANY_STATE (CONN_NEW | CONN_CHILD | CONN_ATTACHED)
@@ -47,7 +48,7 @@ struct row {
 
 static const struct row rows[CTL_TYPES] = {
     [CTL_HELLO] = {sizeof(struct ctl_header) + 8, CTL_MAX, CONN_NEW, 0, 4, CTL_WELCOME, sizeof(struct ctl_welcome),
-                   handle_hello},
+                   handle_hello, true},
     [CTL_CHILD] = {EXACTLY(ctl_child), WORKER, 1, 1, 0, 0, handle_child},
     [CTL_CHILD_HELLO] = {EXACTLY(ctl_child_hello), CONN_CHILD, 2, 2, CTL_WELCOME, sizeof(struct ctl_welcome),
                          handle_child_hello},
@@ -65,11 +66,12 @@ static const struct row rows[CTL_TYPES] = {
                         handle_get_outbox},
     [CTL_GET_SEGMENT] = {EXACTLY(ctl_outbox), WORKER, 0, 0, CTL_SEGMENT_IS, sizeof(struct ctl_segment_is),
                          handle_get_segment},
-    [CTL_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, CTL_PORTS_ARE, sizeof(struct ctl_ports), handle_ports},
+    [CTL_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, CTL_PORTS_ARE, sizeof(struct ctl_ports), handle_ports,
+                   true},
     [CTL_RETURN_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, 0, 0, handle_return_ports},
     [CTL_LEASE] = {EXACTLY(ctl_lease), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_lease},
-    [CTL_SHOW] = {EXACTLY(ctl_show), ANY_STATE, 0, 0, CTL_SHOWN, sizeof(struct ctl_shown), handle_show},
-    [CTL_NS_ADD] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_add},
+    [CTL_SHOW] = {EXACTLY(ctl_show), ANY_STATE, 0, 0, CTL_SHOWN, sizeof(struct ctl_shown), handle_show, true},
+    [CTL_NS_ADD] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_add, true},
     [CTL_NS_DEL] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_del},
     [CTL_STATUS] = {EXACTLY(ctl_header), ANY_STATE, 0, 0, CTL_STATUS_IS, sizeof(struct ctl_status_is), handle_status},
 };
@@ -161,7 +163,9 @@ static bool conn_read_one(struct daemon *d, struct conn *c)
         if (fds[i] >= 0)
             close(fds[i]);
     }
-    return !c->doomed && list_empty(&c->out);
+    if (c->doomed || !list_empty(&c->out))
+        return false;
+    return !rows[packet.h.type].costly; /* dispatch has doomed who sent a type that is none */
 }
 
 static void conn_ready(struct daemon *d, struct watch *w, uint32_t events)

@@ -102,7 +102,7 @@ static void show_apps(struct sheet *sheet)
 {
     list_for_each(&sheet->d->apps, it, after) {
         const struct app *app = container_of(it, struct app, link);
-        if (visible(sheet, app->uid))
+        if (app->worker_count && visible(sheet, app->uid))
             add_row(sheet, json_pack("{s:I,s:o,s:s,s:I,s:I,s:I,s:I,s:o,s:I,s:I,s:I}", "app", (json_int_t)app->id, "name",
                                      text(app->name), "namespace", app->space->ns->id, "netns",
                                      (json_int_t)app->space->netns, "uid", (json_int_t)app->uid, "workers",
@@ -181,7 +181,7 @@ static void show_namespaces(struct sheet *sheet)
         if (!sheet->all && !ns_admits_user(d, ns, sheet->viewer))
             continue;
         list_for_each(&d->apps, a, next)
-            apps += container_of(a, struct app, link)->space->ns == ns;
+            apps += container_of(a, struct app, link)->space->ns == ns && container_of(a, struct app, link)->worker_count;
         (void)snprintf(mode, sizeof mode, "%04o", ns->mode & 0777);
         add_row(sheet, json_pack("{s:s,s:b,s:I,s:I,s:s,s:I}", "namespace", ns->id, "secret", ns->has_secret, "owner",
                                  (json_int_t)ns->owner, "group", (json_int_t)ns->group, "mode", mode, "apps",

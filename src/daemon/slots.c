@@ -94,37 +94,66 @@ const struct slot *slots_peer(struct daemon *d, const struct outbox *o, const st
 }
 
 /* One slot of a dead worker. An offer may yet be accepted; of a session the other side may still have bytes to fetch. */
-static bool slot_needed(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
-                        struct chunk_view *view)
+static enum need slot_need(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
+                           struct chunk_view *view)
 {
     const struct outbox *other;
     const struct slot_info *info;
     if (mine->slot.state == SLOT_FREE)
-        return false;
-    if (!mine->slot.peer) /* whoever took the offer has not told; or nobody has taken it */
-        return mine->slot.state == SLOT_OFFERED || mine->slot.state == SLOT_CLOSED;
+        return NEED_NOTHING;
+    if (!mine->slot.peer)
+        return mine->slot.state == SLOT_OFFERED || mine->slot.state == SLOT_CLOSED ? NEED_ANSWERS : NEED_NOTHING;
     const struct slot *peer = slots_peer(d, o, mine, index, view, &other, &info);
-    return peer && !other->dead && peer->state != SLOT_CLOSED;
+    return peer && !other->dead && peer->state != SLOT_CLOSED ? NEED_SESSIONS : NEED_NOTHING;
 }
 
-bool slots_needed(struct daemon *d, const struct outbox *o)
+enum need slots_need(struct daemon *d, const struct outbox *o)
 {
     /* 64 KiB together: too much for a stack that is shared with handlers, and not worth a pool */
-    struct chunk_view *view = calloc(2, sizeof *view);
+    struct chunk_view *view = malloc(2 * sizeof *view);
     if (!view)
-        return true;
-    bool needed = false;
+        return NEED_SESSIONS;
+    view[1].outbox = NULL;
+    enum need most = NEED_NOTHING;
     uint32_t chunks = slots_chunks(o);
-    for (uint32_t c = 0; !needed && c < chunks; c++) {
+    for (uint32_t c = 0; most < NEED_SESSIONS && c < chunks; c++) {
         if (!slots_load(o, c, &view[0]))
             continue;
-        for (uint32_t i = 0; !needed && i < CHUNK_SLOTS; i++) {
+        for (uint32_t i = 0; most < NEED_SESSIONS && i < CHUNK_SLOTS; i++) {
             struct slot_pair mine = {view[0].slot[i], view[0].info[i]};
-            needed = slot_needed(d, o, &mine, c * CHUNK_SLOTS + i, &view[1]);
+            enum need need = slot_need(d, o, &mine, c * CHUNK_SLOTS + i, &view[1]);
+            most = need > most ? need : most;
         }
     }
     free(view);
-    return needed;
+    return most;
+}
+
+static bool names(const struct outbox *from, const struct outbox *o, struct chunk_view *view)
+{
+    uint32_t chunks = slots_chunks(from);
+    for (uint32_t c = 0; c < chunks; c++) {
+        if (!slots_load(from, c, view))
+            continue;
+        for (uint32_t i = 0; i < CHUNK_SLOTS; i++) {
+            if (view->info[i].peer_outbox == o->handle && view->slot[i].state != SLOT_FREE && view->slot[i].state != SLOT_CLOSED)
+                return true;
+        }
+    }
+    return false;
+}
+
+bool slots_named(const struct outbox *o)
+{
+    struct chunk_view *view = malloc(sizeof *view);
+    bool found = !view;
+    list_for_each(&o->owner->app->facing, it, after) {
+        const struct outbox *from = container_of(it, struct outbox, link);
+        if (!found && from->owner->app_id == o->facing->id)
+            found = names(from, o, view);
+    }
+    free(view);
+    return found;
 }
 
 static void wake_word(const void *word)
@@ -134,7 +163,7 @@ static void wake_word(const void *word)
 
 void slots_wake(const struct outbox *o)
 {
-    struct chunk_view *view = calloc(1, sizeof *view);
+    struct chunk_view *view = malloc(sizeof *view);
     uint32_t chunks = slots_chunks(o);
     for (uint32_t c = 0; view && c < chunks; c++) {
         int fd;

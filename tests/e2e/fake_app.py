@@ -172,10 +172,10 @@ class App:
 
     def close(self):
         self.sock.close()
-        for m in self.news:
-            m.close()
-        for thing in self.keep:
-            thing.close()
+        while self.news:
+            self.news.pop().close()
+        while self.keep:
+            self.keep.pop().close()
 
     # ---- requests ----
 
