@@ -266,6 +266,7 @@ static void daemon_init(struct daemon *d)
     list_init(&d->doomed);
     list_init(&d->lease_procs);
     list_init(&d->apps);
+    list_init(&d->left);
     list_init(&d->namespaces);
     list_init(&d->spaces);
 }

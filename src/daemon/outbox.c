@@ -184,6 +184,7 @@ void outbox_drop(struct daemon *d, struct outbox *o)
         close(o->segments[i].fd);
     free(o->segments);
     if (o->dead) {
+        list_unlink(&o->of_left);
         o->facing->left_count--;
         if (--d->left_count == 0)
             d->sweep_at = 0;
@@ -227,17 +228,6 @@ static bool needed(struct daemon *d, struct outbox *o)
     return true;
 }
 
-void outbox_sweep(struct daemon *d, struct app *app, uint32_t budget)
-{
-    list_for_each(&app->left, it, after) {
-        struct outbox *o = container_of(it, struct outbox, link);
-        if (!budget--)
-            break;
-        if (!needed(d, o))
-            outbox_drop(d, o);
-    }
-}
-
 void outbox_die(struct daemon *d, struct outbox *o)
 {
     struct app *facing = o->facing;
@@ -246,6 +236,7 @@ void outbox_die(struct daemon *d, struct outbox *o)
     facing->left_count++;
     list_unlink(&o->link);
     list_append(&facing->left, &o->link);
+    list_append(&d->left, &o->of_left);
     parked_answer_all(d, o, BERTH_E_RESET);
     slots_wake(o);
     if (!needed(d, o)) {
@@ -262,12 +253,16 @@ void outbox_die(struct daemon *d, struct outbox *o)
         d->sweep_at = at;
 }
 
-/* The timer of the sweep: every app's left outboxes, then again later, twice as late if nothing went. */
-void outbox_sweep_all(struct daemon *d)
+/* By the timer, or because ports ran out. Then again later, twice as late if nothing went. Dropping one may free its owner and the
+ * owner's app, and living outboxes that face that app, but no other dead one. */
+void outbox_sweep(struct daemon *d)
 {
     uint32_t before = d->left_count;
-    list_for_each(&d->apps, it, after)
-        outbox_sweep(d, container_of(it, struct app, link), LEFT_MAX);
+    list_for_each(&d->left, it, after) {
+        struct outbox *o = container_of(it, struct outbox, of_left);
+        if (!needed(d, o))
+            outbox_drop(d, o);
+    }
     d->sweep_wait = d->left_count < before ? SWEEP_FIRST : d->sweep_wait * 2;
     if (d->sweep_wait > SWEEP_SLOWEST)
         d->sweep_wait = SWEEP_SLOWEST;

@@ -233,7 +233,7 @@ int handle_ports(struct daemon *d, struct request *r)
     unavailable(space, pool, map);
     uint32_t first = find_run(map, m->count);
     if (!first) { /* shadows may hold ports that nobody needs any more */
-        outbox_sweep_all(d);
+        outbox_sweep(d);
         unavailable(space, pool, map);
         first = find_run(map, m->count);
     }

@@ -160,6 +160,7 @@ struct segment {
 
 struct outbox {
     struct list link; /* app.facing or app.left */
+    struct list of_left; /* daemon.left, when dead */
     outbox_handle handle;
     struct worker *owner; /* may be a shadow */
     struct app *facing;
@@ -217,7 +218,8 @@ struct daemon {
     struct idmap app_by_id, worker_by_id, outbox_by_handle, listener_by_id;
     uint32_t app_count, worker_count; /* living */
     uint32_t last_app, last_worker, last_listener;
-    uint32_t left_count; /* dead outboxes kept */
+    struct list left;    /* dead outboxes kept */
+    uint32_t left_count;
     uint64_t notices;
 
     /* namespace.c, netaddr.c */
@@ -316,8 +318,7 @@ int outbox_register(struct daemon *d, struct worker *w, outbox_handle handle, st
 struct outbox *outbox_find(struct daemon *d, outbox_handle handle);
 void outbox_die(struct daemon *d, struct outbox *o);  /* no holder lives any more */
 void outbox_drop(struct daemon *d, struct outbox *o); /* forget it */
-void outbox_sweep(struct daemon *d, struct app *app, uint32_t budget);
-void outbox_sweep_all(struct daemon *d);
+void outbox_sweep(struct daemon *d); /* looks which of the dead ones are still wanted */
 void parked_free(struct parked *p);
 const struct segment *outbox_segment(const struct outbox *o, uint32_t index);
 
@@ -328,17 +329,24 @@ struct slot_pair {
 };
 
 struct chunk_view { /* one chunk of one outbox, copied */
-    const struct outbox *outbox;
-    uint32_t chunk;
     struct slot slot[CHUNK_SLOTS];
     struct slot_info info[CHUNK_SLOTS];
 };
 
+struct peer_view { /* one slot, copied, and where it was; zero to begin with, and only for as long as no handler has run */
+    struct slot slot;
+    struct slot_info info;
+    const struct outbox *outbox;
+    uint32_t chunk;
+    int fd;
+    uint64_t offset;
+};
+
 uint32_t slots_chunks(const struct outbox *o); /* how many chunks it says it has, at most CHUNKS_MAX */
 bool slots_load(const struct outbox *o, uint32_t chunk, struct chunk_view *view);
-/* The slot that faces `mine` (a slot of `o`), from a view that is reloaded as needed; NULL if there is none that agrees. */
-const struct slot *slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
-                              struct chunk_view *view, const struct outbox **peer_outbox, const struct slot_info **info);
+/* The slot that faces `mine`, which is slot `index` of `o`. False if there is none that agrees. */
+bool slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
+                struct peer_view *view);
 enum need { NEED_NOTHING, NEED_ANSWERS, NEED_SESSIONS };
 /* May anybody still want what lies in this dead outbox? NEED_ANSWERS: it has offers of which it is not seen who took them. */
 enum need slots_need(struct daemon *d, const struct outbox *o);

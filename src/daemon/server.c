@@ -269,7 +269,7 @@ static void run_timers(struct daemon *d)
     if (d->accept_paused && now >= d->accept_at && watch_add(d, &d->accept, EPOLLIN) == 0)
         d->accept_paused = false;
     if (d->sweep_at && now >= d->sweep_at)
-        outbox_sweep_all(d);
+        outbox_sweep(d);
 }
 
 static int next_timeout(const struct daemon *d)

@@ -18,12 +18,18 @@
 #include "daemon/registry.h"
 #include "session/endpoint.h"
 
+#define NAMES 64u
+
 struct sheet { /* the answer as it is written */
     struct daemon *d;
     const struct conn *viewer;
     bool all;
     FILE *file;
     bool started;
+    struct quoted_name {
+        uint32_t app; /* 0: none */
+        char json[CTL_NAME_MAX * 6 + 3];
+    } names[NAMES];
 };
 
 bool conn_is_admin(const struct daemon *d, const struct conn *c)
@@ -61,12 +67,17 @@ static json_t *text(const char *s)
     return json_string(clean);
 }
 
-static json_t *endpoint_text(const uint8_t addr[16], uint16_t port, uint8_t kind)
+static void endpoint_write(const uint8_t addr[16], uint16_t port, uint8_t kind, char out[96])
 {
-    char buf[96];
     endpoint ep = {.port = port, .proto = PROTO_TCP, .family = kind == 4 || (!kind && endpoint_is_v4(addr)) ? 4 : 6};
     memcpy(ep.addr, addr, 16);
-    (void)endpoint_format(&ep, buf, sizeof buf);
+    (void)endpoint_format(&ep, out, 96);
+}
+
+static json_t *endpoint_text(const uint8_t addr[16], uint16_t port)
+{
+    char buf[96];
+    endpoint_write(addr, port, 0, buf);
     return json_string(buf);
 }
 
@@ -146,7 +157,7 @@ static void show_listeners(struct sheet *sheet)
             if (!visible(sheet, l->app->uid))
                 continue;
             add_row(sheet, json_pack("{s:I,s:s,s:o,s:I,s:o,s:I,s:I,s:s,s:I,s:b,s:I}", "listener", (json_int_t)l->id, "proto",
-                                     "tcp", "endpoint", endpoint_text(l->entry.addr, l->entry.port, 0), "app",
+                                     "tcp", "endpoint", endpoint_text(l->entry.addr, l->entry.port), "app",
                                      (json_int_t)l->app->id, "app_name", text(l->app->name), "backlog",
                                      (json_int_t)l->entry.backlog, "uid", (json_int_t)l->app->uid, "namespace", space->ns->id,
                                      "netns", (json_int_t)space->netns, "v6only", (l->entry.flags & DIR_V6ONLY) != 0,
@@ -207,28 +218,43 @@ static void direction(const struct slot *from, const struct slot *to, json_int_t
     *size = from->ring && log2 >= RING_MIN_LOG2 && log2 <= RING_MAX_LOG2 ? (json_int_t)1 << log2 : 0;
 }
 
+/* A name as JSON, quotes and all; the last few are kept, since neighbouring rows have the same. */
+static const char *quoted(struct sheet *sheet, uint32_t app_id)
+{
+    struct quoted_name *q = &sheet->names[app_id % NAMES];
+    if (q->app != app_id) {
+        const struct app *app = app_find(sheet->d, app_id);
+        json_t *name = text(app ? app->name : "");
+        char *json = name ? json_dumps(name, JSON_ENCODE_ANY) : NULL;
+        (void)snprintf(q->json, sizeof q->json, "%s", json ? json : "\"\"");
+        free(json);
+        json_decref(name);
+        q->app = app_id;
+    }
+    return q->json;
+}
+
+/* By printf, unlike the other rows: there may be a hundred thousand, and the loop waits. Nothing in it needs quoting but names. */
 static void show_session(struct sheet *sheet, const struct outbox *o, const struct slot_pair *mine, const struct slot *peer,
                          const struct outbox *peer_outbox)
 {
     static const struct slot none;
     json_int_t out, out_fill, out_size, in, in_fill, in_size;
-    const struct app *local = app_find(sheet->d, o->owner->app_id);
-    const struct worker *other = peer_outbox ? peer_outbox->owner : NULL;
+    char local[96], remote[96];
     direction(&mine->slot, peer, &out, &out_fill, &out_size);
     direction(peer ? peer : &none, peer ? &mine->slot : NULL, &in, &in_fill, &in_size);
-    add_row(sheet,
-            json_pack("{s:s,s:o,s:o,s:I,s:o,s:I,s:s,s:I,s:o,s:I,s:s,s:I,s:I,s:I,s:I,s:I,s:I}", "proto", "tcp", "local",
-                      endpoint_text(mine->info.local_addr, mine->info.local_port, mine->info.addr_kind), "remote",
-                      endpoint_text(mine->info.remote_addr, mine->info.remote_port, mine->info.addr_kind), "local_app",
-                      (json_int_t)o->owner->app_id, "local_app_name", text(local ? local->name : ""), "local_pid",
-                      (json_int_t)o->owner->pid, "local_state", o->dead ? "dead" : state_name(mine->slot.state),
-                      "remote_app", (json_int_t)o->facing->id, "remote_app_name", text(o->facing->name), "remote_pid",
-                      (json_int_t)(other ? other->pid : 0), "remote_state",
-                      !peer               ? "none"
-                      : peer_outbox->dead ? "dead"
-                                          : state_name(peer->state),
-                      "tx_bytes", out, "rx_bytes", in, "tx_fill", out_fill, "rx_fill", in_fill, "tx_ring", out_size,
-                      "rx_ring", in_size));
+    endpoint_write(mine->info.local_addr, mine->info.local_port, mine->info.addr_kind, local);
+    endpoint_write(mine->info.remote_addr, mine->info.remote_port, mine->info.addr_kind, remote);
+    fprintf(sheet->file,
+            "%s{\"proto\":\"tcp\",\"local\":\"%s\",\"remote\":\"%s\",\"local_app\":%u,\"local_app_name\":%s,\"local_pid\":%d,"
+            "\"local_state\":\"%s\",\"remote_app\":%u,\"remote_app_name\":%s,\"remote_pid\":%d,\"remote_state\":\"%s\","
+            "\"tx_bytes\":%lld,\"rx_bytes\":%lld,\"tx_fill\":%lld,\"rx_fill\":%lld,\"tx_ring\":%lld,\"rx_ring\":%lld}",
+            sheet->started ? ",\n" : "[\n", local, remote, o->owner->app_id, quoted(sheet, o->owner->app_id),
+            (int)o->owner->pid, o->dead ? "dead" : state_name(mine->slot.state), o->facing->id, quoted(sheet, o->facing->id),
+            peer_outbox ? (int)peer_outbox->owner->pid : 0,
+            !peer ? "none" : peer_outbox->dead ? "dead" : state_name(peer->state), (long long)out, (long long)in,
+            (long long)out_fill, (long long)in_fill, (long long)out_size, (long long)in_size);
+    sheet->started = true;
 }
 
 /* Of two slots that name each other, is it mine by which the session is shown? The connector's, as far as the states tell. */
@@ -279,21 +305,22 @@ static int place_order(const void *va, const void *vb)
 struct walk { /* over all slots of all outboxes, twice */
     struct sheet *sheet;
     struct shown shown;
-    struct chunk_view *views; /* mine, the peer's */
+    struct chunk_view *view;
+    struct peer_view peer;
 };
 
 /* First time: sessions of which both slots are found. */
 static void show_paired(struct walk *walk, const struct outbox *o, const struct slot_pair *mine, uint32_t index)
 {
-    const struct outbox *other;
-    const struct slot_info *info;
     if (!mine->slot.peer)
         return;
-    const struct slot *peer = slots_peer(walk->sheet->d, o, mine, index, &walk->views[1], &other, &info);
-    if (!peer) {
+    bool found = slots_peer(walk->sheet->d, o, mine, index, &walk->peer);
+    const struct outbox *other = walk->peer.outbox;
+    const struct slot *peer = &walk->peer.slot;
+    if (!found) {
         show_session(walk->sheet, o, mine, NULL, NULL);
     } else if (!peer->peer) { /* only an acceptor names one that does not name it */
-        struct slot_pair offer = {*peer, *info};
+        struct slot_pair offer = {walk->peer.slot, walk->peer.info};
         show_session(walk->sheet, other, &offer, &mine->slot, o);
         shown_add(&walk->shown, other->handle, (uint32_t)mine->slot.peer);
     } else if (shows_pair(mine, o, peer, other)) {
@@ -315,10 +342,10 @@ static void walk_outbox(struct walk *walk, const struct outbox *o,
 {
     uint32_t chunks = slots_chunks(o);
     for (uint32_t c = 0; c < chunks; c++) {
-        if (!slots_load(o, c, &walk->views[0]))
+        if (!slots_load(o, c, walk->view))
             continue;
         for (uint32_t i = 0; i < CHUNK_SLOTS; i++) {
-            struct slot_pair mine = {walk->views[0].slot[i], walk->views[0].info[i]};
+            struct slot_pair mine = {walk->view->slot[i], walk->view->info[i]};
             if (mine.slot.state != SLOT_FREE && mine.slot.state <= SLOT_MOVED)
                 each(walk, o, &mine, c * CHUNK_SLOTS + i);
         }
@@ -327,8 +354,8 @@ static void walk_outbox(struct walk *walk, const struct outbox *o,
 
 static void show_sessions(struct sheet *sheet)
 {
-    struct walk walk = {.sheet = sheet, .views = calloc(2, sizeof *walk.views)};
-    for (int pass = 0; walk.views && pass < 2; pass++) {
+    struct walk walk = {.sheet = sheet, .view = malloc(sizeof *walk.view)};
+    for (int pass = 0; walk.view && pass < 2; pass++) {
         uint32_t at = 0;
         for (struct outbox *o; (o = idmap_next(&sheet->d->outbox_by_handle, &at));) {
             if (visible(sheet, o->owner->uid))
@@ -338,7 +365,7 @@ static void show_sessions(struct sheet *sheet)
             qsort(walk.shown.place, walk.shown.count, sizeof walk.shown.place[0], place_order);
     }
     free(walk.shown.place);
-    free(walk.views);
+    free(walk.view);
 }
 
 /* ---- request ---- */

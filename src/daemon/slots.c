@@ -56,72 +56,78 @@ bool slots_load(const struct outbox *o, uint32_t chunk, struct chunk_view *view)
 {
     int fd;
     uint64_t offset;
-    view->outbox = NULL;
     if (chunk >= CHUNKS_MAX || !chunk_place(o, chunk, &fd, &offset))
         return false;
-    if (pread(fd, view->slot, sizeof view->slot, (off_t)offset) != (ssize_t)sizeof view->slot ||
-        pread(fd, view->info, sizeof view->info, (off_t)(offset + sizeof view->slot)) != (ssize_t)sizeof view->info)
-        return false;
-    view->outbox = o;
-    view->chunk = chunk;
-    return true;
+    return pread(fd, view->slot, sizeof view->slot, (off_t)offset) == (ssize_t)sizeof view->slot &&
+           pread(fd, view->info, sizeof view->info, (off_t)(offset + sizeof view->slot)) == (ssize_t)sizeof view->info;
 }
 
-const struct slot *slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
-                              struct chunk_view *view, const struct outbox **peer_outbox, const struct slot_info **info)
+/* One slot and its info. Where a session's other side lies is anybody's choice: to copy its whole chunk each time would cost more
+ * than reading two lines. */
+static bool read_one(const struct outbox *o, uint32_t index, struct peer_view *view)
+{
+    if (view->outbox != o || view->chunk != index / CHUNK_SLOTS) {
+        view->outbox = NULL;
+        if (!chunk_place(o, index / CHUNK_SLOTS, &view->fd, &view->offset))
+            return false;
+        view->outbox = o;
+        view->chunk = index / CHUNK_SLOTS;
+    }
+    off_t at = (off_t)(view->offset + (uint64_t)(index % CHUNK_SLOTS) * CACHE_LINE);
+    return pread(view->fd, &view->slot, sizeof view->slot, at) == (ssize_t)sizeof view->slot &&
+           pread(view->fd, &view->info, sizeof view->info, at + (off_t)(CHUNK_SLOTS * CACHE_LINE)) ==
+               (ssize_t)sizeof view->info;
+}
+
+bool slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
+                struct peer_view *view)
 {
     uint64_t peer = mine->slot.peer;
     uint32_t at = (uint32_t)peer, generation = (uint32_t)(peer >> 32);
     if (!peer || at >= SLOTS_MAX)
-        return NULL;
+        return false;
     const struct outbox *other = view->outbox && view->outbox->handle == mine->info.peer_outbox
                                      ? view->outbox
                                      : outbox_find(d, mine->info.peer_outbox);
     if (!other || other->facing->id != o->owner->app_id || other->owner->app_id != o->facing->id)
-        return NULL;
-    if ((view->outbox != other || view->chunk != at / CHUNK_SLOTS) && !slots_load(other, at / CHUNK_SLOTS, view))
-        return NULL;
-    const struct slot *slot = &view->slot[at % CHUNK_SLOTS];
-    const struct slot_info *i = &view->info[at % CHUNK_SLOTS];
+        return false;
+    if (!read_one(other, at, view))
+        return false;
+    const struct slot *slot = &view->slot;
     if (slot->generation != generation || slot->state == SLOT_FREE)
-        return NULL;
+        return false;
     /* it must not name another one than me */
-    if (slot->peer && (slot->peer != ((uint64_t)mine->slot.generation << 32 | index) || i->peer_outbox != o->handle))
-        return NULL;
-    *peer_outbox = other;
-    *info = i;
-    return slot;
+    return !slot->peer ||
+           (slot->peer == ((uint64_t)mine->slot.generation << 32 | index) && view->info.peer_outbox == o->handle);
 }
 
 /* One slot of a dead worker. An offer may yet be accepted; of a session the other side may still have bytes to fetch. */
 static enum need slot_need(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
-                           struct chunk_view *view)
+                           struct peer_view *view)
 {
-    const struct outbox *other;
-    const struct slot_info *info;
     if (mine->slot.state == SLOT_FREE)
         return NEED_NOTHING;
     if (!mine->slot.peer)
         return mine->slot.state == SLOT_OFFERED || mine->slot.state == SLOT_CLOSED ? NEED_ANSWERS : NEED_NOTHING;
-    const struct slot *peer = slots_peer(d, o, mine, index, view, &other, &info);
-    return peer && !other->dead && peer->state != SLOT_CLOSED ? NEED_SESSIONS : NEED_NOTHING;
+    bool found = slots_peer(d, o, mine, index, view);
+    return found && !view->outbox->dead && view->slot.state != SLOT_CLOSED ? NEED_SESSIONS : NEED_NOTHING;
 }
 
 enum need slots_need(struct daemon *d, const struct outbox *o)
 {
-    /* 64 KiB together: too much for a stack that is shared with handlers, and not worth a pool */
-    struct chunk_view *view = malloc(2 * sizeof *view);
+    /* 64 KiB: too much for a stack that is shared with handlers, and not worth a pool */
+    struct chunk_view *view = malloc(sizeof *view);
+    struct peer_view peer = {0};
     if (!view)
         return NEED_SESSIONS;
-    view[1].outbox = NULL;
     enum need most = NEED_NOTHING;
     uint32_t chunks = slots_chunks(o);
     for (uint32_t c = 0; most < NEED_SESSIONS && c < chunks; c++) {
-        if (!slots_load(o, c, &view[0]))
+        if (!slots_load(o, c, view))
             continue;
         for (uint32_t i = 0; most < NEED_SESSIONS && i < CHUNK_SLOTS; i++) {
-            struct slot_pair mine = {view[0].slot[i], view[0].info[i]};
-            enum need need = slot_need(d, o, &mine, c * CHUNK_SLOTS + i, &view[1]);
+            struct slot_pair mine = {view->slot[i], view->info[i]};
+            enum need need = slot_need(d, o, &mine, c * CHUNK_SLOTS + i, &peer);
             most = need > most ? need : most;
         }
     }

@@ -42,7 +42,10 @@ F_ADD_SEALS = 1033
 
 SLOT = struct.Struct("=QQQQQBBBBIQQ")
 INFO = struct.Struct("=16s16sHHBBHIIQQ")
-CHUNK0 = 4096 + 4096 * 8 + 1024 * 128
+with open(os.path.join(SHM, "abi.h")) as _f:
+    CHUNK_SLOTS, CHUNKS_MAX, CHANNELS_MAX = (int(re.search(rf"define {n} (\d+)u", _t).group(1)) for _t in [_f.read()]
+                                             for n in ("CHUNK_SLOTS", "CHUNKS_MAX", "CHANNELS_MAX"))
+CHUNK0 = 4096 + CHUNKS_MAX * 8 + CHANNELS_MAX * 128
 FREE, OFFERED, ACCEPTED, OPEN, CLOSED = range(5)
 
 
@@ -99,7 +102,7 @@ class Outbox:
         SLOT.pack_into(self.memory.map, CHUNK0 + i * 64, tail << 1, ring, head << 1, 0, 0, state, 0, 0, 0, generation, peer, 0)
 
     def info(self, i, local, remote, peer_outbox=0, listener=0, seq=1):
-        INFO.pack_into(self.memory.map, CHUNK0 + 256 * 64 + i * 64, address(local[0]), address(remote[0]), local[1],
+        INFO.pack_into(self.memory.map, CHUNK0 + CHUNK_SLOTS * 64 + i * 64, address(local[0]), address(remote[0]), local[1],
                        remote[1], 6, 4, 0, listener, seq, peer_outbox, 0)
 
     def segment(self, index, size=8192):
