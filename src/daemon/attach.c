@@ -154,12 +154,19 @@ int handle_hello(struct daemon *d, struct request *r)
 
 /* ---- fork ---- */
 
+/* Of a SEQPACKET pair, and not one that leads to ourselves: the client's end of a connection of ours would keep that alive for
+ * ever once we hold it. (Who sends us both ends of one pair only makes us talk to ourselves: the first notice that goes out on one of
+ * them, of the parent's death at the latest, comes in on the other, breaks the rules there, and ends both.) */
 static bool is_control_socket(int fd)
 {
     int type = 0, domain = 0;
     socklen_t len = sizeof type;
-    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_SEQPACKET &&
-           getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_UNIX;
+    struct ucred peer = {0};
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_SEQPACKET ||
+        getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) < 0 || domain != AF_UNIX)
+        return false;
+    len = sizeof peer;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.pid != getpid();
 }
 
 int handle_child(struct daemon *d, struct request *r)

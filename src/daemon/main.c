@@ -338,8 +338,10 @@ int daemon_main(int argc, char **argv)
     if (f.background) /* what whoever called had open is not ours to keep open */
         (void)close_range(3, ~0u, 0);
     err = f.config ? config_load(&d, f.config) : 0;
-    if (err)
+    if (err) {
+        namespaces_free(&d);
         return 2;
+    }
     if (f.has_level)
         log_set_level(f.level);
     if (prepare_directory(&d, f.runtime_dir) || take_lock(&d)) {

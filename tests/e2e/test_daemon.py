@@ -406,6 +406,23 @@ class Hostile(DaemonTest):
         os.close(kick)
         sock.close()
 
+    def test_ends_of_sockets_that_lead_back(self):
+        program = self.daemon()
+        base = self.steady(program)
+        app = self.app()
+        app.send("CHILD", b"\0" * 8, [app.sock.fileno()])
+        self.assert_closed(app)
+        app.close()
+        app = self.app()
+        for end in (pair := socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)):
+            app.send("CHILD", b"\0" * 8, [end.fileno()])
+            end.close()
+        app.send("CHILD", b"\0" * 8, [(lone := socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)).fileno()])
+        lone.close()
+        app.close()
+        del pair
+        self.wait_until(lambda: self.steady(program) == base, f"descriptors back to {base}")
+
     def test_random_packets(self):
         program = self.daemon()
         base = self.steady(program)
@@ -430,7 +447,8 @@ class Hostile(DaemonTest):
 
     def steady(self, program):
         app = App(self.runtime_dir)
-        app.status()
+        for _ in range(3):  # an end that came before us may be acted on a round later
+            app.status()
         n = descriptors(program.pid)
         app.close()
         return n
