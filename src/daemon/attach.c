@@ -2,12 +2,13 @@
  *
  * Theory of operation
  *
- * A connection becomes a worker by HELLO, or is born one: the daemon's end of a socketpair that a worker sends by CHILD before
- * it forks. Such a child holds what its parent held at that moment, and may speak at once; CHILD_HELLO adds what peers need to
- * reach it. Whatever fails, fails before anything is created, or is undone.
+ * A connection becomes a worker by HELLO, or is born one: the daemon's end of a socketpair that a worker sends by
+ * CHILD before it forks. Such a child holds what its parent held at that moment, and may speak at once; CHILD_HELLO
+ * adds what peers need to reach it. Whatever fails, fails before anything is created, or is undone.
  *
- * A lease keeps an auto-started daemon from leaving while a process lives that has no worker yet (`berth run` before its program
- * attaches). The process is watched by pidfd; where its pid cannot be seen from here, its connection stands for it.
+ * A lease keeps an auto-started daemon from leaving while a process lives that has no worker yet (`berth run`
+ * before its program attaches). The process is watched by pidfd; where its pid cannot be seen from here, its
+ * connection stands for it.
  */
 #include <openssl/crypto.h>
 #include <stdio.h>
@@ -84,7 +85,8 @@ static void send_welcome(struct daemon *d, struct worker *w, uint32_t seq)
     conn_send(d, w->conn, &m, sizeof m, &w->app->space->directory_fd, 1);
 }
 
-static int enter_app(struct daemon *d, struct conn *c, const struct ctl_hello *m, struct space *space, struct worker **out)
+static int enter_app(struct daemon *d, struct conn *c, const struct ctl_hello *m, struct space *space,
+                     struct worker **out)
 {
     struct app *app = m->flags & CTL_JOIN ? app_find_joinable(d, space, c->uid, m->name) : NULL;
     struct app *made = NULL;
@@ -118,7 +120,8 @@ static int hello(struct daemon *d, struct request *r)
         return BERTH_E_UNKNOWN_NAMESPACE;
     err = ns_admit(d, ns, c, m->secret);
     if (err) {
-        log_info("pid %d (uid %u) not admitted to namespace '%s': %s", (int)c->pid, (unsigned)c->uid, id, berth_strerror(err));
+        log_info("pid %d (uid %u) not admitted to namespace '%s': %s", (int)c->pid, (unsigned)c->uid, id,
+                 berth_strerror(err));
         return err;
     }
     uint64_t netns = netns_cookie(r->fds[0], &ok);
@@ -154,9 +157,10 @@ int handle_hello(struct daemon *d, struct request *r)
 
 /* ---- fork ---- */
 
-/* Of a SEQPACKET pair, and not one that leads to ourselves: the client's end of a connection of ours would keep that alive for
- * ever once we hold it. (Who sends us both ends of one pair only makes us talk to ourselves: the first notice that goes out on one of
- * them, of the parent's death at the latest, comes in on the other, breaks the rules there, and ends both.) */
+/* Of a SEQPACKET pair, and not one that leads to ourselves: the client's end of a connection of ours would keep
+ * that alive for ever once we hold it. (Who sends us both ends of one pair only makes us talk to ourselves: the
+ * first notice that goes out on one of them, of the parent's death at the latest, comes in on the other, breaks the
+ * rules there, and ends both.) */
 static bool is_control_socket(int fd)
 {
     int type = 0, domain = 0;
@@ -279,8 +283,8 @@ static int open_pidfd(const struct conn *c)
     socklen_t len = sizeof fd;
     if (getsockopt(c->watch.fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
         return fd;
-    /* before Linux 6.5: the pid could have been used again since, if its process had died; then the connection ends at once
-     * and so does, at worst late, the lease of a stranger */
+    /* before Linux 6.5: the pid could have been used again since, if its process had died; then the connection ends
+     * at once and so does, at worst late, the lease of a stranger */
     return (int)sys_call(SYS_pidfd_open, (long)c->pid, 0L, 0, 0);
 }
 
@@ -290,7 +294,8 @@ int handle_lease(struct daemon *d, struct request *r)
     pid_t pid = (pid_t)r->msg->lease.pid;
     if (c->pid && pid != c->pid)
         return BERTH_E_PERMISSION;
-    list_for_each(&d->lease_procs, it, after) {
+    list_for_each(&d->lease_procs, it, after)
+    {
         if (c->pid && container_of(it, struct lease_proc, link)->pid == c->pid) {
             send_done(d, r);
             return 0;

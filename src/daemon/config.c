@@ -2,9 +2,9 @@
  *
  * Theory of operation
  *
- * A mapping is read by a table of its keys; what is not in the table, of the wrong kind or out of its range is an error with file and
- * line, and then the daemon does not start. Socket, limits and log level are read before the namespaces, wherever they stand
- * in the file, since a namespace takes its mode from the socket.
+ * A mapping is read by a table of its keys; what is not in the table, of the wrong kind or out of its range is an
+ * error with file and line, and then the daemon does not start. Socket, limits and log level are read before the
+ * namespaces, wherever they stand in the file, since a namespace takes its mode from the socket.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,7 +35,8 @@ struct key {
     size_t offset; /* of `into` within what the table fills */
 };
 
-static int complain(const struct config *c, const yaml_node_t *at, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static int complain(const struct config *c, const yaml_node_t *at, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 
 static int complain(const struct config *c, const yaml_node_t *at, const char *fmt, ...)
 {
@@ -271,7 +272,8 @@ static int add_namespace(struct config *c, const yaml_node_t *at, const struct n
     gid_t group = n->group.given ? n->group.gid : d->has_socket_group ? d->socket_group : d->gid;
     int err = ns_add(d, n->id, secret, owner, group, n->mode);
     if (err == BERTH_E_INVALID)
-        return complain(c, at, "id '%s': 1 to %u letters, digits, dots, hyphens and underscores", n->id, CTL_NAME_MAX - 1);
+        return complain(c, at, "id '%s': 1 to %u letters, digits, dots, hyphens and underscores", n->id,
+                        CTL_NAME_MAX - 1);
     if (err == BERTH_E_BUSY)
         return complain(c, at, "there are two namespaces '%s'", n->id);
     return err ? complain(c, at, "namespace '%s': %s", n->id, berth_strerror(err)) : 0;

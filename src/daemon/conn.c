@@ -2,12 +2,12 @@
  *
  * Theory of operation
  *
- * The daemon never blocks on a client. What a socket does not take is queued, with descriptors of the daemon's own, up to a
- * bound; while anything is queued the client's requests are left unread, so that who does not read cannot ask either. Who lets
- * the queue overflow is evicted.
+ * The daemon never blocks on a client. What a socket does not take is queued, with descriptors of the daemon's own,
+ * up to a bound; while anything is queued the client's requests are left unread, so that who does not read cannot
+ * ask either. Who lets the queue overflow is evicted.
  *
- * A connection is only ever marked as doomed inside a handler. conn_reap(), at the end of a round, lets its worker die, closes and
- * frees; deaths may doom further connections, which the same call takes too.
+ * A connection is only ever marked as doomed inside a handler. conn_reap(), at the end of a round, lets its worker
+ * die, closes and frees; deaths may doom further connections, which the same call takes too.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -87,14 +87,15 @@ void conn_send(struct daemon *d, struct conn *c, const void *msg, size_t len, co
     if (err == BERTH_E_WOULD_BLOCK || err == BERTH_E_NO_MEMORY) {
         err = out_queue(c, msg, len, fds, nfds);
         if (err) {
-            log_warn("pid %d does not read what it is sent (%u packets waiting): evicted", (int)c->pid, c->out_count);
+            log_warn("pid %d does not read what it is sent (%u packets waiting): evicted", (int)c->pid,
+                     c->out_count);
             conn_doom(d, c, err);
         } else {
             conn_watch(d, c);
         }
     } else if (err && err != BERTH_E_DAEMON_GONE) { /* gone: its end is read in due course, after what it sent */
-        log_error("cannot send message %u to pid %d: %s", (unsigned)((const struct ctl_header *)msg)->type, (int)c->pid,
-                  berth_strerror(err));
+        log_error("cannot send message %u to pid %d: %s", (unsigned)((const struct ctl_header *)msg)->type,
+                  (int)c->pid, berth_strerror(err));
         conn_doom(d, c, 0);
     }
 }

@@ -2,8 +2,8 @@
  *
  * Theory of operation
  *
- * Open addressing with linear probing, at most three quarters filled, deleted entries marked until the next rehash. The hash is
- * a multiplication by a random odd number, since apps choose a part of the ids (outbox handles).
+ * Open addressing with linear probing, at most three quarters filled, deleted entries marked until the next rehash.
+ * The hash is a multiplication by a random odd number, since apps choose a part of the ids (outbox handles).
  */
 #include "daemon/idmap.h"
 
@@ -14,7 +14,7 @@
 #include "berth/error.h"
 
 struct idmap_entry {
-    uint64_t id; /* 0: never used */
+    uint64_t id;  /* 0: never used */
     void *object; /* NULL with an id: deleted */
 };
 

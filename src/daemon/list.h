@@ -9,7 +9,7 @@ struct list {
     struct list *next, *prev;
 };
 
-#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 /* `next` is taken before the body runs, so that the body may unlink (and free) the element it has */
 #define list_for_each(head, it, after)                                                                             \

@@ -2,14 +2,15 @@
  *
  * Theory of operation
  *
- * A listener is a line in the directory of its space and the write end of a pipe, its accept queue, which INTRODUCE hands to
- * connectors. Its epoch is that of the space at the time it was made; a grant names it, so that a grant for a listener that has
- * gone is worth nothing even if its endpoint is taken again.
+ * A listener is a line in the directory of its space and the write end of a pipe, its accept queue, which INTRODUCE
+ * hands to connectors. Its epoch is that of the space at the time it was made; a grant names it, so that a grant
+ * for a listener that has gone is worth nothing even if its endpoint is taken again.
  *
- * Conflicts. Where a kernel socket holds the port too (CTL_LISTEN_KERNEL) the kernel has decided, and only the very same endpoint
- * of another app is refused. Else the rules are those of Linux for listening sockets: the same port conflicts where the addresses
- * are equal or one is a wildcard that covers the other; `::` covers IPv4 unless it is v6-only. REUSEPORT on both, and one
- * user, lifts it. Workers of one app that each attached may each listen on one endpoint; connects are spread over them.
+ * Conflicts. Where a kernel socket holds the port too (CTL_LISTEN_KERNEL) the kernel has decided, and only the very
+ * same endpoint of another app is refused. Else the rules are those of Linux for listening sockets: the same port
+ * conflicts where the addresses are equal or one is a wildcard that covers the other; `::` covers IPv4 unless it is
+ * v6-only. REUSEPORT on both, and one user, lifts it. Workers of one app that each attached may each listen on one
+ * endpoint; connects are spread over them.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -74,7 +75,8 @@ static int check_conflicts(struct daemon *d, const struct worker *w, struct dir_
     const struct space *space = w->app->space;
     if (!e->port)
         return flags & CTL_LISTEN_KERNEL ? BERTH_E_INVALID : ports_find_free(d, space, e->addr, &e->port);
-    list_for_each(&space->listeners, it, after) {
+    list_for_each(&space->listeners, it, after)
+    {
         if (conflict(w, e, flags, container_of(it, struct listener, link)))
             return BERTH_E_ADDRESS_IN_USE;
     }
@@ -92,12 +94,13 @@ static uint32_t new_listener_id(struct daemon *d)
 {
     do {
         d->last_listener++;
-    } while (!d->last_listener || d->last_listener == UINT32_MAX || idmap_get(&d->listener_by_id, d->last_listener));
+    } while (!d->last_listener || d->last_listener == UINT32_MAX ||
+             idmap_get(&d->listener_by_id, d->last_listener));
     return d->last_listener;
 }
 
-static int listener_create(struct daemon *d, struct worker *w, const struct ctl_listen *m, const struct dir_entry *entry,
-                           int fd, struct listener **out)
+static int listener_create(struct daemon *d, struct worker *w, const struct ctl_listen *m,
+                           const struct dir_entry *entry, int fd, struct listener **out)
 {
     struct space *space = w->app->space;
     struct listener *l = calloc(1, sizeof *l);

@@ -2,10 +2,10 @@
  *
  * Theory of operation
  *
- * One daemon per runtime directory. The lock is flock(2) on `daemon.lock`, which also holds the pid: it is let go by the kernel
- * however the daemon ends, so a socket found there after the lock was taken is a dead one's and is replaced. The file is removed
- * at a clean stop, while locked; who then gets a lock on the removed file notices that it is not the one in the directory
- * any more, and tries again.
+ * One daemon per runtime directory. The lock is flock(2) on `daemon.lock`, which also holds the pid: it is let go
+ * by the kernel however the daemon ends, so a socket found there after the lock was taken is a dead one's and is
+ * replaced. The file is removed at a clean stop, while locked; who then gets a lock on the removed file notices
+ * that it is not the one in the directory any more, and tries again.
  *
  * --background: the parent waits for one byte that the child writes once the socket listens.
  */
@@ -47,11 +47,13 @@ struct flags {
 /* 0; 1: help was shown; negative: wrong */
 static int parse_flags(int argc, char **argv, struct daemon *d, struct flags *f)
 {
-    static const struct option options[] = {
-        {"runtime-dir", required_argument, NULL, 'r'}, {"config", required_argument, NULL, 'c'},
-        {"background", no_argument, NULL, 'b'},        {"auto", no_argument, NULL, 'a'},
-        {"log-level", required_argument, NULL, 'l'},   {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"runtime-dir", required_argument, NULL, 'r'},
+                                            {"config", required_argument, NULL, 'c'},
+                                            {"background", no_argument, NULL, 'b'},
+                                            {"auto", no_argument, NULL, 'a'},
+                                            {"log-level", required_argument, NULL, 'l'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     optind = 0; /* whoever called us may have used getopt before */
     int c;
     while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -104,7 +106,8 @@ static int prepare_directory(struct daemon *d, const char *given)
     if (mkdir(d->dir, 0700) == 0)
         (void)chmod(d->dir, d->uid == 0 ? 0755 : 0700);
     else if (errno != EEXIST) {
-        fprintf(stderr, "berth daemon: cannot make %s: %s; choose another one with --runtime-dir\n", d->dir, strerror(errno));
+        fprintf(stderr, "berth daemon: cannot make %s: %s; choose another one with --runtime-dir\n", d->dir,
+                strerror(errno));
         return BERTH_E_SYSTEM;
     }
     if (lstat(d->dir, &st) < 0 || !S_ISDIR(st.st_mode)) {
@@ -162,7 +165,8 @@ static int take_lock(struct daemon *d)
             close(fd);
             return BERTH_E_BUSY;
         }
-        if (fstat(fd, &mine) == 0 && stat(path, &there) == 0 && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev) {
+        if (fstat(fd, &mine) == 0 && stat(path, &there) == 0 && mine.st_ino == there.st_ino &&
+            mine.st_dev == there.st_dev) {
             d->lock_fd = fd;
             return write_pid(fd);
         }
@@ -180,7 +184,8 @@ static void release_lock(struct daemon *d)
     char path[sizeof d->dir + 32];
     if (d->lock_fd < 0)
         return;
-    if (d->automatic && d->stopping) { /* nobody asked for this daemon, so it leaves nothing behind; a failure stays told */
+    if (d->automatic &&
+        d->stopping) { /* nobody asked for this daemon, so it leaves nothing behind; a failure stays told */
         log_path(d, path, sizeof path);
         (void)unlink(path);
     }
@@ -247,21 +252,19 @@ static void raise_descriptor_limit(void)
 
 static void daemon_init(struct daemon *d)
 {
-    *d = (struct daemon){.uid = geteuid(),
-                         .gid = getegid(),
-                         .socket_mode = 0600,
-                         .started = clock_now(),
-                         .epfd = -1,
-                         .lock_fd = -1,
-                         .log_fd = -1,
-                         .accept.fd = -1,
-                         .signals.fd = -1,
-                         .netlink.fd = -1,
-                         .limits = {.apps = 4096,
-                                    .workers = 16384,
-                                    .listeners = 65536,
-                                    .outbox_bytes = 4ull << 30,
-                                    .sessions = SLOTS_MAX}};
+    *d = (struct daemon){
+        .uid = geteuid(),
+        .gid = getegid(),
+        .socket_mode = 0600,
+        .started = clock_now(),
+        .epfd = -1,
+        .lock_fd = -1,
+        .log_fd = -1,
+        .accept.fd = -1,
+        .signals.fd = -1,
+        .netlink.fd = -1,
+        .limits = {
+            .apps = 4096, .workers = 16384, .listeners = 65536, .outbox_bytes = 4ull << 30, .sessions = SLOTS_MAX}};
     list_init(&d->conns);
     list_init(&d->doomed);
     list_init(&d->lease_procs);
@@ -300,8 +303,8 @@ static int serve(struct daemon *d, int ready)
     return err ? 1 : 0;
 }
 
-/* The lock is taken before the fork, so that a refusal is the caller's to see; flock belongs to the description, which the
- * child shares and the parent then leaves to it. */
+/* The lock is taken before the fork, so that a refusal is the caller's to see; flock belongs to the description,
+ * which the child shares and the parent then leaves to it. */
 static int serve_in_background(struct daemon *d)
 {
     int ready[2];

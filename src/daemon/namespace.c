@@ -2,11 +2,11 @@
  *
  * Theory of operation
  *
- * A secret is kept as a salted PBKDF2 hash and compared in constant time; the text is wiped from where it arrived. Owner, group
- * and mode are asked first, so that only those whom they admit can make the daemon compute a hash.
+ * A secret is kept as a salted PBKDF2 hash and compared in constant time; the text is wiped from where it arrived.
+ * Owner, group and mode are asked first, so that only those whom they admit can make the daemon compute a hash.
  *
- * The loopback address of one network namespace is not that of another: apps meet only inside a space. Addresses of the
- * daemon's own network namespace come from netaddr.c; of another one only loopback is known.
+ * The loopback address of one network namespace is not that of another: apps meet only inside a space. Addresses of
+ * the daemon's own network namespace come from netaddr.c; of another one only loopback is known.
  */
 #include <ctype.h>
 #include <grp.h>
@@ -29,7 +29,8 @@
 
 static int secret_hash(const char *secret, const uint8_t *salt, uint8_t *out)
 {
-    return PKCS5_PBKDF2_HMAC(secret, (int)strlen(secret), salt, SECRET_SALT, SECRET_ROUNDS, EVP_sha256(), SECRET_HASH, out) == 1
+    return PKCS5_PBKDF2_HMAC(secret, (int)strlen(secret), salt, SECRET_SALT, SECRET_ROUNDS, EVP_sha256(),
+                             SECRET_HASH, out) == 1
                ? 0
                : BERTH_E_NO_MEMORY;
 }
@@ -47,7 +48,8 @@ bool ns_id_valid(const char *id)
 
 struct ns *ns_find(struct daemon *d, const char *id)
 {
-    list_for_each(&d->namespaces, it, after) {
+    list_for_each(&d->namespaces, it, after)
+    {
         struct ns *ns = container_of(it, struct ns, link);
         if (!strcmp(ns->id, id))
             return ns;
@@ -62,8 +64,7 @@ int ns_add(struct daemon *d, const char *id, const char *secret, uid_t owner, gi
     if (ns_find(d, id))
         return BERTH_E_BUSY;
     uint32_t count = 0;
-    list_for_each(&d->namespaces, it, after)
-        count++;
+    list_for_each(&d->namespaces, it, after) count++;
     if (count >= NAMESPACES_MAX)
         return BERTH_E_LIMIT;
     struct ns *ns = calloc(1, sizeof *ns);
@@ -136,7 +137,8 @@ static void ns_release(struct ns *ns)
 
 void namespaces_free(struct daemon *d)
 {
-    list_for_each(&d->namespaces, it, after) {
+    list_for_each(&d->namespaces, it, after)
+    {
         struct ns *ns = container_of(it, struct ns, link);
         list_unlink(&ns->link);
         ns->deleted = true;
@@ -149,7 +151,8 @@ void namespaces_free(struct daemon *d)
 static struct space *space_find(struct daemon *d, const struct ns *ns, uint64_t netns, uint32_t *count)
 {
     *count = 0;
-    list_for_each(&d->spaces, it, after) {
+    list_for_each(&d->spaces, it, after)
+    {
         struct space *space = container_of(it, struct space, link);
         if (space->ns == ns && space->netns == netns)
             return space;
@@ -254,7 +257,8 @@ int handle_ns_del(struct daemon *d, struct request *r)
     log_info("namespace '%s' deleted by uid %u", ns->id, (unsigned)r->conn->uid);
     struct ctl_header done = {.type = CTL_DONE, .len = sizeof done, .seq = r->seq};
     conn_send(d, r->conn, &done, sizeof done, NULL, 0); /* first: it may be a worker there itself */
-    list_for_each(&d->apps, it, after) {
+    list_for_each(&d->apps, it, after)
+    {
         struct app *app = container_of(it, struct app, link);
         if (app->space->ns != ns)
             continue;

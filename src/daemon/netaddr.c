@@ -1,6 +1,7 @@
 /* netaddr.c - the addresses of the daemon's own network namespace, kept current by rtnetlink.
  *
- * A change is a message on the netlink socket; what it says is not parsed, it only makes us read all addresses again.
+ * A change is a message on the netlink socket; what it says is not parsed, it only makes us read all addresses
+ * again.
  */
 #include <errno.h>
 #include <ifaddrs.h>
@@ -58,7 +59,8 @@ static void read_addresses(struct daemon *d)
             memcpy(d->local[d->local_count++], ep.addr, 16);
     }
     freeifaddrs(all);
-    list_for_each(&d->spaces, it2, after) {
+    list_for_each(&d->spaces, it2, after)
+    {
         struct space *space = container_of(it2, struct space, link);
         if (space->netns == d->own_netns)
             (void)directory_set_local(space->directory, (const uint8_t(*)[16])d->local, d->local_count);

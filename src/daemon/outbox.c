@@ -2,13 +2,14 @@
  *
  * Theory of operation
  *
- * The daemon keeps descriptors and reads headers; it trusts nothing that a segment holds. An outbox faces one app: only workers of
- * that app, and the owner's family, are given it. What was given to whom is kept (outbox.got, worker.got), for that is who must
- * hear of a death.
+ * The daemon keeps descriptors and reads headers; it trusts nothing that a segment holds. An outbox faces one app:
+ * only workers of that app, and the owner's family, are given it. What was given to whom is kept (outbox.got,
+ * worker.got), for that is who must hear of a death.
  *
- * A worker that died may have left offers that nobody has accepted yet and bytes that nobody has read. Its outboxes are kept
- * while needed() says that somebody of the faced app may want them, at most LEFT_MAX for one app, oldest out first. They are
- * looked at again by a timer that slows down while nothing changes and stops with the last of them.
+ * A worker that died may have left offers that nobody has accepted yet and bytes that nobody has read. Its outboxes
+ * are kept while needed() says that somebody of the faced app may want them, at most LEFT_MAX for one app, oldest
+ * out first. They are looked at again by a timer that slows down while nothing changes and stops with the last of
+ * them.
  *
  * GET_SEGMENT for a segment that is not there yet is parked until it comes or the outbox dies.
  */
@@ -66,8 +67,8 @@ static int segment_check(struct daemon *d, const struct worker *w, outbox_handle
         struct segment_header h;
         /* by read, not through the map: reading a hole through a map would give it memory, at our expense */
         if (pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || h.outbox != handle || h.index != index ||
-            h.magic != (index ? ABI_MAGIC_RINGS : ABI_MAGIC_OUTBOX) || h.version != ABI_VERSION || h.size != *size ||
-            (!index && (h.facing_app != facing || h.owner_worker != w->id)))
+            h.magic != (index ? ABI_MAGIC_RINGS : ABI_MAGIC_OUTBOX) || h.version != ABI_VERSION ||
+            h.size != *size || (!index && (h.facing_app != facing || h.owner_worker != w->id)))
             err = BERTH_E_PROTOCOL;
     }
     if (err)
@@ -162,7 +163,8 @@ static void send_segment(struct daemon *d, struct worker *w, const struct outbox
 
 static void parked_answer_all(struct daemon *d, struct outbox *o, int status)
 {
-    list_for_each(&o->parked, it, after) {
+    list_for_each(&o->parked, it, after)
+    {
         struct parked *p = container_of(it, struct parked, of_outbox);
         send_segment(d, p->worker, o, p->index, p->seq, status);
         parked_free(p);
@@ -195,13 +197,15 @@ void outbox_drop(struct daemon *d, struct outbox *o)
     worker_release(d, owner);
 }
 
-/* Of offers that nobody is seen to have answered it cannot be told whether they lie in a queue, are just being taken, or were taken
- * and closed since. So it takes a few looks in a row, seconds apart, at which no queue has anything and no slot names them. */
+/* Of offers that nobody is seen to have answered it cannot be told whether they lie in a queue, are just being
+ * taken, or were taken and closed since. So it takes a few looks in a row, seconds apart, at which no queue has
+ * anything and no slot names them. */
 #define UNWANTED_LOOKS 3
 
 static bool queues_empty(const struct app *app)
 {
-    list_for_each(&app->space->listeners, it, after) {
+    list_for_each(&app->space->listeners, it, after)
+    {
         const struct listener *l = container_of(it, struct listener, link);
         int waiting = 0;
         if (l->app == app && (ioctl(l->pipe_fd, FIONREAD, &waiting) < 0 || waiting > 0))
@@ -244,7 +248,8 @@ void outbox_die(struct daemon *d, struct outbox *o)
         return;
     }
     while (facing->left_count > LEFT_MAX) {
-        log_debug("app %u: %u outboxes of dead workers wait for it; the oldest goes", facing->id, facing->left_count);
+        log_debug("app %u: %u outboxes of dead workers wait for it; the oldest goes", facing->id,
+                  facing->left_count);
         outbox_drop(d, container_of(facing->left.next, struct outbox, link));
     }
     int64_t at = clock_now() + SWEEP_FIRST;
@@ -253,12 +258,13 @@ void outbox_die(struct daemon *d, struct outbox *o)
         d->sweep_at = at;
 }
 
-/* By the timer, or because ports ran out. Then again later, twice as late if nothing went. Dropping one may free its owner and the
- * owner's app, and living outboxes that face that app, but no other dead one. */
+/* By the timer, or because ports ran out. Then again later, twice as late if nothing went. Dropping one may free
+ * its owner and the owner's app, and living outboxes that face that app, but no other dead one. */
 void outbox_sweep(struct daemon *d)
 {
     uint32_t before = d->left_count;
-    list_for_each(&d->left, it, after) {
+    list_for_each(&d->left, it, after)
+    {
         struct outbox *o = container_of(it, struct outbox, of_left);
         if (!needed(d, o))
             outbox_drop(d, o);
@@ -313,7 +319,8 @@ int handle_segment(struct daemon *d, struct request *r)
     if (err)
         return err;
     r->fds[0] = -1;
-    list_for_each(&o->parked, it, after) {
+    list_for_each(&o->parked, it, after)
+    {
         struct parked *p = container_of(it, struct parked, of_outbox);
         if (p->index != m->index)
             continue;
@@ -333,8 +340,10 @@ int handle_retire(struct daemon *d, struct request *r)
     const struct segment *s = o ? outbox_segment(o, m->index) : NULL;
     if (!s)
         return BERTH_E_PROTOCOL;
-    struct ctl_outbox note = {
-        .h = {.type = CTL_RETIRED, .len = sizeof note}, .outbox = o->handle, .facing_app = o->facing->id, .index = m->index};
+    struct ctl_outbox note = {.h = {.type = CTL_RETIRED, .len = sizeof note},
+                              .outbox = o->handle,
+                              .facing_app = o->facing->id,
+                              .index = m->index};
     for (uint32_t i = 0; i < o->got.count; i++)
         conn_send(d, ((struct worker *)o->got.item[i])->conn, &note, sizeof note, NULL, 0);
     if (!m->index) { /* the whole of it */

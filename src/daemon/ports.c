@@ -2,13 +2,14 @@
  *
  * Theory of operation
  *
- * A worker leases a block of consecutive ports of one local address at a random place (RFC 6056 3.3.1, by blocks: the worker
- * itself picks at random inside its block), and numbers its connects without asking again. All of 127/8 counts as one
- * address, so that no two leases can meet whichever of them a session uses. Ports that the kernel itself gives to connects
- * (net.ipv4.ip_local_port_range) and ports with a listener are left out.
+ * A worker leases a block of consecutive ports of one local address at a random place (RFC 6056 3.3.1, by blocks:
+ * the worker itself picks at random inside its block), and numbers its connects without asking again. All of 127/8
+ * counts as one address, so that no two leases can meet whichever of them a session uses. Ports that the kernel
+ * itself gives to connects (net.ipv4.ip_local_port_range) and ports with a listener are left out.
  *
- * A lease is held by who asked and by what that forked. When the last holder is dead, sessions of it may still be visible at
- * their peers; the lease stays until the shadow of its first holder goes, which is when nothing of its outboxes is wanted any more.
+ * A lease is held by who asked and by what that forked. When the last holder is dead, sessions of it may still be
+ * visible at their peers; the lease stays until the shadow of its first holder goes, which is when nothing of its
+ * outboxes is wanted any more.
  */
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -21,8 +22,8 @@
 
 #define PORT_FIRST 10240u
 #define PORTS 65536u
-#define POOLS_MAX 512u     /* per space */
-#define LEASES_MAX 1024u   /* per worker */
+#define POOLS_MAX 512u   /* per space */
+#define LEASES_MAX 1024u /* per worker */
 #define LEASE_LONGEST 1024u
 
 static bool bit(const uint8_t *map, uint32_t i)
@@ -47,7 +48,8 @@ static struct pool *pool_find(const struct space *space, const uint8_t addr[16])
 {
     uint8_t key[16];
     pool_address(addr, key);
-    list_for_each(&space->pools, it, after) {
+    list_for_each(&space->pools, it, after)
+    {
         struct pool *pool = container_of(it, struct pool, link);
         if (!memcmp(pool->addr, key, 16))
             return pool;
@@ -101,7 +103,8 @@ static uint32_t random_below(uint32_t limit)
     return (uint32_t)((uint64_t)r * limit >> 32);
 }
 
-/* A random one of the free ports: one of all ports would make the first after the kernel's own range a favourite. */
+/* A random one of the free ports: one of all ports would make the first after the kernel's own range a favourite.
+ */
 static uint32_t random_free(const uint8_t *map)
 {
     uint32_t unset = 0;
@@ -137,7 +140,8 @@ int ports_find_free(struct daemon *d, const struct space *space, const uint8_t a
     uint8_t map[PORTS / 8], *leased;
     unavailable(space, NULL, map);
     /* no address' leases are stepped on, since the listener may be a wildcard */
-    list_for_each(&space->pools, it, after) {
+    list_for_each(&space->pools, it, after)
+    {
         leased = container_of(it, struct pool, link)->taken;
         for (uint32_t i = 0; i < PORTS / 8; i++)
             map[i] |= leased[i];
@@ -177,7 +181,8 @@ void lease_maker_gone(struct daemon *d, struct lease *lease)
 
 void pools_free(struct space *space)
 {
-    list_for_each(&space->pools, it, after) {
+    list_for_each(&space->pools, it, after)
+    {
         struct pool *pool = container_of(it, struct pool, link);
         while (!list_empty(&pool->leases))
             lease_free(container_of(pool->leases.next, struct lease, link));
@@ -259,7 +264,8 @@ int handle_return_ports(struct daemon *d, struct request *r)
             continue;
         (void)ptrset_remove(&w->leases, lease);
         (void)ptrset_remove(&lease->holders, w);
-        if (!lease->holders.count && (!lease->maker || lease->maker->conn)) /* a shadow may have sessions there still */
+        if (!lease->holders.count &&
+            (!lease->maker || lease->maker->conn)) /* a shadow may have sessions there still */
             lease_free(lease);
         return 0;
     }

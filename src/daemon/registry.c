@@ -2,10 +2,10 @@
  *
  * Theory of operation
  *
- * A worker dies when its connection has ended and all that it had sent is worked off. worker_die() then takes it out of every
- * lookup, tells who must know, and lets go of what it held; nothing is told twice to the same worker (worker.notice). Peers are
- * told DEAD only about outboxes that nobody can write any more: as long as a forked child holds an outbox, the sessions in it
- * go on, and only the family hears of the death.
+ * A worker dies when its connection has ended and all that it had sent is worked off. worker_die() then takes it
+ * out of every lookup, tells who must know, and lets go of what it held; nothing is told twice to the same worker
+ * (worker.notice). Peers are told DEAD only about outboxes that nobody can write any more: as long as a forked
+ * child holds an outbox, the sessions in it go on, and only the family hears of the death.
  *
  * Ids of apps, workers and listeners count up and are never used again while the daemon lives.
  */
@@ -32,7 +32,8 @@ struct app *app_find(struct daemon *d, uint32_t id)
 
 struct app *app_find_joinable(struct daemon *d, const struct space *space, uid_t uid, const char *name)
 {
-    list_for_each(&d->apps, it, after) {
+    list_for_each(&d->apps, it, after)
+    {
         struct app *app = container_of(it, struct app, link);
         if (app->worker_count && app->space == space && app->uid == uid && !strcmp(app->name, name))
             return app;
@@ -117,7 +118,8 @@ struct worker *worker_find(struct daemon *d, uint32_t id)
     return idmap_get(&d->worker_by_id, id);
 }
 
-/* What the parent holds at the moment of the fork, the child holds too. On failure the child must die: half is undone then. */
+/* What the parent holds at the moment of the fork, the child holds too. On failure the child must die: half is
+ * undone then. */
 int worker_inherit(struct worker *child, struct worker *parent)
 {
     child->family = parent->family;
@@ -156,8 +158,7 @@ static void tell_dead(struct daemon *d, struct worker *to, const struct worker *
     if (!to->conn || to->notice == d->notices)
         return;
     to->notice = d->notices;
-    struct ctl_dead msg = {
-        .h = {.type = type, .len = sizeof msg}, .worker = dead->id, .member = dead->member};
+    struct ctl_dead msg = {.h = {.type = type, .len = sizeof msg}, .worker = dead->id, .member = dead->member};
     conn_send(d, to->conn, &msg, sizeof msg, NULL, 0);
 }
 
@@ -201,8 +202,8 @@ static void tell_writers(struct daemon *d, const struct worker *w)
 
 static void let_go_outboxes(struct daemon *d, struct worker *w)
 {
-    /* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before w is told of
-     * in the parent's name. */
+    /* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before w is
+     * told of in the parent's name. */
     while (w->held.count) {
         struct outbox *o = w->held.item[w->held.count - 1];
         w->held.count--;
@@ -222,7 +223,8 @@ static void let_go_outboxes(struct daemon *d, struct worker *w)
 static void tell_family(struct daemon *d, const struct worker *w, const struct app *app)
 {
     d->notices++;
-    list_for_each(&app->workers, it, after) {
+    list_for_each(&app->workers, it, after)
+    {
         struct worker *other = container_of(it, struct worker, link);
         if (other->family == w->family)
             tell_dead(d, other, w, CTL_MEMBER_DEAD);

@@ -1,17 +1,16 @@
 /* registry.h - what the daemon knows: connections, apps, workers, outboxes, listeners, port leases, namespaces.
  *
  * Who owns what, and who may still hold it (the two phases of each teardown are unlink, then free):
- *   conn      one per socket. Freed by the loop at the end of a round, never inside a handler; its worker dies first.
- *   worker    of an app; reached by id. Dead when its connection ended; then it stays as a shadow (no connection, in no list)
- *             while an outbox of its own is kept, and is freed with the last of them.
- *   app       lives while a worker of it lives; freed when its last shadow is gone too, since what faces it may be needed to
- *             tell whether what a shadow left is still wanted.
- *   outbox    faces an app. Held by its owner and by what that forked; dead when no holder lives; kept then while the app
- *             that it faces may still want what lies in it (outbox.c), freed when that is over.
- *   listener  held by the worker that made it and by what that forked; gone with the last.
- *   lease     of ports: held likewise; kept after that while its first holder's shadow is.
- *   space     one per (namespace, network namespace) with an app in it: directory, listeners, port pools. Freed with its last app.
- *   ns        until deleted; its apps are evicted then, and it is freed with the last of its spaces.
+ *   conn      one per socket. Freed by the loop at the end of a round, never inside a handler; its worker dies
+ * first. worker    of an app; reached by id. Dead when its connection ended; then it stays as a shadow (no
+ * connection, in no list) while an outbox of its own is kept, and is freed with the last of them. app       lives
+ * while a worker of it lives; freed when its last shadow is gone too, since what faces it may be needed to tell
+ * whether what a shadow left is still wanted. outbox    faces an app. Held by its owner and by what that forked;
+ * dead when no holder lives; kept then while the app that it faces may still want what lies in it (outbox.c), freed
+ * when that is over. listener  held by the worker that made it and by what that forked; gone with the last. lease
+ * of ports: held likewise; kept after that while its first holder's shadow is. space     one per (namespace,
+ * network namespace) with an app in it: directory, listeners, port pools. Freed with its last app. ns        until
+ * deleted; its apps are evicted then, and it is freed with the last of its spaces.
  */
 #ifndef BERTH_DAEMON_REGISTRY_H
 #define BERTH_DAEMON_REGISTRY_H
@@ -105,7 +104,7 @@ struct lease {
     struct worker *maker;  /* living or shadow; NULL when gone */
 };
 
-struct pool { /* the ports of one local address */
+struct pool {         /* the ports of one local address */
     struct list link; /* space.pools */
     uint8_t addr[16];
     struct list leases;
@@ -159,7 +158,7 @@ struct segment {
 };
 
 struct outbox {
-    struct list link; /* app.facing or app.left */
+    struct list link;    /* app.facing or app.left */
     struct list of_left; /* daemon.left, when dead */
     outbox_handle handle;
     struct worker *owner; /* may be a shadow */
@@ -208,9 +207,9 @@ struct daemon {
     struct list conns, doomed, lease_procs;
     uint32_t conn_count, lease_count;
     bool accept_paused;
-    int64_t accept_at;  /* when to take connections again */
-    int64_t leave_at;   /* automatic: when the grace is over; 0: not alone */
-    int64_t sweep_at;   /* when to look at left outboxes again; 0: there is none */
+    int64_t accept_at; /* when to take connections again */
+    int64_t leave_at;  /* automatic: when the grace is over; 0: not alone */
+    int64_t sweep_at;  /* when to look at left outboxes again; 0: there is none */
     int64_t sweep_wait;
 
     /* registry.c */
@@ -218,7 +217,7 @@ struct daemon {
     struct idmap app_by_id, worker_by_id, outbox_by_handle, listener_by_id;
     uint32_t app_count, worker_count; /* living */
     uint32_t last_app, last_worker, last_listener;
-    struct list left;    /* dead outboxes kept */
+    struct list left; /* dead outboxes kept */
     uint32_t left_count;
     uint64_t notices;
 
@@ -235,14 +234,15 @@ struct app *app_find_joinable(struct daemon *d, const struct space *space, uid_t
 int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *space, uid_t uid, struct app **out);
 int worker_create(struct daemon *d, struct app *app, struct conn *conn, struct worker **out);
 struct worker *worker_find(struct daemon *d, uint32_t id); /* living ones only */
-void app_release(struct daemon *d, struct app *app); /* frees an app without workers and shadows */
+void app_release(struct daemon *d, struct app *app);       /* frees an app without workers and shadows */
 int worker_inherit(struct worker *child, struct worker *parent);
 void worker_die(struct daemon *d, struct worker *w);
-void worker_release(struct daemon *d, struct worker *w); /* frees a shadow that owns nothing any more, and its app */
+void worker_release(struct daemon *d,
+                    struct worker *w); /* frees a shadow that owns nothing any more, and its app */
 
 /* ---- conn.c ---- */
 int conn_create(struct daemon *d, int fd, struct conn **out); /* fd becomes the connection's on success */
-void conn_forget(struct daemon *d, struct conn *c); /* undoes conn_create; fd stays the caller's */
+void conn_forget(struct daemon *d, struct conn *c);           /* undoes conn_create; fd stays the caller's */
 void conn_send(struct daemon *d, struct conn *c, const void *msg, size_t len, const int *fds, int nfds);
 void conn_doom(struct daemon *d, struct conn *c, int tell); /* tell: a status for a last EVICTED, or 0 for none */
 void conn_reap(struct daemon *d);
@@ -282,8 +282,8 @@ union packet {
     uint8_t bytes[CTL_MAX];
 };
 
-/* Each returns 0, having replied if a reply is due, or an error: the dispatcher then sends it in the reply of that type.
- * BERTH_E_PROTOCOL also ends the connection. */
+/* Each returns 0, having replied if a reply is due, or an error: the dispatcher then sends it in the reply of that
+ * type. BERTH_E_PROTOCOL also ends the connection. */
 int handle_hello(struct daemon *d, struct request *r);
 int handle_child(struct daemon *d, struct request *r);
 int handle_child_hello(struct daemon *d, struct request *r);
@@ -310,7 +310,8 @@ int handle_ns_del(struct daemon *d, struct request *r);
 void lease_procs_free(struct daemon *d);
 
 /* ---- listener.c ---- */
-void listener_let_go(struct daemon *d, struct listener *l, struct worker *w); /* one holder less; gone with the last */
+void listener_let_go(struct daemon *d, struct listener *l,
+                     struct worker *w); /* one holder less; gone with the last */
 
 /* ---- outbox.c ---- */
 int outbox_register(struct daemon *d, struct worker *w, outbox_handle handle, struct app *facing, int fd,
@@ -318,7 +319,7 @@ int outbox_register(struct daemon *d, struct worker *w, outbox_handle handle, st
 struct outbox *outbox_find(struct daemon *d, outbox_handle handle);
 void outbox_die(struct daemon *d, struct outbox *o);  /* no holder lives any more */
 void outbox_drop(struct daemon *d, struct outbox *o); /* forget it */
-void outbox_sweep(struct daemon *d); /* looks which of the dead ones are still wanted */
+void outbox_sweep(struct daemon *d);                  /* looks which of the dead ones are still wanted */
 void parked_free(struct parked *p);
 const struct segment *outbox_segment(const struct outbox *o, uint32_t index);
 
@@ -333,7 +334,8 @@ struct chunk_view { /* one chunk of one outbox, copied */
     struct slot_info info[CHUNK_SLOTS];
 };
 
-struct peer_view { /* one slot, copied, and where it was; zero to begin with, and only for as long as no handler has run */
+struct peer_view { /* one slot, copied, and where it was; zero to begin with, and only for as long as no handler has
+                      run */
     struct slot slot;
     struct slot_info info;
     const struct outbox *outbox;
@@ -348,11 +350,12 @@ bool slots_load(const struct outbox *o, uint32_t chunk, struct chunk_view *view)
 bool slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
                 struct peer_view *view);
 enum need { NEED_NOTHING, NEED_ANSWERS, NEED_SESSIONS };
-/* May anybody still want what lies in this dead outbox? NEED_ANSWERS: it has offers of which it is not seen who took them. */
+/* May anybody still want what lies in this dead outbox? NEED_ANSWERS: it has offers of which it is not seen who
+ * took them. */
 enum need slots_need(struct daemon *d, const struct outbox *o);
 /* Does a slot of the app that this outbox faces, not yet closed, name one of its? */
 bool slots_named(const struct outbox *o);
-void slots_wake(const struct outbox *o);                     /* every thread that sleeps on a word of it */
+void slots_wake(const struct outbox *o); /* every thread that sleeps on a word of it */
 
 /* ---- ports.c ---- */
 void lease_let_go(struct daemon *d, struct lease *lease, struct worker *w);

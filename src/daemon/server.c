@@ -2,13 +2,13 @@
  *
  * Theory of operation
  *
- * One thread, one epoll set, level-triggered. In a round each ready connection gets at most BUDGET packets, so that a flood from
- * one is served no faster than the calm of the others. A round ends by reaping what was doomed in it. There is no timer unless
- * something waits for one: an automatic daemon's grace, a sweep of what dead workers left, accepting again after descriptors ran
- * out.
+ * One thread, one epoll set, level-triggered. In a round each ready connection gets at most BUDGET packets, so that
+ * a flood from one is served no faster than the calm of the others. A round ends by reaping what was doomed in it.
+ * There is no timer unless something waits for one: an automatic daemon's grace, a sweep of what dead workers left,
+ * accepting again after descriptors ran out.
  *
- * A message is checked against its row before its handler runs: length, number of descriptors, state of the connection. What
- * a handler has not kept of the descriptors is closed here.
+ * A message is checked against its row before its handler runs: length, number of descriptors, state of the
+ * connection. What a handler has not kept of the descriptors is closed here.
  */
 #include <errno.h>
 #include <signal.h>
@@ -35,7 +35,7 @@
 
 struct row {
     uint16_t min_len, max_len;
-    uint8_t states;            /* in which it is allowed */
+    uint8_t states; /* in which it is allowed */
     uint8_t min_fds, max_fds;
     uint16_t reply, reply_len; /* 0: none */
     int (*handle)(struct daemon *d, struct request *r);
@@ -66,14 +66,14 @@ static const struct row rows[CTL_TYPES] = {
                         handle_get_outbox},
     [CTL_GET_SEGMENT] = {EXACTLY(ctl_outbox), WORKER, 0, 0, CTL_SEGMENT_IS, sizeof(struct ctl_segment_is),
                          handle_get_segment},
-    [CTL_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, CTL_PORTS_ARE, sizeof(struct ctl_ports), handle_ports,
-                   true},
+    [CTL_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, CTL_PORTS_ARE, sizeof(struct ctl_ports), handle_ports, true},
     [CTL_RETURN_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, 0, 0, handle_return_ports},
     [CTL_LEASE] = {EXACTLY(ctl_lease), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_lease},
     [CTL_SHOW] = {EXACTLY(ctl_show), ANY_STATE, 0, 0, CTL_SHOWN, sizeof(struct ctl_shown), handle_show, true},
     [CTL_NS_ADD] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_add, true},
     [CTL_NS_DEL] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_del},
-    [CTL_STATUS] = {EXACTLY(ctl_header), ANY_STATE, 0, 0, CTL_STATUS_IS, sizeof(struct ctl_status_is), handle_status},
+    [CTL_STATUS] = {EXACTLY(ctl_header), ANY_STATE, 0, 0, CTL_STATUS_IS, sizeof(struct ctl_status_is),
+                    handle_status},
 };
 
 static void send_error(struct daemon *d, struct conn *c, const struct row *row, uint32_t seq, int err)
@@ -110,8 +110,8 @@ static void dispatch(struct daemon *d, struct request *r, size_t len)
         row = &rows[h->type];
     if (!row || len < row->min_len || len > row->max_len || r->nfds < row->min_fds || r->nfds > row->max_fds ||
         (row->reply && !h->seq)) {
-        log_warn("pid %d: message of type %u, %zu bytes, %d descriptors breaks the rules: closed", (int)r->conn->pid,
-                 (unsigned)h->type, len, r->nfds);
+        log_warn("pid %d: message of type %u, %zu bytes, %d descriptors breaks the rules: closed",
+                 (int)r->conn->pid, (unsigned)h->type, len, r->nfds);
         goto bad;
     }
     err = state_error(row, r->conn->state);
@@ -144,7 +144,8 @@ static bool conn_read_one(struct daemon *d, struct conn *c)
     int n = ctl_recv(c->watch.fd, &packet, sizeof packet, fds, &r.nfds, MSG_DONTWAIT);
     if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_INTERRUPTED)
         return false;
-    if (n == BERTH_E_DAEMON_GONE) /* the peer closed with packets of ours unread; its own are still there, and then its end */
+    if (n == BERTH_E_DAEMON_GONE) /* the peer closed with packets of ours unread; its own are still there, and then
+                                     its end */
         n = ctl_recv(c->watch.fd, &packet, sizeof packet, fds, &r.nfds, MSG_DONTWAIT);
     if (n == 0 || n == BERTH_E_DAEMON_GONE) {
         conn_doom(d, c, 0);

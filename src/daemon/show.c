@@ -2,9 +2,9 @@
  *
  * Theory of operation
  *
- * The answer is an array of flat objects, one per line, written row by row, so that a hundred thousand sessions cost no more
- * memory than one. The daemon's owner and root see everything; anybody else sees what belongs to their own apps, and the
- * namespaces that admit them. Secrets are never shown.
+ * The answer is an array of flat objects, one per line, written row by row, so that a hundred thousand sessions
+ * cost no more memory than one. The daemon's owner and root see everything; anybody else sees what belongs to their
+ * own apps, and the namespaces that admit them. Secrets are never shown.
  *
  * A session is shown once: from the connector's slot where there is one, else (connector gone) from the acceptor's.
  */
@@ -69,7 +69,8 @@ static json_t *text(const char *s)
 
 static void endpoint_write(const uint8_t addr[16], uint16_t port, uint8_t kind, char out[96])
 {
-    endpoint ep = {.port = port, .proto = PROTO_TCP, .family = kind == 4 || (!kind && endpoint_is_v4(addr)) ? 4 : 6};
+    endpoint ep = {
+        .port = port, .proto = PROTO_TCP, .family = kind == 4 || (!kind && endpoint_is_v4(addr)) ? 4 : 6};
     memcpy(ep.addr, addr, 16);
     (void)endpoint_format(&ep, out, 96);
 }
@@ -111,15 +112,17 @@ static json_t *app_flags(uint32_t flags)
 
 static void show_apps(struct sheet *sheet)
 {
-    list_for_each(&sheet->d->apps, it, after) {
+    list_for_each(&sheet->d->apps, it, after)
+    {
         const struct app *app = container_of(it, struct app, link);
         if (app->worker_count && visible(sheet, app->uid))
-            add_row(sheet, json_pack("{s:I,s:o,s:s,s:I,s:I,s:I,s:I,s:o,s:I,s:I,s:I}", "app", (json_int_t)app->id, "name",
-                                     text(app->name), "namespace", app->space->ns->id, "netns",
-                                     (json_int_t)app->space->netns, "uid", (json_int_t)app->uid, "workers",
-                                     (json_int_t)app->worker_count, "listeners", (json_int_t)app->listener_count, "scope",
-                                     app_flags(app->flags), "rx_fifo_size", (json_int_t)app->rx_fifo_size, "tx_fifo_size",
-                                     (json_int_t)app->tx_fifo_size, "segment_size", (json_int_t)app->segment_size));
+            add_row(sheet,
+                    json_pack("{s:I,s:o,s:s,s:I,s:I,s:I,s:I,s:o,s:I,s:I,s:I}", "app", (json_int_t)app->id, "name",
+                              text(app->name), "namespace", app->space->ns->id, "netns",
+                              (json_int_t)app->space->netns, "uid", (json_int_t)app->uid, "workers",
+                              (json_int_t)app->worker_count, "listeners", (json_int_t)app->listener_count, "scope",
+                              app_flags(app->flags), "rx_fifo_size", (json_int_t)app->rx_fifo_size, "tx_fifo_size",
+                              (json_int_t)app->tx_fifo_size, "segment_size", (json_int_t)app->segment_size));
     }
 }
 
@@ -131,37 +134,39 @@ static void show_worker(struct sheet *sheet, const struct worker *w)
         bytes += o->owner == w ? o->bytes : 0;
     }
     add_row(sheet, json_pack("{s:I,s:I,s:I,s:o,s:o,s:I,s:s,s:I,s:I,s:I,s:I}", "worker", (json_int_t)w->id, "pid",
-                             (json_int_t)w->pid, "app", (json_int_t)w->app_id, "app_name", text(w->app->name), "comm",
-                             comm_of(w->pid), "uid", (json_int_t)w->uid, "namespace", w->app->space->ns->id, "family",
-                             (json_int_t)w->family, "member", (json_int_t)w->member, "outboxes",
+                             (json_int_t)w->pid, "app", (json_int_t)w->app_id, "app_name", text(w->app->name),
+                             "comm", comm_of(w->pid), "uid", (json_int_t)w->uid, "namespace", w->app->space->ns->id,
+                             "family", (json_int_t)w->family, "member", (json_int_t)w->member, "outboxes",
                              (json_int_t)w->own_outboxes, "bytes", (json_int_t)bytes));
 }
 
 static void show_workers(struct sheet *sheet)
 {
-    list_for_each(&sheet->d->apps, it, after) {
+    list_for_each(&sheet->d->apps, it, after)
+    {
         struct app *app = container_of(it, struct app, link);
         if (!visible(sheet, app->uid))
             continue;
-        list_for_each(&app->workers, w, next)
-            show_worker(sheet, container_of(w, struct worker, link));
+        list_for_each(&app->workers, w, next) show_worker(sheet, container_of(w, struct worker, link));
     }
 }
 
 static void show_listeners(struct sheet *sheet)
 {
-    list_for_each(&sheet->d->spaces, it, after) {
+    list_for_each(&sheet->d->spaces, it, after)
+    {
         struct space *space = container_of(it, struct space, link);
-        list_for_each(&space->listeners, l_it, next) {
+        list_for_each(&space->listeners, l_it, next)
+        {
             const struct listener *l = container_of(l_it, struct listener, link);
             if (!visible(sheet, l->app->uid))
                 continue;
-            add_row(sheet, json_pack("{s:I,s:s,s:o,s:I,s:o,s:I,s:I,s:s,s:I,s:b,s:I}", "listener", (json_int_t)l->id, "proto",
-                                     "tcp", "endpoint", endpoint_text(l->entry.addr, l->entry.port), "app",
+            add_row(sheet, json_pack("{s:I,s:s,s:o,s:I,s:o,s:I,s:I,s:s,s:I,s:b,s:I}", "listener", (json_int_t)l->id,
+                                     "proto", "tcp", "endpoint", endpoint_text(l->entry.addr, l->entry.port), "app",
                                      (json_int_t)l->app->id, "app_name", text(l->app->name), "backlog",
-                                     (json_int_t)l->entry.backlog, "uid", (json_int_t)l->app->uid, "namespace", space->ns->id,
-                                     "netns", (json_int_t)space->netns, "v6only", (l->entry.flags & DIR_V6ONLY) != 0,
-                                     "workers", (json_int_t)l->holders.count));
+                                     (json_int_t)l->entry.backlog, "uid", (json_int_t)l->app->uid, "namespace",
+                                     space->ns->id, "netns", (json_int_t)space->netns, "v6only",
+                                     (l->entry.flags & DIR_V6ONLY) != 0, "workers", (json_int_t)l->holders.count));
         }
     }
 }
@@ -176,27 +181,29 @@ static void show_segments(struct sheet *sheet)
         (void)snprintf(handle, sizeof handle, "%u.%u", outbox_worker(o->handle), (unsigned)o->handle);
         for (uint32_t i = 0; i < o->segment_count; i++)
             add_row(sheet, json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:b}", "outbox", handle, "segment",
-                                     (json_int_t)o->segments[i].index, "bytes", (json_int_t)o->segments[i].size, "worker",
-                                     (json_int_t)o->owner->id, "pid", (json_int_t)o->owner->pid, "app",
-                                     (json_int_t)o->owner->app_id, "facing_app", (json_int_t)o->facing->id, "dead", o->dead));
+                                     (json_int_t)o->segments[i].index, "bytes", (json_int_t)o->segments[i].size,
+                                     "worker", (json_int_t)o->owner->id, "pid", (json_int_t)o->owner->pid, "app",
+                                     (json_int_t)o->owner->app_id, "facing_app", (json_int_t)o->facing->id, "dead",
+                                     o->dead));
     }
 }
 
 static void show_namespaces(struct sheet *sheet)
 {
     struct daemon *d = sheet->d;
-    list_for_each(&d->namespaces, it, after) {
+    list_for_each(&d->namespaces, it, after)
+    {
         const struct ns *ns = container_of(it, struct ns, link);
         char mode[8];
         uint32_t apps = 0;
         if (!sheet->all && !ns_admits_user(d, ns, sheet->viewer))
             continue;
-        list_for_each(&d->apps, a, next)
-            apps += container_of(a, struct app, link)->space->ns == ns && container_of(a, struct app, link)->worker_count;
+        list_for_each(&d->apps, a, next) apps +=
+            container_of(a, struct app, link)->space->ns == ns && container_of(a, struct app, link)->worker_count;
         (void)snprintf(mode, sizeof mode, "%04o", ns->mode & 0777);
-        add_row(sheet, json_pack("{s:s,s:b,s:I,s:I,s:s,s:I}", "namespace", ns->id, "secret", ns->has_secret, "owner",
-                                 (json_int_t)ns->owner, "group", (json_int_t)ns->group, "mode", mode, "apps",
-                                 (json_int_t)apps));
+        add_row(sheet, json_pack("{s:s,s:b,s:I,s:I,s:s,s:I}", "namespace", ns->id, "secret", ns->has_secret,
+                                 "owner", (json_int_t)ns->owner, "group", (json_int_t)ns->group, "mode", mode,
+                                 "apps", (json_int_t)apps));
     }
 }
 
@@ -209,7 +216,8 @@ static const char *state_name(uint8_t state)
 }
 
 /* What this slot sends and how much of it is unread; a counter that makes no sense shows as 0. */
-static void direction(const struct slot *from, const struct slot *to, json_int_t *sent, json_int_t *fill, json_int_t *size)
+static void direction(const struct slot *from, const struct slot *to, json_int_t *sent, json_int_t *fill,
+                      json_int_t *size)
 {
     uint64_t tail = count_offset(from->tail), head = to ? count_offset(to->head) : tail;
     uint32_t log2 = ring_log2(from->ring);
@@ -234,9 +242,10 @@ static const char *quoted(struct sheet *sheet, uint32_t app_id)
     return q->json;
 }
 
-/* By printf, unlike the other rows: there may be a hundred thousand, and the loop waits. Nothing in it needs quoting but names. */
-static void show_session(struct sheet *sheet, const struct outbox *o, const struct slot_pair *mine, const struct slot *peer,
-                         const struct outbox *peer_outbox)
+/* By printf, unlike the other rows: there may be a hundred thousand, and the loop waits. Nothing in it needs
+ * quoting but names. */
+static void show_session(struct sheet *sheet, const struct outbox *o, const struct slot_pair *mine,
+                         const struct slot *peer, const struct outbox *peer_outbox)
 {
     static const struct slot none;
     json_int_t out, out_fill, out_size, in, in_fill, in_size;
@@ -245,20 +254,27 @@ static void show_session(struct sheet *sheet, const struct outbox *o, const stru
     direction(peer ? peer : &none, peer ? &mine->slot : NULL, &in, &in_fill, &in_size);
     endpoint_write(mine->info.local_addr, mine->info.local_port, mine->info.addr_kind, local);
     endpoint_write(mine->info.remote_addr, mine->info.remote_port, mine->info.addr_kind, remote);
-    fprintf(sheet->file,
-            "%s{\"proto\":\"tcp\",\"local\":\"%s\",\"remote\":\"%s\",\"local_app\":%u,\"local_app_name\":%s,\"local_pid\":%d,"
-            "\"local_state\":\"%s\",\"remote_app\":%u,\"remote_app_name\":%s,\"remote_pid\":%d,\"remote_state\":\"%s\","
-            "\"tx_bytes\":%lld,\"rx_bytes\":%lld,\"tx_fill\":%lld,\"rx_fill\":%lld,\"tx_ring\":%lld,\"rx_ring\":%lld}",
-            sheet->started ? ",\n" : "[\n", local, remote, o->owner->app_id, quoted(sheet, o->owner->app_id),
-            (int)o->owner->pid, o->dead ? "dead" : state_name(mine->slot.state), o->facing->id, quoted(sheet, o->facing->id),
-            peer_outbox ? (int)peer_outbox->owner->pid : 0,
-            !peer ? "none" : peer_outbox->dead ? "dead" : state_name(peer->state), (long long)out, (long long)in,
-            (long long)out_fill, (long long)in_fill, (long long)out_size, (long long)in_size);
+    fprintf(
+        sheet->file,
+        "%s{\"proto\":\"tcp\",\"local\":\"%s\",\"remote\":\"%s\",\"local_app\":%u,\"local_app_name\":%s,\"local_"
+        "pid\":%d,"
+        "\"local_state\":\"%s\",\"remote_app\":%u,\"remote_app_name\":%s,\"remote_pid\":%d,\"remote_state\":\"%s\","
+        "\"tx_bytes\":%lld,\"rx_bytes\":%lld,\"tx_fill\":%lld,\"rx_fill\":%lld,\"tx_ring\":%lld,\"rx_ring\":%lld}",
+        sheet->started ? ",\n" : "[\n", local, remote, o->owner->app_id, quoted(sheet, o->owner->app_id),
+        (int)o->owner->pid, o->dead ? "dead" : state_name(mine->slot.state), o->facing->id,
+        quoted(sheet, o->facing->id), peer_outbox ? (int)peer_outbox->owner->pid : 0,
+        !peer               ? "none"
+        : peer_outbox->dead ? "dead"
+                            : state_name(peer->state),
+        (long long)out, (long long)in, (long long)out_fill, (long long)in_fill, (long long)out_size,
+        (long long)in_size);
     sheet->started = true;
 }
 
-/* Of two slots that name each other, is it mine by which the session is shown? The connector's, as far as the states tell. */
-static bool shows_pair(const struct slot_pair *mine, const struct outbox *o, const struct slot *peer, const struct outbox *other)
+/* Of two slots that name each other, is it mine by which the session is shown? The connector's, as far as the
+ * states tell. */
+static bool shows_pair(const struct slot_pair *mine, const struct outbox *o, const struct slot *peer,
+                       const struct outbox *other)
 {
     bool mine_accepts = mine->slot.state == SLOT_ACCEPTED, peer_accepts = peer->state == SLOT_ACCEPTED;
     if (mine_accepts != peer_accepts)
@@ -277,7 +293,7 @@ struct shown {
     struct place {
         outbox_handle outbox;
         uint32_t index;
-    } *place;
+    } * place;
     uint32_t count, room;
 };
 
@@ -371,12 +387,9 @@ static void show_sessions(struct sheet *sheet)
 /* ---- request ---- */
 
 static void (*const shows[])(struct sheet *) = {
-    [CTL_SHOW_APPS] = show_apps,
-    [CTL_SHOW_WORKERS] = show_workers,
-    [CTL_SHOW_LISTENERS] = show_listeners,
-    [CTL_SHOW_SESSIONS] = show_sessions,
-    [CTL_SHOW_SEGMENTS] = show_segments,
-    [CTL_SHOW_NAMESPACES] = show_namespaces,
+    [CTL_SHOW_APPS] = show_apps,           [CTL_SHOW_WORKERS] = show_workers,
+    [CTL_SHOW_LISTENERS] = show_listeners, [CTL_SHOW_SESSIONS] = show_sessions,
+    [CTL_SHOW_SEGMENTS] = show_segments,   [CTL_SHOW_NAMESPACES] = show_namespaces,
 };
 
 _Static_assert(sizeof shows / sizeof shows[0] == CTL_SHOW_LAST + 1, "something to show without a function");
@@ -388,8 +401,10 @@ int handle_show(struct daemon *d, struct request *r)
         return BERTH_E_INVALID;
     int fd = memfd_create("berth-show", MFD_CLOEXEC);
     int write_fd = fd < 0 ? -1 : dup(fd);
-    struct sheet sheet = {
-        .d = d, .viewer = r->conn, .all = conn_is_admin(d, r->conn), .file = write_fd < 0 ? NULL : fdopen(write_fd, "w")};
+    struct sheet sheet = {.d = d,
+                          .viewer = r->conn,
+                          .all = conn_is_admin(d, r->conn),
+                          .file = write_fd < 0 ? NULL : fdopen(write_fd, "w")};
     int err = BERTH_E_NO_MEMORY;
     if (!sheet.file) {
         if (write_fd >= 0)

@@ -2,12 +2,13 @@
  *
  * Theory of operation
  *
- * Everything here was written by an app and may change while it is read. Chunks are therefore copied out with pread(2): a copy
- * cannot change under the checks, a hole reads as zeros without being given memory, and nothing faults. Every index is checked
- * against what the daemon itself knows (which segments there are, and how long). What does not agree is taken as not there.
+ * Everything here was written by an app and may change while it is read. Chunks are therefore copied out with
+ * pread(2): a copy cannot change under the checks, a hole reads as zeros without being given memory, and nothing
+ * faults. Every index is checked against what the daemon itself knows (which segments there are, and how long).
+ * What does not agree is taken as not there.
  *
- * A session is a pair of slots: each names the other by outbox, index and generation. The acceptor's names the connector's from
- * the first; the connector's names the acceptor's once it has seen the answer.
+ * A session is a pair of slots: each names the other by outbox, index and generation. The acceptor's names the
+ * connector's from the first; the connector's names the acceptor's once it has seen the answer.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +21,8 @@
 static uint64_t chunk_word(const struct outbox *o, uint32_t chunk)
 {
     uint64_t word = 0;
-    if (pread(o->segments[0].fd, &word, sizeof word, (off_t)(OUTBOX_CHUNK_TABLE + chunk * 8u)) != (ssize_t)sizeof word)
+    if (pread(o->segments[0].fd, &word, sizeof word, (off_t)(OUTBOX_CHUNK_TABLE + chunk * 8u)) !=
+        (ssize_t)sizeof word)
         return 0;
     return word;
 }
@@ -59,11 +61,12 @@ bool slots_load(const struct outbox *o, uint32_t chunk, struct chunk_view *view)
     if (chunk >= CHUNKS_MAX || !chunk_place(o, chunk, &fd, &offset))
         return false;
     return pread(fd, view->slot, sizeof view->slot, (off_t)offset) == (ssize_t)sizeof view->slot &&
-           pread(fd, view->info, sizeof view->info, (off_t)(offset + sizeof view->slot)) == (ssize_t)sizeof view->info;
+           pread(fd, view->info, sizeof view->info, (off_t)(offset + sizeof view->slot)) ==
+               (ssize_t)sizeof view->info;
 }
 
-/* One slot and its info. Where a session's other side lies is anybody's choice: to copy its whole chunk each time would cost more
- * than reading two lines. */
+/* One slot and its info. Where a session's other side lies is anybody's choice: to copy its whole chunk each time
+ * would cost more than reading two lines. */
 static bool read_one(const struct outbox *o, uint32_t index, struct peer_view *view)
 {
     if (view->outbox != o || view->chunk != index / CHUNK_SLOTS) {
@@ -101,7 +104,8 @@ bool slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair
            (slot->peer == ((uint64_t)mine->slot.generation << 32 | index) && view->info.peer_outbox == o->handle);
 }
 
-/* One slot of a dead worker. An offer may yet be accepted; of a session the other side may still have bytes to fetch. */
+/* One slot of a dead worker. An offer may yet be accepted; of a session the other side may still have bytes to
+ * fetch. */
 static enum need slot_need(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
                            struct peer_view *view)
 {
@@ -142,7 +146,8 @@ static bool names(const struct outbox *from, const struct outbox *o, struct chun
         if (!slots_load(from, c, view))
             continue;
         for (uint32_t i = 0; i < CHUNK_SLOTS; i++) {
-            if (view->info[i].peer_outbox == o->handle && view->slot[i].state != SLOT_FREE && view->slot[i].state != SLOT_CLOSED)
+            if (view->info[i].peer_outbox == o->handle && view->slot[i].state != SLOT_FREE &&
+                view->slot[i].state != SLOT_CLOSED)
                 return true;
         }
     }
@@ -153,7 +158,8 @@ bool slots_named(const struct outbox *o)
 {
     struct chunk_view *view = malloc(sizeof *view);
     bool found = !view;
-    list_for_each(&o->owner->app->facing, it, after) {
+    list_for_each(&o->owner->app->facing, it, after)
+    {
         const struct outbox *from = container_of(it, struct outbox, link);
         if (!found && from->owner->app_id == o->facing->id)
             found = names(from, o, view);
