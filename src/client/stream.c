@@ -220,9 +220,10 @@ out:
     half_unlock(&s->rx_lock);
     if (tell)
         notify_space(s, c, old, s->head_published);
-    if (__builtin_expect(result == BERTH_E_WOULD_BLOCK && !c->peer, 0)) {
-        control_poll(); /* who does nothing but ask again must hear of the acceptor too */
-        session_try_link(s);
+    if (__builtin_expect(result == BERTH_E_WOULD_BLOCK && (!c->peer || count_offset(word) > s->head), 0)) {
+        control_poll(); /* who does nothing but ask again must hear of the acceptor, and get the segment, too */
+        if (!c->peer)
+            session_try_link(s);
     }
     return result;
 }
