@@ -380,16 +380,15 @@ static uint32_t judge(struct watch *w)
     uint32_t now = stream_ready(s, c) & mask;
     if (now && !edge)
         return now;
-    /* nothing to report, or it will be reported this once: have the peer tell us of what comes later */
-    bool armed = true;
+    /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
+     * for what is beyond the bytes that are there, a level for the first byte. */
     if (w->events & (EPOLLIN | EPOLLRDHUP))
-        armed = stream_arm_read(s, c, 0, edge || now);
-    else if (!(now & EPOLLRDHUP))
-        armed = stream_arm_read(s, c, 0, true); /* for EPOLLHUP, EPOLLERR */
+        (void)stream_arm_read(s, c, 0, edge);
+    else
+        (void)stream_arm_read(s, c, 0, true); /* for EPOLLHUP, EPOLLERR */
     if (w->events & EPOLLOUT && !stream_writable(s, c))
-        armed = stream_arm_write(s, c, 0) && armed;
-    if (!armed || (!now && !edge))
-        now = stream_ready(s, c) & mask;
+        (void)stream_arm_write(s, c, 0);
+    now = stream_ready(s, c) & mask;
     if (!now)
         stream_flush_head(s);
     return now;

@@ -101,6 +101,8 @@ int session_accept(struct peer_box *box, const struct token *t, uint32_t listene
 void stream_publish_head(struct session *s, struct session_cache *c); /* under rx_lock */
 void stream_flush_head(struct session *s);
 bool stream_readable(struct session *s, struct session_cache *c);
+bool stream_segment_missing(struct session *s, struct session_cache *c);
+int stream_segment_wait(struct session_cache *c);
 bool stream_writable(struct session *s, struct session_cache *c);
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge); /* false: it is readable */
 bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag);           /* false: it is writable */

@@ -132,7 +132,7 @@ void outbox_destroy(struct own_box *box)
         }
     }
     if (outbox_worker(r->handle) == C->worker) {
-        struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = NONE};
+        struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = 0};
         (void)control_send(&msg, NULL, 0);
         for (uint32_t rec = 0, n = load_acquire(&C->family->rings); rec < n; rec++) {
             struct ring_rec *ring = &C->family->ring[rec];

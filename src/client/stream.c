@@ -476,6 +476,9 @@ out:
         notify_data(s, c, old_tail, old_tail + (size_t)result);
     if (tell_space)
         notify_space(s, c, old_head, s->head_published);
+    if (__builtin_expect(c->watches && (result == BERTH_E_WOULD_BLOCK || (result > 0 && (size_t)result < total)), 0) &&
+        !stream_arm_write(s, c, 0))
+        watches_ready(c); /* an edge-triggered watch is judged again only when something happens */
     return result;
 }
 
@@ -551,14 +554,28 @@ bool stream_readable(struct session *s, struct session_cache *c)
     if (!c->peer)
         return false;
     uint64_t word = slot_tail(c->peer);
-    if (!(word & COUNT_FLAG) && count_offset(word) == load_relaxed(&s->head))
-        return false;
-    if (word & COUNT_FLAG || c->rx_ring)
-        return true;
-    /* bytes, but perhaps in a segment that is still on its way: then it is asked for and this session set aside */
+    if (count_offset(word) == load_relaxed(&s->head))
+        return word & COUNT_FLAG;
+    return c->rx_ring || !stream_segment_missing(s, c);
+}
+
+/* There are bytes, but in a segment that is still on its way: it is asked for and the session set aside. */
+bool stream_segment_missing(struct session *s, struct session_cache *c)
+{
     int err = BERTH_E_PROTOCOL;
     uint64_t size;
-    return peer_ring(c->box, slot_ring(c->peer), &size, false, &err) || err == BERTH_E_PROTOCOL;
+    if (!c->peer || c->rx_ring || count_offset(slot_tail(c->peer)) == load_relaxed(&s->head))
+        return false;
+    return !peer_ring(c->box, slot_ring(c->peer), &size, false, &err) && err == BERTH_E_WOULD_BLOCK;
+}
+
+/* Waits for it, bounded. */
+int stream_segment_wait(struct session_cache *c)
+{
+    int err = 0;
+    uint64_t size;
+    (void)peer_ring(c->box, slot_ring(c->peer), &size, true, &err);
+    return err == BERTH_E_SEGMENT_TIMED_OUT ? err : 0;
 }
 
 bool stream_writable(struct session *s, struct session_cache *c)
@@ -583,18 +600,21 @@ bool stream_writable(struct session *s, struct session_cache *c)
 
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge)
 {
-    uint64_t seen = load_relaxed(&s->head);
-    if (edge && c->peer) {
-        uint64_t word = slot_tail(c->peer);
+    if (!edge) {
+        slot_arm_want(c->own, count_word(load_relaxed(&s->head), flag));
+        return !stream_readable(s, c);
+    }
+    /* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
+    uint64_t seen, word = c->peer ? slot_tail(c->peer) : 0;
+    bool more = false;
+    for (;;) {
         seen = count_offset(word) + (word & COUNT_FLAG);
+        slot_arm_want(c->own, count_word(seen, flag));
+        word = c->peer ? load_sc(&c->peer->tail) : 0;
+        if (count_offset(word) + (word & COUNT_FLAG) <= seen)
+            return !more;
+        more = true;
     }
-    slot_arm_want(c->own, count_word(seen, flag));
-    if (edge) {
-        uint64_t word = c->peer ? load_sc(&c->peer->tail) : 0;
-        return count_offset(word) + (word & COUNT_FLAG) <= seen;
-    }
-    fence_sc();
-    return !stream_readable(s, c);
 }
 
 bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)

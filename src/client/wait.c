@@ -183,6 +183,12 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline)
             return 0;
         if (!c->peer)
             session_try_link(s);
+        if (events & EPOLLIN && stream_segment_missing(s, c)) {
+            int err = stream_segment_wait(c);
+            if (err)
+                return err;
+            continue;
+        }
         if (!c->peer || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT))
             return wait_poll(h, events, deadline);
         uint8_t cpu = (uint8_t)cpu_here();

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -48,9 +49,10 @@ struct echo {
     int eof, watching;
 };
 
-static int serve_one(struct echo *e, size_t max)
+/* What it waits for now, or -1: over. An edge must be used up; else a few rounds, so that nobody starves. */
+static int serve_one(struct echo *e, size_t max, int edge)
 {
-    for (int rounds = 0; rounds < 8; rounds++) {
+    for (int rounds = 0; edge || rounds < 8; rounds++) {
         if (e->done < e->have) {
             ssize_t n = berth_write(e->s, e->buf + e->done, e->have - e->done, 0);
             if (n == BERTH_E_WOULD_BLOCK)
@@ -76,6 +78,7 @@ static int serve_one(struct echo *e, size_t max)
 
 static void server(const char *uri, int ready, int edge)
 {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     int err = berth_attach(NULL);
     berth_listener l;
     if (err || (err = berth_listen_uri(uri, NULL, &l)) != 0)
@@ -110,18 +113,7 @@ static void server(const char *uri, int ready, int edge)
                 continue;
             }
             struct echo *e = (struct echo *)(uintptr_t)ev[i].data;
-            int want;
-            do
-                want = serve_one(e, max);
-            while (edge && want > 0 && !(want == BERTH_IN ? berth_read(e->s, NULL, 0, 0) != 0 : 0) && e->eof);
-            if (edge && want > 0) { /* an edge must be used up */
-                for (int last = -2; want > 0 && want != last;) {
-                    last = want;
-                    want = serve_one(e, max);
-                    if (want > 0 && want == last)
-                        break;
-                }
-            }
+            int want = serve_one(e, max, edge);
             if (want < 0) {
                 (void)berth_close(e->s);
                 free(e->buf);
@@ -188,6 +180,7 @@ static void one_session(const char *uri, uint64_t *r, size_t most)
 
 static void client(const char *uri, uint64_t r, int sessions, size_t most)
 {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     int err = berth_attach(NULL);
     if (err)
         fail("attach", err);
