@@ -82,7 +82,7 @@ def children_of(pid):
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/stat") as f:
+            with open(f"/proc/{name}/stat", errors="replace") as f:
                 stat = f.read()
             with open(f"/proc/{name}/cmdline", "rb") as f:
                 line = f.read().replace(b"\0", b" ").decode(errors="replace").strip()
@@ -101,7 +101,7 @@ def children_of(pid):
 
 def is_alive(pid):
     try:
-        with open(f"/proc/{pid}/stat") as f:
+        with open(f"/proc/{pid}/stat", errors="replace") as f:
             stat = f.read()
         return stat[stat.rindex(")") + 2] not in "ZX"
     except OSError:
