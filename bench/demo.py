@@ -127,10 +127,11 @@ def demo(lab, screen):
     table = sessions_during_load(lab, servers).rstrip("\n").splitlines()
     screen.clear()
     screen.say(screen.bold("`berth show sessions`, while both servers were busy:"))
-    for line in table[:14]:
+    sessions = sorted(table[1:], key=lambda line: " open " not in line)  # those that have ended come last
+    for line in table[:1] + sessions[:12]:
         screen.say(line)
-    if len(table) > 14:
-        screen.say("… and %d more" % (len(table) - 14))
+    if len(sessions) > 12:
+        screen.say("… and %d more" % (len(sessions) - 12))
     screen.say()
 
     berth = os.path.relpath(lab.berth)

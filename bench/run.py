@@ -346,6 +346,18 @@ def show(figure, colour):
     sys.stdout.flush()
 
 
+def markdown(figures):
+    """The targets as a table for a document."""
+    lines = ["| figure | measured | target | |", "|---|---|---|---|"]
+    for figure in figures:
+        for t in figure["targets"]:
+            value = "no figure" if t["value"] is None else "%.2f%s" % (t["value"], t["unit"])
+            lines.append("| %s: %s | %s | %s %g%s | %s |" % (
+                figure["title"], t["text"], value, "≤" if t["at_most"] else "≥", t["bound"], t["unit"],
+                "pass" if t["ok"] else "short"))
+    return "\n".join(lines) + "\n"
+
+
 def main():
     parser = argparse.ArgumentParser(prog="berth bench", description="Measure berth beside the kernel, in one run.")
     parser.add_argument("--quick", action="store_true", help="three short rounds instead of five")
@@ -353,6 +365,7 @@ def main():
     parser.add_argument("--only", action="append", metavar="NAME", help="this figure; may be given several times")
     parser.add_argument("--list", action="store_true", help="name the figures")
     parser.add_argument("--json", metavar="FILE", help="write everything there too, each round of it")
+    parser.add_argument("--markdown", metavar="FILE", help="write the targets there as a table")
     parser.add_argument("--build", metavar="DIR", help="the build directory (default: ../build beside this file)")
     args = parser.parse_args()
     if args.list:
@@ -407,6 +420,9 @@ def main():
                            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "rounds": bench.rounds,
                            "quick": args.quick, "figures": bench.results}, f, indent=1)
                 f.write("\n")
+        if args.markdown:
+            with open(args.markdown, "w") as f:
+                f.write(markdown(bench.results))
     return 1 if failed else 0
 
 
