@@ -209,7 +209,7 @@ void events_poll(bool all)
     plock_release(&C->poll_lock);
 }
 
-bool events_waiting(void)
+static bool any_news(void)
 {
     for (struct peer_box *b = load_acquire(&C->polled); b; b = b->next_polled) {
         if (has_news(b))
@@ -218,8 +218,22 @@ bool events_waiting(void)
     return false;
 }
 
+/* True also while another thread is taking events: what it finds may be ours. */
+bool events_waiting(void)
+{
+    if (!load_relaxed(&C->polled))
+        return false;
+    if (!plock_try(&C->poll_lock))
+        return true;
+    bool found = any_news();
+    plock_release(&C->poll_lock);
+    return found;
+}
+
 void channel_rearm(void)
 {
+    if (!load_relaxed(&C->polled) || !plock_try(&C->poll_lock))
+        return;
     uint32_t n = 0;
     for (struct peer_box *b = load_acquire(&C->polled); b; b = b->next_polled) {
         struct channel *mine = outbox_channel(b->own, b->own_channel);
@@ -229,4 +243,5 @@ void channel_rearm(void)
         if (has_news(b))
             store_sc(&mine->arm, mine->arm + 1);
     }
+    plock_release(&C->poll_lock);
 }

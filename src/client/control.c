@@ -135,6 +135,8 @@ static void on_push(struct push *p)
         if (p->len >= (int)sizeof *dead) {
             events_poll(true);
             sessions_of_worker_dead(dead->worker);
+            sessions_reoffer(dead->member);
+            peers_collect(false);
             listener_retry_pending();
         }
         break;
@@ -531,10 +533,8 @@ int client_attach(const struct berth_attach_options *options)
 /* Forgets everything: the mappings go, the descriptors are closed. */
 void client_reset(void)
 {
-    while (C->boxes)
-        peer_box_release(C->boxes);
-    while (C->outboxes)
-        outbox_destroy(C->outboxes);
+    if (C->family)
+        peers_collect(true);
     pushes_forget();
     own_fd_close(C->ctl);
     own_fd_close(C->kick_fd);

@@ -390,7 +390,7 @@ static uint32_t judge(struct watch *w)
         (void)stream_arm_write(s, c, 0);
     now = stream_ready(s, c) & mask;
     if (!now)
-        stream_flush_head(s);
+        stream_flush_head(s, true);
     return now;
 }
 
@@ -503,6 +503,8 @@ static int look(struct evset *set, struct epoll_event *out, int max)
     events_poll(false);
     if (load_relaxed(&C->unconfirmed))
         sessions_confirm();
+    if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
+        sessions_offer_again();
     return load_acquire(&set->ready_first) ? harvest(set, out, max) : 0;
 }
 
@@ -541,6 +543,7 @@ static int sleep_in_kernel(struct evset *set, struct epoll_event *out, int max, 
 {
     struct waiter_line *line = &C->page->waiter[set->waiter];
     bool kicked = false;
+    sessions_settle();
     int64_t left = wait_cap(deadline);
     if (left < 0 || left > SLEEP_MAX_NS)
         left = SLEEP_MAX_NS;

@@ -30,7 +30,8 @@ static inline void half_unlock(struct family_lock *l)
 /* ---- outbox.c: our own memory ---- */
 struct own_box *outbox_create(uint32_t facing_app, int *fd_out); /* fd: segment 0, the caller's to send and close */
 struct own_box *outbox_find(uint32_t facing_app);                /* of this process, NULL: none. Under C->lock */
-void outbox_destroy(struct own_box *box);                        /* nothing of it is in use any more */
+void outbox_bury(struct own_box *box);                           /* nothing of it is in use any more */
+void outbox_unmap(struct own_box *box);
 struct outbox_rec *outbox_rec_of(const struct own_box *box);
 struct slot *outbox_slot(struct own_box *box, uint32_t index);
 struct slot_info *outbox_info(struct own_box *box, uint32_t index);
@@ -48,7 +49,7 @@ struct own_box *outbox_by_index(uint32_t index);
 /* ---- peer.c: what others let us read ---- */
 struct peer_box *peer_box_find(outbox_handle handle);
 struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3]); /* takes the descriptors */
-void peer_box_release(struct peer_box *box); /* when no session is in it and its worker is dead */
+void peers_collect(bool all); /* forgets what dead workers left, when no session is in it; all: everything */
 const struct slot *peer_slot(struct peer_box *box, uint32_t index); /* NULL: no such slot, or its chunk is not here yet */
 const struct slot_info *peer_info(struct peer_box *box, uint32_t index);
 /* The memory of a ring word that the peer wrote: checked, with its size. NULL and *err: WOULD_BLOCK (asked for, not here
@@ -87,19 +88,33 @@ void session_try_link(struct session *s); /* connector: has somebody accepted? *
 void session_break(struct session *s, int error, const char *why); /* the peer is dead, or broke the rules */
 void session_event(struct peer_box *box, uint32_t peer_slot_index);
 void sessions_confirm(void); /* acceptors look whether the connectors know them */
+void sessions_settle(void);  /* before a sleep: confirm, offer again, reap */
 void sessions_of_worker_dead(uint32_t worker);
 void sessions_listener_gone(uint32_t listener);
 void zombies_reap(int most);
-void route_waiting(struct session *s, int by);
-void ports_release(struct session *s);
-void ports_forget(void);
-void routes_forget(void);
+void session_set_state(struct session *s, uint32_t state);
+void session_fill_slot(struct session *s, struct own_box *box);
 void session_dispose(struct session *s);
 int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out);
 
+/* ---- ports.c ---- */
+int ports_take(const uint8_t addr[16], const endpoint *to, uint16_t *port); /* C->lock is held */
+void ports_release(struct session *s);
+void ports_forget(void);
+
+/* ---- connect.c ---- */
+void route_waiting(struct session *s, int by); /* our offers that its listener has not accepted */
+void route_gone(uint32_t listener);
+void routes_forget(void);
+void routes_drop_box(const struct own_box *box);
+void queued_take(const struct session *s);
+void sessions_offer_again(void); /* what found no room in a listener's queue, or was in a dead worker's hands */
+void sessions_reoffer(uint32_t app);
+void offer_again(struct session *s); /* one that is QUEUED */
+
 /* ---- stream.c ---- */
 void stream_publish_head(struct session *s, struct session_cache *c); /* under rx_lock */
-void stream_flush_head(struct session *s);
+void stream_flush_head(struct session *s, bool try_only); /* before anybody sleeps */
 bool stream_readable(struct session *s, struct session_cache *c);
 bool stream_segment_missing(struct session *s, struct session_cache *c);
 int stream_segment_wait(struct session_cache *c);

@@ -280,7 +280,7 @@ int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline)
             return BERTH_E_NO_MEMORY;
         if (client_listener_ready(h))
             return 0;
-        sessions_confirm();
+        sessions_settle();
         events_poll(true);
         int64_t left = wait_cap(deadline);
         if (left < 0 || left > 10 * NS_PER_SEC)

@@ -31,11 +31,7 @@ struct outbox_rec *outbox_rec_of(const struct own_box *box)
 
 struct own_box *outbox_by_index(uint32_t index)
 {
-    for (struct own_box *b = C->outboxes; b; b = b->next) {
-        if (b->index == index)
-            return b;
-    }
-    return NULL;
+    return index < OUTBOXES_MAX ? load_acquire(&C->own_by_index[index]) : NULL;
 }
 
 struct own_box *outbox_find(uint32_t facing_app)
@@ -113,6 +109,7 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
         goto fail_segment;
     box->next = C->outboxes;
     store_release(&C->outboxes, box);
+    store_release(&C->own_by_index[index], box);
     return box;
 
 fail_segment:
@@ -122,7 +119,8 @@ fail_map:
     return NULL;
 }
 
-void outbox_destroy(struct own_box *box)
+/* Out of every table; the memory goes later (outbox_unmap), when no thread can still be looking at it. C->lock is held. */
+void outbox_bury(struct own_box *box)
 {
     struct outbox_rec *r = outbox_rec_of(box);
     for (struct own_box **p = &C->outboxes; *p; p = &(*p)->next) {
@@ -134,6 +132,17 @@ void outbox_destroy(struct own_box *box)
     if (outbox_worker(r->handle) == C->worker) {
         struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = 0};
         (void)control_send(&msg, NULL, 0);
+    }
+    box->buried = clock_now();
+    box->next = C->own_graves;
+    C->own_graves = box;
+}
+
+void outbox_unmap(struct own_box *box)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    store_release(&C->own_by_index[box->index], NULL);
+    if (outbox_worker(r->handle) == C->worker) {
         for (uint32_t rec = 0, n = load_acquire(&C->family->rings); rec < n; rec++) {
             struct ring_rec *ring = &C->family->ring[rec];
             if (ring->outbox == box->index && ring->word) {
@@ -239,8 +248,8 @@ static int grow(struct own_box *box, uint64_t size)
     uint64_t want = r->bytes > (256u << 20) ? 256u << 20 : r->bytes;
     if (want < 2 * size + PAGE_BYTES)
         want = size >= (16u << 20) ? size + PAGE_BYTES : 2 * size + PAGE_BYTES;
-    int err = BERTH_E_LIMIT;
-    if (index < OUTBOX_SEGMENTS && r->bytes + want <= C->outbox_limit)
+    int err = C->daemon_lost ? BERTH_E_DAEMON_GONE : BERTH_E_LIMIT; /* nobody could get at a segment without the daemon */
+    if (!C->daemon_lost && index < OUTBOX_SEGMENTS && r->bytes + want <= C->outbox_limit)
         err = add_segment(box, index, want, &fd);
     if (!err) {
         struct ctl_outbox msg = {.h = {.type = CTL_SEGMENT, .len = sizeof msg}, .outbox = r->handle, .index = index};

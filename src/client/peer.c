@@ -12,9 +12,16 @@
 #include "client/internal.h"
 #include "shm/segment.h"
 
+#define GRAVE_NS (3 * NS_PER_SEC) /* longer than any thread sleeps on a word in there */
+
+static struct peer_box **bucket(outbox_handle handle)
+{
+    return &C->box_hash[(uint32_t)(handle * 0x9e3779b97f4a7c15ull >> 40) % BOX_HASH];
+}
+
 struct peer_box *peer_box_find(outbox_handle handle)
 {
-    for (struct peer_box *b = load_acquire(&C->boxes); b; b = load_acquire(&b->next)) {
+    for (struct peer_box *b = load_acquire(bucket(handle)); b; b = load_acquire(&b->next_hash)) {
         if (b->handle == handle)
             return b;
     }
@@ -92,17 +99,15 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
     w->refs++;
     b->next = C->boxes;
     store_release(&C->boxes, b);
+    b->next_hash = *bucket(b->handle);
+    store_release(bucket(b->handle), b);
+    if (w->dead)
+        fetch_add_sc(&C->dead_boxes, 1);
     return b;
 }
 
-void peer_box_release(struct peer_box *box)
+static void unmap_box(struct peer_box *box)
 {
-    for (struct peer_box **p = &C->boxes; *p; p = &(*p)->next) {
-        if (*p == box) {
-            *p = box->next;
-            break;
-        }
-    }
     struct peer_worker *w = box->worker;
     if (--w->refs == 0 && w->dead) {
         for (struct peer_worker **p = &C->workers; *p; p = &(*p)->next) {
@@ -120,6 +125,82 @@ void peer_box_release(struct peer_box *box)
             segment_unmap(box->seg[i], box->seg_size[i]);
     }
     munmap(box, sizeof *box);
+}
+
+/* Phase one of forgetting an outbox of a dead worker: out of every table. C->lock and C->poll_lock are held. Its last holders
+ * are threads that looked at one of its sessions a moment ago. */
+static void bury(struct peer_box *box)
+{
+    struct peer_box **p;
+    for (p = &C->boxes; *p != box; p = &(*p)->next)
+        ;
+    store_release(p, box->next);
+    for (p = bucket(box->handle); *p != box; p = &(*p)->next_hash)
+        ;
+    store_release(p, box->next_hash);
+    for (p = &C->polled; box->polled && *p; p = &(*p)->next_polled) {
+        if (*p == box) {
+            store_release(p, box->next_polled);
+            break;
+        }
+    }
+    box->buried = clock_now();
+    box->next = C->box_graves;
+    C->box_graves = box;
+}
+
+static bool app_has_box(uint32_t app)
+{
+    for (struct peer_box *b = C->boxes; b; b = b->next) {
+        if (b->worker->app == app && !b->worker->dead)
+            return true;
+    }
+    return false;
+}
+
+void peers_collect(bool all)
+{
+    if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) && !load_relaxed(&C->own_graves))
+        return;
+    plock_take(&C->lock);
+    plock_take(&C->poll_lock);
+    int64_t now = clock_now();
+    for (struct peer_box *b = C->boxes, *next; b; b = next) {
+        next = b->next;
+        if (!all && (!b->worker->dead || load_relaxed(&b->sessions)))
+            continue;
+        struct own_box *own = b->own;
+        uint32_t app = b->worker->app;
+        if (b->worker->dead)
+            fetch_add_sc(&C->dead_boxes, ~0u);
+        bury(b);
+        if (own && !app_has_box(app) && load_relaxed(&outbox_rec_of(own)->slots_live) == 0 && own->buried == 0) {
+            routes_drop_box(own);
+            outbox_bury(own);
+        }
+    }
+    for (struct peer_box **p = &C->box_graves; *p;) {
+        struct peer_box *b = *p;
+        if (!all && now - b->buried < GRAVE_NS) {
+            p = &b->next;
+            continue;
+        }
+        *p = b->next;
+        unmap_box(b);
+    }
+    while (all && C->outboxes)
+        outbox_bury(C->outboxes);
+    for (struct own_box **p = &C->own_graves; *p;) {
+        struct own_box *b = *p;
+        if (!all && now - b->buried < GRAVE_NS) {
+            p = &b->next;
+            continue;
+        }
+        *p = b->next;
+        outbox_unmap(b);
+    }
+    plock_release(&C->poll_lock);
+    plock_release(&C->lock);
 }
 
 static void ask_segment(struct peer_box *box, uint32_t index)
@@ -254,7 +335,9 @@ const struct slot_info *peer_info(struct peer_box *box, uint32_t index)
 void peer_worker_dead(uint32_t worker)
 {
     for (struct peer_worker *w = C->workers; w; w = w->next) {
-        if (w->id == worker)
+        if (w->id == worker && !w->dead) {
             store_release(&w->dead, true);
+            fetch_add_sc(&C->dead_boxes, w->refs);
+        }
     }
 }

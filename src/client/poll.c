@@ -85,7 +85,7 @@ static bool arm_items(struct client_poll_item *items, int n, bool on)
         fetch_add_sc(&c->pollers, on ? 1u : ~0u);
         if (!on)
             continue;
-        stream_flush_head(s);
+        stream_flush_head(s, false);
         store_relaxed(&c->own->waiter, (uint8_t)WAITER_ANY);
         bool edge = !(items[i].events & EPOLLIN); /* then only the end is of interest */
         if (items[i].events & (EPOLLIN | EPOLLRDHUP))
@@ -161,7 +161,7 @@ static int wait_loop(struct wait_list *w, struct client_poll_item *items, int n,
         struct timespec zero = {0};
         (void)sys_epoll_pwait2(tep, ev, 4, &zero, NULL); /* old kicks */
         control_poll();
-        sessions_confirm();
+        sessions_settle();
         bool armed = arm_items(items, n, true);
         waiter_any_asleep();
         int64_t left = wait_cap(deadline);

@@ -66,239 +66,15 @@ struct session_cache *session_cache_of(struct session *s)
     return c;
 }
 
-static void set_state(struct session *s, uint32_t state)
+void session_set_state(struct session *s, uint32_t state)
 {
     static const char *const names[] = {"FREE", "QUEUED", "OFFERED", "OPEN", "FAILED", "ZOMBIE"};
     log_debug("session %u: %s -> %s", session_index(s), names[s->state], names[state]);
     store_release(&s->state, state);
 }
 
-/* ---- ports (RFC 6056: a random one of those leased) ---------------------------------------------------------- */
-
-/* Leased ports are this process's alone, so that each of them may be in use once towards every destination, as on the
- * kernel: what must be unique is the pair of endpoints. */
-
-#define PORTS_FIRST_LEASE 16u
-#define PORTS_LONGEST_LEASE 1024u
-#define LEASES_PER_SOURCE 256u
-
-struct source { /* what is leased for one local address, all of 127/8 being one */
-    uint8_t addr[16];
-    uint32_t leases, ports;
-    struct {
-        uint16_t first, count;
-    } lease[LEASES_PER_SOURCE];
-    struct source *next;
-};
-
-struct free_ports { /* towards one destination */
-    struct source *source;
-    endpoint to;
-    uint32_t leases; /* how many of the source's leases are counted in */
-    uint32_t count;
-    uint16_t port[65536];
-    struct free_ports *next;
-};
-
-static struct source *sources;
-static struct free_ports *free_lists;
-
-void ports_forget(void)
-{
-    sources = NULL; /* after fork: they are the parent's */
-    free_lists = NULL;
-}
-
-static struct source *source_for(const uint8_t addr[16])
-{
-    uint8_t key[16];
-    memcpy(key, addr, 16);
-    if (endpoint_is_v4(addr) && endpoint_is_loopback(addr))
-        memcpy(key + 12, "\x7f\0\0\1", 4);
-    for (struct source *s = sources; s; s = s->next) {
-        if (!memcmp(s->addr, key, 16))
-            return s;
-    }
-    struct source *s = memory_get(sizeof *s);
-    if (s) {
-        memcpy(s->addr, key, 16);
-        s->next = sources;
-        sources = s;
-    }
-    return s;
-}
-
-static struct free_ports *free_ports_for(const uint8_t addr[16], const endpoint *to)
-{
-    struct source *source = source_for(addr);
-    if (!source)
-        return NULL;
-    for (struct free_ports **link = &free_lists, *f; (f = *link); link = &f->next) {
-        if (f->source == source && f->to.port == to->port && !memcmp(f->to.addr, to->addr, 16)) {
-            *link = f->next; /* to the front */
-            f->next = free_lists;
-            free_lists = f;
-            return f;
-        }
-    }
-    struct free_ports *f = memory_get(sizeof *f);
-    if (f) {
-        f->source = source;
-        f->to = *to;
-        f->next = free_lists;
-        free_lists = f;
-    }
-    return f;
-}
-
-/* Leases as many again as there are, so that neither a client with one session takes many nor one with many asks often. */
-static int lease_more(struct source *s)
-{
-    uint32_t count = s->ports < PORTS_FIRST_LEASE ? PORTS_FIRST_LEASE : s->ports;
-    if (count > PORTS_LONGEST_LEASE)
-        count = PORTS_LONGEST_LEASE;
-    if (s->leases == LEASES_PER_SOURCE)
-        return BERTH_E_LIMIT;
-    int err;
-    do { /* a long run may not be free any more where a short one is */
-        struct ctl_ports msg = {.h = {.type = CTL_PORTS, .len = sizeof msg}, .count = count}, is;
-        memcpy(msg.addr, s->addr, 16);
-        err = control_request(&msg, NULL, 0, &is, sizeof is, NULL, NULL);
-        if (!err && (!is.first || !is.count || is.count > count || is.first + is.count > 65536))
-            err = BERTH_E_PROTOCOL;
-        if (!err) {
-            s->lease[s->leases].first = (uint16_t)is.first;
-            s->lease[s->leases++].count = (uint16_t)is.count;
-            s->ports += is.count;
-        }
-        count /= 2;
-    } while (err == BERTH_E_LIMIT && count >= PORTS_FIRST_LEASE);
-    return err;
-}
-
-/* C->lock is held. */
-static int port_take(const uint8_t addr[16], const endpoint *to, uint16_t *port)
-{
-    static uint64_t random = 0;
-    struct free_ports *f = free_ports_for(addr, to);
-    if (!f)
-        return BERTH_E_NO_MEMORY;
-    if (!random)
-        random = (uint64_t)clock_now() * 0x9e3779b97f4a7c15ull | 1;
-    if (f->count == 0) {
-        int err = f->leases == f->source->leases ? lease_more(f->source) : 0;
-        if (err)
-            return err;
-        uint32_t first = f->source->lease[f->leases].first, count = f->source->lease[f->leases].count;
-        f->leases++;
-        for (uint32_t i = 0; i < count && f->count < 65536; i++)
-            f->port[f->count++] = (uint16_t)(first + i);
-    }
-    random ^= random << 13;
-    random ^= random >> 7;
-    random ^= random << 17;
-    uint32_t i = (uint32_t)(random >> 32) % f->count;
-    *port = f->port[i];
-    f->port[i] = f->port[--f->count];
-    return 0;
-}
-
-void ports_release(struct session *s)
-{
-    if (!s->port_leased)
-        return;
-    s->port_leased = 0;
-    plock_take(&C->lock);
-    struct free_ports *f = free_ports_for(s->local.addr, &s->remote);
-    if (f && f->count < 65536)
-        f->port[f->count++] = s->local.port;
-    plock_release(&C->lock);
-}
-
-/* ---- routes ------------------------------------------------------------------------------------------------- */
-
-static struct route *route_find(uint32_t listener)
-{
-    for (struct route *r = C->routes; r; r = r->next) {
-        if (r->listener == listener)
-            return r;
-    }
-    return NULL;
-}
-
-void route_waiting(struct session *s, int by)
-{
-    plock_take(&C->lock);
-    struct route *r = route_find(s->listener);
-    if (r)
-        r->waiting += (uint32_t)by;
-    plock_release(&C->lock);
-}
-
-static void route_drop(struct route *r)
-{
-    for (struct route **p = &C->routes; *p; p = &(*p)->next) {
-        if (*p == r) {
-            *p = r->next;
-            break;
-        }
-    }
-    own_fd_close(r->token_fd);
-    memory_put(r, sizeof *r);
-}
-
-void routes_forget(void)
-{
-    while (C->routes)
-        route_drop(C->routes);
-}
-
-/* The daemon introduces us to the listener's app: it checks and remembers who we are, and hands out the token pipe. C->lock is
- * held. */
-static int introduce(const struct dir_entry *e, struct route **out)
-{
-    int fd = -1, token = -1, got = 1, err;
-    struct own_box *box = outbox_find(e->app);
-    bool made = !box;
-    if (made && !(box = outbox_create(e->app, &fd)))
-        return BERTH_E_NO_MEMORY;
-    struct ctl_introduce msg = {.h = {.type = CTL_INTRODUCE, .len = sizeof msg},
-                                .listener = e->listener,
-                                .epoch = e->epoch,
-                                .outbox = outbox_rec_of(box)->handle};
-    struct ctl_introduced is;
-    err = control_request(&msg, &fd, made ? 1 : 0, &is, sizeof is, &token, &got);
-    if (fd >= 0)
-        (void)sys_close(fd);
-    struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
-    if (!r) {
-        if (!err && token >= 0)
-            (void)sys_close(token);
-        if (made)
-            outbox_destroy(box);
-        return err ? err : BERTH_E_NO_MEMORY;
-    }
-    r->listener = is.listener;
-    r->epoch = is.epoch;
-    r->app = is.app;
-    r->backlog = is.backlog;
-    r->token_fd = own_fd(token);
-    r->box = box;
-    r->next = C->routes;
-    C->routes = r;
-    *out = r;
-    return 0;
-}
-
-/* ---- connect ------------------------------------------------------------------------------------------------ */
-
-bool client_has_route(const endpoint *dst)
-{
-    struct dir_entry e;
-    return C->attached && C->dir && directory_lookup(C->dir, dst, C->spread, &e) && e.uid == C->uid;
-}
-
-static void fill_slot(struct session *s, struct own_box *box)
+/* What others read of a session: written before the state that announces it. */
+void session_fill_slot(struct session *s, struct own_box *box)
 {
     struct slot_info *info = outbox_info(box, s->own_slot);
     struct slot *slot = outbox_slot(box, s->own_slot);
@@ -317,152 +93,6 @@ static void fill_slot(struct session *s, struct own_box *box)
     slot->cpu = 0;
     slot->waiter = WAITER_ANY;
     slot_disarm_space(slot);
-}
-
-/* Puts the token into the listener's queue. 0, IN_PROGRESS (no room) or REFUSED. */
-static int offer(struct session *s, struct route *r)
-{
-    if (r->waiting > r->backlog)
-        return BERTH_E_IN_PROGRESS;
-    struct slot *slot = outbox_slot(r->box, s->own_slot);
-    struct token t = {.magic = TOKEN_MAGIC,
-                      .listener = s->listener,
-                      .outbox = outbox_rec_of(r->box)->handle,
-                      .slot = s->own_slot,
-                      .generation = slot->generation,
-                      .offer_seq = s->offer_seq,
-                      .epoch = r->epoch};
-    set_state(s, SESSION_OFFERED);
-    long n = sys_write(r->token_fd, &t, (long)sizeof t);
-    if (n == (long)sizeof t) {
-        r->waiting++;
-        return 0;
-    }
-    set_state(s, SESSION_QUEUED);
-    return n == -EAGAIN || n == -EINTR ? BERTH_E_IN_PROGRESS : BERTH_E_REFUSED;
-}
-
-int client_connect(const endpoint *dst, const endpoint *src, session_handle *out)
-{
-    if (!C->attached)
-        return BERTH_E_NOT_ATTACHED;
-    int err = fork_child_ready();
-    if (err)
-        return err;
-    struct dir_entry e;
-    if (!C->dir || !directory_lookup(C->dir, dst, C->spread++, &e))
-        return BERTH_E_NO_ROUTE;
-    if (e.uid != C->uid)
-        return BERTH_E_PERMISSION;
-    zombies_reap(4);
-    struct session *s = session_alloc();
-    if (!s)
-        return BERTH_E_LIMIT;
-    plock_take(&C->lock);
-    struct route *r = route_find(e.listener);
-    if (r && r->epoch != e.epoch) {
-        route_drop(r);
-        r = NULL;
-    }
-    if (!r && (err = introduce(&e, &r)) != 0)
-        goto fail_route;
-    r->backlog = e.backlog;
-    s->remote = *dst;
-    if (endpoint_is_wildcard(dst->addr)) { /* the wildcard as a destination is loopback */
-        memcpy(s->remote.addr, endpoint_is_v4(dst->addr) ? "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1" : "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1",
-               16);
-    }
-    s->local = s->remote;
-    if (src && src->port) {
-        if (!endpoint_is_wildcard(src->addr))
-            s->local = *src;
-        s->local.port = src->port;
-    } else {
-        if (src && !endpoint_is_wildcard(src->addr))
-            memcpy(s->local.addr, src->addr, 16);
-        if ((err = port_take(s->local.addr, &s->remote, &s->local.port)) != 0)
-            goto fail_route;
-        s->port_leased = 1;
-    }
-    s->flags = SF_CONNECTOR;
-    s->listener = e.listener;
-    s->app = e.app;
-    s->offer_seq = 1;
-    uint32_t own_slot;
-    if ((err = outbox_slot_alloc(r->box, &own_slot)) != 0)
-        goto fail_slot;
-    s->own_outbox = r->box->index;
-    s->own_slot = own_slot;
-    fill_slot(s, r->box);
-    slot_set_state(outbox_slot(r->box, own_slot), SLOT_OFFERED);
-    err = offer(s, r);
-    plock_release(&C->lock);
-    if (err && err != BERTH_E_IN_PROGRESS) {
-        slot_set_state(outbox_slot(r->box, own_slot), SLOT_CLOSED);
-        outbox_slot_free(r->box, own_slot);
-        ports_release(s);
-        session_free(s);
-        return err;
-    }
-    *out = session_handle_of(s);
-    return err;
-
-fail_slot:
-    plock_release(&C->lock);
-    ports_release(s);
-    session_free(s);
-    return err;
-fail_route:
-    plock_release(&C->lock);
-    session_free(s);
-    return err;
-}
-
-/* A session that found no room tries again. */
-static void offer_again(struct session *s)
-{
-    plock_take(&C->lock);
-    struct route *r = route_find(s->listener);
-    int err = BERTH_E_REFUSED;
-    if (r && s->state == SESSION_QUEUED)
-        err = offer(s, r);
-    plock_release(&C->lock);
-    if (err == BERTH_E_REFUSED && s->state == SESSION_QUEUED)
-        session_break(s, BERTH_E_REFUSED, "its listener is gone");
-    if (err == 0)
-        watches_ready(session_cache_of(s));
-}
-
-bool client_connected(session_handle h)
-{
-    struct session *s = session_get(h);
-    if (!s)
-        return false;
-    if (s->state == SESSION_QUEUED)
-        offer_again(s);
-    return s->state == SESSION_OFFERED || s->state == SESSION_OPEN;
-}
-
-int client_connect_wait(session_handle h, int64_t deadline)
-{
-    for (int64_t pause = 50 * NS_PER_US;; pause = pause < 10 * NS_PER_MS ? pause * 2 : pause) {
-        struct session *s = session_get(h);
-        if (!s)
-            return BERTH_E_BAD_HANDLE;
-        if (client_connected(h))
-            return 0;
-        if (load_relaxed(&s->flags) & SF_RESET)
-            return client_take_error(h);
-        if (clock_now() >= deadline)
-            return BERTH_E_TIMED_OUT;
-        struct timespec ts;
-        struct pollfd p[1] = {{.fd = C->ctl, .events = POLLIN}};
-        long n = sys_ppoll(p, 1, timespec_of(pause, &ts), NULL);
-        if (n == -EINTR)
-            return BERTH_E_INTERRUPTED;
-        control_poll();
-        events_poll(true);
-    }
 }
 
 /* ---- link and confirm ---------------------------------------------------------------------------------------- */
@@ -492,7 +122,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     store_release(&c->peer, p);
     store_release(&c->own->peer, (uint64_t)s->peer_generation << 32 | slot_index);
     if (s->state == SESSION_OFFERED) {
-        set_state(s, SESSION_OPEN);
+        session_set_state(s, SESSION_OPEN);
         slot_set_state(c->own, SLOT_OPEN);
     }
     half_unlock(&s->tx_lock);
@@ -558,7 +188,7 @@ void sessions_confirm(void)
         uint64_t me = (uint64_t)c->own->generation << 32 | s->own_slot;
         bool knows = c->peer && load_acquire(&c->peer->peer) == me && load_relaxed(&c->peer->generation) == s->peer_generation;
         bool over = !c->peer || load_relaxed(&c->peer->generation) != s->peer_generation || s->flags & (SF_DEAD | SF_RESET) ||
-                    s->state != SESSION_OPEN;
+                    s->state != SESSION_OPEN || (load_acquire(&c->peer->peer) && !knows);
         if (c->box && c->box->their_channel == NONE)
             channel_pair(c->box);
         if (knows && c->box->their_channel == NONE && !over)
@@ -568,6 +198,8 @@ void sessions_confirm(void)
             watches_ready(c);
             continue;
         }
+        if (!knows && s->state == SESSION_OPEN && !(s->flags & (SF_DEAD | SF_RESET)))
+            session_break(s, BERTH_E_RESET, "the connector has another acceptor");
         fetch_or_sc(&s->flags, SF_CONFIRMED);
         *link = s->next;
         s->next = 0;
@@ -634,10 +266,10 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     if (box->worker->dead)
         s->flags |= SF_DEAD;
     box->sessions++;
-    fill_slot(s, own);
+    session_fill_slot(s, own);
     struct session_cache *c = session_cache_of(s);
     store_release(&c->own->peer, (uint64_t)t->generation << 32 | t->slot);
-    set_state(s, SESSION_OPEN);
+    session_set_state(s, SESSION_OPEN);
     slot_set_state(c->own, SLOT_ACCEPTED);
     channel_pair(box);
     if (!box->worker->dead) {
@@ -763,7 +395,7 @@ static int finish(session_handle h, bool abort)
     bool unread = c->peer && !(s->flags & SF_SHUT_RD) && count_offset(slot_tail(c->peer)) != s->head;
     end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
     s->write_span = 0;
-    set_state(s, SESSION_ZOMBIE);
+    session_set_state(s, SESSION_ZOMBIE);
     slot_set_state(c->own, SLOT_CLOSED);
     uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
     c->generation = generation; /* what the cache says stays true of the zombie */
@@ -772,6 +404,7 @@ static int finish(session_handle h, bool abort)
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
     if (was == SESSION_QUEUED || (was == SESSION_FAILED && !c->peer)) {
+        queued_take(s);
         session_dispose(s);
         return 0;
     }
@@ -839,6 +472,7 @@ static bool peer_is_done(struct session *s, struct session_cache *c)
 
 void zombies_reap(int most)
 {
+    peers_collect(false);
     if (load_relaxed(&C->zombies_first) == 0)
         return;
     for (int i = 0; i < most; i++) {
@@ -859,6 +493,7 @@ void zombies_reap(int most)
             session_try_link(s);
         if (peer_is_done(s, c)) {
             session_dispose(s);
+            C->zombies_done++;
             continue;
         }
         plock_take(&C->zombie_lock);
@@ -869,6 +504,18 @@ void zombies_reap(int most)
         C->zombies_last = first;
         plock_release(&C->zombie_lock);
     }
+}
+
+void sessions_settle(void)
+{
+    sessions_confirm();
+    if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
+        sessions_offer_again();
+    uint32_t before;
+    do {
+        before = load_relaxed(&C->zombies_done);
+        zombies_reap(8);
+    } while (load_relaxed(&C->zombies_done) - before == 8); /* as long as all of them were done */
 }
 
 void sessions_of_worker_dead(uint32_t worker)
@@ -901,11 +548,7 @@ void sessions_listener_gone(uint32_t listener)
                 session_break(s, state == SESSION_QUEUED ? BERTH_E_REFUSED : BERTH_E_RESET, "its listener is gone");
         }
     }
-    plock_take(&C->lock);
-    struct route *r = route_find(listener);
-    if (r)
-        route_drop(r);
-    plock_release(&C->lock);
+    route_gone(listener);
 }
 
 int client_take_error(session_handle h)

@@ -15,7 +15,7 @@
  *   family.lock (family)                        session and ring records
  *   chan_rec.tx_lock, rx_lock (family)          one event queue
  *   client.watch_lock (process)                 watches and ready lists of all event sets
- * A lock may be skipped, never taken against the order.
+ * Under watch_lock only client.lock, and session locks by trying, may be taken. A lock may be skipped, never taken against the order.
  */
 #ifndef BERTH_CLIENT_STATE_H
 #define BERTH_CLIENT_STATE_H
@@ -36,6 +36,7 @@
 #define SESSIONS_MAX (1u << 20)
 #define RINGS_MAX (1u << 20)
 #define OUTBOXES_MAX 4096u
+#define BOX_HASH 1024u /* buckets */
 #define OUTBOX_SEGMENTS 256u
 #define OUTBOX_CHANNELS_USED 256u
 #define RING_CLASSES 8u /* 4 KiB, 16 KiB, 64 KiB … 64 MiB: powers of four */
@@ -222,7 +223,9 @@ struct peer_box { /* an outbox of another worker, facing our app */
     const uint8_t *seg[OUTBOX_SEGMENTS];
     uint64_t seg_size[OUTBOX_SEGMENTS];
     uint8_t seg_asked[OUTBOX_SEGMENTS];
-    struct peer_box *next;   /* in client.boxes */
+    int64_t buried;          /* when it was taken out of every table */
+    struct peer_box *next;   /* in client.boxes, or in the graveyard */
+    struct peer_box *next_hash;
     struct peer_box *next_polled;
 };
 
@@ -231,6 +234,7 @@ struct own_box {
     uint8_t *seg[OUTBOX_SEGMENTS];
     uint64_t seg_size[OUTBOX_SEGMENTS];
     bool writable[OUTBOX_SEGMENTS];
+    int64_t buried;
     struct own_box *next;
 };
 
@@ -287,9 +291,18 @@ struct client {
     struct peer_box *boxes;
     struct peer_box *polled; /* of them, those with a queue */
     struct own_box *outboxes;
+    struct peer_box *box_hash[BOX_HASH];
+    struct own_box *own_by_index[OUTBOXES_MAX];
+    struct peer_box *box_graves;
+    struct own_box *own_graves;
+    uint32_t dead_boxes; /* boxes of dead workers, to be buried when no session is in them */
+    uint32_t queued;     /* sessions whose token found no room; list by session.next */
+    uint32_t reoffer_app;
+    int64_t reoffer_at; /* when to offer again what a dead worker of that app may have taken; 0: nothing */
     struct route *routes;
     uint32_t unconfirmed; /* sessions accepted that the connector may not know of; list by session.next */
     uint32_t zombies_first, zombies_last;
+    uint32_t zombies_done;
     uint64_t waiters_used;
     uint32_t spread;
     struct worker_page *page_parent; /* of a forked child: inherited sessions name its waiters */

@@ -80,12 +80,15 @@ void stream_publish_head(struct session *s, struct session_cache *c)
     slot_set_head(c->own, count_word(s->head, head_flag(s)));
 }
 
-void stream_flush_head(struct session *s)
+void stream_flush_head(struct session *s, bool try_only)
 {
     if (load_relaxed(&s->head_published) == load_relaxed(&s->head))
         return;
     struct session_cache *c = session_cache_of(s);
-    family_lock_acquire(&s->rx_lock, C->member);
+    if (!try_only)
+        family_lock_acquire(&s->rx_lock, C->member);
+    else if (!family_lock_try(&s->rx_lock, berth_lock_id))
+        return; /* somebody is reading, and publishes */
     uint64_t old = s->head_published, new = s->head;
     stream_publish_head(s, c);
     s->streak = 0;

@@ -69,7 +69,8 @@ int64_t wait_cap(int64_t deadline)
         if (left < 0)
             left = 0;
     }
-    if (load_relaxed(&C->unconfirmed) != 0) {
+    int64_t reoffer = load_relaxed(&C->reoffer_at);
+    if (load_relaxed(&C->unconfirmed) != 0 || load_relaxed(&C->queued) || reoffer) {
         /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom */
         static __thread int64_t pause_ns;
         pause_ns = pause_ns < NS_PER_MS ? NS_PER_MS : pause_ns < 64 * NS_PER_MS ? pause_ns * 2 : pause_ns;
@@ -198,8 +199,8 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline)
             return 0;
         if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
             return BERTH_E_TIMED_OUT;
-        stream_flush_head(s);
-        sessions_confirm();
+        stream_flush_head(s, false);
+        sessions_settle();
         long ret = sleep_once(s, c, events, deadline);
         if (c->watches && session_get(h)) { /* an event set waits for it too: `want` was ours for a moment */
             (void)stream_arm_read(s, c, 0, false);

@@ -140,12 +140,31 @@ no_holder:
     return err;
 }
 
+/* Everybody with an outbox facing the listener's app may have offers in its queue. */
+static void tell_gone(struct daemon *d, const struct listener *l)
+{
+    struct ctl_listener msg = {.h = {.type = CTL_LISTENER_GONE, .len = sizeof msg}, .listener = l->id};
+    d->notices++;
+    list_for_each(&l->app->facing, it, after)
+    {
+        const struct outbox *o = container_of(it, struct outbox, link);
+        for (uint32_t i = 0; i < o->holders.count; i++) {
+            struct worker *w = o->holders.item[i];
+            if (!w->conn || w->notice == d->notices)
+                continue;
+            w->notice = d->notices;
+            conn_send(d, w->conn, &msg, sizeof msg, NULL, 0);
+        }
+    }
+}
+
 void listener_let_go(struct daemon *d, struct listener *l, struct worker *w)
 {
     (void)ptrset_remove(&l->holders, w);
     (void)ptrset_remove(&w->listeners, l);
     if (l->holders.count)
         return;
+    tell_gone(d, l);
     struct space *space = l->app->space;
     space->epoch++;
     (void)directory_remove(space->directory, &l->entry);

@@ -158,7 +158,9 @@ static void tell_dead(struct daemon *d, struct worker *to, const struct worker *
     if (!to->conn || to->notice == d->notices)
         return;
     to->notice = d->notices;
-    struct ctl_dead msg = {.h = {.type = type, .len = sizeof msg}, .worker = dead->id, .member = dead->member};
+    struct ctl_dead msg = {.h = {.type = type, .len = sizeof msg},
+                           .worker = dead->id,
+                           .member = type == CTL_DEAD ? dead->app_id : dead->member};
     conn_send(d, to->conn, &msg, sizeof msg, NULL, 0);
 }
 
@@ -200,6 +202,17 @@ static void tell_writers(struct daemon *d, const struct worker *w)
     }
 }
 
+/* It may have died with tokens of theirs in its hands: whoever has offers out for the app is to look. */
+static void tell_offerers(struct daemon *d, const struct worker *w)
+{
+    list_for_each(&w->app->facing, it, after)
+    {
+        const struct outbox *o = container_of(it, struct outbox, link);
+        for (uint32_t i = 0; i < o->holders.count; i++)
+            tell_dead(d, o->holders.item[i], w, CTL_DEAD);
+    }
+}
+
 static void let_go_outboxes(struct daemon *d, struct worker *w)
 {
     /* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before w is
@@ -234,6 +247,7 @@ static void tell_family(struct daemon *d, const struct worker *w, const struct a
 void worker_die(struct daemon *d, struct worker *w)
 {
     struct app *app = w->app;
+    bool accepted = w->listeners.count != 0;
     idmap_remove(&d->worker_by_id, w->id);
     list_unlink(&w->link);
     d->app_count -= !--app->worker_count;
@@ -252,6 +266,8 @@ void worker_die(struct daemon *d, struct worker *w)
     ptrset_free(&w->listeners);
     d->notices++;
     tell_writers(d, w);
+    if (accepted && app->worker_count && !shares_anything(w))
+        tell_offerers(d, w);
     for (uint32_t i = 0; i < w->got.count; i++)
         (void)ptrset_remove(&((struct outbox *)w->got.item[i])->got, w);
     ptrset_free(&w->got);

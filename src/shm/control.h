@@ -221,7 +221,7 @@ struct ctl_ports { /* PORTS: `count` wanted. PORTS_ARE: ports [first, first + co
 struct ctl_dead { /* DEAD: every session with a slot of that worker ends. MEMBER_DEAD: of my own family */
     struct ctl_header h;
     uint32_t worker;
-    uint32_t member;
+    uint32_t member; /* DEAD: its app's id */
 };
 
 struct ctl_lease { /* keeps an auto-started daemon until process `pid`, which must be the sender's, is gone */

@@ -1,0 +1,343 @@
+/* connect.c - the connector's way to a listener.
+ *
+ * What listens is in the daemon's directory, which costs no system call to read; a miss is the kernel's business. The first
+ * connect to a listener asks the daemon for an introduction: it registers our outbox and hands out the token pipe (a
+ * route). Every further connect is a slot and one write to the pipe, and obeys the backlog by our own count.
+ *
+ * A token that finds no room leaves its session QUEUED; it is offered again when anybody of this process waits. When a worker of
+ * the listener's app dies it may have had tokens of ours in its hands: what nobody accepts within a moment is offered
+ * again under a new offer_seq, and an acceptor that comes with the old one is told that it is too late.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+
+/* ---- routes ------------------------------------------------------------------------------------------------- */
+
+static struct route *route_find(uint32_t listener)
+{
+    for (struct route *r = C->routes; r; r = r->next) {
+        if (r->listener == listener)
+            return r;
+    }
+    return NULL;
+}
+
+void route_waiting(struct session *s, int by)
+{
+    plock_take(&C->lock);
+    struct route *r = route_find(s->listener);
+    if (r)
+        r->waiting += (uint32_t)by;
+    plock_release(&C->lock);
+}
+
+static void route_drop(struct route *r)
+{
+    for (struct route **p = &C->routes; *p; p = &(*p)->next) {
+        if (*p == r) {
+            *p = r->next;
+            break;
+        }
+    }
+    own_fd_close(r->token_fd);
+    memory_put(r, sizeof *r);
+}
+
+void route_gone(uint32_t listener)
+{
+    plock_take(&C->lock);
+    struct route *r = route_find(listener);
+    if (r)
+        route_drop(r);
+    plock_release(&C->lock);
+}
+
+void routes_drop_box(const struct own_box *box)
+{
+    for (struct route *r = C->routes, *next; r; r = next) {
+        next = r->next;
+        if (r->box == box)
+            route_drop(r);
+    }
+}
+
+void routes_forget(void)
+{
+    while (C->routes)
+        route_drop(C->routes);
+}
+
+/* The daemon introduces us to the listener's app: it checks and remembers who we are, and hands out the token pipe. C->lock is
+ * held. */
+static int introduce(const struct dir_entry *e, struct route **out)
+{
+    int fd = -1, token = -1, got = 1, err;
+    struct own_box *box = outbox_find(e->app);
+    bool made = !box;
+    if (made && !(box = outbox_create(e->app, &fd)))
+        return BERTH_E_NO_MEMORY;
+    struct ctl_introduce msg = {.h = {.type = CTL_INTRODUCE, .len = sizeof msg},
+                                .listener = e->listener,
+                                .epoch = e->epoch,
+                                .outbox = outbox_rec_of(box)->handle};
+    struct ctl_introduced is;
+    err = control_request(&msg, &fd, made ? 1 : 0, &is, sizeof is, &token, &got);
+    if (fd >= 0)
+        (void)sys_close(fd);
+    struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
+    if (!r) {
+        if (!err && token >= 0)
+            (void)sys_close(token);
+        if (made)
+            outbox_bury(box);
+        return err ? err : BERTH_E_NO_MEMORY;
+    }
+    r->listener = is.listener;
+    r->epoch = is.epoch;
+    r->app = is.app;
+    r->backlog = is.backlog;
+    r->token_fd = own_fd(token);
+    r->box = box;
+    r->next = C->routes;
+    C->routes = r;
+    *out = r;
+    return 0;
+}
+
+/* ---- offers ---- */
+
+/* Puts the token into the listener's queue. 0, IN_PROGRESS (no room) or REFUSED. */
+static int offer(struct session *s, struct route *r)
+{
+    if (r->waiting > r->backlog)
+        return BERTH_E_IN_PROGRESS;
+    struct slot *slot = outbox_slot(r->box, s->own_slot);
+    struct token t = {.magic = TOKEN_MAGIC,
+                      .listener = s->listener,
+                      .outbox = outbox_rec_of(r->box)->handle,
+                      .slot = s->own_slot,
+                      .generation = slot->generation,
+                      .offer_seq = s->offer_seq,
+                      .epoch = r->epoch};
+    session_set_state(s, SESSION_OFFERED);
+    long n = sys_write(r->token_fd, &t, (long)sizeof t);
+    if (n == (long)sizeof t) {
+        r->waiting++;
+        return 0;
+    }
+    session_set_state(s, SESSION_QUEUED);
+    return n == -EAGAIN || n == -EINTR ? BERTH_E_IN_PROGRESS : BERTH_E_REFUSED;
+}
+
+/* ---- sessions whose token found no room ---- */
+
+static void queued_put(struct session *s)
+{
+    plock_take(&C->zombie_lock);
+    s->next = C->queued;
+    store_release(&C->queued, session_index(s) + 1);
+    plock_release(&C->zombie_lock);
+}
+
+void queued_take(const struct session *s)
+{
+    plock_take(&C->zombie_lock);
+    for (uint32_t *link = &C->queued; *link; link = &session_at(*link - 1)->next) {
+        if (*link == session_index(s) + 1) {
+            store_release(link, s->next);
+            break;
+        }
+    }
+    plock_release(&C->zombie_lock);
+}
+
+/* A session that found no room tries again. */
+void offer_again(struct session *s)
+{
+    plock_take(&C->lock);
+    struct route *r = route_find(s->listener);
+    int err = BERTH_E_REFUSED;
+    if (r && s->state == SESSION_QUEUED)
+        err = offer(s, r);
+    plock_release(&C->lock);
+    if (err == BERTH_E_REFUSED && s->state == SESSION_QUEUED)
+        session_break(s, BERTH_E_REFUSED, "its listener is gone");
+    if (s->state != SESSION_QUEUED || load_relaxed(&s->flags) & SF_RESET)
+        queued_take(s);
+    if (err == 0)
+        watches_ready(session_cache_of(s));
+}
+
+/* The connector's part when a worker of `app` died: what it had offered and nobody has accepted may have been in that worker's
+ * hands. Another living worker may have it too, so it is given a moment to say so. */
+#define REOFFER_NS (50 * NS_PER_MS)
+
+void sessions_reoffer(uint32_t app)
+{
+    C->reoffer_app = app;
+    store_release(&C->reoffer_at, clock_now() + REOFFER_NS);
+}
+
+static void reoffer_now(void)
+{
+    events_poll(true);
+    plock_take(&C->lock);
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        uint32_t state = load_acquire(&s->state);
+        if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || s->app != C->reoffer_app || s->peer_outbox ||
+            !(s->flags & SF_CONNECTOR) || !(s->holders & 1ull << C->member))
+            continue;
+        struct route *r = route_find(s->listener);
+        if (!r || s->own_outbox != r->box->index)
+            continue;
+        s->offer_seq++; /* whoever comes with the old one is told that it is too late */
+        store_release(&outbox_info(r->box, s->own_slot)->offer_seq, s->offer_seq);
+        if (r->waiting)
+            r->waiting--;
+        uint32_t before = s->state;
+        (void)offer(s, r);
+        if (before == SESSION_ZOMBIE)
+            store_release(&s->state, before);
+    }
+    plock_release(&C->lock);
+}
+
+void sessions_offer_again(void)
+{
+    int64_t at = load_relaxed(&C->reoffer_at);
+    if (at && clock_now() >= at) {
+        store_release(&C->reoffer_at, 0);
+        reoffer_now();
+    }
+    uint32_t first = load_acquire(&C->queued);
+    for (int i = 0; first && i < 64; i++) {
+        struct session *s = session_at(first - 1);
+        first = s->next;
+        if (s->state == SESSION_QUEUED)
+            offer_again(s);
+    }
+}
+
+/* ---- connect ------------------------------------------------------------------------------------------------ */
+
+bool client_has_route(const endpoint *dst)
+{
+    struct dir_entry e;
+    return C->attached && C->dir && directory_lookup(C->dir, dst, C->spread, &e) && e.uid == C->uid;
+}
+
+int client_connect(const endpoint *dst, const endpoint *src, session_handle *out)
+{
+    if (!C->attached)
+        return BERTH_E_NOT_ATTACHED;
+    int err = fork_child_ready();
+    if (err)
+        return err;
+    struct dir_entry e;
+    if (!C->dir || !directory_lookup(C->dir, dst, C->spread++, &e))
+        return BERTH_E_NO_ROUTE;
+    if (e.uid != C->uid)
+        return BERTH_E_PERMISSION;
+    zombies_reap(4);
+    struct session *s = session_alloc();
+    if (!s)
+        return BERTH_E_LIMIT;
+    plock_take(&C->lock);
+    struct route *r = route_find(e.listener);
+    if (r && r->epoch != e.epoch) {
+        route_drop(r);
+        r = NULL;
+    }
+    if (!r && (err = introduce(&e, &r)) != 0)
+        goto fail_route;
+    r->backlog = e.backlog;
+    s->remote = *dst;
+    if (endpoint_is_wildcard(dst->addr)) { /* the wildcard as a destination is loopback */
+        memcpy(s->remote.addr, endpoint_is_v4(dst->addr) ? "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1" : "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1",
+               16);
+    }
+    s->local = s->remote;
+    if (src && src->port) {
+        if (!endpoint_is_wildcard(src->addr))
+            s->local = *src;
+        s->local.port = src->port;
+    } else {
+        if (src && !endpoint_is_wildcard(src->addr))
+            memcpy(s->local.addr, src->addr, 16);
+        if ((err = ports_take(s->local.addr, &s->remote, &s->local.port)) != 0)
+            goto fail_route;
+        s->port_leased = 1;
+    }
+    s->flags = SF_CONNECTOR;
+    s->listener = e.listener;
+    s->app = e.app;
+    s->offer_seq = 1;
+    uint32_t own_slot;
+    if ((err = outbox_slot_alloc(r->box, &own_slot)) != 0)
+        goto fail_slot;
+    s->own_outbox = r->box->index;
+    s->own_slot = own_slot;
+    session_fill_slot(s, r->box);
+    slot_set_state(outbox_slot(r->box, own_slot), SLOT_OFFERED);
+    err = offer(s, r);
+    plock_release(&C->lock);
+    if (err && err != BERTH_E_IN_PROGRESS) {
+        slot_set_state(outbox_slot(r->box, own_slot), SLOT_CLOSED);
+        outbox_slot_free(r->box, own_slot);
+        ports_release(s);
+        session_free(s);
+        return err;
+    }
+    if (err)
+        queued_put(s);
+    *out = session_handle_of(s);
+    return err;
+
+fail_slot:
+    plock_release(&C->lock);
+    ports_release(s);
+    session_free(s);
+    return err;
+fail_route:
+    plock_release(&C->lock);
+    session_free(s);
+    return err;
+}
+
+bool client_connected(session_handle h)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return false;
+    if (s->state == SESSION_QUEUED)
+        offer_again(s);
+    return s->state == SESSION_OFFERED || s->state == SESSION_OPEN;
+}
+
+int client_connect_wait(session_handle h, int64_t deadline)
+{
+    for (int64_t pause = 50 * NS_PER_US;; pause = pause < 10 * NS_PER_MS ? pause * 2 : pause) {
+        struct session *s = session_get(h);
+        if (!s)
+            return BERTH_E_BAD_HANDLE;
+        if (client_connected(h))
+            return 0;
+        if (load_relaxed(&s->flags) & SF_RESET)
+            return client_take_error(h);
+        if (clock_now() >= deadline)
+            return BERTH_E_TIMED_OUT;
+        struct timespec ts;
+        struct pollfd p[1] = {{.fd = C->ctl, .events = POLLIN}};
+        long n = sys_ppoll(p, 1, timespec_of(pause, &ts), NULL);
+        if (n == -EINTR)
+            return BERTH_E_INTERRUPTED;
+        control_poll();
+        events_poll(true);
+    }
+}
+

@@ -1,0 +1,148 @@
+/* ports.c - ephemeral ports for what we connect: leased from the daemon in blocks, handed out at random (RFC 6056), each once
+ * towards every destination. The daemon gives no port to two processes while one of them, or a session of its, lives. */
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+
+/* Leased ports are this process's alone, so that each of them may be in use once towards every destination, as on the
+ * kernel: what must be unique is the pair of endpoints. */
+
+#define PORTS_FIRST_LEASE 16u
+#define PORTS_LONGEST_LEASE 1024u
+#define LEASES_PER_SOURCE 256u
+
+struct source { /* what is leased for one local address, all of 127/8 being one */
+    uint8_t addr[16];
+    uint32_t leases, ports;
+    struct {
+        uint16_t first, count;
+    } lease[LEASES_PER_SOURCE];
+    struct source *next;
+};
+
+struct free_ports { /* towards one destination */
+    struct source *source;
+    endpoint to;
+    uint32_t leases; /* how many of the source's leases are counted in */
+    uint32_t count;
+    uint16_t port[65536];
+    struct free_ports *next;
+};
+
+static struct source *sources;
+static struct free_ports *free_lists;
+
+void ports_forget(void)
+{
+    sources = NULL; /* after fork: they are the parent's */
+    free_lists = NULL;
+}
+
+static struct source *source_for(const uint8_t addr[16])
+{
+    uint8_t key[16];
+    memcpy(key, addr, 16);
+    if (endpoint_is_v4(addr) && endpoint_is_loopback(addr))
+        memcpy(key + 12, "\x7f\0\0\1", 4);
+    for (struct source *s = sources; s; s = s->next) {
+        if (!memcmp(s->addr, key, 16))
+            return s;
+    }
+    struct source *s = memory_get(sizeof *s);
+    if (s) {
+        memcpy(s->addr, key, 16);
+        s->next = sources;
+        sources = s;
+    }
+    return s;
+}
+
+static struct free_ports *free_ports_for(const uint8_t addr[16], const endpoint *to)
+{
+    struct source *source = source_for(addr);
+    if (!source)
+        return NULL;
+    for (struct free_ports **link = &free_lists, *f; (f = *link); link = &f->next) {
+        if (f->source == source && f->to.port == to->port && !memcmp(f->to.addr, to->addr, 16)) {
+            *link = f->next; /* to the front */
+            f->next = free_lists;
+            free_lists = f;
+            return f;
+        }
+    }
+    struct free_ports *f = memory_get(sizeof *f);
+    if (f) {
+        f->source = source;
+        f->to = *to;
+        f->next = free_lists;
+        free_lists = f;
+    }
+    return f;
+}
+
+/* Leases as many again as there are, so that neither a client with one session takes many nor one with many asks often. */
+static int lease_more(struct source *s)
+{
+    uint32_t count = s->ports < PORTS_FIRST_LEASE ? PORTS_FIRST_LEASE : s->ports;
+    if (count > PORTS_LONGEST_LEASE)
+        count = PORTS_LONGEST_LEASE;
+    if (s->leases == LEASES_PER_SOURCE)
+        return BERTH_E_LIMIT;
+    int err;
+    do { /* a long run may not be free any more where a short one is */
+        struct ctl_ports msg = {.h = {.type = CTL_PORTS, .len = sizeof msg}, .count = count}, is;
+        memcpy(msg.addr, s->addr, 16);
+        err = control_request(&msg, NULL, 0, &is, sizeof is, NULL, NULL);
+        if (!err && (!is.first || !is.count || is.count > count || is.first + is.count > 65536))
+            err = BERTH_E_PROTOCOL;
+        if (!err) {
+            s->lease[s->leases].first = (uint16_t)is.first;
+            s->lease[s->leases++].count = (uint16_t)is.count;
+            s->ports += is.count;
+        }
+        count /= 2;
+    } while (err == BERTH_E_LIMIT && count >= PORTS_FIRST_LEASE);
+    return err;
+}
+
+/* C->lock is held. */
+int ports_take(const uint8_t addr[16], const endpoint *to, uint16_t *port)
+{
+    static uint64_t random = 0;
+    struct free_ports *f = free_ports_for(addr, to);
+    if (!f)
+        return BERTH_E_NO_MEMORY;
+    if (!random)
+        random = (uint64_t)clock_now() * 0x9e3779b97f4a7c15ull | 1;
+    if (f->count == 0) {
+        int err = f->leases == f->source->leases ? lease_more(f->source) : 0;
+        if (err)
+            return err;
+        uint32_t first = f->source->lease[f->leases].first, count = f->source->lease[f->leases].count;
+        f->leases++;
+        for (uint32_t i = 0; i < count && f->count < 65536; i++)
+            f->port[f->count++] = (uint16_t)(first + i);
+    }
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    uint32_t i = (uint32_t)(random >> 32) % f->count;
+    *port = f->port[i];
+    f->port[i] = f->port[--f->count];
+    return 0;
+}
+
+void ports_release(struct session *s)
+{
+    if (!s->port_leased)
+        return;
+    s->port_leased = 0;
+    plock_take(&C->lock);
+    struct free_ports *f = free_ports_for(s->local.addr, &s->remote);
+    if (f && f->count < 65536)
+        f->port[f->count++] = s->local.port;
+    plock_release(&C->lock);
+}
+
