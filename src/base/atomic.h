@@ -24,6 +24,7 @@
 #define compare_exchange_sc(p, expected, v)                                                                        \
     __atomic_compare_exchange_n((p), (expected), (v), false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)
 #define fence_sc() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define fence_compiler() __atomic_signal_fence(__ATOMIC_SEQ_CST)
 
 static inline void cpu_relax(void)
 {

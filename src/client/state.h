@@ -135,7 +135,8 @@ struct session {
     uint32_t state;
     int32_t error;
     uint32_t grow_mark; /* low bits of head_seen when the ring was last found full */
-    uint64_t pad_rx;
+    uint32_t one_way; /* looks in a row that found little, without a write of ours */
+    uint32_t pad_rx;
     /* line 2: who */
     uint32_t own_outbox;
     uint32_t own_slot;
@@ -151,7 +152,8 @@ struct session {
     uint8_t pad[15];
     /* line 3 */
     endpoint local, remote;
-    uint64_t spare[3];
+    int64_t looked; /* when, while one_way counts */
+    uint64_t spare[2];
 };
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 

@@ -25,6 +25,13 @@
 
 #define RR_STREAK 16u /* answers in a row before `head` waits for the next answer */
 
+/* A reader that looks for every message of a one-way stream of small ones steals the line from the writer each time, and
+ * both then run at the pace of the cache line. After ONE_WAY looks that found little, with no write of ours in between, it
+ * lets at least PACE_NS go by between two looks: a batch comes along in one. */
+#define ONE_WAY 64u
+#define ONE_WAY_BYTES 1024u
+#define PACE_NS 300
+
 static inline struct session *enter(session_handle h)
 {
     uint32_t index = (uint32_t)h;
@@ -86,12 +93,12 @@ void stream_flush_head(struct session *s, bool try_only)
         return;
     struct session_cache *c = session_cache_of(s);
     if (!try_only)
-        family_lock_acquire(&s->rx_lock, C->member);
+        half_lock(&s->rx_lock);
     else if (!family_lock_try(&s->rx_lock, berth_lock_id))
         return; /* somebody is reading, and publishes */
     uint64_t old = s->head_published, new = s->head;
     stream_publish_head(s, c);
-    s->streak = 0;
+    store_relaxed(&s->streak, 0);
     half_unlock(&s->rx_lock);
     notify_space(s, c, old, new);
 }
@@ -110,9 +117,23 @@ static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint6
         return count_offset(slot_head(c->peer)) < s->tail ? BERTH_E_RESET : 0;
     if (s->head_published != s->head) {
         stream_publish_head(s, c);
-        s->streak = 0;
+        store_relaxed(&s->streak, 0);
     }
     return BERTH_E_WOULD_BLOCK;
+}
+
+static __attribute__((noinline)) void pace(struct session *s)
+{
+    int64_t now = clock_now();
+    if (now - s->looked < 100 * PACE_NS) { /* else it is not a stream any more */
+        while (now - s->looked < PACE_NS) {
+            cpu_relax();
+            now = clock_now();
+        }
+    } else {
+        store_relaxed(&s->one_way, 0);
+    }
+    s->looked = now;
 }
 
 /* Bytes that can be read now: s->tail_seen - s->head of them, at c->rx_ring with size s->rx_size. Positive, or what to
@@ -129,11 +150,14 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, u
             return 0;
         return state == SESSION_QUEUED || state == SESSION_OFFERED ? BERTH_E_WOULD_BLOCK : BERTH_E_BAD_HANDLE;
     }
+    if (__builtin_expect(load_relaxed(&s->one_way) > ONE_WAY, 0))
+        pace(s);
     uint64_t word = slot_tail(c->peer);
     uint64_t tail = count_offset(word);
     *tail_word = word;
     if (tail == s->head)
         return nothing_to_read(s, c, word);
+    store_relaxed(&s->one_way, tail - s->head < ONE_WAY_BYTES ? load_relaxed(&s->one_way) + 1 : 0);
     if (tail - s->head > 1ull << RING_MAX_LOG2) { /* also when tail < head */
         session_break(s, BERTH_E_PROTOCOL, "its tail makes no sense");
         return BERTH_E_RESET;
@@ -180,7 +204,7 @@ static inline bool advance_head(struct session *s, struct session_cache *c, size
     s->head += n;
     *old = s->head_published;
     if (s->head == s->tail_seen) {
-        if (s->streak >= RR_STREAK)
+        if (load_relaxed(&s->streak) >= RR_STREAK)
             return false;
     } else if (s->head - s->head_published < s->rx_size / 4) {
         return false;
@@ -195,7 +219,7 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     if (!s)
         return BERTH_E_BAD_HANDLE;
     struct session_cache *c = session_cache_of(s);
-    family_lock_acquire(&s->rx_lock, C->member);
+    half_lock(&s->rx_lock);
     ssize_t result = BERTH_E_BAD_HANDLE;
     bool tell = false;
     uint64_t old = 0, word = 0;
@@ -248,7 +272,7 @@ int client_read_spans(session_handle h, struct iovec spans[2])
     if (!s)
         return BERTH_E_BAD_HANDLE;
     struct session_cache *c = session_cache_of(s);
-    family_lock_acquire(&s->rx_lock, C->member);
+    half_lock(&s->rx_lock);
     uint64_t word = 0;
     int result = stale(s, h) ? BERTH_E_BAD_HANDLE : s->flags & SF_READ_SPAN ? BERTH_E_BUSY : 0;
     if (result == 0) {
@@ -273,7 +297,7 @@ int client_read_consume(session_handle h, size_t len)
     if (!s)
         return BERTH_E_BAD_HANDLE;
     struct session_cache *c = session_cache_of(s);
-    family_lock_acquire(&s->rx_lock, C->member);
+    half_lock(&s->rx_lock);
     int result = BERTH_E_BAD_HANDLE;
     bool tell = false;
     uint64_t old = 0;
@@ -427,8 +451,8 @@ static inline void copy_in(const struct session_cache *c, uint64_t size, uint64_
 static inline void carry_head(struct session *s, struct session_cache *c, bool *tell, uint64_t *old)
 {
     if (load_relaxed(&s->head) == load_relaxed(&s->head_published)) {
-        if (s->streak < RR_STREAK && s->head_seen == s->tail)
-            s->streak++;
+        if (load_relaxed(&s->streak) < RR_STREAK && s->head_seen == s->tail)
+            store_relaxed(&s->streak, load_relaxed(&s->streak) + 1);
         return;
     }
     if (!family_lock_try(&s->rx_lock, berth_lock_id))
@@ -449,7 +473,7 @@ static ssize_t transmit(session_handle h, const struct iovec *iov, int count, si
     struct session_cache *c = session_cache_of(s);
     if (__builtin_expect(!c->peer, 0))
         session_try_link(s);
-    family_lock_acquire(&s->tx_lock, C->member);
+    half_lock(&s->tx_lock);
     ssize_t result = BERTH_E_BAD_HANDLE;
     bool tell_space = false;
     uint64_t old_tail = 0, old_head = 0;
@@ -468,6 +492,7 @@ static ssize_t transmit(session_handle h, const struct iovec *iov, int count, si
         copy_in(c, s->tx_size, s->tail + done, iov[i].iov_base, n);
         done += n;
     }
+    store_relaxed(&s->one_way, 0);
     carry_head(s, c, &tell_space, &old_head);
     old_tail = s->tail;
     store_relaxed(&s->tail, old_tail + done);
@@ -505,7 +530,7 @@ int client_write_spans(session_handle h, size_t want, struct iovec spans[2])
     if (!s)
         return BERTH_E_BAD_HANDLE;
     struct session_cache *c = session_cache_of(s);
-    family_lock_acquire(&s->tx_lock, C->member);
+    half_lock(&s->tx_lock);
     int result = stale(s, h) ? BERTH_E_BAD_HANDLE : s->write_span ? BERTH_E_BUSY : 0;
     if (result == 0) {
         ssize_t room = send_room(s, c, want ? want : 1);
@@ -531,7 +556,7 @@ int client_write_commit(session_handle h, size_t len)
     if (!s)
         return BERTH_E_BAD_HANDLE;
     struct session_cache *c = session_cache_of(s);
-    family_lock_acquire(&s->tx_lock, C->member);
+    half_lock(&s->tx_lock);
     uint64_t old = s->tail;
     int result = stale(s, h) ? BERTH_E_BAD_HANDLE : !s->write_span || len > s->write_span ? BERTH_E_INVALID : 0;
     if (result == 0) {
