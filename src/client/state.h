@@ -134,7 +134,7 @@ struct session {
     uint32_t streak; /* reads in a row that emptied the fifo and were answered by a write */
     uint32_t state;
     int32_t error;
-    uint32_t grow_mark; /* low bits of head_seen when the ring was last found full */
+    uint32_t pad_error;
     uint32_t one_way; /* looks in a row that found little, without a write of ours */
     uint32_t pad_rx;
     /* line 2: who */
@@ -153,7 +153,8 @@ struct session {
     /* line 3 */
     endpoint local, remote;
     int64_t looked; /* when, while one_way counts */
-    uint64_t spare[2];
+    int64_t full_at; /* when the ring was first found full at head full_head - 1 */
+    uint64_t full_head;
 };
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 

@@ -14,7 +14,9 @@
  * cache line, carries it along (`streak`). Before anybody sleeps it is published (stream_flush_head).
  *
  * The ring starts small (4 KiB holds most requests, and stays in the cache) and is multiplied by four whenever it is found full,
- * to the limit of the session.
+ * up to STEADY, which a second-level cache holds: a larger one would only let the two sides drift so far apart that every
+ * byte goes by way of memory. Beyond that, to the limit of the session, it grows for a reader that does not read: when it was
+ * full and head has not moved for PATIENCE_NS.
  */
 #include <limits.h>
 #include <string.h>
@@ -31,6 +33,9 @@
 #define ONE_WAY 64u
 #define ONE_WAY_BYTES 1024u
 #define PACE_NS 300
+
+#define STEADY (1u << 20)
+#define PATIENCE_NS (20 * NS_PER_US)
 
 static inline struct session *enter(session_handle h)
 {
@@ -388,6 +393,29 @@ static int swap_ring(struct session *s, struct session_cache *c, uint64_t size)
     return 0;
 }
 
+/* May a full ring of STEADY or more grow now? Notes when it was first found full at this head. */
+static bool may_grow(struct session *s, uint64_t head)
+{
+    uint64_t size = load_relaxed(&s->tx_size);
+    if (size >= s->tx_limit)
+        return false;
+    if (size < STEADY)
+        return true;
+    int64_t now = clock_now();
+    if (load_relaxed(&s->full_head) != head + 1) {
+        store_relaxed(&s->full_head, head + 1);
+        store_relaxed(&s->full_at, now);
+        return false;
+    }
+    return now - load_relaxed(&s->full_at) > PATIENCE_NS;
+}
+
+bool stream_growing(const struct session *s)
+{
+    uint64_t size = load_relaxed(&s->tx_size);
+    return size >= STEADY && size < s->tx_limit;
+}
+
 /* Room for bytes, growing the ring for up to `want`. The number, or why there is none. tx_lock is held. */
 static ssize_t send_room(struct session *s, struct session_cache *c, size_t want)
 {
@@ -424,9 +452,9 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             return BERTH_E_NO_MEMORY;
         return send_room(s, c, want);
     }
-    if (s->tx_size < s->tx_limit) {
+    if ((!room || s->tx_size < STEADY) && may_grow(s, s->head_seen)) {
         uint64_t size = s->tx_size ? s->tx_size * 4 : 1u << RING_MIN_LOG2;
-        while (size < unread + want && size < s->tx_limit)
+        while (size < unread + want && size < s->tx_limit && (size < STEADY || !room))
             size *= 4;
         while (size > s->tx_limit && size > 1u << RING_MIN_LOG2)
             size /= 4;
@@ -614,7 +642,7 @@ bool stream_writable(struct session *s, struct session_cache *c)
     if (state == SESSION_QUEUED)
         return false;
     uint64_t size = load_relaxed(&s->tx_size);
-    if (size < s->tx_limit)
+    if (size < STEADY && size < s->tx_limit)
         return true; /* none yet, or it can grow */
     uint64_t head = load_relaxed(&s->head_seen);
     if (c->peer) {
@@ -623,7 +651,7 @@ bool stream_writable(struct session *s, struct session_cache *c)
             return true;
         head = count_offset(word);
     }
-    return size - (load_relaxed(&s->tail) - head) >= size / 4;
+    return size - (load_relaxed(&s->tail) - head) >= size / 4 || may_grow(s, head);
 }
 
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge)
