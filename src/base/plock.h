@@ -1,7 +1,10 @@
 /* plock.h - a small lock for one process: a word, a futex, no destruction. Not recursive; not held while sleeping.
- * 0 free, 1 taken, 2 taken and somebody waits. */
+ * 0 free, 1 taken, 2 taken and somebody waits. While the process has one thread no locked instruction is used; what is taken
+ * then may be released after a thread was made, so the words are the same. */
 #ifndef BERTH_BASE_PLOCK_H
 #define BERTH_BASE_PLOCK_H
+
+#include <sys/single_threaded.h>
 
 #include "base/atomic.h"
 #include "base/sys.h"
@@ -13,6 +16,13 @@ struct plock {
 static inline bool plock_try(struct plock *l)
 {
     uint32_t expected = 0;
+    if (__libc_single_threaded) {
+        if (load_relaxed(&l->word))
+            return false;
+        store_relaxed(&l->word, 1);
+        fence_compiler();
+        return true;
+    }
     return load_relaxed(&l->word) == 0 && compare_exchange_sc(&l->word, &expected, 1u);
 }
 
@@ -29,7 +39,9 @@ static inline void plock_take(struct plock *l)
 
 static inline void plock_release(struct plock *l)
 {
-    if (exchange_sc(&l->word, 0u) == 2)
+    if (__libc_single_threaded)
+        store_release(&l->word, 0u);
+    else if (exchange_sc(&l->word, 0u) == 2)
         (void)sys_futex_wake(&l->word, 1L);
 }
 

@@ -283,7 +283,7 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
     s->own_outbox = r->box->index;
     s->own_slot = own_slot;
     session_fill_slot(s, r->box);
-    slot_set_state(outbox_slot(r->box, own_slot), SLOT_OFFERED);
+    store_release(&outbox_slot(r->box, own_slot)->state, (uint8_t)SLOT_OFFERED); /* before the token, a system call */
     err = offer(s, r);
     plock_release(&C->lock);
     if (err && err != BERTH_E_IN_PROGRESS) {

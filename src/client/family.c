@@ -15,6 +15,7 @@
 #include "client/internal.h"
 
 uint32_t berth_lock_id;
+bool berth_family_shared;
 
 static bool member_dead(void *unused, uint32_t id)
 {
@@ -123,7 +124,7 @@ struct session *session_alloc(void)
     } else if (f->sessions < SESSIONS_MAX) {
         s = session_at(f->sessions++);
     }
-    family_lock_release(&f->lock);
+    family_lock_drop(&f->lock);
     if (!s)
         return NULL;
     uint32_t generation = s->generation;
@@ -147,7 +148,7 @@ void session_free(struct session *s)
     family_lock_acquire(&f->lock, C->member);
     s->next = f->session_free;
     f->session_free = session_index(s) + 1;
-    family_lock_release(&f->lock);
+    family_lock_drop(&f->lock);
 }
 
 uint32_t ring_rec_alloc(void)
@@ -161,7 +162,7 @@ uint32_t ring_rec_alloc(void)
     } else if (f->rings < RINGS_MAX) {
         rec = f->rings++;
     }
-    family_lock_release(&f->lock);
+    family_lock_drop(&f->lock);
     return rec;
 }
 
@@ -171,7 +172,7 @@ void ring_rec_free(uint32_t rec)
     family_lock_acquire(&f->lock, C->member);
     f->ring[rec].next = f->ring_free;
     f->ring_free = rec + 1;
-    family_lock_release(&f->lock);
+    family_lock_drop(&f->lock);
 }
 
 uint64_t members_alive(void)

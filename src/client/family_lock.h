@@ -4,16 +4,35 @@
 #ifndef BERTH_CLIENT_FAMILY_LOCK_H
 #define BERTH_CLIENT_FAMILY_LOCK_H
 
+#include <sys/single_threaded.h>
+
 #include "base/lock.h"
 
 extern const struct family_members berth_family_members;
 extern uint32_t berth_lock_id; /* this process: member index | generation << 8 */
 void family_repair(struct family_lock *l);
 
+extern bool berth_family_shared; /* there was a fork: other processes may take these locks */
+
+/* A process of one thread that shares with no other takes a free lock by a plain store: nobody can come between. */
 static inline void family_lock_acquire(struct family_lock *l, uint32_t member)
 {
+    if (__libc_single_threaded && !berth_family_shared && load_relaxed(&l->word) == 0) {
+        store_relaxed(&l->word, berth_lock_id + 1);
+        fence_compiler();
+        return;
+    }
     if (__builtin_expect(family_lock_take(l, berth_lock_id, &berth_family_members), 0))
         family_repair(l);
+}
+
+/* For locks whose release nobody takes for a fence (half_unlock's is one). */
+static inline void family_lock_drop(struct family_lock *l)
+{
+    if (__libc_single_threaded && !berth_family_shared)
+        store_release(&l->word, 0);
+    else
+        family_lock_release(l);
 }
 
 #endif

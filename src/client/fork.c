@@ -66,7 +66,7 @@ static void before_fork(void)
     else
         (void)sys_close(pair[1]);
     (void)sys_close(pair[0]);
-    store_release(&C->family->shared, 1u); /* for good: a lock is a lock from now on */
+    store_release(&berth_family_shared, true); /* for good: a lock is a lock from now on */
     share_sessions(child_member);
     plock_take(&C->lock);
     plock_take(&C->ctl_lock);

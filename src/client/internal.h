@@ -2,8 +2,6 @@
 #ifndef BERTH_CLIENT_INTERNAL_H
 #define BERTH_CLIENT_INTERNAL_H
 
-#include <sys/single_threaded.h>
-
 #include "base/clock.h"
 #include "client/state.h"
 #include "shm/queue.h"
@@ -19,15 +17,8 @@ uint64_t members_alive(void); /* bit per member */
 void *memory_get(size_t size); /* zeroed, of this process */
 void memory_put(void *p, size_t size);
 
-/* A process of one thread that shares its sessions with no other takes a free lock by a plain store: nobody can come between.
- * The release is the same exchange for all. */
 static inline void half_lock(struct family_lock *l)
 {
-    if (__libc_single_threaded && !C->family->shared && load_relaxed(&l->word) == 0) {
-        store_relaxed(&l->word, berth_lock_id + 1);
-        fence_compiler();
-        return;
-    }
     family_lock_acquire(l, C->member);
 }
 

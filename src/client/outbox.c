@@ -92,7 +92,7 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
         }
     }
     uint32_t count = ++f->next_outbox;
-    family_lock_release(&f->lock);
+    family_lock_drop(&f->lock);
     if (index == NONE)
         return NULL;
     struct outbox_rec *r = &f->outbox[index];
@@ -186,7 +186,7 @@ void outbox_ring_free(struct own_box *box, uint32_t rec)
     struct outbox_rec *r = outbox_rec_of(box);
     family_lock_acquire(&r->lock, C->member);
     free_push(r, rec);
-    family_lock_release(&r->lock);
+    family_lock_drop(&r->lock);
 }
 
 static uint32_t take_free(struct own_box *box, struct outbox_rec *r, uint32_t klass)
@@ -256,7 +256,7 @@ static int grow(struct own_box *box, uint64_t size)
         err = control_send(&msg, &fd, 1); /* before any slot names it: who meets it can ask for it */
         (void)sys_close(fd);
     }
-    family_lock_release(&r->lock);
+    family_lock_drop(&r->lock);
     return err;
 }
 
@@ -280,12 +280,12 @@ int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32
             store_relaxed(&C->family->ring[rec].owner, owner);
             C->family->ring[rec].left = 0;
             r->rings_live++;
-            family_lock_release(&r->lock);
+            family_lock_drop(&r->lock);
             *out = rec;
             return 0;
         }
         bool sweep = round == 0 && r->rings_live > r->swept_rings + r->swept_rings / 4;
-        family_lock_release(&r->lock);
+        family_lock_drop(&r->lock);
         if (sweep)
             outbox_sweep(box);
         else if (grow(box, size) != 0)
@@ -332,7 +332,7 @@ static int add_chunk(struct own_box *box, struct outbox_rec *r, uint32_t chunk)
         store_release(&h->chunks, chunk + 1);
         rec = NONE;
     }
-    family_lock_release(&r->lock);
+    family_lock_drop(&r->lock);
     if (rec != NONE)
         outbox_ring_free(box, rec);
     return 0;
@@ -354,7 +354,7 @@ int outbox_slot_alloc(struct own_box *box, uint32_t *index)
         if (i != NONE)
             r->slots_live++;
         uint32_t chunk = h->chunks;
-        family_lock_release(&r->lock);
+        family_lock_drop(&r->lock);
         if (i != NONE) {
             /* never 0: generation and index together make slot.peer, where 0 says "not known yet" */
             struct slot *slot = outbox_slot(box, i);
@@ -377,7 +377,7 @@ void outbox_slot_free(struct own_box *box, uint32_t index)
     struct slot *slot = outbox_slot(box, index);
     /* the new generation first: whoever still looks must not take the zeroes that follow for the old session */
     store_release(&slot->generation, slot->generation + 1); /* a 0 is passed over when it is handed out */
-    slot_set_state(slot, SLOT_FREE);
+    store_release(&slot->state, (uint8_t)SLOT_FREE);
     store_relaxed(&slot->tail, 0);
     store_relaxed(&slot->ring, 0);
     store_relaxed(&slot->head, 0);
@@ -390,7 +390,7 @@ void outbox_slot_free(struct own_box *box, uint32_t index)
     slot->extra = r->slot_free;
     r->slot_free = index + 1;
     r->slots_live--;
-    family_lock_release(&r->lock);
+    family_lock_drop(&r->lock);
 }
 
 /* ---- channels -------------------------------------------------------------------------------------------- */
@@ -411,7 +411,7 @@ int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *ch
     memset(outbox_ring_at(box, word, NULL), 0, 1u << QUEUE_LOG2);
     family_lock_acquire(&r->lock, C->member);
     uint32_t i = r->channels < OUTBOX_CHANNELS_USED ? r->channels++ : NONE;
-    family_lock_release(&r->lock);
+    family_lock_drop(&r->lock);
     if (i == NONE) {
         outbox_ring_free(box, rec);
         return BERTH_E_LIMIT;

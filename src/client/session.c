@@ -384,7 +384,7 @@ static int finish(session_handle h, bool abort)
         return BERTH_E_BAD_HANDLE;
     }
     uint64_t me = 1ull << C->member;
-    if (fetch_and_sc(&s->holders, ~me) & ~me & members_alive()) {
+    if (berth_family_shared && fetch_and_sc(&s->holders, ~me) & ~me & members_alive()) {
         half_unlock(&s->tx_lock); /* others of the family hold it */
         half_unlock(&s->rx_lock);
         watches_drop(h, &c->watches);

@@ -172,7 +172,7 @@ struct family {
     uint32_t ring_free;    /* index + 1 */
     uint32_t rings;
     uint32_t next_outbox; /* count for handles, per family */
-    uint32_t shared;      /* members that were alive at once, ever more than one */
+    uint32_t pad;
     uint32_t any_arm;     /* WAITER_ANY's */
     struct member member[MEMBERS_MAX];
     struct outbox_rec outbox[OUTBOXES_MAX];
