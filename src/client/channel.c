@@ -21,7 +21,7 @@
 #include "client/internal.h"
 
 #define POLLED_MAX 16u
-#define POLLED_IDLE 2000u /* empty looks before a channel may be armed */
+#define POLLED_IDLE 500u  /* empty looks before a channel may be armed */
 #define POP_MAX 64u
 
 static const struct channel *their_channel(const struct peer_box *box)
@@ -121,12 +121,18 @@ void channel_pair(struct peer_box *box)
         (void)outbox_channel_alloc(box->own, box->worker->id, &box->own_channel);
     if (box->their_channel == NONE)
         find_theirs(box);
-    if (box->own_channel != NONE && box->queue && !box->polled) {
+    bool ready = box->own_channel != NONE && box->queue && !box->polled;
+    plock_release(&C->lock);
+    if (!ready)
+        return;
+    plock_take(&C->poll_lock);
+    if (!box->polled) {
         box->polled = true;
         box->next_polled = C->polled;
         store_release(&C->polled, box);
+        C->polled_count++;
     }
-    plock_release(&C->lock);
+    plock_release(&C->poll_lock);
 }
 
 /* ---- receiving -------------------------------------------------------------------------------------------- */
@@ -187,61 +193,76 @@ static inline bool has_news(const struct peer_box *box)
     return queue_peek(box->queue, pos, &slot) || load_relaxed(&their_channel(box)->resync) != box->their_resync;
 }
 
-/* One thread at a time: what it finds it hands to whoever waits for it. */
+/* One thread at a time: what it finds it hands to whoever waits for it. `all`: the armed ones too. */
 void events_poll(bool all)
 {
-    if (!load_relaxed(&C->polled) || !plock_try(&C->poll_lock))
+    if ((!load_relaxed(&C->polled) && !load_relaxed(&C->armed)) || !plock_try(&C->poll_lock))
         return;
-    for (struct peer_box *b = load_acquire(&C->polled); b; b = b->next_polled) {
-        struct channel *mine = outbox_channel(b->own, b->own_channel);
-        if (!all && mine->arm & 1)
-            continue;
+    for (struct peer_box *b = C->polled; b; b = b->next_polled) {
         if (!has_news(b)) {
             b->idle++;
             continue;
         }
         b->idle = 0;
-        if (mine->arm & 1)
-            store_sc(&mine->arm, mine->arm + 1);
+        while (pop(b) == POP_MAX)
+            ;
+    }
+    for (struct peer_box **p = &C->armed; all && *p;) {
+        struct peer_box *b = *p;
+        if (!has_news(b)) {
+            p = &b->next_polled;
+            continue;
+        }
+        struct channel *mine = outbox_channel(b->own, b->own_channel);
+        store_sc(&mine->arm, mine->arm + 1); /* even: it is polled again */
+        b->idle = 0;
+        store_release(p, b->next_polled);
+        b->next_polled = C->polled;
+        store_release(&C->polled, b);
+        C->polled_count++;
         while (pop(b) == POP_MAX)
             ;
     }
     plock_release(&C->poll_lock);
 }
 
-static bool any_news(void)
-{
-    for (struct peer_box *b = load_acquire(&C->polled); b; b = b->next_polled) {
-        if (has_news(b))
-            return true;
-    }
-    return false;
-}
-
-/* True also while another thread is taking events: what it finds may be ours. */
+/* Anything in a polled channel? True also while another thread is taking events: what it finds may be ours. The senders of
+ * armed channels kick. */
 bool events_waiting(void)
 {
     if (!load_relaxed(&C->polled))
         return false;
     if (!plock_try(&C->poll_lock))
         return true;
-    bool found = any_news();
+    bool found = false;
+    for (struct peer_box *b = C->polled; b && !found; b = b->next_polled)
+        found = has_news(b);
     plock_release(&C->poll_lock);
     return found;
 }
 
+/* Sends seldom used channels to sleep when there are more than it is good to look at each time. */
 void channel_rearm(void)
 {
-    if (!load_relaxed(&C->polled) || !plock_try(&C->poll_lock))
+    if (load_relaxed(&C->polled_count) <= POLLED_MAX || !plock_try(&C->poll_lock))
         return;
-    uint32_t n = 0;
-    for (struct peer_box *b = load_acquire(&C->polled); b; b = b->next_polled) {
+    for (struct peer_box **p = &C->polled; *p && C->polled_count > POLLED_MAX;) {
+        struct peer_box *b = *p;
         struct channel *mine = outbox_channel(b->own, b->own_channel);
-        if (mine->arm & 1 || ++n <= POLLED_MAX || b->idle < POLLED_IDLE)
+        if (b->idle < POLLED_IDLE) {
+            p = &b->next_polled;
             continue;
+        }
         store_sc(&mine->arm, mine->arm + 1); /* odd; then look once more, as before any sleep */
-        if (has_news(b))
+        if (has_news(b)) {
             store_sc(&mine->arm, mine->arm + 1);
+            b->idle = 0;
+            continue;
+        }
+        store_release(p, b->next_polled);
+        b->next_polled = C->armed;
+        store_release(&C->armed, b);
+        C->polled_count--;
     }
     plock_release(&C->poll_lock);
 }

@@ -25,6 +25,7 @@
 #define KERNEL_LOOK_NS (20 * NS_PER_US)
 #define KERNEL_BUSY_NS (100 * NS_PER_US)
 #define LOOKS_PER_CLOCK 16
+#define LOOKS_PER_CONFIRM 64
 #define SLEEP_MAX_NS (10 * NS_PER_SEC)
 #define KERNEL_EVENTS 64
 #define SLOW_NS NS_PER_MS
@@ -52,7 +53,7 @@ struct evset {
     uint32_t waiter;
     int32_t pid;
     uint32_t count, listeners;
-    uint32_t rounds;
+    uint32_t rounds, looks;
     int64_t kernel_looked;
     struct watch *all;
     struct watch *ready_first, *ready_last;
@@ -526,7 +527,7 @@ static int look_at_kernel(struct evset *set, struct epoll_event *out, int max, i
 static int look(struct evset *set, struct epoll_event *out, int max)
 {
     events_poll(false);
-    if (load_relaxed(&C->unconfirmed))
+    if (load_relaxed(&C->unconfirmed) && ++set->looks % LOOKS_PER_CONFIRM == 0)
         sessions_confirm();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
         sessions_offer_again();

@@ -68,11 +68,11 @@ static void before_fork(void)
     (void)sys_close(pair[0]);
     store_release(&berth_family_shared, true); /* for good: a lock is a lock from now on */
     share_sessions(child_member);
+    plock_take(&C->poll_lock);
+    plock_take(&C->watch_lock);
     plock_take(&C->lock);
     plock_take(&C->ctl_lock);
-    plock_take(&C->watch_lock);
     plock_take(&C->zombie_lock);
-    plock_take(&C->poll_lock);
 }
 
 static void locks_release(void)

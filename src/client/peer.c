@@ -141,6 +141,14 @@ static void bury(struct peer_box *box)
     for (p = &C->polled; box->polled && *p; p = &(*p)->next_polled) {
         if (*p == box) {
             store_release(p, box->next_polled);
+            C->polled_count--;
+            box->polled = false;
+            break;
+        }
+    }
+    for (p = &C->armed; box->polled && *p; p = &(*p)->next_polled) {
+        if (*p == box) {
+            store_release(p, box->next_polled);
             break;
         }
     }
@@ -162,8 +170,8 @@ void peers_collect(bool all)
 {
     if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) && !load_relaxed(&C->own_graves))
         return;
-    plock_take(&C->lock);
     plock_take(&C->poll_lock);
+    plock_take(&C->lock);
     int64_t now = clock_now();
     for (struct peer_box *b = C->boxes, *next; b; b = next) {
         next = b->next;
@@ -199,8 +207,8 @@ void peers_collect(bool all)
         *p = b->next;
         outbox_unmap(b);
     }
-    plock_release(&C->poll_lock);
     plock_release(&C->lock);
+    plock_release(&C->poll_lock);
 }
 
 static void ask_segment(struct peer_box *box, uint32_t index)

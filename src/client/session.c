@@ -195,7 +195,8 @@ void sessions_confirm(void)
             knows = false; /* it knows us, but not yet how to tell: very soon */
         if (!knows && !over) {
             link = &s->next;
-            watches_ready(c);
+            if (stream_readable(s, c))
+                watches_ready(c);
             continue;
         }
         if (!knows && s->state == SESSION_OPEN && !(s->flags & (SF_DEAD | SF_RESET)))

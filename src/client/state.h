@@ -9,6 +9,7 @@
  *
  * Locks, in the order in which they may be taken:
  *   session.rx_lock, session.tx_lock (family)   the state of one half of a session
+ *   client.poll_lock (process)                  who takes events off the queues; the lists of channels
  *   client.lock (process)                       tables of peers, outboxes, routes, listeners
  *   client.ctl_lock (process)                   who talks on the control socket
  *   outbox_rec.lock (family)                    rings and slots of one outbox
@@ -292,7 +293,9 @@ struct client {
     struct listener *listeners;
     struct peer_worker *workers;
     struct peer_box *boxes;
-    struct peer_box *polled; /* of them, those with a queue */
+    struct peer_box *polled; /* of them, those with a queue that is looked at each time; under poll_lock */
+    struct peer_box *armed;  /* and those whose sender has to kick */
+    uint32_t polled_count;
     struct own_box *outboxes;
     struct peer_box *box_hash[BOX_HASH];
     struct own_box *own_by_index[OUTBOXES_MAX];
