@@ -55,7 +55,7 @@ static struct listener *take_free(void)
 
 static int make_pipe(struct listener *l)
 {
-    int fds[2];
+    int fds[2] = {-1, -1};
     if (sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
         return BERTH_E_NO_MEMORY;
     char path[32];
@@ -193,7 +193,7 @@ int client_accept(listener_handle h, session_handle *out)
     if (err)
         return err;
     for (;;) {
-        struct token t;
+        struct token t = {0};
         if (!take_pending(l, &t)) {
             long n = sys_read(l->pipe_rd, &t, (long)sizeof t);
             if (n != (long)sizeof t) {

@@ -110,12 +110,14 @@ static int lease_more(struct source *s)
 /* C->lock is held. */
 int ports_take(const uint8_t addr[16], const endpoint *to, uint16_t *port)
 {
-    static uint64_t random = 0;
+    static uint64_t random; /* xorshift64: which of our own ports is next must be hard to guess, not secret */
     struct free_ports *f = free_ports_for(addr, to);
     if (!f)
         return BERTH_E_NO_MEMORY;
-    if (!random)
-        random = (uint64_t)clock_now() * 0x9e3779b97f4a7c15ull | 1;
+    if (!random) {
+        (void)sys_call(SYS_getrandom, &random, (long)sizeof random, 0L, 0);
+        random |= 1;
+    }
     if (f->count == 0) {
         int err = f->leases == f->source->leases ? lease_more(f->source) : 0;
         if (err)
@@ -125,6 +127,8 @@ int ports_take(const uint8_t addr[16], const endpoint *to, uint16_t *port)
         for (uint32_t i = 0; i < count && f->count < 65536; i++)
             f->port[f->count++] = (uint16_t)(first + i);
     }
+    if (f->count == 0)
+        return BERTH_E_LIMIT;
     random ^= random << 13;
     random ^= random >> 7;
     random ^= random << 17;

@@ -191,7 +191,7 @@ void sessions_confirm(void)
                     s->state != SESSION_OPEN || (load_acquire(&c->peer->peer) && !knows);
         if (c->box && c->box->their_channel == NONE)
             channel_pair(c->box);
-        if (knows && c->box->their_channel == NONE && !over)
+        if (knows && c->box && c->box->their_channel == NONE && !over)
             knows = false; /* it knows us, but not yet how to tell: very soon */
         if (!knows && !over) {
             link = &s->next;

@@ -334,9 +334,20 @@ class Death(RegistryTest):
         self.news(client, "PEER").close()
         bystander = self.app()
         server.close()
-        self.assertEqual(self.dead(client), (server.worker, 0))
+        self.assertEqual(self.news(client, "LISTENER_GONE").unpack("II")[0], self.listener)
+        self.assertEqual(self.dead(client), (server.worker, server.app))
         self.assertTrue(client.quiet())
         self.assertTrue(bystander.quiet(0.05))
+
+    def test_offerers_hear_of_one_of_several_acceptors(self):
+        server, client, box = self.pair()
+        child = server.fork(5)
+        self.addCleanup(child.close)
+        self.assertEqual(child.child_hello(), 0)
+        number, app = child.worker, server.app
+        child.close()
+        self.assertEqual(self.dead(client), (number, app))
+        self.assertTrue(client.quiet())
 
     def test_what_it_had_sent_is_worked_off_first(self):
         for _ in range(50):
@@ -372,7 +383,7 @@ class Death(RegistryTest):
         self.assertTrue(server.quiet())
         self.assertEqual(server.get_outbox(box.handle)[3], 0)
         child.close()
-        self.assertEqual(self.dead(server), (client.worker, 0))
+        self.assertEqual(self.dead(server), (client.worker, client.app))
 
     def test_of_a_child_only_the_family_hears(self):
         server, client, box = self.pair()
