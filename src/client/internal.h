@@ -114,6 +114,7 @@ void offer_again(struct session *s); /* one that is QUEUED */
 
 /* ---- stream.c ---- */
 void stream_publish_head(struct session *s, struct session_cache *c); /* under rx_lock */
+bool stream_cut(struct session *s, struct session_cache *c); /* the peer's stream was cut off, not ended */
 void stream_flush_head(struct session *s, bool try_only); /* before anybody sleeps */
 bool stream_readable(struct session *s, struct session_cache *c);
 bool stream_segment_missing(struct session *s, struct session_cache *c);

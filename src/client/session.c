@@ -88,7 +88,7 @@ void session_fill_slot(struct session *s, struct own_box *box)
     info->listener = s->listener;
     info->offer_seq = s->offer_seq;
     info->peer_outbox = s->peer_outbox;
-    info->spare = C->rx_limit;
+    info->rx_limit = (uint32_t)C->rx_limit;
     slot->extra = session_index(s) + 1;
     slot->cpu = 0;
     slot->waiter = WAITER_ANY;
@@ -113,7 +113,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     s->peer_outbox = box->handle;
     s->peer_slot = slot_index;
     s->peer_generation = load_relaxed(&p->generation);
-    uint64_t limit = theirs ? load_relaxed(&theirs->spare) : 0;
+    uint64_t limit = theirs ? load_relaxed(&theirs->rx_limit) : 0;
     if (limit >= 4096 && limit < s->tx_limit)
         s->tx_limit = limit;
     outbox_info(own, s->own_slot)->peer_outbox = box->handle;
@@ -253,7 +253,7 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     s->remote.port = load_relaxed(&info->local_port);
     s->local.proto = s->remote.proto = PROTO_TCP;
     s->local.family = s->remote.family = load_relaxed(&info->addr_kind) == 6 ? 6 : 4;
-    uint64_t limit = load_relaxed(&info->spare);
+    uint64_t limit = load_relaxed(&info->rx_limit);
     if (limit >= 4096 && limit < s->tx_limit)
         s->tx_limit = limit;
     s->listener = listener;
@@ -558,18 +558,17 @@ int client_take_error(session_handle h)
     if (!s)
         return BERTH_E_BAD_HANDLE;
     int32_t error = exchange_sc(&s->error, 0);
-    if (!error && load_relaxed(&s->flags) & SF_DEAD) {
-        struct session_cache *c = session_cache_of(s);
-        if (c->peer && count_offset(slot_head(c->peer)) < s->tail && !(slot_tail(c->peer) & COUNT_FLAG))
-            return BERTH_E_RESET;
-    }
-    if (!error && !(load_relaxed(&s->flags) & SF_RESET_TOLD)) {
-        struct session_cache *c = session_cache_of(s);
-        if (c->peer && slot_tail(c->peer) & COUNT_FLAG && load_relaxed(&c->peer->flags) & SLOT_RESET &&
-            !(fetch_or_sc(&s->flags, SF_RESET_TOLD) & SF_RESET_TOLD))
-            return BERTH_E_RESET;
-    }
+    if (error == BERTH_E_RESET && !client_tell_reset(h))
+        error = 0;
+    else if (!error && !(load_relaxed(&s->flags) & SF_RESET_TOLD) && stream_cut(s, session_cache_of(s)) && client_tell_reset(h))
+        error = BERTH_E_RESET;
     return error;
+}
+
+bool client_tell_reset(session_handle h)
+{
+    struct session *s = session_get(h);
+    return s && !(fetch_or_sc(&s->flags, SF_RESET_TOLD) & SF_RESET_TOLD);
 }
 
 int client_local(session_handle h, endpoint *out)
@@ -600,6 +599,6 @@ int client_set_fifo_limit(session_handle h, uint64_t rx, uint64_t tx)
     if (tx)
         s->tx_limit = tx;
     if (rx)
-        outbox_info(outbox_by_index(s->own_outbox), s->own_slot)->spare = rx;
+        outbox_info(outbox_by_index(s->own_outbox), s->own_slot)->rx_limit = (uint32_t)rx;
     return 0;
 }

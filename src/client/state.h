@@ -110,7 +110,7 @@ enum session_state {
 #define SF_CONFIRMED 0x20u /* acceptor: the connector knows our slot */
 #define SF_RESET 0x40u     /* the peer is gone or broke the rules: nothing more comes, `error` was set */
 #define SF_SHARED 0x80u    /* held by more than one member: see fork.c */
-#define SF_RESET_TOLD 0x200u /* client_take_error has told of the peer's SLOT_RESET */
+#define SF_RESET_TOLD 0x200u /* the program has been told of the reset: see client_tell_reset */
 #define SF_DEAD 0x100u  /* the peer worker is gone: what it published can still be read */
 
 struct session {

@@ -11,7 +11,8 @@
  *
  * Publishing `head` costs the peer a cache miss, so it is done when a quarter of the ring has been read, or when the fifo
  * is empty; and not even then in the middle of a run of question and answer, where our own next write, to the same
- * cache line, carries it along (`streak`). Before anybody sleeps it is published (stream_flush_head).
+ * cache line, carries it along (`streak`). Before anybody sleeps it is published (stream_flush_head). Should we die in
+ * between, the peer must still be able to tell read from unread: `taken`, in a line that nobody watches, says so.
  *
  * The ring starts small (4 KiB holds most requests, and stays in the cache) and is multiplied by four whenever it is found full,
  * up to STEADY, which a second-level cache holds: a larger one would only let the two sides drift so far apart that every
@@ -108,6 +109,25 @@ void stream_flush_head(struct session *s, bool try_only)
     notify_space(s, c, old, new);
 }
 
+/* Did the peer die with bytes of ours unread? Then TCP shows a reset, else the end of the stream. */
+static bool left_unread(const struct session *s, const struct session_cache *c)
+{
+    uint64_t head = count_offset(slot_head(c->peer)), tail = load_relaxed(&s->tail);
+    return head < tail && slot_taken(c->peer, head) != tail;
+}
+
+bool stream_cut(struct session *s, struct session_cache *c)
+{
+    uint32_t flags = load_relaxed(&s->flags);
+    if (flags & SF_RESET)
+        return true;
+    if (!c->peer)
+        return false;
+    if (slot_tail(c->peer) & COUNT_FLAG)
+        return load_relaxed(&c->peer->flags) & SLOT_RESET;
+    return flags & SF_DEAD && left_unread(s, c);
+}
+
 /* What nothing-to-read means now. rx_lock is held. */
 static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint64_t tail_word)
 {
@@ -119,7 +139,7 @@ static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint6
     if (flags & SF_SHUT_RD)
         return 0;
     if (flags & SF_DEAD)
-        return count_offset(slot_head(c->peer)) < s->tail ? BERTH_E_RESET : 0;
+        return stream_cut(s, c) ? BERTH_E_RESET : 0;
     if (s->head_published != s->head) {
         stream_publish_head(s, c);
         store_relaxed(&s->streak, 0);
@@ -208,13 +228,29 @@ static inline bool advance_head(struct session *s, struct session_cache *c, size
     s->head += n;
     *old = s->head_published;
     if (s->head == s->tail_seen) {
-        if (load_relaxed(&s->streak) >= RR_STREAK)
+        if (load_relaxed(&s->streak) >= RR_STREAK) {
+            slot_set_taken(c->own, s->head);
             return false;
+        }
     } else if (s->head - s->head_published < s->rx_size / 4) {
         return false;
     }
     stream_publish_head(s, c);
     return true;
+}
+
+/* Who does nothing but ask again must hear, too, that the peer has died. */
+static __attribute__((noinline)) void asked_in_vain(void)
+{
+    static __thread uint32_t times;
+    static __thread int64_t last;
+    if (++times % 16)
+        return;
+    int64_t now = clock_now();
+    if (now - last < NS_PER_MS)
+        return;
+    last = now;
+    control_poll();
 }
 
 static ssize_t receive(session_handle h, const struct iovec *iov, int count, uint32_t flags)
@@ -251,10 +287,14 @@ out:
     half_unlock(&s->rx_lock);
     if (tell)
         notify_space(s, c, old, s->head_published);
-    if (__builtin_expect(result == BERTH_E_WOULD_BLOCK && (!c->peer || count_offset(word) > s->head), 0)) {
-        control_poll(); /* who does nothing but ask again must hear of the acceptor, and get the segment, too */
-        if (!c->peer)
-            session_try_link(s);
+    if (result == BERTH_E_WOULD_BLOCK) {
+        if (__builtin_expect(c->peer && count_offset(word) <= s->head, 1)) {
+            asked_in_vain();
+        } else {
+            control_poll(); /* the same with the acceptor, or with the segment */
+            if (!c->peer)
+                session_try_link(s);
+        }
     }
     return result;
 }
@@ -422,7 +462,9 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
     if (__builtin_expect(flags & (SF_SHUT_WR | SF_RESET | SF_DEAD), 0)) {
         if (flags & SF_SHUT_WR)
             return BERTH_E_CLOSED;
-        return flags & SF_RESET && s->error ? s->error : BERTH_E_RESET;
+        if (flags & SF_RESET)
+            return s->error ? s->error : BERTH_E_RESET;
+        return stream_cut(s, c) ? BERTH_E_RESET : BERTH_E_CLOSED;
     }
     if (c->peer) {
         uint64_t word = slot_head(c->peer), head = count_offset(word);
@@ -684,16 +726,16 @@ bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)
 uint32_t stream_ready(struct session *s, struct session_cache *c)
 {
     uint32_t flags = load_relaxed(&s->flags);
+    bool cut = stream_cut(s, c);
+    uint32_t error = cut && !(flags & SF_RESET_TOLD) ? EPOLLERR : 0;
     if (flags & SF_RESET)
-        return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR;
-    uint32_t events = 0;
-    bool ended = flags & (SF_SHUT_RD | SF_DEAD), closed = flags & (SF_SHUT_WR | SF_DEAD);
+        return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | error;
+    uint32_t events = error;
+    bool ended = flags & (SF_SHUT_RD | SF_DEAD), closed = cut || flags & SF_SHUT_WR;
     if (c->peer) {
         ended = ended || slot_tail(c->peer) & COUNT_FLAG;
         if (slot_head(c->peer) & COUNT_FLAG)
             events |= EPOLLOUT; /* a write tells */
-        if (ended && load_relaxed(&c->peer->flags) & SLOT_RESET)
-            events |= EPOLLERR | EPOLLHUP;
     }
     if (ended)
         events |= EPOLLRDHUP | EPOLLIN;

@@ -79,7 +79,7 @@ static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, c
     int64_t deadline = 0;
     int error = 0;
     for (;;) {
-        if (r == 0)
+        if (r == 0 || (r == BERTH_E_RESET && !done && !client_tell_reset(h)))
             return (ssize_t)done;
         if (r > 0) {
             done += (size_t)r;
@@ -264,7 +264,7 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
         } else if (r == BERTH_E_WOULD_BLOCK || r == BERTH_E_BUSY) {
             error = block ? wait_for(h, EPOLLOUT, s->snd_timeout, &deadline) : EAGAIN;
         } else {
-            error = error_number((int)r);
+            error = r == BERTH_E_RESET && !done && !client_tell_reset(h) ? EPIPE : error_number((int)r);
         }
         if (error) {
             if (done)

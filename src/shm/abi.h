@@ -30,6 +30,7 @@
  *   slot.peer          owner            peer                release, after slot_info.peer_outbox
  *   slot.cpu           owner            peer                relaxed, a hint
  *   slot_info.*        owner            peer, daemon        before the state that makes them valid
+ *   slot_info.taken    consumer         producer            relaxed; read when the consumer is dead
  *   queue entries      producer         consumer            release (the sequence number is in the entry)
  *   channel.resync     producer         consumer            sc
  *   channel.qhead      consumer         producer            sc
@@ -119,7 +120,7 @@ enum slot_state {
     SLOT_ACCEPTED = 2, /* acceptor: slot_info names the offer that this answers */
     SLOT_OPEN = 3,     /* connector: knows the acceptor's slot */
     SLOT_CLOSED = 4,   /* the owner reads and writes no more; unread bytes stay readable */
-    SLOT_MOVED = 5,    /* reserved: `extra` and slot_info.spare name the new place */
+    SLOT_MOVED = 5,    /* reserved: `extra` and slot_info.rx_limit, taken name the new place */
 };
 
 /* slot.flags */
@@ -152,7 +153,8 @@ struct slot_info {
     uint32_t listener;
     uint32_t offer_seq;
     outbox_handle peer_outbox;
-    uint64_t spare;
+    uint32_t rx_limit; /* advice: how much the peer may send ahead; where it MOVED to */
+    uint32_t taken;    /* low half of the offset read up to, where `head` does not say so yet; looked at after a death */
 };
 
 #define PROTO_TCP 6u

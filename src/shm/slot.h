@@ -55,6 +55,19 @@ static inline void slot_set_head(struct slot *own, uint64_t word)
     store_release(&own->head, word);
 }
 
+/* slot_info.taken of a slot's info, which lies CHUNK_SLOTS lines behind it. A ring holds less than 2 GiB, so the low half
+ * of an offset near `head` says which one it is. */
+static inline void slot_set_taken(struct slot *own, uint64_t offset)
+{
+    store_relaxed(&((struct slot_info *)(void *)(own + CHUNK_SLOTS))->taken, (uint32_t)offset);
+}
+
+static inline uint64_t slot_taken(const struct slot *peer, uint64_t head)
+{
+    uint32_t low = load_relaxed(&((const struct slot_info *)(const void *)(peer + CHUNK_SLOTS))->taken);
+    return head + (uint64_t)(int64_t)(int32_t)(low - (uint32_t)head);
+}
+
 static inline void slot_set_ring(struct slot *own, uint64_t word)
 {
     store_release(&own->ring, word);

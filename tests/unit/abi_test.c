@@ -68,7 +68,7 @@ static void every_field_is_where_the_abi_has_it(void **state)
         FIELD(slot, flags, 41), FIELD(slot, waiter, 42), FIELD(slot, cpu, 43),
         FIELD(slot_info, local_addr, 0), FIELD(slot_info, remote_addr, 16), FIELD(slot_info, remote_port, 34),
         FIELD(slot_info, proto, 36), FIELD(slot_info, addr_kind, 37), FIELD(slot_info, peer_channel, 38),
-        FIELD(slot_info, offer_seq, 44), FIELD(slot_info, spare, 56),
+        FIELD(slot_info, offer_seq, 44), FIELD(slot_info, rx_limit, 56), FIELD(slot_info, taken, 60),
         FIELD(segment_header, magic, 0), FIELD(segment_header, version, 4),
         FIELD(segment_header, lines_per_slot, 6), FIELD(segment_header, index, 16),
         FIELD(segment_header, facing_app, 20), FIELD(segment_header, owner_worker, 32),
