@@ -28,7 +28,6 @@
 #define LOOKS_PER_CONFIRM 64
 #define SLEEP_MAX_NS (10 * NS_PER_SEC)
 #define KERNEL_EVENTS 64
-#define SLOW_NS NS_PER_MS
 
 enum tag { TAG_KICK, TAG_CONTROL, TAG_LISTENER0 };
 
@@ -41,10 +40,8 @@ struct watch {
     struct watch *ready_next, *ready_prev;
     uint64_t data;
     uint32_t events;
-    struct watch *slow_next;
     bool ready;
     bool spent; /* one shot, fired */
-    bool slow;  /* on the set's list of those whose full fifo will grow if the reader stays away */
 };
 
 struct evset {
@@ -57,7 +54,6 @@ struct evset {
     int64_t kernel_looked;
     struct watch *all;
     struct watch *ready_first, *ready_last;
-    struct watch *slow_first; /* looked at again after a sleep of SLOW_NS at most */
     uint64_t last; /* session handle of the last event, for the spin budget */
 };
 
@@ -94,26 +90,6 @@ static void ready_take(struct watch *w)
         set->ready_last = w->ready_prev;
 }
 
-static void slow_put(struct watch *w)
-{
-    if (!w->slow) {
-        w->slow = true;
-        w->slow_next = w->set->slow_first;
-        w->set->slow_first = w;
-    }
-}
-
-static void slow_take(struct watch *w)
-{
-    for (struct watch **p = &w->set->slow_first; w->slow && *p; p = &(*p)->slow_next) {
-        if (*p == w) {
-            *p = w->slow_next;
-            break;
-        }
-    }
-    w->slow = false;
-}
-
 static bool asleep(const struct evset *set)
 {
     return load_sc(&C->page->waiter[set->waiter].arm) & 1;
@@ -122,7 +98,6 @@ static bool asleep(const struct evset *set)
 static void watch_free(struct watch *w)
 {
     ready_take(w);
-    slow_take(w);
     for (struct watch **p = w->list; *p; p = &(*p)->next) {
         if (*p == w) {
             store_release(p, w->next);
@@ -412,8 +387,8 @@ static uint32_t judge(struct watch *w)
         (void)stream_arm_read(s, c, 0, edge);
     else
         (void)stream_arm_read(s, c, 0, true); /* for EPOLLHUP, EPOLLERR */
-    if (w->events & EPOLLOUT && !stream_writable(s, c) && stream_arm_write(s, c, 0) && stream_growing(s))
-        slow_put(w);
+    if (w->events & EPOLLOUT && !stream_writable(s, c))
+        (void)stream_arm_write(s, c, 0);
     now = stream_ready(s, c) & mask;
     if (!now)
         stream_flush_head(s, true);
@@ -578,18 +553,7 @@ static int sleep_in_kernel(struct evset *set, struct epoll_event *out, int max, 
     waiter_any_asleep();
     if (events_waiting() || load_sc(&set->ready_first) || control_pushes())
         left = 0;
-    if (set->slow_first && left > SLOW_NS)
-        left = SLOW_NS;
     int n = kernel_wait(set, out, max, left, mask, &kicked);
-    if (set->slow_first) {
-        plock_take(&C->watch_lock);
-        while (set->slow_first) {
-            struct watch *w = set->slow_first;
-            slow_take(w);
-            ready_put(w);
-        }
-        plock_release(&C->watch_lock);
-    }
     if (set->waiter != WAITER_ANY)
         store_sc(&line->arm, line->arm + 1);
     set->kernel_looked = clock_now();

@@ -119,7 +119,6 @@ void stream_flush_head(struct session *s, bool try_only); /* before anybody slee
 bool stream_readable(struct session *s, struct session_cache *c);
 bool stream_segment_missing(struct session *s, struct session_cache *c);
 int stream_segment_wait(struct session_cache *c);
-bool stream_growing(const struct session *s); /* full, but it will grow if the reader stays away for a moment */
 bool stream_writable(struct session *s, struct session_cache *c);
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge); /* false: it is readable */
 bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag);           /* false: it is writable */
@@ -146,6 +145,7 @@ void watches_wake_all(void);
 /* ---- listener.c ---- */
 struct listener *listener_get(listener_handle h);
 void listener_retry_pending(void); /* an outbox arrived */
+bool listeners_want(outbox_handle handle);
 int listeners_create(void);
 void listeners_close(void);
 

@@ -163,6 +163,19 @@ static void set_aside(struct listener *l, const struct token *t)
         ask_outbox(t->outbox);
 }
 
+/* Does a token that was set aside name that outbox? C->lock is held. */
+bool listeners_want(outbox_handle handle)
+{
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        const struct listener *l = &C->listeners[i];
+        for (const struct pending_token *p = l->generation & 1 ? l->pending : NULL; p; p = p->next) {
+            if (p->token.outbox == handle)
+                return true;
+        }
+    }
+    return false;
+}
+
 /* The oldest token set aside whose outbox has come. */
 static bool take_pending(struct listener *l, struct token *t)
 {
@@ -192,6 +205,7 @@ int client_accept(listener_handle h, session_handle *out)
     int err = fork_child_ready();
     if (err)
         return err;
+    zombies_reap(4);
     for (;;) {
         struct token t = {0};
         if (!take_pending(l, &t)) {

@@ -175,7 +175,7 @@ void peers_collect(bool all)
     int64_t now = clock_now();
     for (struct peer_box *b = C->boxes, *next; b; b = next) {
         next = b->next;
-        if (!all && (!b->worker->dead || load_relaxed(&b->sessions)))
+        if (!all && (!b->worker->dead || load_relaxed(&b->sessions) || listeners_want(b->handle)))
             continue;
         struct own_box *own = b->own;
         uint32_t app = b->worker->app;

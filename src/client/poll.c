@@ -96,12 +96,12 @@ static bool arm_items(struct client_poll_item *items, int n, bool on)
     return armed;
 }
 
-/* Some session changes by the clock alone: it waits for room in a queue, or its full fifo may grow. */
-static bool by_the_clock(struct client_poll_item *items, int n)
+/* Some session waits for room in a listener's queue, of which nobody tells. */
+static bool queued(struct client_poll_item *items, int n)
 {
     for (int i = 0; i < n; i++) {
         struct session *s = handle_is_listener(items[i].handle) ? NULL : session_get(items[i].handle);
-        if (s && (s->state == SESSION_QUEUED || (items[i].events & EPOLLOUT && stream_growing(s))))
+        if (s && s->state == SESSION_QUEUED)
             return true;
     }
     return false;
@@ -168,7 +168,7 @@ static int wait_loop(struct wait_list *w, struct client_poll_item *items, int n,
         int64_t left = wait_cap(deadline);
         if (left < 0 || left > SLEEP_MAX_NS)
             left = SLEEP_MAX_NS;
-        if (by_the_clock(items, n) && left > NS_PER_MS)
+        if (queued(items, n) && left > NS_PER_MS)
             left = NS_PER_MS;
         if (!armed || events_waiting() || control_pushes())
             left = 0;

@@ -212,7 +212,7 @@ void sessions_confirm(void)
 /* ---- accept -------------------------------------------------------------------------------------------------- */
 
 /* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; or a reason not to go on. */
-static int accept_offer(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
+int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
 {
     const struct slot *p = peer_slot(box, t->slot);
     const struct slot_info *info = p ? peer_info(box, t->slot) : NULL;
@@ -288,12 +288,6 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     plock_release(&C->zombie_lock);
     *out = session_handle_of(s);
     return 0;
-}
-
-int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
-{
-    zombies_reap(4);
-    return accept_offer(box, t, listener, out);
 }
 
 /* ---- ends ------------------------------------------------------------------------------------------------------ */

@@ -154,8 +154,7 @@ struct session {
     /* line 3 */
     endpoint local, remote;
     int64_t looked; /* when, while one_way counts */
-    int64_t full_at; /* when the ring was first found full at head full_head - 1 */
-    uint64_t full_head;
+    uint64_t spare[2];
 };
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 

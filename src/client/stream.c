@@ -16,8 +16,8 @@
  *
  * The ring starts small (4 KiB holds most requests, and stays in the cache) and is multiplied by four whenever it is found full,
  * up to STEADY, which a second-level cache holds: a larger one would only let the two sides drift so far apart that every
- * byte goes by way of memory. Beyond that, to the limit of the session, it grows for a reader that does not read: when it was
- * full and head has not moved for PATIENCE_NS.
+ * byte goes by way of memory. Beyond that, to the limit of the session, it grows for a reader that does not read: when it is
+ * full and head does not move for PATIENCE_NS. So a write is told to wait only when the limit is reached.
  */
 #include <limits.h>
 #include <string.h>
@@ -36,7 +36,8 @@
 #define PACE_NS 300
 
 #define STEADY (1u << 20)
-#define PATIENCE_NS (20 * NS_PER_US)
+#define PATIENCE_NS (200 * NS_PER_US) /* before a full ring grows beyond STEADY */
+#define THROTTLE_NS (20 * NS_PER_US)  /* before a write goes into the part beyond STEADY */
 
 static inline struct session *enter(session_handle h)
 {
@@ -232,8 +233,8 @@ static inline bool advance_head(struct session *s, struct session_cache *c, size
             slot_set_taken(c->own, s->head);
             return false;
         }
-    } else if (s->head - s->head_published < s->rx_size / 4) {
-        return false;
+    } else if (s->head - s->head_published < s->rx_size / 4 && s->tail_seen - s->head_published < s->rx_size / 2) {
+        return false; /* a writer that could soon be short of space is told at once */
     }
     stream_publish_head(s, c);
     return true;
@@ -432,27 +433,19 @@ static int swap_ring(struct session *s, struct session_cache *c, uint64_t size)
     return 0;
 }
 
-/* May a full ring of STEADY or more grow now? Notes when it was first found full at this head. */
-static bool may_grow(struct session *s, uint64_t head)
+/* Gives a reader that is far behind a moment to move on. True if it did, and head_seen is new. */
+static bool reader_moves(struct session *s, struct session_cache *c, int64_t patience)
 {
-    uint64_t size = load_relaxed(&s->tx_size);
-    if (size >= s->tx_limit)
-        return false;
-    if (size < STEADY)
-        return true;
-    int64_t now = clock_now();
-    if (load_relaxed(&s->full_head) != head + 1) {
-        store_relaxed(&s->full_head, head + 1);
-        store_relaxed(&s->full_at, now);
-        return false;
+    int64_t end = c->peer ? clock_now() + patience : 0;
+    while (clock_now() < end) {
+        uint64_t head = count_offset(slot_head(c->peer));
+        if (head != s->head_seen && head <= s->tail && head > s->head_seen) {
+            s->head_seen = head;
+            return true;
+        }
+        cpu_relax();
     }
-    return now - load_relaxed(&s->full_at) > PATIENCE_NS;
-}
-
-bool stream_growing(const struct session *s)
-{
-    uint64_t size = load_relaxed(&s->tx_size);
-    return size >= STEADY && size < s->tx_limit;
+    return false;
 }
 
 /* Room for bytes, growing the ring for up to `want`. The number, or why there is none. tx_lock is held. */
@@ -482,8 +475,12 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
     uint64_t room = s->tx_size - unread;
     if (__builtin_expect(s->left_first != NONE, 0))
         reclaim_left(s);
-    if (__builtin_expect(room >= want && c->tx_ring, 1))
-        return (ssize_t)room;
+    if (__builtin_expect(room >= want && c->tx_ring, 1)) {
+        if (unread < STEADY)
+            return (ssize_t)room;
+        (void)reader_moves(s, c, THROTTLE_NS); /* a ring that has grown is for those who do not read, not for a race */
+        return (ssize_t)(s->tx_size - (s->tail - s->head_seen));
+    }
     if (s->tx_rec != NONE && !c->tx_ring) { /* a forked process that meets the ring for the first time */
         bool writable = false;
         uint8_t *at = outbox_ring_at(outbox_by_index(s->own_outbox), C->family->ring[s->tx_rec].word, &writable);
@@ -493,16 +490,16 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             return BERTH_E_NO_MEMORY;
         return send_room(s, c, want);
     }
-    if ((!room || s->tx_size < STEADY) && may_grow(s, s->head_seen)) {
+    if (s->tx_size < s->tx_limit && (s->tx_size < STEADY || (!room && !reader_moves(s, c, PATIENCE_NS)))) {
         uint64_t size = s->tx_size ? s->tx_size * 4 : 1u << RING_MIN_LOG2;
-        while (size < unread + want && size < s->tx_limit && (size < STEADY || !room))
+        while (size < unread + want && size < s->tx_limit && size < STEADY)
             size *= 4;
         while (size > s->tx_limit && size > 1u << RING_MIN_LOG2)
             size /= 4;
         if (size > s->tx_size && swap_ring(s, c, size) != 0 && !s->tx_size)
             return BERTH_E_NO_MEMORY;
-        room = s->tx_size - unread;
     }
+    room = s->tx_size - (s->tail - s->head_seen);
     return room ? (ssize_t)room : BERTH_E_WOULD_BLOCK;
 }
 
@@ -683,7 +680,7 @@ bool stream_writable(struct session *s, struct session_cache *c)
     if (state == SESSION_QUEUED)
         return false;
     uint64_t size = load_relaxed(&s->tx_size);
-    if (size < STEADY && size < s->tx_limit)
+    if (size < s->tx_limit)
         return true; /* none yet, or it can grow */
     uint64_t head = load_relaxed(&s->head_seen);
     if (c->peer) {
@@ -692,7 +689,7 @@ bool stream_writable(struct session *s, struct session_cache *c)
             return true;
         head = count_offset(word);
     }
-    return size - (load_relaxed(&s->tail) - head) >= size / 4 || may_grow(s, head);
+    return size - (load_relaxed(&s->tail) - head) >= size / 4;
 }
 
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge)

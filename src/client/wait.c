@@ -164,8 +164,6 @@ static long sleep_once(struct session *s, struct session_cache *c, uint32_t even
         int64_t left = wait_cap(deadline);
         if (left < 0 || left > SLEEP_MAX_NS)
             left = SLEEP_MAX_NS;
-        if (events & EPOLLOUT && stream_growing(s))
-            left = 50 * NS_PER_US;
         ret = sys_futex_wait(word, (uint32_t)seen, timespec_of(left, &ts));
     }
     if (events & EPOLLIN)

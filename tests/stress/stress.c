@@ -57,6 +57,8 @@ static int serve_one(struct echo *e, size_t max, int edge)
             ssize_t n = berth_write(e->s, e->buf + e->done, e->have - e->done, 0);
             if (n == BERTH_E_WOULD_BLOCK)
                 return BERTH_OUT;
+            if (n < 0 && n != BERTH_E_RESET && n != BERTH_E_CLOSED) /* those are the client's choice */
+                fail("echo", n);
             if (n < 0)
                 return -1;
             e->done += (size_t)n;
@@ -67,6 +69,8 @@ static int serve_one(struct echo *e, size_t max, int edge)
         ssize_t n = berth_read(e->s, e->buf, max, 0);
         if (n == BERTH_E_WOULD_BLOCK)
             return BERTH_IN;
+        if (n < 0 && n != BERTH_E_RESET)
+            fail("read for echo", n);
         if (n < 0)
             return -1;
         e->done = 0;

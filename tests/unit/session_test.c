@@ -97,15 +97,8 @@ static void a_full_fifo_says_so(void **state)
         check(sent < 256u << 20, "a fifo without end");
     }
     expect(BERTH_E_WOULD_BLOCK, n);
-    assert_true(sent >= 1u << 20);
-    /* for a reader that stays away it grows on, to its limit */
-    while ((n = berth_write(d.client, block, sizeof block, 2 * NS_PER_MS)) > 0) {
-        sent += (uint64_t)n;
-        check(sent < 256u << 20, "a fifo without end");
-    }
-    expect(BERTH_E_TIMED_OUT, n);
+    expect(BERTH_E_TIMED_OUT, berth_write(d.client, block, sizeof block, 2 * NS_PER_MS));
     assert_int_equal(sent, 4u << 20);
-    expect(BERTH_E_WOULD_BLOCK, berth_write(d.client, block, sizeof block, 0));
     /* the first read may have to wait for a segment, and a non-blocking one does not */
     while (got < sent && (n = berth_read(d.server, block, sizeof block, NS_PER_SEC)) > 0)
         got += (uint64_t)n;
