@@ -150,7 +150,8 @@ int berth_write_commit(berth_session session, size_t len);
 int berth_shutdown(berth_session session, int how);
 
 /* berth_close - give the session up. What was written is still delivered; when unread bytes are left the peer sees a
- * reset, as RFC 9293 and Linux have it. The handle is invalid at once. Returns 0 or BAD_HANDLE. */
+ * reset, as RFC 9293 and Linux have it. The handle is invalid at once. Returns 0, BAD_HANDLE, or NOT_OWNER for a session of
+ * another process of this app: only who holds it may end it. */
 int berth_close(berth_session session);
 
 /* berth_reset - give the session up and tell the peer so: its unread bytes are lost, its calls give RESET. */

@@ -150,6 +150,12 @@ static void on_push(struct push *p)
             sessions_listener_gone(gone->listener);
         }
         break;
+    case CTL_RETIRED:
+        if (p->len >= (int)sizeof(struct ctl_outbox)) {
+            const struct ctl_outbox *retired = (const void *)p->data;
+            peer_segment_retired(retired->outbox, retired->index);
+        }
+        break;
     case CTL_EVICTED:
         log_warn("the daemon has put this process out: %s", berth_strerror(h->status));
         break;

@@ -39,6 +39,8 @@ static void repair_outbox(struct outbox_rec *r)
 {
     uint32_t index = (uint32_t)(r - C->family->outbox);
     memset(r->ring_free, 0, sizeof r->ring_free);
+    for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++)
+        r->seg[i].live = 0;
     r->rings_live = 0;
     for (uint32_t i = 0, n = load_acquire(&C->family->rings); i < n; i++) {
         struct ring_rec *ring = &C->family->ring[i];
@@ -53,6 +55,7 @@ static void repair_outbox(struct outbox_rec *r)
         }
         if (owner) {
             r->rings_live++;
+            r->seg[ring_segment(ring->word)].live++;
             continue;
         }
         ring->next = r->ring_free[ring->klass];

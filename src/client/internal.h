@@ -45,6 +45,7 @@ int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32
 void outbox_ring_free(struct own_box *box, uint32_t rec);
 uint8_t *outbox_ring_at(struct own_box *box, uint64_t word, bool *writable); /* NULL: not mapped here */
 struct own_box *outbox_by_index(uint32_t index);
+void outbox_shrink(void); /* before a sleep: gives memory back that a burst took */
 
 /* ---- peer.c: what others let us read ---- */
 struct peer_box *peer_box_find(outbox_handle handle);
@@ -56,6 +57,7 @@ const struct slot_info *peer_info(struct peer_box *box, uint32_t index);
  * yet) or PROTOCOL. With wait: blocks, SEGMENT_TIMED_OUT. */
 const uint8_t *peer_ring(struct peer_box *box, uint64_t word, uint64_t *size, bool wait, int *err);
 void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status);
+void peer_segment_retired(outbox_handle handle, uint32_t index);
 void peer_worker_dead(uint32_t worker);
 
 /* ---- control.c ---- */
@@ -80,6 +82,12 @@ bool events_waiting(void);  /* anything in a polled channel? */
 void channel_rearm(void);   /* sends seldom used channels to sleep */
 
 /* ---- session.c ---- */
+/* After a fork the records of all members are in reach; only what a process holds is its own. */
+static inline bool session_held(const struct session *s)
+{
+    return !berth_family_shared || load_relaxed(&s->holders) >> C->member & 1;
+}
+
 struct session *session_get(session_handle h); /* NULL: stale. No lock is held: check the generation again under one */
 struct session_cache *session_cache_of(struct session *s); /* made anew where it is stale */
 session_handle session_handle_of(const struct session *s);

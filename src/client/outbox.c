@@ -9,7 +9,9 @@
  *
  * A session keeps its ring when its fifo drains, since it will write again soon; but before a new segment is made, the
  * rings of all drained fifos are swept up (outbox_sweep). So the memory follows the largest number of fifos that
- * held bytes at one time, not the number of sessions.
+ * held bytes at one time, not the number of sessions. And when that was long ago it goes back to the kernel: the last
+ * segment is retired once none of its rings has been in use for a while (outbox_shrink). Its index is not used again, so that
+ * a peer that has not heard of it yet can never take a new segment for the old one.
  *
  * A segment that was made after a fork can be written by its maker alone (the seal forbids everybody else a writable
  * mapping), so its rings are passed over by the other members.
@@ -176,6 +178,7 @@ static void free_push(struct outbox_rec *r, uint32_t rec)
     struct ring_rec *ring = &C->family->ring[rec];
     ring->owner = 0;
     ring->left = 0;
+    r->seg[ring_segment(ring->word)].live--;
     ring->next = r->ring_free[ring->klass];
     r->ring_free[ring->klass] = rec + 1;
     r->rings_live--;
@@ -206,6 +209,7 @@ static uint32_t take_free(struct own_box *box, struct outbox_rec *r, uint32_t kl
 
 static uint64_t carve(struct own_box *box, struct outbox_rec *r, uint64_t size, uint32_t log2)
 {
+    uint32_t tried = 0;
     for (uint32_t i = r->segments; i-- > 0;) {
         struct seg_rec *seg = &r->seg[i];
         if (seg->size && box->writable[i] && seg->size - seg->bump >= size) {
@@ -213,7 +217,7 @@ static uint64_t carve(struct own_box *box, struct outbox_rec *r, uint64_t size, 
             seg->bump += size;
             return ring_word(i, at, log2);
         }
-        if (r->segments - i >= 3)
+        if (seg->size && ++tried >= 3)
             break; /* older ones are full but for crumbs */
     }
     return 0;
@@ -255,9 +259,64 @@ static int grow(struct own_box *box, uint64_t size)
         struct ctl_outbox msg = {.h = {.type = CTL_SEGMENT, .len = sizeof msg}, .outbox = r->handle, .index = index};
         err = control_send(&msg, &fd, 1); /* before any slot names it: who meets it can ask for it */
         (void)sys_close(fd);
+        r->grown_at = clock_now();
+        fetch_add_sc(&C->extra_segments, 1);
     }
     family_lock_drop(&r->lock);
     return err;
+}
+
+#define KEEP_NS (5 * NS_PER_SEC) /* an outbox that grew is left alone for so long */
+#define RETIRE_BELOW (OUTBOX_SEGMENTS * 3 / 4)
+
+/* The last segment, if nothing of it is in use. The outbox's lock is held. */
+static void retire_last(struct own_box *box, struct outbox_rec *r, uint32_t index)
+{
+    for (uint32_t klass = 0; klass < RING_CLASSES; klass++) {
+        for (uint32_t *link = &r->ring_free[klass]; *link;) {
+            struct ring_rec *ring = &C->family->ring[*link - 1];
+            if (ring_segment(ring->word) != index) {
+                link = &ring->next;
+                continue;
+            }
+            uint32_t rec = *link - 1;
+            *link = ring->next;
+            ring->word = 0;
+            ring_rec_free(rec);
+        }
+    }
+    struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = index};
+    (void)control_send(&msg, NULL, 0);
+    r->bytes -= r->seg[index].size;
+    r->seg[index].size = 0;
+    munmap(box->seg[index], box->seg_size[index]);
+    store_release(&box->seg[index], NULL);
+    fetch_add_sc(&C->extra_segments, ~0u);
+}
+
+void outbox_shrink(void)
+{
+    static int64_t last;
+    int64_t now = clock_now();
+    if (!load_relaxed(&C->extra_segments) || now - last < NS_PER_SEC || berth_family_shared || C->daemon_lost ||
+        !plock_try(&C->lock))
+        return;
+    last = now;
+    for (struct own_box *box = C->outboxes; box; box = box->next) {
+        struct outbox_rec *r = outbox_rec_of(box);
+        uint32_t index = r->segments - 1;
+        if (index == 0 || now - r->grown_at < KEEP_NS || r->segments > RETIRE_BELOW)
+            continue;
+        outbox_sweep(box);
+        family_lock_acquire(&r->lock, C->member);
+        while (index > 0 && (r->seg[index].size == 0 || r->seg[index].live == 0)) {
+            if (r->seg[index].size)
+                retire_last(box, r, index);
+            index--;
+        }
+        family_lock_drop(&r->lock);
+    }
+    plock_release(&C->lock);
 }
 
 int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32_t *out)
@@ -280,6 +339,7 @@ int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32
             store_relaxed(&C->family->ring[rec].owner, owner);
             C->family->ring[rec].left = 0;
             r->rings_live++;
+            r->seg[ring_segment(C->family->ring[rec].word)].live++;
             family_lock_drop(&r->lock);
             *out = rec;
             return 0;

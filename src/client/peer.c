@@ -285,6 +285,19 @@ void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int stat
     watches_wake_all(); /* sessions that were set aside for it */
 }
 
+/* Its owner says that every ring in it is drained. Should that be a lie, a thread of ours may be reading there this moment: so
+ * zeroes take the segment's place in the address space, which cost nothing, and the memory is given back all the same. */
+void peer_segment_retired(outbox_handle handle, uint32_t index)
+{
+    plock_take(&C->lock);
+    struct peer_box *box = peer_box_find(handle);
+    if (box && index > 0 && index < OUTBOX_SEGMENTS && box->seg[index]) {
+        (void)mmap((void *)(uintptr_t)box->seg[index], box->seg_size[index], PROT_READ,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+    }
+    plock_release(&C->lock);
+}
+
 /* The address of a ring word's memory, which must lie in the segment's pool whole. */
 static const uint8_t *located(struct peer_box *box, uint64_t word, uint64_t size, bool wait, int *err)
 {

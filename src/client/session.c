@@ -45,7 +45,7 @@ struct session *session_get(session_handle h)
     if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32)) /* generation 0: a record never used */
         return NULL;
     struct session *s = session_at(index);
-    return load_acquire(&s->generation) == (uint32_t)(h >> 32) ? s : NULL;
+    return load_acquire(&s->generation) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
 }
 
 struct session_cache *session_cache_of(struct session *s)
@@ -337,11 +337,21 @@ static void end_halves(struct session *s, struct session_cache *c, int how, bool
         notify_space(s, c, 0, WANT_NOTHING);
 }
 
+/* Why session_get has nothing: the handle is of nobody, or of another member of the family, who alone may end it. */
+static int no_session(session_handle h)
+{
+    uint32_t index = (uint32_t)h;
+    if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32))
+        return BERTH_E_BAD_HANDLE;
+    const struct session *s = session_at(index);
+    return load_acquire(&s->generation) == (uint32_t)(h >> 32) && !session_held(s) ? BERTH_E_NOT_OWNER : BERTH_E_BAD_HANDLE;
+}
+
 int client_shutdown(session_handle h, int how)
 {
     struct session *s = session_get(h);
     if (!s)
-        return BERTH_E_BAD_HANDLE;
+        return no_session(h);
     if (how & ~(BERTH_SHUT_RD | BERTH_SHUT_WR) || !how)
         return BERTH_E_INVALID;
     struct session_cache *c = session_cache_of(s);
@@ -369,7 +379,7 @@ static int finish(session_handle h, bool abort)
 {
     struct session *s = session_get(h);
     if (!s)
-        return BERTH_E_BAD_HANDLE;
+        return no_session(h);
     struct session_cache *c = session_cache_of(s);
     family_lock_acquire(&s->rx_lock, C->member);
     family_lock_acquire(&s->tx_lock, C->member);
@@ -503,6 +513,7 @@ void zombies_reap(int most)
 
 void sessions_settle(void)
 {
+    outbox_shrink();
     sessions_confirm();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
         sessions_offer_again();

@@ -38,7 +38,7 @@
 #define RINGS_MAX (1u << 20)
 #define OUTBOXES_MAX 4096u
 #define BOX_HASH 1024u /* buckets */
-#define OUTBOX_SEGMENTS 256u
+#define OUTBOX_SEGMENTS 1024u
 #define OUTBOX_CHANNELS_USED 256u
 #define RING_CLASSES 8u /* 4 KiB, 16 KiB, 64 KiB … 64 MiB: powers of four */
 #define NONE 0xffffffffu
@@ -64,7 +64,7 @@ struct seg_rec {
     uint64_t size; /* 0: none, or retired */
     uint64_t bump; /* first byte never handed out */
     uint32_t creator;
-    uint32_t pad;
+    uint32_t live; /* rings handed out, chunks and queues among them */
 };
 
 struct chan_rec {
@@ -90,6 +90,7 @@ struct outbox_rec {
     uint32_t rings_live;
     uint32_t ring_free[RING_CLASSES];
     uint64_t bytes;
+    int64_t grown_at;
     struct seg_rec seg[OUTBOX_SEGMENTS];
     struct chan_rec chan[OUTBOX_CHANNELS_USED];
 };
@@ -300,6 +301,7 @@ struct client {
     struct own_box *own_by_index[OUTBOXES_MAX];
     struct peer_box *box_graves;
     struct own_box *own_graves;
+    uint32_t extra_segments; /* of our own outboxes beyond the first of each */
     uint32_t dead_boxes; /* boxes of dead workers, to be buried when no session is in them */
     uint32_t queued;     /* sessions whose token found no room; list by session.next */
     uint32_t reoffer_app;

@@ -45,7 +45,7 @@ static inline struct session *enter(session_handle h)
     if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32))
         return NULL;
     struct session *s = session_at(index);
-    return load_relaxed(&s->generation) == (uint32_t)(h >> 32) ? s : NULL;
+    return load_relaxed(&s->generation) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
 }
 
 static inline bool stale(const struct session *s, session_handle h)
