@@ -435,6 +435,22 @@ int client_close(session_handle h)
     return finish(h, false);
 }
 
+bool client_accepted(session_handle h)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return false;
+    if (!session_cache_of(s)->peer)
+        session_try_link(s);
+    return session_cache_of(s)->peer != NULL;
+}
+
+bool client_shared(session_handle h)
+{
+    struct session *s = session_get(h);
+    return s && load_relaxed(&s->holders) & members_alive() & ~(1ull << C->member);
+}
+
 int client_abort(session_handle h)
 {
     return finish(h, true);

@@ -107,6 +107,16 @@ void regs_to_listener(struct sock *s)
         set_in(r);
 }
 
+void regs_session_to_kernel(struct sock *s)
+{
+    for (struct reg *r = s->regs; r; r = r->next_of_sock) {
+        if (r->in_set)
+            (void)evset_remove(r->ep->set, s->handle);
+        r->in_set = false;
+        kernel_in(r);
+    }
+}
+
 void regs_out_of_kernel(struct sock *s, int fd)
 {
     for (struct reg *r = s->regs; r; r = r->next_of_sock)

@@ -87,6 +87,8 @@ static int duplicated(int fd, int copy)
     if (old)
         sock_put(old, copy);
     shim_unlock();
+    if (unlikely(copy <= 2 && word)) /* libc's stdio will use it */
+        fd_to_kernel(copy);
     return copy;
 }
 

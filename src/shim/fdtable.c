@@ -45,6 +45,7 @@ void shim_unlock(void)
 static void fork_prepare(void)
 {
     if (!locked_for_fork) {
+        relay_before_fork();
         shim_lock();
         locked_for_fork = true;
     }

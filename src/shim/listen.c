@@ -127,6 +127,7 @@ static int adopt(struct sock *l, session_handle h, struct sockaddr *addr, sockle
     s->abort = l->abort;
     s->options = options_share(l->options);
     store_release(&s->handle, h);
+    shim_vfork_is_fork = 1;
     fd_bind(fd, s);
     shim_unlock();
     if (unlikely(s->options))

@@ -76,6 +76,8 @@ EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
             (void)sock_to_kernel(fd, s, false);
         break;
     default:
+        if (unlikely(m && m->msg_control && m->msg_controllen))
+            rights_to_kernel(m);
         break;
     }
     return real.sendmsg(fd, m, flags);

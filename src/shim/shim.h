@@ -150,6 +150,15 @@ socklen_t sock_fill_addr(int family, const endpoint *ep, struct sockaddr *addr, 
 ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
 ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
 
+/* ---- relay.c ---- */
+extern uint8_t relay_unaccepted; /* a session was connected since it was last known that all were accepted */
+void relay_before_fork(void);
+void fd_to_kernel(int fd); /* whatever it is becomes a plain socket of the kernel's, if it can */
+
+/* ---- exec.c ---- */
+extern unsigned char shim_vfork_is_fork; /* there has been a session */
+void rights_to_kernel(const struct msghdr *m);
+
 /* ---- options.c ---- */
 void options_replay(const struct option_set *set, int fd); /* by real setsockopt, all of them */
 struct option_set *options_share(struct option_set *set);
@@ -160,6 +169,7 @@ bool options_value(const struct option_set *set, int level, int name, void *valu
 /* ---- epoll.c: under shim_lock ---- */
 void regs_to_session(struct sock *s);
 void regs_to_listener(struct sock *s);
+void regs_session_to_kernel(struct sock *s); /* the kernel's socket is under the number already */
 void regs_out_of_kernel(struct sock *s, int fd); /* before another file takes the number */
 void regs_into_kernel(struct sock *s, int fd);   /* after it; and they stay known only while s is */
 void regs_drop_sock(struct sock *s, bool kernel);

@@ -150,6 +150,7 @@ static bool become_session(int fd, struct sock *s, session_handle h)
             s->nonblock = !!(sys_fcntl(fd, F_GETFL, 0L) & O_NONBLOCK);
         store_release(&s->handle, h);
         store_release(&s->kind, SOCK_SESSION);
+        shim_vfork_is_fork = relay_unaccepted = 1;
         regs_to_session(s);
         options_apply_session(s, h);
     }
