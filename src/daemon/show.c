@@ -333,8 +333,9 @@ static void show_paired(struct walk *walk, const struct outbox *o, const struct 
     bool found = slots_peer(walk->sheet->d, o, mine, index, &walk->peer);
     const struct outbox *other = walk->peer.outbox;
     const struct slot *peer = &walk->peer.slot;
-    if (!found) {
-        show_session(walk->sheet, o, mine, NULL, NULL);
+    if (!found) { /* the other side is gone: over, unless this side has yet to notice */
+        if (!o->dead && mine->slot.state != SLOT_CLOSED)
+            show_session(walk->sheet, o, mine, NULL, NULL);
     } else if (!peer->peer) { /* only an acceptor names one that does not name it */
         struct slot_pair offer = {walk->peer.slot, walk->peer.info};
         show_session(walk->sheet, other, &offer, &mine->slot, o);

@@ -4,6 +4,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
@@ -108,6 +109,52 @@ static void a_full_fifo_says_so(void **state)
     close_duo(&d);
 }
 
+/* Of shared memory that this process has in its mappings, bytes. */
+static uint64_t shared_memory(void)
+{
+    char line[128];
+    uint64_t kb = 0;
+    FILE *f = fopen("/proc/self/status", "re");
+    assert_non_null(f);
+    while (fgets(line, sizeof line, f)) {
+        if (!strncmp(line, "RssShmem:", 9))
+            kb = strtoull(line + 9, NULL, 10);
+    }
+    fclose(f);
+    return kb << 10;
+}
+
+static void what_a_burst_took_goes_back(void **state)
+{
+    enum { COUNT = 8 };
+    struct duo d[COUNT];
+    static char block[65536];
+    uint64_t before = shared_memory();
+    for (int i = 0; i < COUNT; i++) {
+        open_duo(&d[i]);
+        while (berth_write(d[i].client, block, sizeof block, 0) > 0)
+            ;
+    }
+    assert_true(shared_memory() - before > 32u << 20);
+    for (int i = 0; i < COUNT; i++) {
+        for (uint64_t got = 0; got < 4u << 20;) {
+            ssize_t n = berth_read(d[i].server, block, sizeof block, NS_PER_SEC);
+            check(n > 0, "read %zd", n);
+            got += (uint64_t)n;
+        }
+    }
+    int64_t end = clock_now() + 15 * NS_PER_SEC;
+    while (shared_memory() > before + (2u << 20) && clock_now() < end)
+        expect(BERTH_E_TIMED_OUT, berth_read(d[0].server, block, 1, 500 * NS_PER_MS));
+    assert_true(shared_memory() <= before + (2u << 20));
+    for (int i = 0; i < COUNT; i++) { /* and the sessions go on */
+        expect(5, berth_write(d[i].client, "hello", 5, 0));
+        expect(5, berth_read(d[i].server, block, sizeof block, NS_PER_SEC));
+        assert_memory_equal(block, "hello", 5);
+        close_duo(&d[i]);
+    }
+}
+
 static void resets_reach_the_peer(void **state)
 {
     struct duo d;
@@ -200,6 +247,41 @@ static void a_full_backlog(void **state)
     expect(0, berth_close(late.session));
     for (int i = 0; i <= n; i++)
         expect(0, berth_close(s[i]));
+    expect(0, berth_unlisten(l));
+}
+
+static void a_full_backlog_in_a_wait_set(void **state)
+{
+    struct berth_listen_options o = {.backlog = 1};
+    berth_listener l;
+    berth_session s[8], accepted[8];
+    struct berth_endpoint at;
+    struct berth_event ev;
+    int n = 0, rc = 0, taken = 0;
+    expect(0, berth_listen_uri("tcp://127.0.0.1:0", &o, &l));
+    expect(0, berth_listener_endpoint(l, &at));
+    while (n < 8 && (rc = berth_connect(&at, 0, &s[n])) == 0)
+        n++;
+    expect(BERTH_E_IN_PROGRESS, rc);
+    berth_waitset *set = berth_waitset_create();
+    assert_non_null(set);
+    expect(0, berth_waitset_add(set, s[n], BERTH_OUT, 7));
+    expect(0, berth_waitset_wait(set, &ev, 1, 0));
+    expect(0, berth_waitset_wait(set, &ev, 1, 5 * NS_PER_MS));
+    expect(0, berth_accept(l, NS_PER_SEC, &accepted[taken++]));
+    expect(1, berth_waitset_wait(set, &ev, 1, NS_PER_SEC));
+    assert_int_equal(ev.data, 7);
+    check(ev.events == BERTH_OUT, "events %x", ev.events);
+    expect(0, berth_error(s[n]));
+    expect(2, berth_write(s[n], "in", 2, 0));
+    while (berth_accept(l, 20 * NS_PER_MS, &accepted[taken]) == 0)
+        taken++;
+    assert_int_equal(taken, n + 1);
+    for (int i = 0; i <= n; i++) {
+        expect(0, berth_close(s[i]));
+        expect(0, berth_close(accepted[i]));
+    }
+    berth_waitset_destroy(set);
     expect(0, berth_unlisten(l));
 }
 
@@ -369,10 +451,12 @@ int main(void)
         cmocka_unit_test(bytes_and_ends),
         cmocka_unit_test(addresses_on_both_sides),
         cmocka_unit_test(a_full_fifo_says_so),
+        cmocka_unit_test(what_a_burst_took_goes_back),
         cmocka_unit_test(resets_reach_the_peer),
         cmocka_unit_test(writing_to_one_that_closed),
         cmocka_unit_test(nobody_listens),
         cmocka_unit_test(a_full_backlog),
+        cmocka_unit_test(a_full_backlog_in_a_wait_set),
         cmocka_unit_test(spans_are_exclusive),
         cmocka_unit_test(a_signal_interrupts_a_wait),
         cmocka_unit_test(options_in_range),
