@@ -43,6 +43,8 @@ int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener
 int client_listener_backlog(listener_handle l, uint32_t backlog); /* listen() called again */
 int client_listener_endpoint(listener_handle l, endpoint *out);
 int client_accept(listener_handle l, session_handle *out); /* WOULD_BLOCK when none waits */
+/* Asks `may` (perhaps more than once) before it takes one; where not, the session goes on waiting: LIMIT. */
+int client_accept_if(listener_handle l, bool (*may)(void *arg), void *arg, session_handle *out);
 /* Blocks until a session waits at l, or `kernel_fd` (-1: none) is readable; one of several sleepers in several processes is
  * woken. 0, TIMED_OUT, INTERRUPTED, BAD_HANDLE. */
 int client_listener_wait(listener_handle l, int kernel_fd, int64_t deadline_ns);

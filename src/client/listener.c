@@ -141,10 +141,10 @@ static void ask_outbox(outbox_handle handle)
     (void)control_send(&msg, NULL, 0);
 }
 
-static void set_aside(struct listener *l, const struct token *t)
+static void set_aside(struct listener *l, const struct token *t, bool ask)
 {
     uint32_t n = 0;
-    bool asked = false;
+    bool asked = !ask;
     plock_take(&C->lock);
     struct pending_token **p = &l->pending;
     for (; *p; p = &(*p)->next) {
@@ -197,7 +197,7 @@ static bool take_pending(struct listener *l, struct token *t)
     return found;
 }
 
-int client_accept(listener_handle h, session_handle *out)
+int client_accept_if(listener_handle h, bool (*may)(void *arg), void *arg, session_handle *out)
 {
     struct listener *l = listener_get(h);
     if (!l)
@@ -225,13 +225,23 @@ int client_accept(listener_handle h, session_handle *out)
 have:;
         struct peer_box *box = peer_box_find(t.outbox);
         if (!box) {
-            set_aside(l, &t);
+            set_aside(l, &t, true);
             continue;
+        }
+        if (may && !may(arg)) {
+            set_aside(l, &t, false);
+            listener_ready(l);
+            return BERTH_E_LIMIT;
         }
         err = session_accept(box, &t, l->id, out);
         if (err != BERTH_E_REFUSED)
             return err;
     }
+}
+
+int client_accept(listener_handle h, session_handle *out)
+{
+    return client_accept_if(h, NULL, NULL, out);
 }
 
 bool client_listener_ready(listener_handle h)

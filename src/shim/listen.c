@@ -104,21 +104,32 @@ EXPORT int listen(int fd, int backlog)
 
 /* ---- accept ---- */
 
-/* A descriptor for the session, with what it inherits. */
-static int adopt(struct sock *l, session_handle h, struct sockaddr *addr, socklen_t *len, int flags)
+/* The descriptor comes first: where there is none to be had, the connection stays in the queue. */
+struct room {
+    int family, flags;
+    int fd; /* -1: not asked for yet; else a placeholder, or -errno - 1 */
+};
+
+static bool make_room(void *arg)
+{
+    struct room *room = arg;
+    if (room->fd < 0) {
+        int fd = placeholder_open(room->family, room->flags & SOCK_CLOEXEC);
+        room->fd = fd < 0 ? fd - 1 : fd;
+    }
+    return room->fd >= 0;
+}
+
+/* The session gets that descriptor, and what it inherits. */
+static int adopt(struct sock *l, session_handle h, int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
     shim_lock();
     struct sock *s = sock_alloc(SOCK_SESSION, l->family);
-    int fd = s ? placeholder_open(l->family, flags & SOCK_CLOEXEC) : -ENOBUFS;
-    if (fd < 0) {
-        if (s) {
-            s->refs = 1;
-            s->kind = SOCK_BOUND;
-            sock_put(s, -1);
-        }
+    if (!s) {
         shim_unlock();
+        sys_close(fd);
         (void)client_abort(h);
-        errno = -fd;
+        errno = ENOBUFS;
         return -1;
     }
     s->nonblock = !!(flags & SOCK_NONBLOCK);
@@ -166,9 +177,16 @@ static int accept_look(int fd, struct sock *s, listener_handle l, struct sockadd
     }
     s->stack_turn = 0;
     session_handle h;
-    int r = client_accept(l, &h);
+    struct room room = {s->family, flags, -1};
+    int r = client_accept_if(l, make_room, &room, &h);
     if (r == 0)
-        return adopt(s, h, addr, len, flags);
+        return adopt(s, h, room.fd, addr, len, flags);
+    if (room.fd >= 0)
+        sys_close(room.fd);
+    if (room.fd < -1) {
+        errno = -room.fd - 1;
+        return -1;
+    }
     if (r != BERTH_E_WOULD_BLOCK && r != BERTH_E_BAD_HANDLE)
         log_debug("accept: %s", berth_strerror(r));
     if (!kernel_first)

@@ -1,4 +1,5 @@
-"""Sessions that go where the preload library cannot follow: executed programs, libc's stdio, other processes."""
+"""Sessions that go where the preload library cannot follow: executed programs, libc's stdio, other processes;
+and the descriptors that are not to be had."""
 
 import harness
 
@@ -84,6 +85,41 @@ sys.exit(p.wait())
 """
 
 
+# Meets its client, then has no descriptor left for the next connection.
+FULL = """
+import os, select, socket
+l = socket.create_server(("127.0.0.1", 0))
+e = select.epoll()
+e.register(l, select.EPOLLIN)
+if os.fork() == 0:
+    w = socket.create_connection(l.getsockname())
+    w.recv(1)
+    s = socket.create_connection(l.getsockname())
+    s.settimeout(10)
+    print(s.recv(10), flush=True)
+    os._exit(0)
+w = l.accept()[0]
+w.send(b"x")
+held = []
+assert e.poll(5)
+try:
+    while True:
+        held.append(os.dup(0))
+except OSError:
+    pass
+for i in range(3):
+    try:
+        l.accept()
+    except OSError as error:
+        print(error.strerror, e.poll(1)[0][1], flush=True)
+for fd in held:
+    os.close(fd)
+c = l.accept()[0]
+c.sendall(b"late")
+os.wait()
+"""
+
+
 @harness.needs_preload
 class Leave(harness.TestCase):
     def serve(self, script, *args):
@@ -144,6 +180,13 @@ class Leave(harness.TestCase):
                  "s.sendall(b'x' * 100); time.sleep(0.3)"  # what came back is never read: the kernel resets
         self.under(PYTHON, "-c", script)
         self.wait_until(lambda: "reset" in server.out, "the reset")
+
+    def test_no_descriptor_left_for_a_connection(self):
+        """It waits in the queue, and the listener stays ready, until there is one."""
+        self.daemon()
+        want = "Too many open files 1\n" * 3 + "b'late'\n"
+        self.assertEqual(self.run_program(PYTHON, "-c", FULL).out, want)
+        self.assertEqual(self.under(PYTHON, "-c", FULL), want)
 
     def test_epoll_goes_on(self):
         port, _ = self.serve(ECHO)
