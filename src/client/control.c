@@ -428,7 +428,7 @@ static int check_options(const struct berth_attach_options *o)
     if ((o->name && (!o->name[0] || strlen(o->name) >= CTL_NAME_MAX)) || (o->ns && strlen(o->ns) >= CTL_NAME_MAX) ||
         (o->secret && strlen(o->secret) >= CTL_SECRET_MAX))
         return BERTH_E_INVALID;
-    if (o->flags & ~(BERTH_ATTACH_LOCAL | BERTH_ATTACH_GLOBAL | BERTH_ATTACH_PROXY | BERTH_ATTACH_JOIN))
+    if (o->flags & ~(BERTH_ATTACH_LOCAL | BERTH_ATTACH_GLOBAL | BERTH_ATTACH_PROXY | BERTH_ATTACH_JOIN | SPIN_GIVEN))
         return BERTH_E_INVALID;
     if ((o->rx_fifo_size && (o->rx_fifo_size < 4096 || o->rx_fifo_size > 64u << 20)) ||
         (o->tx_fifo_size && (o->tx_fifo_size < 4096 || o->tx_fifo_size > 64u << 20)))

@@ -234,7 +234,9 @@ have:;
             return BERTH_E_LIMIT;
         }
         err = session_accept(box, &t, l->id, out);
-        if (err != BERTH_E_REFUSED)
+        if (err == BERTH_E_IN_PROGRESS) /* its outbox was given up at this very moment: ask for it once more */
+            set_aside(l, &t);
+        else if (err != BERTH_E_REFUSED)
             return err;
     }
 }

@@ -160,7 +160,7 @@ static void bury(struct peer_box *box)
 static bool app_has_box(uint32_t app)
 {
     for (struct peer_box *b = C->boxes; b; b = b->next) {
-        if (b->worker->app == app && !b->worker->dead)
+        if (b->worker->app == app && (!b->worker->dead || load_relaxed(&b->sessions)))
             return true;
     }
     return false;

@@ -117,7 +117,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     if (limit >= 4096 && limit < s->tx_limit)
         s->tx_limit = limit;
     outbox_info(own, s->own_slot)->peer_outbox = box->handle;
-    box->sessions++;
+    fetch_add_sc(&box->sessions, 1);
     c->box = box;
     store_release(&c->peer, p);
     store_release(&c->own->peer, (uint64_t)s->peer_generation << 32 | slot_index);
@@ -186,9 +186,10 @@ void sessions_confirm(void)
         struct session *s = session_at(*link - 1);
         struct session_cache *c = session_cache_of(s);
         uint64_t me = (uint64_t)c->own->generation << 32 | s->own_slot;
-        bool knows = c->peer && load_acquire(&c->peer->peer) == me && load_relaxed(&c->peer->generation) == s->peer_generation;
+        uint64_t names = c->peer ? load_acquire(&c->peer->peer) : 0; /* once: it may come to name us at any moment */
+        bool knows = names == me && load_relaxed(&c->peer->generation) == s->peer_generation;
         bool over = !c->peer || load_relaxed(&c->peer->generation) != s->peer_generation || s->flags & (SF_DEAD | SF_RESET) ||
-                    s->state != SESSION_OPEN || (load_acquire(&c->peer->peer) && !knows);
+                    s->state != SESSION_OPEN || (names && names != me);
         if (c->box && c->box->their_channel == NONE)
             channel_pair(c->box);
         if (knows && c->box && c->box->their_channel == NONE && !over)
@@ -212,7 +213,7 @@ void sessions_confirm(void)
 /* ---- accept -------------------------------------------------------------------------------------------------- */
 
 /* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; or a reason not to go on. */
-int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
+static int accept_offer(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
 {
     const struct slot *p = peer_slot(box, t->slot);
     const struct slot_info *info = p ? peer_info(box, t->slot) : NULL;
@@ -264,16 +265,15 @@ int session_accept(struct peer_box *box, const struct token *t, uint32_t listene
     s->peer_outbox = box->handle;
     s->peer_slot = t->slot;
     s->peer_generation = t->generation;
-    if (box->worker->dead)
-        s->flags |= SF_DEAD;
-    box->sessions++;
     session_fill_slot(s, own);
     struct session_cache *c = session_cache_of(s);
     store_release(&c->own->peer, (uint64_t)t->generation << 32 | t->slot);
     session_set_state(s, SESSION_OPEN);
     slot_set_state(c->own, SLOT_ACCEPTED);
     channel_pair(box);
-    if (!box->worker->dead) {
+    if (load_sc(&box->worker->dead)) { /* looked at when others can find the session: sessions_of_worker_dead may be at it */
+        fetch_or_sc(&s->flags, SF_DEAD);
+    } else {
         channel_event(s, c);
         if (!box->announced) {
             struct ctl_outbox msg = {.h = {.type = CTL_ANNOUNCE, .len = sizeof msg},
@@ -288,6 +288,21 @@ int session_accept(struct peer_box *box, const struct token *t, uint32_t listene
     plock_release(&C->zombie_lock);
     *out = session_handle_of(s);
     return 0;
+}
+
+int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
+{
+    plock_take(&C->lock); /* from here on it counts as used: peers_collect leaves it alone */
+    bool gone = box->buried != 0;
+    if (!gone)
+        fetch_add_sc(&box->sessions, 1);
+    plock_release(&C->lock);
+    if (gone)
+        return BERTH_E_IN_PROGRESS;
+    int err = accept_offer(box, t, listener, out);
+    if (err)
+        fetch_add_sc(&box->sessions, ~0u);
+    return err;
 }
 
 /* ---- ends ------------------------------------------------------------------------------------------------------ */
@@ -475,7 +490,7 @@ void session_dispose(struct session *s)
     half_unlock(&s->tx_lock);
     ports_release(s);
     if (c->box)
-        c->box->sessions--;
+        fetch_add_sc(&c->box->sessions, ~0u);
     outbox_slot_free(own, s->own_slot);
     session_free(s);
 }
