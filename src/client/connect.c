@@ -45,6 +45,16 @@ static void route_drop(struct route *r)
     }
     own_fd_close(r->token_fd);
     memory_put(r, sizeof *r);
+    store_relaxed(&C->own_loose, 1);
+}
+
+bool route_has_box(const struct own_box *box)
+{
+    for (const struct route *r = C->routes; r; r = r->next) {
+        if (r->box == box)
+            return true;
+    }
+    return false;
 }
 
 void route_gone(uint32_t listener)
@@ -225,10 +235,27 @@ void sessions_offer_again(void)
 
 /* ---- connect ------------------------------------------------------------------------------------------------ */
 
+/* Who only connects and never waits must hear of deaths, too. */
+static void housekeeping(void)
+{
+    static int64_t last;
+    int64_t now = clock_now();
+    if (now - load_relaxed(&last) < NS_PER_MS)
+        return;
+    store_relaxed(&last, now);
+    control_poll();
+    zombies_reap(4);
+}
+
 bool client_has_route(const endpoint *dst)
 {
     struct dir_entry e;
-    return C->attached && C->dir && directory_lookup(C->dir, dst, C->spread, &e) && e.uid == C->uid;
+    if (!C->attached || !C->dir)
+        return false;
+    if (directory_lookup(C->dir, dst, C->spread, &e) && e.uid == C->uid)
+        return true;
+    housekeeping();
+    return false;
 }
 
 int client_connect(const endpoint *dst, const endpoint *src, session_handle *out)
@@ -239,8 +266,12 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
     if (err)
         return err;
     struct dir_entry e;
-    if (!C->dir || !directory_lookup(C->dir, dst, C->spread++, &e))
+    if (!C->dir || !directory_lookup(C->dir, dst, C->spread++, &e)) {
+        housekeeping();
         return BERTH_E_NO_ROUTE;
+    }
+    if (C->spread % 64 == 0)
+        housekeeping();
     if (e.uid != C->uid)
         return BERTH_E_PERMISSION;
     zombies_reap(4);

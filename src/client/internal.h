@@ -48,6 +48,7 @@ struct own_box *outbox_by_index(uint32_t index);
 void outbox_shrink(void); /* before a sleep: gives memory back that a burst took */
 
 /* ---- peer.c: what others let us read ---- */
+#define GRAVE_NS (3 * NS_PER_SEC) /* memory of the dead stays longer than any thread sleeps on a word in it */
 struct peer_box *peer_box_find(outbox_handle handle);
 struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3]); /* takes the descriptors */
 void peers_collect(bool all); /* forgets what dead workers left, when no session is in it; all: everything */
@@ -114,6 +115,7 @@ void ports_forget(void);
 void route_waiting(struct session *s, int by); /* our offers that its listener has not accepted */
 void route_gone(uint32_t listener);
 void routes_forget(void);
+bool route_has_box(const struct own_box *box);
 void routes_drop_box(const struct own_box *box);
 void queued_take(const struct session *s);
 void sessions_offer_again(void); /* what found no room in a listener's queue, or was in a dead worker's hands */

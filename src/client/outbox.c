@@ -101,8 +101,6 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
     struct own_box *box = mmap(NULL, sizeof *box, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (box == MAP_FAILED)
         goto fail_map;
-    memset(r, 0, sizeof *r);
-    r->used = 1;
     r->handle = outbox_handle_make(C->worker, count);
     r->facing_app = facing_app;
     r->owner_member = C->member;
@@ -140,6 +138,14 @@ void outbox_bury(struct own_box *box)
     C->own_graves = box;
 }
 
+/* Records are zero while they are free. One is several pages: they are given back, not cleared. */
+static void record_free(struct outbox_rec *r)
+{
+    if (madvise(r, sizeof *r, MADV_REMOVE) != 0)
+        memset(r, 0, sizeof *r);
+    store_release(&r->used, 0);
+}
+
 void outbox_unmap(struct own_box *box)
 {
     struct outbox_rec *r = outbox_rec_of(box);
@@ -152,7 +158,7 @@ void outbox_unmap(struct own_box *box)
                 ring_rec_free(rec);
             }
         }
-        store_release(&r->used, 0);
+        record_free(r);
     }
     for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++) {
         if (box->seg[i])

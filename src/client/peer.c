@@ -12,8 +12,6 @@
 #include "client/internal.h"
 #include "shm/segment.h"
 
-#define GRAVE_NS (3 * NS_PER_SEC) /* longer than any thread sleeps on a word in there */
-
 static struct peer_box **bucket(outbox_handle handle)
 {
     return &C->box_hash[(uint32_t)(handle * 0x9e3779b97f4a7c15ull >> 40) % BOX_HASH];
@@ -166,9 +164,26 @@ static bool app_has_box(uint32_t app)
     return false;
 }
 
+/* Outboxes of ours towards apps that never answered, or that went before our last session with them did. */
+static void bury_loose(void)
+{
+    store_relaxed(&C->own_loose, 0);
+    for (struct own_box *b = C->outboxes, *next; b; b = next) {
+        const struct outbox_rec *r = outbox_rec_of(b);
+        next = b->next;
+        if (outbox_worker(r->handle) != C->worker || route_has_box(b) || app_has_box(r->facing_app))
+            continue;
+        if (load_relaxed(&r->slots_live))
+            store_relaxed(&C->own_loose, 1);
+        else
+            outbox_bury(b);
+    }
+}
+
 void peers_collect(bool all)
 {
-    if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) && !load_relaxed(&C->own_graves))
+    if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) && !load_relaxed(&C->own_graves) &&
+        !load_relaxed(&C->own_loose))
         return;
     plock_take(&C->poll_lock);
     plock_take(&C->lock);
@@ -185,8 +200,12 @@ void peers_collect(bool all)
         if (own && !app_has_box(app) && load_relaxed(&outbox_rec_of(own)->slots_live) == 0 && own->buried == 0) {
             routes_drop_box(own);
             outbox_bury(own);
+        } else if (own) {
+            store_relaxed(&C->own_loose, 1);
         }
     }
+    if (!all && load_relaxed(&C->own_loose))
+        bury_loose();
     for (struct peer_box **p = &C->box_graves; *p;) {
         struct peer_box *b = *p;
         if (!all && now - b->buried < GRAVE_NS) {

@@ -93,7 +93,7 @@ struct outbox_rec {
     int64_t grown_at;
     struct seg_rec seg[OUTBOX_SEGMENTS];
     struct chan_rec chan[OUTBOX_CHANNELS_USED];
-};
+} __attribute__((aligned(PAGE_BYTES))); /* so that the memory of a free one can be given back */
 
 enum session_state {
     SESSION_FREE = 0,
@@ -302,6 +302,7 @@ struct client {
     struct peer_box *box_graves;
     struct own_box *own_graves;
     uint32_t extra_segments; /* of our own outboxes beyond the first of each */
+    uint32_t own_loose; /* an outbox may have lost its last use: a route or a session went */
     uint32_t dead_boxes; /* boxes of dead workers, to be buried when no session is in them */
     uint32_t queued;     /* sessions whose token found no room; list by session.next */
     uint32_t reoffer_app;

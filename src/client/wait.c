@@ -77,6 +77,8 @@ int64_t wait_cap(int64_t deadline)
         if (left < 0 || left > pause_ns)
             left = pause_ns;
     }
+    if ((load_relaxed(&C->box_graves) || load_relaxed(&C->own_graves)) && (left < 0 || left > GRAVE_NS))
+        left = GRAVE_NS; /* then their memory may go */
     return left;
 }
 
