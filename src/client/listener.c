@@ -235,7 +235,7 @@ have:;
         }
         err = session_accept(box, &t, l->id, out);
         if (err == BERTH_E_IN_PROGRESS) /* its outbox was given up at this very moment: ask for it once more */
-            set_aside(l, &t);
+            set_aside(l, &t, true);
         else if (err != BERTH_E_REFUSED)
             return err;
     }
