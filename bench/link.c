@@ -189,7 +189,7 @@ static void receive_server(link_listener l, size_t block, bool count)
         block = sizeof(message) - 8;
     pin_side(0);
     link_t s = link_accept(l);
-    begin = t = now_ns();
+    begin = now_ns();
     for (;;) {
         ssize_t n = link_read(s, message + have, block);
         if (n == 0)
@@ -381,6 +381,9 @@ static void fanin(void)
     for (long i = 0; i + 1 < clients; i++)
         peer_wait(pids[i]);
     link_detach();
+    free(pids);
+    free(fds);
+    free(table.session);
 }
 
 /* ---- idle sessions ---- */
@@ -463,13 +466,14 @@ static void idle_peer(void)
         histogram_add(&h, t - begin);
     }
     uint64_t used = pss_of(getpid()) + pss_of(server) + pss_of(daemon_pid);
-    start = now_ns();
     link_write(table.session[0], &byte, 1);
     printf("{\"bytes_per_session\": %.0f, \"bytes_per_session_used\": %.0f, \"kernel_bytes_per_session\": %.0f, "
            "\"setup_us\": %.2f, \"lookup_p50_ns\": %.0f, \"lookup_p99_ns\": %.0f, \"lookups\": %llu}\n",
            ((double)after - (double)before) / (double)sessions, ((double)used - (double)before) / (double)sessions,
            ((double)slab_after - (double)slab) / (double)sessions, (double)setup / 1e3 / (double)sessions,
            histogram_quantile(&h, 0.5), histogram_quantile(&h, 0.99), (unsigned long long)h.count);
+    free(places);
+    free(table.session);
 }
 
 static void idle(void)
@@ -503,6 +507,8 @@ static void idle(void)
     echo_set(set, &table);
     peer_wait(pid);
     link_detach();
+    free(l);
+    free(table.session);
 }
 
 /* ---- who does what ---- */

@@ -51,7 +51,7 @@ static inline link_listener link_listen(const char *host, char *where)
     snprintf(uri, sizeof(uri), "tcp://%s:0", host);
     link_check("listen", berth_listen_uri(uri, &(struct berth_listen_options){.backlog = 4096}, &l));
     link_check("listener", berth_listener_endpoint(l, &ep));
-    strcpy(where, "tcp://");
+    memcpy(where, "tcp://", 7);
     berth_endpoint_format(&ep, where + 6, 100);
     return l;
 }

@@ -164,7 +164,7 @@ void conn_reap(struct daemon *d)
         if (c->worker)
             worker_die(d, c->worker);
         while (!list_empty(&c->out))
-            out_free(c, container_of(c->out.next, struct out_packet, link));
+            out_free(c, container_of(c->out.next, struct out_packet, link)); /* NOLINT(clang-analyzer-*): unlinks */
         watch_remove(d, &c->watch);
         close(c->watch.fd);
         d->conn_count--;

@@ -185,7 +185,7 @@ void pools_free(struct space *space)
     {
         struct pool *pool = container_of(it, struct pool, link);
         while (!list_empty(&pool->leases))
-            lease_free(container_of(pool->leases.next, struct lease, link));
+            lease_free(container_of(pool->leases.next, struct lease, link)); /* NOLINT(clang-analyzer-*): unlinks */
         list_unlink(&pool->link);
         free(pool);
     }

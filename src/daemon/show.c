@@ -264,7 +264,7 @@ static void show_session(struct sheet *sheet, const struct outbox *o, const stru
         (int)o->owner->pid, o->dead ? "dead" : state_name(mine->slot.state), o->facing->id,
         quoted(sheet, o->facing->id), peer_outbox ? (int)peer_outbox->owner->pid : 0,
         !peer               ? "none"
-        : peer_outbox->dead ? "dead"
+        : peer_outbox && peer_outbox->dead ? "dead"
                             : state_name(peer->state),
         (long long)out, (long long)in, (long long)out_fill, (long long)in_fill, (long long)out_size,
         (long long)in_size);

@@ -198,7 +198,7 @@ static bool parse_address(struct parser *p, size_t end, endpoint *out)
         out->family = 6;
         return parse_v6(p, end, out->addr);
     }
-    uint8_t quad[4];
+    uint8_t quad[4] = {0};
     if (!is_digit(p->text[p->at]) && is_host_char(p->text[p->at]))
         return fail(p, p->at, "an address in digits is needed, names are not looked up");
     if (!parse_v4(p, end, quad))

@@ -63,7 +63,7 @@ bool signal_restarts(int64_t timeout)
     if (timeout)
         return false;
     for (int sig = 1; sig <= 64; sig++) {
-        struct kernel_sigaction act;
+        struct kernel_sigaction act = {0};
         if (sys_call(SYS_rt_sigaction, (long)sig, 0L, &act, 8L) < 0)
             continue;
         if ((uintptr_t)act.handler > 1 && !(act.flags & SA_RESTART))

@@ -478,7 +478,6 @@ static void reordered_messages(void **state)
     liar(&a, true);
     struct ctl_header detach = {0};
     assert_int_equal(fake_request(&a, CTL_DETACH, &detach, sizeof detach, NULL, 0), 0);
-    h = outbox_handle_make(a.worker, 1);
     rc = fake_request(&a, CTL_GET_OUTBOX, &g, sizeof g, NULL, 0);
     check(rc == BERTH_E_NOT_ATTACHED, "GET_OUTBOX after DETACH gave %s", berth_error_name(rc));
     fake_close(&a);
@@ -540,9 +539,8 @@ static int random_descriptors(uint64_t *seed, const union fake_packet *m, int fd
         else if ((m->h.type == CTL_OUTBOX || m->h.type == CTL_SEGMENT) && kind % 8)
             fds[i] = fake_outbox_segment(m->outbox.outbox, m->h.type == CTL_OUTBOX ? 0 : m->outbox.index,
                                          m->outbox.facing_app);
-        else if (m->h.type == CTL_CHILD && kind % 4 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, p) == 0)
-            fds[i] = (close(p[0]), p[1]);
-        else if (m->h.type == CTL_LISTEN && kind % 4 && pipe2(p, O_CLOEXEC) == 0)
+        else if ((m->h.type == CTL_CHILD && kind % 4 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, p) == 0) ||
+                 (m->h.type == CTL_LISTEN && kind % 4 && pipe2(p, O_CLOEXEC) == 0))
             fds[i] = (close(p[0]), p[1]);
         else
             fds[i] = a_descriptor(kind >> 8);
