@@ -73,11 +73,12 @@ void channel_event(struct session *s, struct session_cache *c)
     uint32_t ahead = (uint32_t)chan->tx_pos - qhead;
     uint64_t qhead64 = ahead <= QUEUE_ENTRIES ? chan->tx_pos - ahead : chan->tx_pos - QUEUE_ENTRIES;
     if (s->event_pos <= qhead64) { /* else one is outstanding */
-        if (queue_full((uint32_t)chan->tx_pos, qhead)) {
+        bool writable = false; /* not where another process of the family made the queue after it was forked */
+        uint64_t *q = (uint64_t *)(void *)outbox_ring_at(own, chan->queue, &writable);
+        if (!writable || queue_full((uint32_t)chan->tx_pos, qhead)) {
             struct channel *ch = outbox_channel(own, box->own_channel);
             store_sc(&ch->resync, ch->resync + 1);
         } else {
-            uint64_t *q = (uint64_t *)(void *)outbox_ring_at(own, chan->queue, NULL);
             queue_put(q, (uint32_t)chan->tx_pos, s->own_slot);
             s->event_pos = ++chan->tx_pos;
         }
@@ -99,7 +100,7 @@ static void find_theirs(struct peer_box *box)
         uint64_t word = load_acquire(&table[i].queue);
         if (!word)
             return; /* they are handed out in order */
-        if (load_relaxed(&table[i].peer_worker) != C->worker)
+        if (load_relaxed(&table[i].peer_worker) != box->me)
             continue;
         uint64_t size;
         int err = 0;
@@ -116,12 +117,13 @@ void channel_pair(struct peer_box *box)
 {
     plock_take(&C->lock);
     if (!box->own)
-        box->own = outbox_find(box->worker->app);
+        box->own = outbox_of(box->worker->app, box->me);
     if (box->own && box->own_channel == NONE)
         (void)outbox_channel_alloc(box->own, box->worker->id, &box->own_channel);
     if (box->their_channel == NONE)
         find_theirs(box);
-    bool ready = box->own_channel != NONE && box->queue && !box->polled;
+    /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions directly */
+    bool ready = box->own_channel != NONE && box->queue && !box->polled && box->me == C->worker && !C->forked;
     plock_release(&C->lock);
     if (!ready)
         return;
@@ -144,7 +146,12 @@ static void resync(struct peer_box *box)
         if (s->state == SESSION_OPEN && s->peer_outbox == box->handle)
             session_event(box, s->peer_slot);
     }
-    /* offers that they accepted are found by their slots */
+    channel_scan(box);
+}
+
+/* Offers that they accepted are found by their slots. */
+void channel_scan(struct peer_box *box)
+{
     const struct segment_header *h = (const struct segment_header *)(const void *)box->seg[0];
     uint32_t chunks = load_acquire(&h->chunks);
     for (uint32_t i = 0; i < chunks * CHUNK_SLOTS && i < SLOTS_MAX; i++) {

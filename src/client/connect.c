@@ -171,6 +171,10 @@ void offer_again(struct session *s)
     plock_take(&C->lock);
     struct route *r = route_find(s->listener);
     int err = BERTH_E_REFUSED;
+    if (r && r->box->index != s->own_outbox) { /* whoever forked us offers it */
+        plock_release(&C->lock);
+        return;
+    }
     if (r && s->state == SESSION_QUEUED)
         err = offer(s, r);
     plock_release(&C->lock);

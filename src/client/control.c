@@ -121,8 +121,8 @@ static void on_push(struct push *p)
     case CTL_PEER:
     case CTL_OUTBOX_IS:
         on_peer(p);
-        if (h->status != 0)
-            listener_retry_pending();
+        if (h->type == CTL_OUTBOX_IS)
+            listener_answered(h->status);
         used = p->nfds;
         break;
     case CTL_SEGMENT_IS:
@@ -193,6 +193,16 @@ static struct push *push_take(void)
     return p;
 }
 
+void control_fork_lock(void)
+{
+    plock_take(&dispatch_lock);
+}
+
+void control_fork_unlock(void)
+{
+    plock_release(&dispatch_lock);
+}
+
 /* Of a daemon that this process has done with. */
 static void pushes_forget(void)
 {
@@ -202,6 +212,13 @@ static void pushes_forget(void)
             (void)sys_close(p->fds[i]);
         memory_put(p, sizeof *p);
     }
+}
+
+void control_forget(void)
+{
+    pushes_lock.word = 0; /* a thread of the parent may have had it */
+    pushes_first = NULL;
+    pushes_last = &pushes_first;
 }
 
 static void dispatch_pushes(void)
@@ -567,7 +584,7 @@ int client_detach(void)
     listeners_close();
     for (uint32_t i = 1, n = C->family->sessions; i < n; i++) {
         struct session *s = session_at(i);
-        if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE)
+        if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE && s->holders >> C->member & 1)
             (void)client_close(session_handle_of(s));
     }
     struct ctl_header msg = {.type = CTL_DETACH, .len = sizeof msg};

@@ -15,6 +15,9 @@
  * watch_lock protects watches and lists of all sets of the process. It is never held over a system call that waits.
  */
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -39,6 +42,8 @@ struct watch {
     struct watch *set_next, *set_prev;
     struct watch *ready_next, *ready_prev;
     uint64_t data;
+    uint64_t seen_tail, seen_head; /* the peer's words when it was last judged */
+    uint32_t seen_flags;
     uint32_t events;
     bool ready;
     bool spent; /* one shot, fired */
@@ -137,6 +142,14 @@ void watches_ready(struct session_cache *c)
         own_kick();
 }
 
+void futex_sleepers_wake(struct session_cache *c)
+{
+    if (!c->own || !c->peer || !((load_sc(&c->own->want) | load_sc(&c->own->want_space)) & COUNT_FLAG))
+        return;
+    (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
+    (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
+}
+
 void listener_ready(struct listener *l)
 {
     plock_take(&C->watch_lock);
@@ -189,6 +202,35 @@ struct evset *evset_create(int epfd)
     return set;
 }
 
+/* A forked child has its parent's kernel set under the same number, and each edge in it would go to one of the two. So it puts
+ * a set of its own in the place, with the same descriptors in it but those that were libberth's in the parent. */
+static int unshare_kernel_set(struct evset *set)
+{
+    char path[48], line[256];
+    long ep = sys_epoll_create1(EPOLL_CLOEXEC);
+    if (ep < 0)
+        return BERTH_E_NO_MEMORY;
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", set->epfd);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f)) {
+        int fd;
+        struct epoll_event ev;
+        unsigned long long data;
+        if (sscanf(line, "tfd: %d events: %x data: %llx", &fd, &ev.events, &data) != 3 || data - C->tag < TAG_LISTENER0)
+            continue;
+        ev.data.u64 = data;
+        (void)sys_epoll_ctl((int)ep, EPOLL_CTL_ADD, fd, &ev);
+    }
+    if (f)
+        (void)fclose(f);
+    else
+        log_warn("no /proc: an event set that was made before a fork has lost its descriptors in the child");
+    long flags = sys_fcntl(set->epfd, F_GETFD, 0L);
+    long err = sys_call(SYS_dup3, ep, (long)set->epfd, flags > 0 ? (long)O_CLOEXEC : 0L, 0);
+    (void)sys_close((int)ep);
+    return err < 0 ? BERTH_E_NO_MEMORY : 0;
+}
+
 /* Puts our descriptors into the set's epoll descriptor; in a forked child anew, since it has others. */
 static int wire(struct evset *set)
 {
@@ -198,15 +240,19 @@ static int wire(struct evset *set)
     int32_t pid = C->family->member[C->member].pid;
     if (set->wired && set->pid == pid)
         return 0;
+    if (set->wired && (unready = unshare_kernel_set(set)) != 0)
+        return unready;
     if (!C->tag)
         C->tag = ((uint64_t)clock_now() * 0x9e3779b97f4a7c15ull ^ (uintptr_t)set) & ~0xffffull;
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = C->tag + TAG_KICK};
     long err = sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, C->kick_fd, &ev);
     if (err < 0 && err != -EEXIST)
         return BERTH_E_NO_MEMORY;
+    kicks_watch(set->epfd, C->tag + TAG_KICK);
     ev = (struct epoll_event){.events = EPOLLIN, .data.u64 = C->tag + TAG_CONTROL};
     (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, C->ctl, &ev);
     plock_take(&C->watch_lock);
+    set->waiter = WAITER_ANY;
     for (uint32_t i = 1; i < WAITERS_MAX; i++) {
         if (!(C->waiters_used & 1ull << i)) {
             C->waiters_used |= 1ull << i;
@@ -276,6 +322,7 @@ static void name_waiter(struct session *s)
     if (c->watches && !c->watches->next && !(load_relaxed(&s->flags) & SF_SHARED))
         waiter = c->watches->set->waiter;
     store_relaxed(&c->own->waiter, (uint8_t)waiter);
+    futex_sleepers_wake(c);
 }
 
 int evset_add(struct evset *set, uint64_t handle, uint32_t events, uint64_t data)
@@ -367,6 +414,23 @@ int evset_remove(struct evset *set, uint64_t handle)
 
 /* ---- judging -------------------------------------------------------------------------------------------------------- */
 
+/* `want` is one word for all who wait for the session: who moved it past bytes that others may not have seen tells them. */
+static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_before)
+{
+    if ((!c->watches->next && !load_relaxed(&c->pollers)) ||
+        count_offset(load_relaxed(&c->own->want)) == count_offset(want_before))
+        return;
+    bool wake = load_relaxed(&c->pollers) != 0;
+    for (struct watch *other = c->watches; other; other = other->next) {
+        if (other != w && other->set != w->set) {
+            ready_put(other);
+            wake = wake || asleep(other->set);
+        }
+    }
+    if (wake)
+        own_kick();
+}
+
 /* What a watch has to report now; arms the session where it has nothing. watch_lock is held. */
 static uint32_t judge(struct watch *w)
 {
@@ -378,15 +442,22 @@ static uint32_t judge(struct watch *w)
         return 0;
     uint32_t mask = w->events | EPOLLERR | EPOLLHUP;
     bool edge = w->events & EPOLLET;
+    if (edge) {
+        w->seen_tail = c->peer ? slot_tail(c->peer) : 0;
+        w->seen_head = c->peer ? slot_head(c->peer) : 0;
+        w->seen_flags = load_relaxed(&s->flags);
+    }
     uint32_t now = stream_ready(s, c) & mask;
     if (now && !edge)
         return now;
     /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
      * for what is beyond the bytes that are there, a level for the first byte. */
+    uint64_t want = load_relaxed(&c->own->want);
     if (w->events & (EPOLLIN | EPOLLRDHUP))
         (void)stream_arm_read(s, c, 0, edge);
     else
         (void)stream_arm_read(s, c, 0, true); /* for EPOLLHUP, EPOLLERR */
+    pass_on(w, c, want);
     if (w->events & EPOLLOUT && !stream_writable(s, c))
         (void)stream_arm_write(s, c, 0);
     now = stream_ready(s, c) & mask;
@@ -499,9 +570,38 @@ static int look_at_kernel(struct evset *set, struct epoll_event *out, int max, i
 
 /* ---- waiting ------------------------------------------------------------------------------------------------------------ */
 
+/* Events of sessions that other processes hold too may have been taken by them: looks at the sessions themselves. */
+static void look_at_shared(struct evset *set)
+{
+    if (load_relaxed(&C->inherited_unconfirmed))
+        shared_confirm();
+    for (struct watch *w = set->all; w; w = w->set_next) { /* links first: that may take any lock */
+        struct session *s = handle_is_listener(w->handle) ? NULL : session_get(w->handle);
+        if (s && load_relaxed(&s->flags) & SF_SHARED && !session_cache_of(s)->peer)
+            session_try_link(s);
+    }
+    plock_take(&C->watch_lock);
+    for (struct watch *w = set->all; w; w = w->set_next) {
+        struct session *s = handle_is_listener(w->handle) || w->spent ? NULL : session_get(w->handle);
+        if (!s || !(load_relaxed(&s->flags) & SF_SHARED))
+            continue;
+        struct session_cache *c = session_cache_of(s);
+        if (!(w->events & EPOLLET)) {
+            if (stream_ready(s, c) & (w->events | EPOLLERR | EPOLLHUP))
+                ready_put(w);
+        } else if (w->seen_flags != load_relaxed(&s->flags) ||
+                   (c->peer && (slot_tail(c->peer) != w->seen_tail || slot_head(c->peer) != w->seen_head))) {
+            ready_put(w);
+        }
+    }
+    plock_release(&C->watch_lock);
+}
+
 static int look(struct evset *set, struct epoll_event *out, int max)
 {
     events_poll(false);
+    if (C->sharing)
+        look_at_shared(set);
     if (load_relaxed(&C->unconfirmed) && ++set->looks % LOOKS_PER_CONFIRM == 0)
         sessions_confirm();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
@@ -551,6 +651,8 @@ static int sleep_in_kernel(struct evset *set, struct epoll_event *out, int max, 
     if (set->waiter != WAITER_ANY)
         store_sc(&line->arm, line->arm + 1);
     waiter_any_asleep();
+    if (C->sharing)
+        look_at_shared(set);
     if (events_waiting() || load_sc(&set->ready_first) || control_pushes())
         left = 0;
     int n = kernel_wait(set, out, max, left, mask, &kicked);

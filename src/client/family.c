@@ -19,9 +19,12 @@ bool berth_family_shared;
 
 static bool member_dead(void *unused, uint32_t id)
 {
-    int32_t pid = load_relaxed(&C->family->member[id % MEMBERS_MAX].pid);
-    if (pid == 0)
+    const struct member *m = &C->family->member[id % MEMBERS_MAX];
+    int32_t pid = load_acquire(&m->pid);
+    if (pid == 0 || load_relaxed(&m->generation) != id >> 8)
         return true; /* it ended, and the daemon said so */
+    if (pid < 0)
+        return pid != -1; /* -1: about to be forked */
     long fd = sys_call(SYS_pidfd_open, (long)pid, 0L, 0, 0);
     if (fd < 0)
         return fd == -ESRCH;
@@ -48,9 +51,8 @@ static void repair_outbox(struct outbox_rec *r)
             continue;
         uint32_t owner = ring->owner;
         if (owner && owner != NONE) {
-            struct session *s = session_at(owner - 1);
-            bool held = s->state != SESSION_FREE && s->own_outbox == index && (s->tx_rec == i || ring->left);
-            if (!held)
+            const struct session *s = session_at(owner - 1); /* what it has forgotten by dying, it loses when it is closed */
+            if (s->state == SESSION_FREE || s->own_outbox != index)
                 ring->owner = owner = 0;
         }
         if (owner) {
@@ -64,6 +66,47 @@ static void repair_outbox(struct outbox_rec *r)
     r->slot_free = 0; /* the free slots of before are lost to this outbox: at most as many as were in use at once */
 }
 
+/* The rings of a session: the one that its slot names, and others that it may have left behind. */
+static void repair_sending(struct session *s, struct slot *slot)
+{
+    struct family *f = C->family;
+    uint64_t word = load_acquire(&slot->ring);
+    s->tail = count_offset(load_acquire(&slot->tail));
+    s->write_span = 0;
+    s->tx_rec = s->left_first = s->left_last = NONE;
+    s->tx_size = 0;
+    for (uint32_t i = 0, n = load_acquire(&f->rings); i < n; i++) {
+        struct ring_rec *ring = &f->ring[i];
+        if (ring->owner != session_index(s) + 1 || ring->outbox != s->own_outbox || !ring->word)
+            continue;
+        if (ring->word == word) {
+            ring->left = 0;
+            s->tx_rec = i;
+            s->tx_size = 1ull << ring_log2(word);
+            continue;
+        }
+        ring->left = 1;
+        ring->left_tail = s->tail; /* as late as can be */
+        ring->next = NONE;
+        if (s->left_first == NONE)
+            s->left_first = i;
+        else
+            f->ring[s->left_last].next = i;
+        s->left_last = i;
+    }
+    C->cache[session_index(s)].tx_ring = NULL;
+}
+
+/* Events that were put into the queue but not counted, or the next one would be put where nobody looks any more. */
+static void repair_channel(struct outbox_rec *r, struct chan_rec *chan)
+{
+    struct own_box *own = outbox_by_index((uint32_t)(r - C->family->outbox));
+    uint32_t slot;
+    const uint64_t *q = own && chan->queue ? (const uint64_t *)(const void *)outbox_ring_at(own, chan->queue, NULL) : NULL;
+    while (q && queue_peek(q, (uint32_t)chan->tx_pos, &slot))
+        chan->tx_pos++;
+}
+
 void family_repair(struct family_lock *l)
 {
     struct family *f = C->family;
@@ -71,8 +114,14 @@ void family_repair(struct family_lock *l)
     log_warn("a process of this family died inside berth; putting right what it left");
     if (at >= (const uint8_t *)f->outbox && at < (const uint8_t *)(f->outbox + OUTBOXES_MAX)) {
         struct outbox_rec *r = &f->outbox[(size_t)(at - (const uint8_t *)f->outbox) / sizeof f->outbox[0]];
+        size_t in = (size_t)(at - (const uint8_t *)r);
         if (l == &r->lock)
             repair_outbox(r);
+        else if (in >= offsetof(struct outbox_rec, chan)) {
+            struct chan_rec *chan = &r->chan[(in - offsetof(struct outbox_rec, chan)) / sizeof r->chan[0]];
+            if (l == &chan->tx_lock)
+                repair_channel(r, chan);
+        }
     } else if (l == &f->lock) {
         f->session_free = 0; /* both stacks may be torn; what was on them is lost, the tables go on */
         f->ring_free = 0;
@@ -83,8 +132,7 @@ void family_repair(struct family_lock *l)
         struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
         struct slot *slot = own ? outbox_slot(own, s->own_slot) : NULL;
         if (slot && l == &s->tx_lock) {
-            s->tail = count_offset(slot->tail);
-            s->write_span = 0;
+            repair_sending(s, slot);
         } else if (slot && l == &s->rx_lock) {
             uint64_t published = count_offset(slot->head);
             if (s->head < published)
@@ -182,8 +230,12 @@ uint64_t members_alive(void)
 {
     uint64_t alive = 0;
     for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
-        if (load_relaxed(&C->family->member[i].pid))
-            alive |= 1ull << i;
+        int32_t pid = load_acquire(&C->family->member[i].pid);
+        if (!pid || pid == -2)
+            continue;
+        if (pid > 0 && i != C->member && C->daemon_lost && member_dead(NULL, i | C->family->member[i].generation << 8))
+            continue; /* nobody is there to tell us */
+        alive |= 1ull << i;
     }
     return alive;
 }

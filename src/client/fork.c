@@ -4,11 +4,23 @@
  * socketpair: "my next child". No answer is waited for; the child is known before it exists. The child keeps the other end
  * as its control socket, whatever it does later with its user or root directory, and says hello on it at its first use of
  * berth: it then gets a worker id, a page and a kick of its own. A child that execs or ends without ever using berth
- * costs a closed socket.
+ * costs a closed socket. When there is no daemon any more, the child goes on with what it inherited, unknown to anybody.
  *
- * Sessions held at the fork are shared: records and slots lie in memory that both can write. Their rings may come to lie in
- * segments that only one of the two can write; the other swaps to a ring of its own (stream.c). Sessions made later belong
- * to whoever made them.
+ * Sessions held at the fork are shared (SF_SHARED): records and slots lie in memory that both can write. Their rings may come to
+ * lie in segments that only one of the two can write; the other swaps to a ring of its own (stream.c). Sessions made later
+ * belong to whoever made them.
+ *
+ * How a shared session's holders hear of news: the peer knows one worker, in whose outbox the slot lies. It puts events into the
+ * queue for that worker, which alone takes them out; it looks at the word of WAITER_ANY in that worker's page and writes that
+ * worker's eventfd, which all holders have and none reads. So
+ *   - the slot names WAITER_ANY, and whoever falls asleep moves that word on in his own page and in those of the workers that
+ *     he was forked from (`ancestor`): the next event then kicks, and everybody who sleeps wakes;
+ *   - after each kick and before each sleep a holder looks at his shared sessions themselves, not for events;
+ *   - nobody sleeps on a futex for a shared session, for `want` is one word for all. It only goes up, and who moves it past
+ *     bytes that the others may not have seen kicks them (slot_arm_up).
+ *
+ * When a holder dies, the others hear MEMBER_DEAD. One of them lets go of what the dead one held, closes what nobody else
+ * holds, and all tell their peers again what the dead one may have died before telling.
  */
 #include <pthread.h>
 #include <string.h>
@@ -20,45 +32,86 @@
 #include "client/internal.h"
 #include "shm/ctlsock.h"
 
+#define PID_COMING (-1)
+#define PID_GOING (-2)
+
+static struct plock fork_lock; /* one fork at a time: what follows is the fork's that holds it */
 static int child_end = -1;
 static uint32_t child_member = NONE;
+static uint32_t peers_asked[8], peers_asks; /* apps, see ask_peers */
 
 static uint32_t member_take(void)
 {
     for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
+        struct member *m = &C->family->member[i];
         int32_t none = 0;
-        if (compare_exchange_sc(&C->family->member[i].pid, &none, -1))
+        if (compare_exchange_sc(&m->pid, &none, PID_COMING)) {
+            m->generation = (m->generation + 1) & 0x3fffff;
             return i;
+        }
     }
     return NONE;
 }
 
+static uint32_t owner_of(const struct session *s)
+{
+    return s->own_outbox < OUTBOXES_MAX ? outbox_worker(C->family->outbox[s->own_outbox].handle) : 0;
+}
+
+static bool held_by(const struct session *s, uint32_t member)
+{
+    uint32_t state = load_acquire(&s->state);
+    return state != SESSION_FREE && state != SESSION_ZOMBIE && load_relaxed(&s->holders) >> member & 1;
+}
+
+/* ---- before and after the fork -------------------------------------------------------------------------------- */
+
 /* What is shared is marked so, and held by the child from now on. */
 static void share_sessions(uint32_t member)
 {
+    bool any = false;
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
-        if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE && s->holders & 1ull << C->member) {
-            fetch_or_sc(&s->holders, 1ull << member);
-            fetch_or_sc(&s->flags, SF_SHARED);
-            struct session_cache *c = session_cache_of(s);
-            if (c->own)
-                store_relaxed(&c->own->waiter, (uint8_t)WAITER_ANY);
-        }
+        if (!held_by(s, C->member))
+            continue;
+        any = true;
+        fetch_or_sc(&s->holders, 1ull << member);
+        fetch_or_sc(&s->flags, SF_SHARED);
+        struct session_cache *c = session_cache_of(s);
+        if (c->own)
+            store_sc(&c->own->waiter, (uint8_t)WAITER_ANY);
+        futex_sleepers_wake(c);
     }
+    if (any)
+        C->sharing = true;
+    waiter_any_asleep(); /* whoever sleeps already was to be woken by another word */
 }
 
-static void before_fork(void)
+/* In the order of state.h, so that no thread holds any of them while it is not there any more. */
+static void locks_take(void)
 {
-    child_end = -1;
-    child_member = NONE;
-    if (!C->attached || C->daemon_lost || fork_child_ready() != 0)
-        return;
-    child_member = member_take();
-    if (child_member == NONE)
-        return;
+    control_fork_lock();
+    plock_take(&C->poll_lock);
+    plock_take(&C->zombie_lock);
+    plock_take(&C->watch_lock);
+    plock_take(&C->lock);
+    plock_take(&C->ctl_lock);
+}
+
+static void locks_release(void)
+{
+    plock_release(&C->ctl_lock);
+    plock_release(&C->lock);
+    plock_release(&C->watch_lock);
+    plock_release(&C->zombie_lock);
+    plock_release(&C->poll_lock);
+    control_fork_unlock();
+}
+
+static void announce_child(void)
+{
     int pair[2];
-    if (sys_call(SYS_socketpair, (long)AF_UNIX, (long)(SOCK_SEQPACKET | SOCK_CLOEXEC), 0L, pair) < 0)
+    if (C->daemon_lost || sys_call(SYS_socketpair, (long)AF_UNIX, (long)(SOCK_SEQPACKET | SOCK_CLOEXEC), 0L, pair) < 0)
         return;
     struct ctl_child msg = {.h = {.type = CTL_CHILD, .len = sizeof msg}, .member = child_member};
     if (control_send(&msg, &pair[0], 1) == 0)
@@ -66,43 +119,81 @@ static void before_fork(void)
     else
         (void)sys_close(pair[1]);
     (void)sys_close(pair[0]);
-    store_release(&berth_family_shared, true); /* for good: a lock is a lock from now on */
-    share_sessions(child_member);
-    plock_take(&C->poll_lock);
-    plock_take(&C->watch_lock);
-    plock_take(&C->lock);
-    plock_take(&C->ctl_lock);
-    plock_take(&C->zombie_lock);
 }
 
-static void locks_release(void)
+static void before_fork(void)
 {
-    plock_release(&C->poll_lock);
-    plock_release(&C->zombie_lock);
-    plock_release(&C->watch_lock);
-    plock_release(&C->ctl_lock);
-    plock_release(&C->lock);
+    if (!C->attached)
+        return;
+    plock_take(&fork_lock);
+    if (fork_child_ready() != 0 || (child_member = member_take()) == NONE)
+        return;
+    announce_child();
+    store_release(&berth_family_shared, true); /* for good: a lock is a lock from now on */
+    share_sessions(child_member);
+    locks_take();
 }
 
 static void after_fork_parent(void)
 {
-    if (child_member == NONE)
+    if (!C->attached || !fork_lock.word)
         return;
-    locks_release();
+    if (child_member != NONE)
+        locks_release();
     if (child_end >= 0)
         (void)sys_close(child_end); /* so that its end of file tells of the child's death */
     child_end = -1;
     child_member = NONE;
+    plock_release(&fork_lock);
+}
+
+/* Of those that we were forked from: those whose sessions we hold. */
+static void ancestors_keep(void)
+{
+    uint32_t kept = 0;
+    for (uint32_t a = 0; a < C->ancestors; a++) {
+        bool wanted = false;
+        for (uint32_t i = 1, n = C->family->sessions; i < n && !wanted; i++)
+            wanted = held_by(session_at(i), C->member) && owner_of(session_at(i)) == C->ancestor[a].worker;
+        if (wanted)
+            C->ancestor[kept++] = C->ancestor[a];
+    }
+    C->ancestors = kept;
+}
+
+static void sessions_inherit(void)
+{
+    for (struct peer_box *b = C->boxes; b; b = b->next) {
+        b->sessions = 0;
+        b->polled = false; /* the queues are the parent's */
+        memset(b->seg_asked, 0, sizeof b->seg_asked); /* and so are the answers */
+    }
+    C->polled = C->armed = NULL;
+    C->polled_count = 0;
+    C->sharing = false;
+    C->inherited_unconfirmed = 0;
+    for (uint32_t i = 1, n = C->family->sessions; i < n; i++) {
+        struct session *s = session_at(i);
+        if (!held_by(s, C->member))
+            continue;
+        struct session_cache *c = session_cache_of(s);
+        c->pollers = 0;
+        if (c->box)
+            c->box->sessions++;
+        C->sharing = true;
+        C->inherited_unconfirmed += !(s->flags & (SF_CONNECTOR | SF_CONFIRMED));
+    }
 }
 
 static void after_fork_child(void)
 {
-    if (child_member == NONE) {
-        if (C->attached) { /* nothing could be registered: this process is on its own, without what its parent had */
-            own_fd_close(C->ctl);
-            C->ctl = -1;
-            C->attached = false;
-        }
+    if (!C->attached)
+        return;
+    fork_lock.word = 0;
+    if (child_member == NONE) { /* no room in the family: on its own, without what its parent had */
+        own_fd_close(C->ctl);
+        C->ctl = -1;
+        C->attached = false;
         return;
     }
     locks_release();
@@ -110,13 +201,15 @@ static void after_fork_child(void)
     (void)sys_close(C->ctl);
     C->ctl = own_fd(child_end);
     C->member = child_member;
-    berth_lock_id = child_member;
+    berth_lock_id = child_member | C->family->member[child_member].generation << 8;
     store_release(&C->family->member[child_member].pid, (int32_t)getpid());
     C->forked = true;
     C->daemon_lost = C->ctl < 0;
     C->zombies_first = C->zombies_last = 0; /* the parent's */
-    C->unconfirmed = 0;
+    C->unconfirmed = C->queued = 0;
+    C->reoffer_at = 0;
     C->waiters_used = 0;
+    memset(peers_asked, 0, sizeof peers_asked);
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
         struct listener *l = &C->listeners[i];
         if (l->generation & 1 && l->wait_ep >= 0) { /* an epoll set inherited by fork wakes one of the two */
@@ -124,9 +217,27 @@ static void after_fork_child(void)
             l->wait_ep = -1;
         }
     }
+    control_forget();
     ports_forget();
     routes_forget();
+    sessions_inherit();
     child_end = -1;
+    child_member = NONE;
+}
+
+/* ---- the child's first use --------------------------------------------------------------------------------------- */
+
+static int child_hello(int page_fd, int kick)
+{
+    struct ctl_child_hello msg = {.h = {.type = CTL_CHILD_HELLO, .len = sizeof msg},
+                                  .version = CTL_VERSION,
+                                  .pid = (uint32_t)getpid()};
+    struct ctl_welcome is;
+    int fds[2] = {page_fd, kick}, dir_fd = -1, nfds = 1;
+    int err = control_request(&msg, fds, 2, &is, sizeof is, &dir_fd, &nfds);
+    if (err)
+        return err;
+    return nfds == 1 ? welcome(&is, dir_fd) : BERTH_E_PROTOCOL;
 }
 
 int fork_child_ready(void)
@@ -137,31 +248,29 @@ int fork_child_ready(void)
     plock_take(&hello_lock);
     int err = 0;
     if (C->forked) {
-        struct worker_page *parents = C->page; /* stays mapped: inherited sessions name its waiters */
-        int page_fd = -1, dir_fd = -1, nfds = 1;
+        struct ancestor parent = {.worker = C->worker, .page = C->page, .kick_fd = C->kick_fd};
+        int page_fd = -1;
         long kick = sys_eventfd(02004000 /* O_CLOEXEC | O_NONBLOCK */);
         err = kick < 0 ? BERTH_E_NO_MEMORY : worker_page_create(&page_fd);
-        if (!err) {
-            struct ctl_child_hello msg = {.h = {.type = CTL_CHILD_HELLO, .len = sizeof msg},
-                                          .version = CTL_VERSION,
-                                          .pid = (uint32_t)getpid()};
-            struct ctl_welcome is;
-            int fds[2] = {page_fd, (int)kick};
-            err = control_request(&msg, fds, 2, &is, sizeof is, &dir_fd, &nfds);
-            if (!err)
-                err = nfds == 1 ? welcome(&is, dir_fd) : BERTH_E_PROTOCOL;
+        if (!err && (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd, (int)kick)) == BERTH_E_DAEMON_GONE) {
+            log_warn("a forked child goes on without the daemon, with the sessions that it has");
+            C->worker = 0;
+            err = 0;
         }
         if (page_fd >= 0)
             (void)sys_close(page_fd);
         if (!err) {
-            C->kick_parent = C->kick_fd; /* still written by peers of inherited sessions */
+            if (C->ancestors == ANCESTORS_MAX)
+                log_warn("forked too often in a row: the oldest sessions may be slow to wake");
+            else
+                C->ancestor[C->ancestors++] = parent;
+            ancestors_keep();
             C->kick_fd = own_fd((int)kick);
-            C->page_parent = parents;
             store_release(&C->forked, false);
         } else {
             if (kick >= 0)
                 (void)sys_close(kick);
-            C->page = parents;
+            C->page = parent.page;
             log_warn("a forked child could not say hello to the daemon: %s", berth_strerror(err));
         }
     }
@@ -169,26 +278,258 @@ int fork_child_ready(void)
     return err;
 }
 
-/* A member ended. What only dead members held is closed by whoever is told first. */
-void member_gone(uint32_t member)
+/* ---- what a holder must look after himself ------------------------------------------------------------------------ */
+
+void kicks_watch(int epfd, uint64_t data)
 {
-    if (member >= MEMBERS_MAX)
+    for (uint32_t i = 0; i < C->ancestors; i++) {
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
+        (void)sys_epoll_ctl(epfd, EPOLL_CTL_ADD, C->ancestor[i].kick_fd, &ev);
+    }
+}
+
+void shared_kick(const struct session *s)
+{
+    uint64_t one = 1;
+    uint32_t owner = owner_of(s);
+    int fd = C->kick_fd;
+    for (uint32_t i = 0; i < C->ancestors; i++) {
+        if (C->ancestor[i].worker == owner)
+            fd = C->ancestor[i].kick_fd;
+    }
+    (void)sys_write(fd, &one, 8L);
+}
+
+static void ask_outbox(outbox_handle handle)
+{
+    static outbox_handle asked;
+    if (exchange_sc(&asked, handle) == handle)
         return;
-    store_release(&C->family->member[member].pid, 0);
-    uint64_t alive = members_alive();
-    bool shared = (alive & (alive - 1)) != 0;
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
-        if (s->state == SESSION_FREE || s->state == SESSION_ZOMBIE)
-            continue;
-        uint64_t before = fetch_and_sc(&s->holders, ~(1ull << member));
-        if (before & 1ull << member && !(before & ~(1ull << member) & alive) && load_relaxed(&s->flags) & SF_SHARED) {
-            fetch_or_sc(&s->holders, 1ull << C->member); /* ours now, to close it */
-            (void)client_close(session_handle_of(s));
-        } else if (!shared) {
-            fetch_and_sc(&s->flags, ~SF_SHARED);
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = NONE}, .outbox = handle};
+    (void)control_send(&msg, NULL, 0);
+}
+
+/* Once is enough: the daemon tells of those that come later by itself. */
+static void ask_peers(uint32_t app)
+{
+    for (uint32_t i = 0; i < 8; i++) {
+        if (peers_asked[i] == app)
+            return;
+    }
+    peers_asked[peers_asks++ % 8] = app;
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_PEERS, .len = sizeof msg}, .facing_app = app};
+    (void)control_send(&msg, NULL, 0);
+}
+
+/* Another member has met the acceptor. */
+static void link_as_known(struct session *s, outbox_handle handle, uint32_t slot, uint32_t owner)
+{
+    struct peer_box *box = peer_box_of(handle, owner);
+    const struct slot *p = box ? peer_slot(box, slot) : NULL;
+    if (!p) {
+        ask_outbox(handle);
+        control_poll();
+        return;
+    }
+    channel_pair(box);
+    struct session_cache *c = session_cache_of(s);
+    half_lock(&s->rx_lock);
+    half_lock(&s->tx_lock);
+    bool mine = !c->peer && s->peer_outbox == handle && s->peer_slot == slot;
+    if (mine) {
+        box->sessions++;
+        c->box = box;
+        store_release(&c->peer, p);
+    }
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    if (!mine)
+        return;
+    if (owner == C->worker)
+        route_waiting(s, -1);
+    session_linked(s);
+}
+
+void shared_link(struct session *s)
+{
+    if (session_cache_of(s)->peer)
+        return;
+    uint32_t owner = owner_of(s);
+    half_lock(&s->rx_lock);
+    half_lock(&s->tx_lock);
+    outbox_handle handle = s->peer_outbox;
+    uint32_t slot = s->peer_slot;
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    if (handle) {
+        link_as_known(s, handle, slot, owner);
+        return;
+    }
+    events_poll(true);
+    if (owner == C->worker)
+        return;
+    ask_peers(s->app);
+    control_poll();
+    for (struct peer_box *b = load_acquire(&C->boxes); b; b = load_acquire(&b->next)) {
+        struct peer_box *as = b->worker->app == s->app ? peer_box_of(b->handle, owner) : NULL;
+        if (as) {
+            channel_pair(as);
+            channel_scan(as);
         }
     }
+}
+
+/* As sessions_confirm, for what was accepted before the fork. */
+void shared_confirm(void)
+{
+    uint32_t left = 0;
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); C->inherited_unconfirmed && i < n; i++) {
+        struct session *s = session_at(i);
+        if (!held_by(s, C->member) || load_relaxed(&s->flags) & (SF_CONNECTOR | SF_CONFIRMED) || owner_of(s) == C->worker)
+            continue;
+        struct session_cache *c = session_cache_of(s);
+        uint64_t me = c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
+        if (!c->peer || s->flags & (SF_DEAD | SF_RESET))
+            continue;
+        if (c->box->their_channel == NONE)
+            channel_pair(c->box);
+        if (load_acquire(&c->peer->peer) == me && c->box->their_channel != NONE)
+            fetch_or_sc(&s->flags, SF_CONFIRMED);
+        else
+            left++;
+        watches_ready(c);
+    }
+    C->inherited_unconfirmed = left;
+}
+
+/* ---- a member ended ------------------------------------------------------------------------------------------------- */
+
+/* What it closed and could not yet give back. */
+static void zombie_adopt(struct session *s)
+{
+    struct own_box *own = outbox_by_index(s->own_outbox);
+    struct slot *slot = own ? outbox_slot(own, s->own_slot) : NULL;
+    if (!slot) { /* of an outbox of its own, that goes with it */
+        session_free(s);
+        return;
+    }
+    struct session_cache *c = session_cache_of(s);
+    if (c->box)
+        c->box->sessions++;
+    slot_set_state(slot, SLOT_CLOSED);
+    zombie_put(s);
+}
+
+/* A session of the dead one's that nobody else holds. */
+static void last_holder_gone(struct session *s)
+{
+    struct own_box *own = outbox_by_index(s->own_outbox);
+    if (!own || !outbox_slot(own, s->own_slot)) {
+        session_free(s); /* made by it alone; the daemon tells the peer */
+        return;
+    }
+    struct session_cache *c = &C->cache[session_index(s)];
+    bool counted = c->generation == s->generation;
+    c = session_cache_of(s);
+    if (c->box && !counted)
+        c->box->sessions++;
+    fetch_or_sc(&s->flags, SF_SHARED);
+    fetch_or_sc(&s->holders, 1ull << C->member); /* ours now, to close it */
+    (void)client_close(session_handle_of(s));
+}
+
+static void spans_release(struct session *s, uint32_t member)
+{
+    half_lock(&s->rx_lock);
+    if (s->flags & SF_READ_SPAN && s->read_spanner == member + 1)
+        fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+    half_unlock(&s->rx_lock);
+    half_lock(&s->tx_lock);
+    if (s->write_span && s->write_spanner == member + 1)
+        s->write_span = 0;
+    half_unlock(&s->tx_lock);
+}
+
+static void outboxes_release(uint32_t member)
+{
+    struct family *f = C->family;
+    for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
+        struct outbox_rec *r = &f->outbox[i];
+        if (!load_acquire(&r->used) || r->owner_member != member || outbox_by_index(i))
+            continue;
+        bool used = false;
+        for (uint32_t k = 1, n = load_acquire(&f->sessions); k < n && !used; k++)
+            used = session_at(k)->state != SESSION_FREE && session_at(k)->own_outbox == i;
+        if (used)
+            continue; /* a child of the dead one has sessions in it */
+        for (uint32_t rec = 0, n = load_acquire(&f->rings); rec < n; rec++) {
+            if (f->ring[rec].outbox == i && f->ring[rec].word) {
+                f->ring[rec].word = 0;
+                ring_rec_free(rec);
+            }
+        }
+        store_release(&r->used, 0);
+    }
+}
+
+static void let_go(uint32_t member)
+{
+    uint64_t bit = 1ull << member, alive = members_alive();
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        uint32_t state = load_acquire(&s->state);
+        if (state == SESSION_FREE || !(load_relaxed(&s->holders) & bit))
+            continue;
+        spans_release(s, member);
+        uint64_t left = fetch_and_sc(&s->holders, ~bit) & ~bit & alive;
+        if (state == SESSION_ZOMBIE)
+            zombie_adopt(s);
+        else if (!left)
+            last_holder_gone(s);
+    }
+    outboxes_release(member);
+}
+
+/* Alone again: what others may have moved is looked up once more, then it is an ordinary session. */
+static void session_unshare(struct session *s)
+{
+    struct session_cache *c = session_cache_of(s);
+    half_lock(&s->rx_lock);
+    half_lock(&s->tx_lock);
+    c->rx_ring = NULL;
+    c->tx_ring = NULL;
+    if (owner_of(s) == C->worker)
+        fetch_and_sc(&s->flags, ~SF_SHARED);
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+}
+
+void member_gone(uint32_t member)
+{
+    if (member >= MEMBERS_MAX || member == C->member)
+        return;
+    struct member *m = &C->family->member[member];
+    int32_t pid = load_relaxed(&m->pid);
+    if (pid != 0 && pid != PID_GOING && compare_exchange_sc(&m->pid, &pid, PID_GOING)) {
+        let_go(member);
+        store_release(&m->pid, 0);
+    }
+    uint64_t alive = members_alive();
+    bool alone = (alive & (alive - 1)) == 0;
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        if (!(load_relaxed(&s->flags) & SF_SHARED) || !held_by(s, C->member))
+            continue;
+        struct session_cache *c = session_cache_of(s);
+        if (!c->peer && s->state != SESSION_QUEUED)
+            shared_link(s);
+        if (alone)
+            session_unshare(s);
+        if (c->peer)
+            session_linked(s); /* it may have died between a store and the word of it */
+    }
+    if (alone && !C->ancestors)
+        C->sharing = false;
 }
 
 void fork_install(void)

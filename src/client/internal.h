@@ -30,10 +30,12 @@ static inline void half_unlock(struct family_lock *l)
 /* ---- outbox.c: our own memory ---- */
 struct own_box *outbox_create(uint32_t facing_app, int *fd_out); /* fd: segment 0, the caller's to send and close */
 struct own_box *outbox_find(uint32_t facing_app);                /* of this process, NULL: none. Under C->lock */
+struct own_box *outbox_of(uint32_t facing_app, uint32_t worker); /* the same of a worker that we were forked from */
+bool outbox_ring_fetch(struct own_box *box, uint64_t word);      /* maps a segment that another member made */
 void outbox_bury(struct own_box *box);                           /* nothing of it is in use any more */
 void outbox_unmap(struct own_box *box);
 struct outbox_rec *outbox_rec_of(const struct own_box *box);
-struct slot *outbox_slot(struct own_box *box, uint32_t index);
+struct slot *outbox_slot(struct own_box *box, uint32_t index); /* NULL: of another member, and not mapped here */
 struct slot_info *outbox_info(struct own_box *box, uint32_t index);
 int outbox_slot_alloc(struct own_box *box, uint32_t *index); /* the slot is FREE, zero but for its generation */
 void outbox_slot_free(struct own_box *box, uint32_t index);
@@ -50,6 +52,7 @@ void outbox_shrink(void); /* before a sleep: gives memory back that a burst took
 /* ---- peer.c: what others let us read ---- */
 #define GRAVE_NS (3 * NS_PER_SEC) /* memory of the dead stays longer than any thread sleeps on a word in it */
 struct peer_box *peer_box_find(outbox_handle handle);
+struct peer_box *peer_box_of(outbox_handle handle, uint32_t me); /* as that worker faces it */
 struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3]); /* takes the descriptors */
 void peers_collect(bool all); /* forgets what dead workers left, when no session is in it; all: everything */
 const struct slot *peer_slot(struct peer_box *box, uint32_t index); /* NULL: no such slot, or its chunk is not here yet */
@@ -62,6 +65,9 @@ void peer_segment_retired(outbox_handle handle, uint32_t index);
 void peer_worker_dead(uint32_t worker);
 
 /* ---- control.c ---- */
+void control_fork_lock(void);
+void control_fork_unlock(void);
+void control_forget(void); /* what the daemon told the parent */
 int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds);
 int control_send(void *msg, const int *fds, int nfds); /* no reply is waited for */
 void control_poll(void); /* takes what the daemon sent, if anything */
@@ -81,6 +87,7 @@ void channel_event(struct session *s, struct session_cache *c);
 void events_poll(bool all); /* takes events from the channels that are polled, or from all */
 bool events_waiting(void);  /* anything in a polled channel? */
 void channel_rearm(void);   /* sends seldom used channels to sleep */
+void channel_scan(struct peer_box *box); /* looks for slots that answer offers */
 
 /* ---- session.c ---- */
 /* After a fork the records of all members are in reach; only what a process holds is its own. */
@@ -101,6 +108,7 @@ void sessions_settle(void);  /* before a sleep: confirm, offer again, reap */
 void sessions_of_worker_dead(uint32_t worker);
 void sessions_listener_gone(uint32_t listener);
 void zombies_reap(int most);
+void zombie_put(struct session *s);
 void session_set_state(struct session *s, uint32_t state);
 void session_fill_slot(struct session *s, struct own_box *box);
 void session_dispose(struct session *s);
@@ -150,17 +158,23 @@ struct timespec *timespec_of(int64_t ns, struct timespec *ts); /* NULL for -1 */
 void watches_ready(struct session_cache *c);
 void watches_drop(uint64_t handle, struct watch **list);
 void listener_ready(struct listener *l);
+void futex_sleepers_wake(struct session_cache *c); /* `want` is about to be somebody else's */
 void watches_wake_all(void);
 
 /* ---- listener.c ---- */
 struct listener *listener_get(listener_handle h);
 void listener_retry_pending(void); /* an outbox arrived */
 bool listeners_want(outbox_handle handle);
+void listener_answered(int status); /* the next of our questions for outboxes */
 int listeners_create(void);
 void listeners_close(void);
 
 /* ---- fork.c ---- */
 void fork_install(void);
+void shared_link(struct session *s);  /* an inherited session whose acceptor another member, or nobody, has met */
+void shared_confirm(void);            /* inherited sessions that the connector may not know of */
+void shared_kick(const struct session *s); /* wakes every holder that sleeps */
+void kicks_watch(int epfd, uint64_t data); /* enters the kicks of our ancestors */
 void member_gone(uint32_t member);
 int fork_child_ready(void); /* says hello to the daemon if this is a child that has not; 0 or an error */
 

@@ -135,32 +135,74 @@ int client_listener_endpoint(listener_handle h, endpoint *out)
 
 /* ---- accept ---------------------------------------------------------------------------------------------------- */
 
-static void ask_outbox(outbox_handle handle)
+static uint32_t asks, answers; /* the daemon answers in order */
+
+static uint32_t ask_outbox(outbox_handle handle)
 {
     struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = NONE}, .outbox = handle};
-    (void)control_send(&msg, NULL, 0);
+    return control_send(&msg, NULL, 0) == 0 ? ++asks : asks;
+}
+
+/* Where other processes accept from the same queue, nobody may sit on a token, or take a second one while he does: they
+ * would serve it at once. So it is waited for, which is a round trip to the daemon, once for each connector. */
+static struct peer_box *fetch_outbox(outbox_handle handle)
+{
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg}, .outbox = handle};
+    struct ctl_outbox_is is;
+    int fds[3] = {-1, -1, -1}, nfds = 3;
+    if (control_request(&msg, NULL, 0, &is, sizeof is, fds, &nfds) != 0)
+        return NULL;
+    if (nfds != 3 || is.outbox != handle) {
+        for (int i = 0; i < nfds; i++)
+            (void)sys_close(fds[i]);
+        return NULL;
+    }
+    plock_take(&C->lock);
+    struct peer_box *box = peer_box_add(&is, fds);
+    plock_release(&C->lock);
+    return box;
 }
 
 static void set_aside(struct listener *l, const struct token *t, bool ask)
 {
-    uint32_t n = 0;
-    bool asked = !ask;
+    uint32_t n = 0, number = 0;
     plock_take(&C->lock);
     struct pending_token **p = &l->pending;
     for (; *p; p = &(*p)->next) {
         n++;
-        asked = asked || (*p)->token.outbox == t->outbox;
+        if ((*p)->token.outbox == t->outbox)
+            number = (*p)->ask;
     }
     struct pending_token *new = n < PENDING_MAX ? memory_get(sizeof *new) : NULL;
     if (new) {
         new->token = *t;
+        new->ask = number || !ask ? number : ask_outbox(t->outbox);
         *p = new;
     }
     plock_release(&C->lock);
     if (!new)
         log_warn("listener %u: an offer is dropped, %u wait for their outbox", l->id, n);
-    else if (!asked)
-        ask_outbox(t->outbox);
+}
+
+/* Of an outbox that is not to be had nobody waits for the session any more. */
+void listener_answered(int status)
+{
+    plock_take(&C->lock);
+    answers++;
+    for (uint32_t i = 0; i < LISTENERS_MAX && status; i++) {
+        struct listener *l = &C->listeners[i];
+        for (struct pending_token **p = &l->pending; l->generation & 1 && *p;) {
+            struct pending_token *this = *p;
+            if (this->ask != answers) {
+                p = &this->next;
+                continue;
+            }
+            *p = this->next;
+            memory_put(this, sizeof *this);
+        }
+    }
+    plock_release(&C->lock);
+    listener_retry_pending();
 }
 
 /* Does a token that was set aside name that outbox? C->lock is held. */
@@ -224,6 +266,8 @@ int client_accept_if(listener_handle h, bool (*may)(void *arg), void *arg, sessi
         }
 have:;
         struct peer_box *box = peer_box_find(t.outbox);
+        if (!box && berth_family_shared && !(box = fetch_outbox(t.outbox)))
+            continue; /* its owner is gone, and nobody waits for it any more */
         if (!box) {
             set_aside(l, &t, true);
             continue;
@@ -287,6 +331,7 @@ static int wait_ep(struct listener *l, int kernel_fd)
             (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, kernel_fd, &ev);
         ev.events = EPOLLIN | EPOLLET;
         (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, C->kick_fd, &ev);
+        kicks_watch(l->wait_ep, 0);
         ev.events = EPOLLIN;
         (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, C->ctl, &ev);
     }

@@ -36,14 +36,19 @@ struct own_box *outbox_by_index(uint32_t index)
     return index < OUTBOXES_MAX ? load_acquire(&C->own_by_index[index]) : NULL;
 }
 
-struct own_box *outbox_find(uint32_t facing_app)
+struct own_box *outbox_of(uint32_t facing_app, uint32_t worker)
 {
     for (struct own_box *b = C->outboxes; b; b = b->next) {
         const struct outbox_rec *r = outbox_rec_of(b);
-        if (r->facing_app == facing_app && outbox_worker(r->handle) == C->worker)
+        if (r->facing_app == facing_app && outbox_worker(r->handle) == worker)
             return b;
     }
     return NULL;
+}
+
+struct own_box *outbox_find(uint32_t facing_app)
+{
+    return outbox_of(facing_app, C->worker);
 }
 
 static void fill_header(struct own_box *box, uint32_t index, uint64_t size)
@@ -88,7 +93,9 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
     family_lock_acquire(&f->lock, C->member);
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
         if (!f->outbox[i].used) {
+            memset(&f->outbox[i], 0, sizeof f->outbox[i]);
             f->outbox[i].used = 1;
+            f->outbox[i].owner_member = C->member;
             index = i;
             break;
         }
@@ -103,7 +110,6 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
         goto fail_map;
     r->handle = outbox_handle_make(C->worker, count);
     r->facing_app = facing_app;
-    r->owner_member = C->member;
     box->index = index;
     if (add_segment(box, 0, C->segment_size, fd_out) != 0)
         goto fail_segment;
@@ -167,6 +173,33 @@ void outbox_unmap(struct own_box *box)
             munmap(box->seg[i], box->seg_size[i]);
     }
     munmap(box, sizeof *box);
+}
+
+/* A segment that another member made after the fork can be had for reading: the daemon has it. */
+bool outbox_ring_fetch(struct own_box *box, uint64_t word)
+{
+    uint32_t index = ring_segment(word);
+    if (index >= OUTBOX_SEGMENTS || box->seg[index])
+        return index < OUTBOX_SEGMENTS;
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof msg},
+                             .outbox = outbox_rec_of(box)->handle,
+                             .index = index};
+    struct ctl_segment_is is;
+    const void *map;
+    const char *why = "";
+    uint64_t size;
+    int fd = -1, nfds = 1;
+    if (control_request(&msg, NULL, 0, &is, sizeof is, &fd, &nfds) != 0 || nfds != 1)
+        return false;
+    int err = segment_open(fd, PAGE_BYTES, SEGMENT_MAX, false, &map, &size, &why);
+    (void)sys_close(fd);
+    if (err) {
+        log_warn("segment %u of our own outbox: %s", index, why);
+        return false;
+    }
+    box->seg_size[index] = size;
+    store_release(&box->seg[index], (uint8_t *)(uintptr_t)map);
+    return true;
 }
 
 /* ---- rings ---------------------------------------------------------------------------------------------- */
@@ -241,6 +274,8 @@ static void outbox_sweep(struct own_box *box)
         if (!owner || owner == NONE || ring->outbox != box->index || ring->left)
             continue;
         struct session *s = session_at(owner - 1);
+        if (!(load_relaxed(&s->holders) >> C->member & 1))
+            continue; /* another member's, of which we may not even have the slot */
         if (!family_lock_try(&s->tx_lock, berth_lock_id))
             continue;
         if (s->tx_rec == rec && s->state != SESSION_FREE)
@@ -375,7 +410,7 @@ static uint8_t *chunk_at(struct own_box *box, uint32_t chunk)
 struct slot *outbox_slot(struct own_box *box, uint32_t index)
 {
     uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS);
-    return (struct slot *)(void *)chunk + index % CHUNK_SLOTS;
+    return chunk ? (struct slot *)(void *)chunk + index % CHUNK_SLOTS : NULL;
 }
 
 struct slot_info *outbox_info(struct own_box *box, uint32_t index)
@@ -471,6 +506,12 @@ struct channel *outbox_channel(struct own_box *box, uint32_t channel)
 int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *channel)
 {
     struct outbox_rec *r = outbox_rec_of(box);
+    for (uint32_t i = 0, n = load_acquire(&r->channels); i < n; i++) { /* made by another member */
+        if (load_acquire(&r->chan[i].peer_worker) == peer_worker && outbox_channel(box, i)->queue) {
+            *channel = i;
+            return 0;
+        }
+    }
     uint32_t rec;
     int err = outbox_ring_alloc(box, 1u << QUEUE_LOG2, NONE, &rec);
     if (err)
@@ -484,10 +525,11 @@ int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *ch
         outbox_ring_free(box, rec);
         return BERTH_E_LIMIT;
     }
-    r->chan[i] = (struct chan_rec){.peer_worker = peer_worker, .queue = word};
+    r->chan[i] = (struct chan_rec){.queue = word};
     struct channel *ch = outbox_channel(box, i);
     ch->peer_worker = peer_worker;
     store_release(&ch->queue, word);
+    store_release(&r->chan[i].peer_worker, peer_worker);
     *channel = i;
     return 0;
 }

@@ -17,13 +17,61 @@ static struct peer_box **bucket(outbox_handle handle)
     return &C->box_hash[(uint32_t)(handle * 0x9e3779b97f4a7c15ull >> 40) % BOX_HASH];
 }
 
+static struct plock boxes_lock; /* the lists of boxes; taken last */
+
+static void enter(struct peer_box *b)
+{
+    b->next = C->boxes;
+    store_release(&C->boxes, b);
+    b->next_hash = *bucket(b->handle);
+    store_release(bucket(b->handle), b);
+    if (b->worker->dead)
+        fetch_add_sc(&C->dead_boxes, 1);
+}
+
+/* A forked process faces an outbox twice: in its parent's name, for the sessions that it inherited, and in its own. Both
+ * share the mappings. */
+static struct peer_box *face(struct peer_box *from, uint32_t me)
+{
+    struct peer_box *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (b == MAP_FAILED)
+        return NULL;
+    plock_take(&boxes_lock);
+    for (struct peer_box *other = *bucket(from->handle); other; other = other->next_hash) {
+        if (other->handle == from->handle && other->me == me) {
+            plock_release(&boxes_lock);
+            munmap(b, sizeof *b);
+            return other;
+        }
+    }
+    b->handle = from->handle;
+    b->worker = from->worker;
+    b->me = me;
+    b->own_channel = b->their_channel = NONE;
+    memcpy(b->seg, from->seg, sizeof b->seg);
+    memcpy(b->seg_size, from->seg_size, sizeof b->seg_size);
+    b->worker->refs++;
+    enter(b);
+    plock_release(&boxes_lock);
+    return b;
+}
+
+struct peer_box *peer_box_of(outbox_handle handle, uint32_t me)
+{
+    struct peer_box *other = NULL;
+    for (struct peer_box *b = load_acquire(bucket(handle)); b; b = load_acquire(&b->next_hash)) {
+        if (b->handle != handle)
+            continue;
+        if (b->me == me)
+            return b;
+        other = b;
+    }
+    return other ? face(other, me) : NULL;
+}
+
 struct peer_box *peer_box_find(outbox_handle handle)
 {
-    for (struct peer_box *b = load_acquire(bucket(handle)); b; b = load_acquire(&b->next_hash)) {
-        if (b->handle == handle)
-            return b;
-    }
-    return NULL;
+    return peer_box_of(handle, C->worker);
 }
 
 static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_fd, int kick_fd)
@@ -93,19 +141,31 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
     b->worker = w;
     b->seg[0] = map;
     b->seg_size[0] = size;
+    b->me = C->worker;
     b->own_channel = b->their_channel = NONE;
+    plock_take(&boxes_lock);
     w->refs++;
-    b->next = C->boxes;
-    store_release(&C->boxes, b);
-    b->next_hash = *bucket(b->handle);
-    store_release(bucket(b->handle), b);
-    if (w->dead)
-        fetch_add_sc(&C->dead_boxes, 1);
+    enter(b);
+    plock_release(&boxes_lock);
     return b;
+}
+
+static bool faced_twice(const struct peer_box *box)
+{
+    for (const struct peer_box *b = C->boxes; b; b = b->next) {
+        if (b != box && b->handle == box->handle)
+            return true;
+    }
+    for (const struct peer_box *b = C->box_graves; b; b = b->next) {
+        if (b != box && b->handle == box->handle)
+            return true;
+    }
+    return false;
 }
 
 static void unmap_box(struct peer_box *box)
 {
+    bool shared = faced_twice(box);
     struct peer_worker *w = box->worker;
     if (--w->refs == 0 && w->dead) {
         for (struct peer_worker **p = &C->workers; *p; p = &(*p)->next) {
@@ -119,7 +179,7 @@ static void unmap_box(struct peer_box *box)
         munmap(w, sizeof *w);
     }
     for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++) {
-        if (box->seg[i])
+        if (box->seg[i] && !shared)
             segment_unmap(box->seg[i], box->seg_size[i]);
     }
     munmap(box, sizeof *box);
@@ -130,12 +190,14 @@ static void unmap_box(struct peer_box *box)
 static void bury(struct peer_box *box)
 {
     struct peer_box **p;
+    plock_take(&boxes_lock);
     for (p = &C->boxes; *p != box; p = &(*p)->next)
         ;
     store_release(p, box->next);
     for (p = bucket(box->handle); *p != box; p = &(*p)->next_hash)
         ;
     store_release(p, box->next_hash);
+    plock_release(&boxes_lock);
     for (p = &C->polled; box->polled && *p; p = &(*p)->next_polled) {
         if (*p == box) {
             store_release(p, box->next_polled);
@@ -185,7 +247,10 @@ void peers_collect(bool all)
     if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) && !load_relaxed(&C->own_graves) &&
         !load_relaxed(&C->own_loose))
         return;
-    plock_take(&C->poll_lock);
+    if (!all && !plock_try(&C->poll_lock))
+        return; /* perhaps this very thread has it, and was told of a death while it looked at events */
+    if (all)
+        plock_take(&C->poll_lock);
     plock_take(&C->lock);
     int64_t now = clock_now();
     for (struct peer_box *b = C->boxes, *next; b; b = next) {
@@ -291,8 +356,12 @@ void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int stat
             status = BERTH_E_PROTOCOL;
             why = "its header names another segment";
         } else {
-            box->seg_size[index] = size;
-            store_release(&box->seg[index], map);
+            for (struct peer_box *b = C->boxes; b; b = b->next) {
+                if (b->handle == handle) {
+                    b->seg_size[index] = size;
+                    store_release(&b->seg[index], map);
+                }
+            }
         }
     }
     if (fd >= 0)

@@ -35,6 +35,8 @@ static int check_items(struct client_poll_item *items, int n)
         } else {
             struct session *s = session_get(items[i].handle);
             uint32_t ready = EPOLLERR | EPOLLHUP;
+            if (s && load_relaxed(&s->flags) & SF_SHARED && !session_cache_of(s)->peer)
+                session_try_link(s);
             if (s)
                 ready = s->state == SESSION_QUEUED && !client_connected(items[i].handle) && !(s->flags & SF_RESET)
                             ? 0
@@ -87,9 +89,13 @@ static bool arm_items(struct client_poll_item *items, int n, bool on)
             continue;
         stream_flush_head(s, false);
         store_relaxed(&c->own->waiter, (uint8_t)WAITER_ANY);
+        futex_sleepers_wake(c);
         bool edge = !(items[i].events & EPOLLIN); /* then only the end is of interest */
+        uint64_t want = load_relaxed(&c->own->want);
         if (items[i].events & (EPOLLIN | EPOLLRDHUP))
             armed = stream_arm_read(s, c, 0, edge) && armed;
+        if (load_acquire(&c->watches) && count_offset(load_relaxed(&c->own->want)) != count_offset(want))
+            watches_ready(c); /* as pass_on in evset.c */
         if (items[i].events & EPOLLOUT && s->state != SESSION_QUEUED)
             armed = stream_arm_write(s, c, 0) && armed;
     }

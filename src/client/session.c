@@ -56,7 +56,7 @@ struct session_cache *session_cache_of(struct session *s)
         return c;
     struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
     c->own = own ? outbox_slot(own, s->own_slot) : NULL;
-    c->box = s->peer_outbox ? peer_box_find(s->peer_outbox) : NULL;
+    c->box = s->peer_outbox && own ? peer_box_of(s->peer_outbox, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
     c->peer = c->box ? peer_slot(c->box, s->peer_slot) : NULL;
     c->tx_ring = NULL;
     c->rx_ring = NULL;
@@ -127,7 +127,8 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     }
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
-    route_waiting(s, -1);
+    if (box->me == C->worker)
+        route_waiting(s, -1);
     session_linked(s);
 }
 
@@ -143,7 +144,9 @@ void session_linked(struct session *s)
 
 void session_try_link(struct session *s)
 {
-    if (s->state == SESSION_QUEUED)
+    if (load_relaxed(&s->flags) & SF_SHARED && s->state != SESSION_QUEUED)
+        shared_link(s);
+    else if (s->state == SESSION_QUEUED)
         offer_again(s);
     else
         events_poll(true);
@@ -160,7 +163,9 @@ void session_event(struct peer_box *box, uint32_t index)
     if (mine >= load_relaxed(&r->slots))
         return;
     struct slot *own = outbox_slot(box->own, mine);
-    uint64_t owner = own->extra;
+    if (!own)
+        return; /* another member's */
+    uint64_t owner = load_relaxed(&own->extra);
     if (own->generation != (uint32_t)(names >> 32) || own->state == SLOT_FREE || !owner || owner > SESSIONS_MAX)
         return; /* an event that came too late */
     struct session *s = session_at((uint32_t)owner - 1);
@@ -336,8 +341,8 @@ void session_break(struct session *s, int error, const char *why)
 static void end_halves(struct session *s, struct session_cache *c, int how, bool reset)
 {
     uint64_t tail = s->tail;
-    bool fin = how & BERTH_SHUT_WR && !(load_relaxed(&s->flags) & SF_SHUT_WR);
-    bool closed = how & BERTH_SHUT_RD && !(load_relaxed(&s->flags) & SF_SHUT_RD);
+    bool fin = how & BERTH_SHUT_WR && !(load_relaxed(&c->own->tail) & COUNT_FLAG);
+    bool closed = how & BERTH_SHUT_RD && !(load_relaxed(&c->own->head) & COUNT_FLAG);
     if (reset)
         fetch_or_sc(&c->own->flags, SLOT_RESET);
     fetch_or_sc(&s->flags, (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0) | (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0));
@@ -390,6 +395,31 @@ int client_shutdown(session_handle h, int how)
     return err;
 }
 
+static void unconfirmed_take(struct session *s)
+{
+    plock_take(&C->zombie_lock);
+    for (uint32_t *link = &C->unconfirmed; *link; link = &session_at(*link - 1)->next) {
+        if (*link == session_index(s) + 1) {
+            store_release(link, s->next);
+            break;
+        }
+    }
+    plock_release(&C->zombie_lock);
+}
+
+void zombie_put(struct session *s)
+{
+    store_release(&s->holders, 1ull << C->member);
+    plock_take(&C->zombie_lock);
+    s->next = 0;
+    if (C->zombies_last)
+        session_at(C->zombies_last - 1)->next = session_index(s) + 1;
+    else
+        C->zombies_first = session_index(s) + 1;
+    C->zombies_last = session_index(s) + 1;
+    plock_release(&C->zombie_lock);
+}
+
 static int finish(session_handle h, bool abort)
 {
     struct session *s = session_get(h);
@@ -398,18 +428,26 @@ static int finish(session_handle h, bool abort)
     struct session_cache *c = session_cache_of(s);
     family_lock_acquire(&s->rx_lock, C->member);
     family_lock_acquire(&s->tx_lock, C->member);
-    if (load_relaxed(&s->generation) != (uint32_t)(h >> 32)) {
+    if (load_relaxed(&s->generation) != (uint32_t)(h >> 32) || !session_held(s)) {
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
         return BERTH_E_BAD_HANDLE;
     }
     uint64_t me = 1ull << C->member;
-    if (berth_family_shared && fetch_and_sc(&s->holders, ~me) & ~me & members_alive()) {
-        half_unlock(&s->tx_lock); /* others of the family hold it */
+    uint64_t others = berth_family_shared ? load_sc(&s->holders) & ~me : 0;
+    if (others && others & members_alive()) { /* they go on with it */
+        fetch_and_sc(&s->holders, ~me);
+        half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
         watches_drop(h, &c->watches);
+        unconfirmed_take(s);
+        queued_take(s);
+        if (c->box)
+            c->box->sessions--;
+        c->generation = 0;
         return 0;
     }
+    store_release(&s->holders, me); /* until the slot is given back: should we die, somebody else has to do it */
     watches_drop(h, &c->watches);
     uint32_t was = s->state;
     bool unread = c->peer && !(s->flags & SF_SHUT_RD) && count_offset(slot_tail(c->peer)) != s->head;
@@ -428,20 +466,8 @@ static int finish(session_handle h, bool abort)
         session_dispose(s);
         return 0;
     }
-    plock_take(&C->zombie_lock);
-    for (uint32_t *link = &C->unconfirmed; *link; link = &session_at(*link - 1)->next) {
-        if (*link == session_index(s) + 1) {
-            store_release(link, s->next);
-            break;
-        }
-    }
-    s->next = 0;
-    if (C->zombies_last)
-        session_at(C->zombies_last - 1)->next = session_index(s) + 1;
-    else
-        C->zombies_first = session_index(s) + 1;
-    C->zombies_last = session_index(s) + 1;
-    plock_release(&C->zombie_lock);
+    unconfirmed_take(s);
+    zombie_put(s);
     return 0;
 }
 
@@ -578,7 +604,7 @@ void sessions_listener_gone(uint32_t listener)
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
         uint32_t state = load_acquire(&s->state);
-        if (s->listener == listener && s->flags & SF_CONNECTOR && !s->peer_outbox &&
+        if (s->listener == listener && s->flags & SF_CONNECTOR && !s->peer_outbox && s->holders >> C->member & 1 &&
             (state == SESSION_QUEUED || state == SESSION_OFFERED || state == SESSION_ZOMBIE)) {
             session_try_link(s); /* accepted at the last moment? */
             if (!s->peer_outbox)

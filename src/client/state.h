@@ -8,6 +8,8 @@
  * leases, the control socket) the child replaces in fork.c.
  *
  * Locks, in the order in which they may be taken:
+ *   client.poll_lock (process)                  who takes events off the queues
+ *   client.zombie_lock (process)                lists through session.next
  *   session.rx_lock, session.tx_lock (family)   the state of one half of a session
  *   client.poll_lock (process)                  who takes events off the queues; the lists of channels
  *   client.lock (process)                       tables of peers, outboxes, routes, listeners
@@ -151,7 +153,8 @@ struct session {
     uint32_t next; /* free list, zombie list, unconfirmed list */
     uint32_t app;
     uint8_t port_leased;
-    uint8_t pad[15];
+    uint8_t read_spanner, write_spanner; /* member + 1 that has the span open */
+    uint8_t pad[13];
     /* line 3 */
     endpoint local, remote;
     int64_t looked; /* when, while one_way counts */
@@ -160,8 +163,9 @@ struct session {
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 
 struct member {
-    int32_t pid; /* 0: free */
+    int32_t pid; /* 0: free, -1: about to be forked, -2: dead, its sessions are being seen to */
     uint32_t worker;
+    uint32_t generation;
 };
 
 #define MEMBERS_MAX 64u
@@ -223,6 +227,7 @@ struct peer_box { /* an outbox of another worker, facing our app */
     uint32_t kicked_channel;
     uint32_t sessions; /* how many of ours have their peer slot in it */
     uint32_t idle;     /* rounds without an event */
+    uint32_t me;             /* as which worker we face it: ours, or the one that we were forked from */
     bool polled, announced;
     const uint8_t *seg[OUTBOX_SEGMENTS];
     uint64_t seg_size[OUTBOX_SEGMENTS];
@@ -255,6 +260,7 @@ struct route { /* a listener that we were introduced to */
 
 struct pending_token {
     struct token token;
+    uint32_t ask; /* which of our questions for outboxes brings its own */
     struct pending_token *next;
 };
 
@@ -272,6 +278,14 @@ struct listener {
 };
 
 #define LISTENERS_MAX 4096u
+
+/* A worker that we were forked from and whose sessions we hold: their peers look at its page and write its eventfd. */
+struct ancestor {
+    uint32_t worker;
+    struct worker_page *page;
+    int kick_fd;
+};
+#define ANCESTORS_MAX 16u
 
 struct client {
     bool attached;
@@ -313,8 +327,10 @@ struct client {
     uint32_t zombies_done;
     uint64_t waiters_used;
     uint32_t spread;
-    struct worker_page *page_parent; /* of a forked child: inherited sessions name its waiters */
-    int kick_parent;
+    struct ancestor ancestor[ANCESTORS_MAX];
+    uint32_t ancestors;
+    uint32_t inherited_unconfirmed;
+    bool sharing; /* there are sessions that another member holds too, or that were inherited */
     uint64_t tag; /* of our own entries in epoll sets */
     struct plock lock, ctl_lock, watch_lock, zombie_lock, poll_lock;
 };

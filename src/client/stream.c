@@ -50,7 +50,7 @@ static inline struct session *enter(session_handle h)
 
 static inline bool stale(const struct session *s, session_handle h)
 {
-    return load_relaxed(&s->generation) != (uint32_t)(h >> 32);
+    return load_relaxed(&s->generation) != (uint32_t)(h >> 32) || !session_held(s);
 }
 
 /* ---- telling the peer ------------------------------------------------------------------------------------- */
@@ -166,7 +166,8 @@ static __attribute__((noinline)) void pace(struct session *s)
  * return. rx_lock is held. */
 static inline ssize_t receive_look(struct session *s, struct session_cache *c, uint64_t *tail_word)
 {
-    if (s->tail_seen > s->head && c->rx_ring)
+    bool shared = load_relaxed(&s->flags) & SF_SHARED; /* then another process may have looked last, at another ring */
+    if (s->tail_seen > s->head && c->rx_ring && !shared)
         return (ssize_t)(s->tail_seen - s->head);
     if (!c->peer) {
         uint32_t state = load_relaxed(&s->state);
@@ -174,7 +175,9 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, u
             return s->error ? s->error : BERTH_E_RESET;
         if (load_relaxed(&s->flags) & SF_SHUT_RD)
             return 0;
-        return state == SESSION_QUEUED || state == SESSION_OFFERED ? BERTH_E_WOULD_BLOCK : BERTH_E_BAD_HANDLE;
+        if (state == SESSION_QUEUED || state == SESSION_OFFERED || shared)
+            return BERTH_E_WOULD_BLOCK;
+        return BERTH_E_BAD_HANDLE;
     }
     if (__builtin_expect(load_relaxed(&s->one_way) > ONE_WAY, 0))
         pace(s);
@@ -189,7 +192,7 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, u
         return BERTH_E_RESET;
     }
     uint64_t ring = slot_ring(c->peer);
-    if (__builtin_expect(ring != c->rx_word || !c->rx_ring, 0)) {
+    if (__builtin_expect(ring != c->rx_word || !c->rx_ring || shared, 0)) {
         int err = BERTH_E_PROTOCOL;
         uint64_t size = 0;
         c->rx_ring = NULL;
@@ -328,6 +331,7 @@ int client_read_spans(session_handle h, struct iovec spans[2])
             size_t first = s->rx_size - pos < (size_t)avail ? (size_t)(s->rx_size - pos) : (size_t)avail;
             spans[0] = (struct iovec){.iov_base = (void *)(uintptr_t)(c->rx_ring + pos), .iov_len = first};
             spans[1] = (struct iovec){.iov_base = (void *)(uintptr_t)c->rx_ring, .iov_len = (size_t)avail - first};
+            s->read_spanner = (uint8_t)(C->member + 1);
             fetch_or_sc(&s->flags, SF_READ_SPAN);
             result = first < (size_t)avail ? 2 : 1;
         }
@@ -405,7 +409,15 @@ static int swap_ring(struct session *s, struct session_cache *c, uint64_t size)
     struct ring_rec *ring = &C->family->ring[rec];
     uint8_t *to = outbox_ring_at(box, ring->word, NULL);
     uint64_t new_size = 1ull << ring_log2(ring->word);
-    const uint8_t *from = old == NONE ? NULL : outbox_ring_at(box, C->family->ring[old].word, NULL);
+    const uint8_t *from = old == NONE || s->head_seen == s->tail ? NULL : outbox_ring_at(box, C->family->ring[old].word, NULL);
+    if (!from && old != NONE && s->head_seen != s->tail) { /* another member's, and not mapped here yet */
+        if (outbox_ring_fetch(box, C->family->ring[old].word))
+            from = outbox_ring_at(box, C->family->ring[old].word, NULL);
+        if (!from) { /* without the daemon it cannot be had: the peer has to read it empty first */
+            outbox_ring_free(box, rec);
+            return BERTH_E_WOULD_BLOCK;
+        }
+    }
     for (uint64_t at = s->head_seen; from && at < s->tail;) { /* in pieces that wrap in neither ring */
         uint64_t n = s->tail - at;
         uint64_t a = s->tx_size - (at & (s->tx_size - 1)), b = new_size - (at & (new_size - 1));
@@ -414,15 +426,17 @@ static int swap_ring(struct session *s, struct session_cache *c, uint64_t size)
         memcpy(to + (at & (new_size - 1)), from + (at & (s->tx_size - 1)), n);
         at += n;
     }
+    if (old != NONE) { /* before anything else: who dies here must not leave it looking free */
+        struct ring_rec *left = &C->family->ring[old];
+        left->left_tail = s->tail;
+        left->next = NONE;
+        store_release(&left->left, 1);
+    }
     s->tx_rec = rec;
     s->tx_size = new_size;
     c->tx_ring = to;
     slot_set_ring(c->own, ring->word); /* release: the copied bytes are there */
     if (old != NONE) {
-        struct ring_rec *left = &C->family->ring[old];
-        left->left = 1;
-        left->left_tail = s->tail;
-        left->next = NONE;
         if (s->left_first == NONE)
             s->left_first = old;
         else
@@ -451,6 +465,7 @@ static bool reader_moves(struct session *s, struct session_cache *c, int64_t pat
 /* Room for bytes, growing the ring for up to `want`. The number, or why there is none. tx_lock is held. */
 static ssize_t send_room(struct session *s, struct session_cache *c, size_t want)
 {
+    int err;
     uint32_t flags = load_relaxed(&s->flags);
     if (__builtin_expect(flags & (SF_SHUT_WR | SF_RESET | SF_DEAD), 0)) {
         if (flags & SF_SHUT_WR)
@@ -471,6 +486,8 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
     } else if (s->state == SESSION_QUEUED) {
         return BERTH_E_WOULD_BLOCK;
     }
+    if (__builtin_expect(flags & SF_SHARED, 0))
+        c->tx_ring = NULL; /* another process may have swapped it */
     uint64_t unread = s->tail - s->head_seen;
     uint64_t room = s->tx_size - unread;
     if (__builtin_expect(s->left_first != NONE, 0))
@@ -486,9 +503,11 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
         uint8_t *at = outbox_ring_at(outbox_by_index(s->own_outbox), C->family->ring[s->tx_rec].word, &writable);
         if (at && writable)
             c->tx_ring = at;
-        else if (swap_ring(s, c, s->tx_size) != 0)
-            return BERTH_E_NO_MEMORY;
-        return send_room(s, c, want);
+        else if ((err = swap_ring(s, c, s->tx_size)) != 0)
+            return err;
+        room = s->tx_size - unread;
+        if (room >= want)
+            return (ssize_t)room;
     }
     if (s->tx_size < s->tx_limit && (s->tx_size < STEADY || (!room && !reader_moves(s, c, PATIENCE_NS)))) {
         uint64_t size = s->tx_size ? s->tx_size * 4 : 1u << RING_MIN_LOG2;
@@ -608,6 +627,7 @@ int client_write_spans(session_handle h, size_t want, struct iovec spans[2])
             size_t first = s->tx_size - pos < (size_t)room ? (size_t)(s->tx_size - pos) : (size_t)room;
             spans[0] = (struct iovec){.iov_base = c->tx_ring + pos, .iov_len = first};
             spans[1] = (struct iovec){.iov_base = c->tx_ring, .iov_len = (size_t)room - first};
+            s->write_spanner = (uint8_t)(C->member + 1);
             s->write_span = (uint32_t)room;
             result = first < (size_t)room ? 2 : 1;
         }
@@ -692,10 +712,19 @@ bool stream_writable(struct session *s, struct session_cache *c)
     return size - (load_relaxed(&s->tail) - head) >= size / 4;
 }
 
+static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint64_t offset, uint64_t flag)
+{
+    bool shared = load_relaxed(&s->flags) & SF_SHARED;
+    if (!load_relaxed(&c->watches) && !load_relaxed(&c->pollers) && !shared)
+        slot_arm(want, offset, flag);
+    else if (slot_arm_up(want, offset, flag) && shared)
+        shared_kick(s);
+}
+
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge)
 {
     if (!edge) {
-        slot_arm_want(c->own, count_word(load_relaxed(&s->head), flag));
+        arm(s, c, &c->own->want, load_relaxed(&s->head), flag);
         return !stream_readable(s, c);
     }
     /* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
@@ -703,7 +732,7 @@ bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, 
     bool more = false;
     for (;;) {
         seen = count_offset(word) + (word & COUNT_FLAG);
-        slot_arm_want(c->own, count_word(seen, flag));
+        arm(s, c, &c->own->want, seen, flag);
         word = c->peer ? load_sc(&c->peer->tail) : 0;
         if (count_offset(word) + (word & COUNT_FLAG) <= seen)
             return !more;
@@ -715,7 +744,7 @@ bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)
 {
     uint64_t size = load_relaxed(&s->tx_size), tail = load_relaxed(&s->tail);
     uint64_t mark = tail > size - size / 4 ? tail - (size - size / 4) - 1 : 0;
-    slot_arm_space(c->own, count_word(mark, flag));
+    arm(s, c, &c->own->want_space, mark, flag);
     fence_sc();
     return !stream_writable(s, c);
 }

@@ -70,7 +70,8 @@ int64_t wait_cap(int64_t deadline)
             left = 0;
     }
     int64_t reoffer = load_relaxed(&C->reoffer_at);
-    if (load_relaxed(&C->unconfirmed) != 0 || load_relaxed(&C->queued) || reoffer) {
+    if (load_relaxed(&C->unconfirmed) != 0 || load_relaxed(&C->queued) || reoffer ||
+        load_relaxed(&C->inherited_unconfirmed)) {
         /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom */
         static __thread int64_t pause_ns;
         pause_ns = pause_ns < NS_PER_MS ? NS_PER_MS : pause_ns < 64 * NS_PER_MS ? pause_ns * 2 : pause_ns;
@@ -92,13 +93,16 @@ int thread_ep(void)
     int32_t pid = C->family->member[C->member].pid;
     if (tls_ep >= 0 && tls_ep_pid == pid)
         return tls_ep;
+    own_fd_close(tls_ep); /* the parent's */
     long ep = sys_epoll_create1(EPOLL_CLOEXEC);
+    tls_ep = -1;
     if (ep < 0)
         return BERTH_E_NO_MEMORY;
     tls_ep = own_fd((int)ep);
     tls_ep_pid = pid;
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u32 = 0};
     (void)sys_epoll_ctl(tls_ep, EPOLL_CTL_ADD, C->kick_fd, &ev);
+    kicks_watch(tls_ep, 0);
     ev.events = EPOLLIN;
     (void)sys_epoll_ctl(tls_ep, EPOLL_CTL_ADD, C->ctl, &ev);
     return tls_ep;
@@ -108,6 +112,8 @@ void waiter_any_asleep(void)
 {
     uint32_t arm = fetch_add_sc(&C->family->any_arm, 2) + 2;
     store_sc(&C->page->waiter[WAITER_ANY].arm, arm); /* always odd; another thread's later value is as good */
+    for (uint32_t i = 0; i < C->ancestors; i++)
+        store_sc(&C->ancestor[i].page->waiter[WAITER_ANY].arm, arm);
 }
 
 static int wait_poll(session_handle h, uint32_t events, int64_t deadline)
@@ -162,17 +168,13 @@ static long sleep_once(struct session *s, struct session_cache *c, uint32_t even
         armed = stream_arm_write(s, c, COUNT_FLAG);
     }
     long ret = 0;
-    if (armed) {
+    if (armed && !(load_sc(&s->flags) & SF_SHARED)) { /* else forked a moment ago */
         int64_t left = wait_cap(deadline);
         if (left < 0 || left > SLEEP_MAX_NS)
             left = SLEEP_MAX_NS;
         ret = sys_futex_wait(word, (uint32_t)seen, timespec_of(left, &ts));
     }
-    if (events & EPOLLIN)
-        slot_disarm_want(c->own);
-    else
-        slot_disarm_space(c->own);
-    return ret;
+    return ret; /* the mark stays: others may sleep by it, and at worst the peer makes one call to wake nobody */
 }
 
 int client_wait(session_handle h, uint32_t events, int64_t deadline)
@@ -192,7 +194,9 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline)
                 return err;
             continue;
         }
-        if (!c->peer || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT))
+        /* `want` is one word: where an event set, a poll or another process may set it too, nobody sleeps by futex */
+        if (!c->peer || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) || load_acquire(&c->watches) ||
+            load_relaxed(&c->pollers) || load_relaxed(&s->flags) & SF_SHARED)
             return wait_poll(h, events, deadline);
         uint8_t cpu = (uint8_t)cpu_here();
         if (load_relaxed(&c->own->cpu) != cpu)
@@ -204,10 +208,8 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline)
         stream_flush_head(s, false);
         sessions_settle();
         long ret = sleep_once(s, c, events, deadline);
-        if (c->watches && session_get(h)) { /* an event set waits for it too: `want` was ours for a moment */
-            (void)stream_arm_read(s, c, 0, false);
+        if (c->watches && session_get(h)) /* an event set has come to wait for it */
             watches_ready(c);
-        }
         if (ret == -EINTR)
             return BERTH_E_INTERRUPTED;
         if ((ret == 0 || ret == -ETIMEDOUT) && !ready_for(s, c, events))

@@ -383,17 +383,54 @@ static int give_outbox(struct daemon *d, struct worker *to, struct outbox *o, ui
     return 0;
 }
 
+/* Whoever was forked from the connector's worker holds its sessions too, and may be all that is left of it. */
+static void announce_to_heirs(struct daemon *d, struct outbox *o, uint32_t connector)
+{
+    list_for_each(&o->facing->workers, it, after)
+    {
+        struct worker *w = container_of(it, struct worker, link);
+        for (uint32_t i = 0; w->id != connector && i < w->held.count; i++) {
+            const struct outbox *theirs = w->held.item[i];
+            if (theirs->owner->id == connector && theirs->facing->id == o->owner->app_id) {
+                (void)give_outbox(d, w, o, CTL_PEER, 0);
+                break;
+            }
+        }
+    }
+}
+
 int handle_announce(struct daemon *d, struct request *r)
 {
     const struct ctl_outbox *m = &r->msg->outbox;
     bool gone;
     struct outbox *o = writable(d, r->conn->worker, m->outbox, &gone);
     struct worker *to = worker_find(d, m->worker);
+    if (o)
+        announce_to_heirs(d, o, m->worker);
     if (gone || (o && !to && m->worker && m->worker <= d->last_worker))
         return 0; /* one of the two has just gone: DEAD is on its way */
     if (!o || !to || to->app != o->facing)
         return BERTH_E_PROTOCOL;
     return give_outbox(d, to, o, CTL_PEER, 0);
+}
+
+static void give_all(struct daemon *d, struct worker *to, const struct list *outboxes, uint32_t owner_app)
+{
+    list_for_each(outboxes, it, after)
+    {
+        struct outbox *o = container_of(it, struct outbox, link);
+        if (o->owner->app_id == owner_app)
+            (void)give_outbox(d, to, o, CTL_PEER, 0);
+    }
+}
+
+/* A forked worker holds offers that its parent made, and does not know what its parent was told of. */
+int handle_get_peers(struct daemon *d, struct request *r)
+{
+    const struct worker *w = r->conn->worker;
+    give_all(d, r->conn->worker, &w->app->facing, r->msg->outbox.facing_app);
+    give_all(d, r->conn->worker, &w->app->left, r->msg->outbox.facing_app);
+    return 0;
 }
 
 int handle_get_outbox(struct daemon *d, struct request *r)

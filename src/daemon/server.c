@@ -66,6 +66,7 @@ static const struct row rows[CTL_TYPES] = {
                         handle_get_outbox},
     [CTL_GET_SEGMENT] = {EXACTLY(ctl_outbox), WORKER, 0, 0, CTL_SEGMENT_IS, sizeof(struct ctl_segment_is),
                          handle_get_segment},
+    [CTL_GET_PEERS] = {EXACTLY(ctl_outbox), WORKER, 0, 0, 0, 0, handle_get_peers},
     [CTL_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, CTL_PORTS_ARE, sizeof(struct ctl_ports), handle_ports, true},
     [CTL_RETURN_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, 0, 0, handle_return_ports},
     [CTL_LEASE] = {EXACTLY(ctl_lease), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_lease},

@@ -20,6 +20,7 @@
  *   RETIRE                                              none; peers get RETIRED
  *   GET_OUTBOX                                          OUTBOX_IS                   segment 0, page, kick
  *   GET_SEGMENT                                         SEGMENT_IS                  the segment
+ *   GET_PEERS                                           none; PEER for each living or left outbox of that app
  *   PORTS                                               PORTS_ARE
  *   RETURN_PORTS                                        none
  *   LEASE                                               DONE
@@ -79,6 +80,7 @@ enum ctl_type {
     CTL_RETIRED,
     CTL_LISTENER_GONE,
     CTL_EVICTED,
+    CTL_GET_PEERS,
     CTL_TYPES
 };
 
@@ -183,10 +185,10 @@ struct ctl_introduced {
     uint32_t backlog;
 };
 
-struct ctl_outbox { /* OUTBOX, ANNOUNCE, GET_OUTBOX, RETIRE, GET_SEGMENT, SEGMENT, RETIRED */
+struct ctl_outbox { /* OUTBOX, ANNOUNCE, GET_OUTBOX, GET_PEERS, RETIRE, GET_SEGMENT, SEGMENT, RETIRED */
     struct ctl_header h;
     outbox_handle outbox;
-    uint32_t facing_app; /* OUTBOX */
+    uint32_t facing_app; /* OUTBOX; GET_PEERS: whose outboxes facing us */
     uint32_t worker;     /* ANNOUNCE: who is to be told */
     uint32_t index;      /* segment */
     uint32_t pad;

@@ -73,22 +73,28 @@ static inline void slot_set_ring(struct slot *own, uint64_t word)
     store_release(&own->ring, word);
 }
 
-static inline void slot_arm_want(struct slot *own, uint64_t word)
+/* `want` or `want_space`, where one thread at a time waits. The fence before the peer's counter is looked at again. */
+static inline void slot_arm(uint64_t *want, uint64_t offset, uint64_t flag)
 {
-    store_sc(&own->want, word);
+    store_sc(want, count_word(offset, flag));
 }
 
-static inline void slot_arm_space(struct slot *own, uint64_t word)
+/* The same where several wait: the mark only goes up. A later mark is at most the end of what its setter has seen, while an
+ * earlier one, stored late, would let the next bytes pass unnoticed. True when it went up: then the peer may have found it
+ * there already, and have told nobody of the bytes below, which the setter has seen and the others have not. */
+static inline bool slot_arm_up(uint64_t *want, uint64_t offset, uint64_t flag)
 {
-    store_sc(&own->want_space, word);
+    uint64_t old = load_relaxed(want), word;
+    bool up;
+    do {
+        uint64_t mark = count_offset(old);
+        up = mark < offset;
+        word = count_word(mark > offset && mark != WANT_NOTHING ? mark : offset, flag);
+    } while (!compare_exchange_sc(want, &old, word));
+    return up;
 }
 
 /* Without the fence: a spurious notification may still come, a needed one was not asked for. */
-static inline void slot_disarm_want(struct slot *own)
-{
-    store_relaxed(&own->want, count_word(WANT_NOTHING, 0));
-}
-
 static inline void slot_disarm_space(struct slot *own)
 {
     store_relaxed(&own->want_space, count_word(WANT_NOTHING, 0));

@@ -60,6 +60,7 @@ static const struct {
     {CTL_RETIRE, sizeof(struct ctl_outbox), 0, false},
     {CTL_GET_OUTBOX, sizeof(struct ctl_outbox), 0, true},
     {CTL_GET_SEGMENT, sizeof(struct ctl_outbox), 0, true},
+    {CTL_GET_PEERS, sizeof(struct ctl_outbox), 0, false},
     {CTL_PORTS, sizeof(struct ctl_ports), 0, true},
     {CTL_RETURN_PORTS, sizeof(struct ctl_ports), 0, false},
     {CTL_LEASE, sizeof(struct ctl_lease), 0, true},

@@ -1,0 +1,351 @@
+"""What the protocols promise: connects that need nobody, forks with sessions held, hostile peers, lost wakes, last bytes.
+
+Each promise is tried through libberth (tests/stress/protocols.c, hostile.c) and, where a socket program can show it, by an
+unmodified one under `berth run`.
+"""
+
+import os
+import signal
+import sys
+import time
+
+import harness
+
+PROTOCOLS = os.path.join(harness.BUILD, "tests", "stress", "protocols")
+STRESS = os.path.join(harness.BUILD, "tests", "stress", "stress")
+PYTHON = "/usr/bin/python3"
+SLOW = 4 if harness.SANITIZER else 1
+
+
+class ByLibberth(harness.TestCase):
+    limit = 120
+
+    def scenario(self, name, seeds=(1,), rounds=0, env=None):
+        self.daemon()
+        env = {"TSAN_OPTIONS": os.environ.get("TSAN_OPTIONS", "") + ":die_after_fork=0", **(env or {})}
+        for seed in seeds:
+            done = self.run_program(PROTOCOLS, name, str(seed), str(rounds), env=env, seconds=60 * SLOW)
+            self.assertEqual(done.code, 0, repr(done))
+            self.assertIn(f"{name}: passed", done.out)
+
+    def test_connect_before_accept_in_one_thread(self):
+        self.scenario("one-thread")
+
+    def test_parent_waits_for_a_forked_client(self):
+        self.scenario("parent-waits")
+
+    def test_no_connection_waits_while_a_worker_sleeps_in_accept(self):
+        self.scenario("prefork")
+
+    def test_fork_and_use_both_directions(self):
+        self.scenario("fork-two-directions", (1, 2, 3))
+
+    def test_fork_and_use_the_same_direction(self):
+        self.scenario("fork-same-direction", (1, 2, 3))
+
+    def test_forked_child_killed_at_any_moment(self):
+        self.scenario("fork-killed", (1, 2, 3, 4))
+
+    def test_daemonizing(self):
+        self.scenario("daemonize", (1, 2, 3))
+
+    def test_parents_segment_grows_after_the_fork(self):
+        self.scenario("growth", (1, 2, 3))
+
+    def test_child_leaves_and_the_parent_goes_on(self):
+        self.scenario("child-leaves", (1, 2))
+
+    def test_a_child_for_each_session(self):
+        self.scenario("fork-per-session", (1, 2))
+
+    def test_rings_swapped_under_load_and_taken_at_once(self):
+        self.scenario("ring-swap", (1, 2, 3))
+
+    def test_the_end_races_the_last_bytes(self):
+        self.scenario("fin", (1, 2, 3))
+
+    def test_waiters_of_all_kinds_in_one_process(self):
+        self.scenario("waiters", (1, 2, 3))
+
+    def test_two_sets_watch_one_session(self):
+        self.scenario("two-sets", (1, 2))
+
+
+class Stress(harness.TestCase):
+    """Random streams, echoed and compared byte for byte."""
+
+    def stress(self, edge):
+        self.daemon()
+        for seed in (1, 2, 3, 4):
+            sessions, most = (30, 300_000) if harness.SANITIZER else (80, 1_000_000)
+            done = self.run_program(STRESS, "3", str(sessions), str(most), str(seed), str(edge), seconds=40 * SLOW)
+            self.assertEqual(done.code, 0, repr(done))
+            self.assertIn("stress: passed", done.out)
+
+    def test_level(self):
+        self.stress(0)
+
+    def test_edge(self):
+        self.stress(1)
+
+
+ONE_THREAD = """
+import socket, sys
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=16)
+c = [socket.create_connection(l.getsockname(), 5) for _ in range(8)]
+for i, s in enumerate(c):
+    s.sendall(b"hello %d" % i)
+a = [l.accept()[0] for _ in range(8)]
+for i, s in enumerate(a):
+    assert s.recv(100) == b"hello %d" % i
+    s.sendall(b"world"); s.shutdown(socket.SHUT_WR)
+print("all accepted", flush=True); sys.stdin.readline()
+for s in c:
+    assert s.makefile("rb").read() == b"world"
+    s.close()
+for s in a:
+    assert s.recv(1) == b""
+print("good")
+"""
+
+PARENT_WAITS = """
+import os, socket, sys
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+for i in range(5):
+    pid = os.fork()
+    if pid == 0:
+        s = socket.create_connection(l.getsockname(), 5)
+        s.sendall(b"from the child")
+        s.close()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    s = l.accept()[0]
+    assert s.makefile("rb").read() == b"from the child"
+    s.close()
+print("good")
+"""
+
+PREFORK_SERVER = """
+import os, socket, sys, time
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=64)
+for i in range(8):
+    if os.fork() == 0:
+        while True:
+            s = l.accept()[0]
+            s.recv(1); time.sleep(0.5); s.sendall(b"x"); s.close()
+print("ready", flush=True)
+time.sleep(1000)
+"""
+
+EIGHT_CLIENTS = """
+import socket, sys, time
+at = ("127.0.0.1", int(sys.argv[1]))
+for wave in range(2):
+    begin = time.monotonic()
+    c = [socket.create_connection(at, 5) for _ in range(8)]
+    for s in c:
+        s.sendall(b"?")
+    for s in c:
+        assert s.recv(10) == b"x"
+        s.close()
+    took = time.monotonic() - begin
+    assert took < 0.95, took
+    time.sleep(0.1)
+print("good")
+"""
+
+ECHO = """
+import socket, sys, threading
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=64)
+def serve(s):
+    while data := s.recv(65536):
+        s.sendall(data)
+    s.close()
+while True:
+    threading.Thread(target=serve, args=(l.accept()[0],), daemon=True).start()
+"""
+
+# Parent and child in turn, then one writes while the other reads, by blocking calls, poll and epoll; then the parent leaves.
+FORKS = """
+import os, select, signal, socket, sys, time
+signal.alarm(60)
+at = ("127.0.0.1", int(sys.argv[1]))
+
+def wait(s, how):
+    if how == "poll":
+        p = select.poll(); p.register(s, select.POLLIN); assert p.poll(20000)
+    elif how == "epoll":
+        with select.epoll() as e:
+            e.register(s, select.EPOLLIN | select.EPOLLET); assert e.poll(20)
+    elif how == "select":
+        assert select.select([s], [], [], 20)[0]
+
+def exact(s, n, how):
+    got = b""
+    while len(got) < n:
+        wait(s, how)
+        got += s.recv(n - len(got))
+    return got
+
+def ask(s, text, how):
+    s.sendall(text); assert exact(s, len(text), how) == text
+
+for how in ("block", "poll", "epoll", "select"):
+    s = socket.create_connection(at, 20)
+    ask(s, b"before the fork", how)
+    pid = os.fork()
+    if pid == 0:
+        ask(s, b"the child" * 1000, how)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    ask(s, b"the parent" * 1000, how)
+    data = os.urandom(3_000_000)
+    pid = os.fork()
+    if pid == 0:
+        s.sendall(data)
+        os._exit(0)
+    assert exact(s, len(data), how) == data
+    assert os.waitpid(pid, 0)[1] == 0
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            s.sendall(b"")
+    time.sleep(0.02); os.kill(pid, signal.SIGKILL); os.waitpid(pid, 0)
+    ask(s, b"again", how)
+    s.close()
+
+s = socket.create_connection(at, 20)
+r, w = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(0.2)
+        for how in ("block", "poll", "epoll", "select"):
+            ask(s, b"from the daemon" * 500, how)
+        os.write(w, b"good")
+    os._exit(0)
+os.close(w)
+s.close()
+os.wait()
+assert os.read(r, 10) == b"good"
+print("good")
+"""
+
+
+@harness.needs_preload_into_python
+class BySockets(harness.TestCase):
+    limit = 90
+
+    def sessions(self):
+        return [s for s in self.show("sessions")]
+
+    def good(self, program, seconds=60):
+        self.assertEqual(program.wait(seconds * SLOW), 0, repr(program))
+        self.assertIn("good", program.out)
+
+    def test_connect_before_accept_in_one_thread(self):
+        self.daemon()
+        read, write = os.pipe()
+        program = self.start_under(PYTHON, "-c", ONE_THREAD, self.free_port(), stdin=read)
+        self.wait_until(lambda: "all accepted" in program.out or not program.running(), "the accepts", 20)
+        self.assertEqual(len(self.sessions()), 8, repr(program))  # else the kernel carries them
+        os.write(write, b"\n")
+        self.good(program)
+        os.close(read)
+        os.close(write)
+
+    def test_parent_waits_for_a_forked_client(self):
+        self.daemon()
+        self.good(self.start_under(PYTHON, "-c", PARENT_WAITS, self.free_port()))
+
+    def test_no_connection_waits_while_a_worker_sleeps_in_accept(self):
+        self.daemon()
+        port = self.free_port()
+        server = self.start_under(PYTHON, "-c", PREFORK_SERVER, port)
+        self.wait_until(lambda: "ready" in server.out, "the workers")
+        time.sleep(0.3)
+        self.good(self.start_under(PYTHON, "-c", EIGHT_CLIENTS, port))
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+    def test_forks_with_connections_held(self):
+        self.daemon()
+        port = self.free_port()
+        server = self.start_under(PYTHON, "-c", ECHO, port)
+        self.wait_listening(port, server)
+        self.good(self.start_under(PYTHON, "-c", FORKS, port))
+
+
+SERVE_WORD = """
+import socket, sys
+l = socket.create_server(("0.0.0.0", int(sys.argv[1])), backlog=16)
+while True:
+    s = l.accept()[0]
+    s.sendall(sys.argv[2].encode()); s.close()
+"""
+
+READ_WORD = """
+import socket, sys
+try:
+    print(socket.create_connection((sys.argv[1], int(sys.argv[2])), 5).makefile().read())
+except OSError as e:
+    print(e.strerror or e)
+"""
+
+
+@harness.needs_root
+@harness.needs("ip")
+@harness.needs_preload_into_python
+class NetworkNamespaces(harness.TestCase):
+    """A wildcard listener is for the addresses of its own network namespace, however many share the daemon."""
+
+    def within(self, ns, *command):
+        return self._under({}), ("ip", "netns", "exec", ns, harness.BERTH, "run", "--", *command)
+
+    def serve(self, ns, port, word):
+        more, command = self.within(ns, PYTHON, "-c", SERVE_WORD, port, word)
+        server = self.start(*command, **more)
+
+        def listening():
+            done = self.run_program("ip", "netns", "exec", ns, "cat", "/proc/net/tcp")
+            return f":{port:04X} 00000000:0000 0A" in done.out
+        self.wait_until(listening, f"a listener in {ns}\n{server}")
+        return server
+
+    def ask(self, ns, addr, port):
+        more, command = self.within(ns, PYTHON, "-c", READ_WORD, addr, port)
+        done = self.run_program(*command, **more)
+        self.assertEqual(done.code, 0, repr(done))
+        return done.out.strip()
+
+    def test_loopbacks_do_not_meet(self):
+        self.daemon()
+        a, b = self.netns(), self.netns()
+        port = self.free_port()
+        self.serve(a, port, "of-a")
+        self.assertEqual(self.ask(a, "127.0.0.1", port), "of-a")
+        self.assertEqual(self.ask(a, "127.9.9.9", port), "of-a")
+        self.assertEqual(self.ask(b, "127.0.0.1", port), "Connection refused")
+        self.serve(b, port, "of-b")
+        self.assertEqual(self.ask(a, "127.0.0.1", port), "of-a")
+        self.assertEqual(self.ask(b, "127.0.0.1", port), "of-b")
+
+    def test_another_hosts_address_is_the_kernels(self):
+        self.daemon()
+        a, b = self.netns(), self.netns()
+        for command in (f"link add berth0 netns {a} type veth peer name berth0 netns {b}",
+                        f"-n {a} addr add 192.0.2.1/24 dev berth0", f"-n {b} addr add 192.0.2.2/24 dev berth0",
+                        f"-n {a} link set berth0 up", f"-n {b} link set berth0 up"):
+            done = self.run_program("ip", *command.split())
+            self.assertEqual(done.code, 0, repr(done))
+        port = self.free_port()
+        self.serve(a, port, "of-a")
+        self.assertEqual(self.ask(a, "192.0.2.1", port), "of-a")       # its own address
+        self.assertEqual(self.ask(a, "192.0.2.2", port), "Connection refused")  # the other host's, where nobody listens yet
+        self.serve(b, port, "of-b")
+        self.assertEqual(self.ask(a, "192.0.2.2", port), "of-b")
+        self.assertEqual(self.ask(b, "192.0.2.1", port), "of-a")
+
+
+if __name__ == "__main__":
+    harness.main()
