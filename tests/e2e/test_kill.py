@@ -1,6 +1,7 @@
 """Ends of processes: what the peers see, and that nothing of the dead is left, in the living and in the daemon."""
 
 import os
+import random
 import select
 import signal
 import subprocess
@@ -46,22 +47,23 @@ def held(pid):
     return {"fds": kinds, "maps": maps, "resident": resident}
 
 
+def settled(test, what, get, good, seconds=20):
+    """get() until good() holds."""
+    end = time.monotonic() + seconds * (3 if harness.SANITIZER else 1)
+    while True:
+        value = get()
+        if good(value):
+            return value
+        if time.monotonic() > end:
+            test.fail(f"{what} did not come back: {value}")
+        time.sleep(0.2)
+
+
 class Kills(harness.TestCase):
     """Libberth's own: survivors exchange checked data while others die at random moments."""
 
     def count(self):
         return {view: len(self.show(view)) for view in VIEWS}
-
-    def settled(self, what, get, good, seconds=20):
-        """get() until good() holds."""
-        end = time.monotonic() + seconds * (3 if harness.SANITIZER else 1)
-        while True:
-            value = get()
-            if good(value):
-                return value
-            if time.monotonic() > end:
-                self.fail(f"{what} did not come back: {value}")
-            time.sleep(0.2)
 
     def kill_storm(self, kills, *args):
         daemon = self.daemon()
@@ -87,28 +89,239 @@ class Kills(harness.TestCase):
         # what a first round leaves for good (warm rings, the stacks and heaps of those who go on) is the yardstick
         run(kills // 4)
         workers = len(survivors)
-        self.settled("the daemon's tables", self.count, lambda c: c["workers"] == c["apps"] == workers)
+        settled(self, "the daemon's tables", self.count, lambda c: c["workers"] == c["apps"] == workers)
         time.sleep(4)  # mappings of the dead stay for three seconds
         tables = self.count()
         before = {pid: held(pid) for _, pid in survivors + [("daemon", daemon.pid)]}
         run(kills)
-        self.settled("the daemon's tables", self.count,
+        settled(self, "the daemon's tables", self.count,
                      lambda c: c["workers"] == c["apps"] == workers and c["segments"] <= tables["segments"] and
                      c["listeners"] == 1)
         for name, pid in survivors + [("daemon", daemon.pid)]:
             was = before[pid]
-            self.settled(f"{name} {pid}, which held {was}", lambda p=pid: held(p),
+            settled(self, f"{name} {pid}, which held {was}", lambda p=pid: held(p),
                          lambda now, w=was: all(n <= w["fds"].get(k, 0) + (2 if k == "socket" else 0)
                                                 for k, n in now["fds"].items()) and
                          now["maps"] <= w["maps"] + 4 and
                          (harness.SANITIZER or now["resident"] <= w["resident"] * 1.2 + 2048))
         storm.stdin.write("stop\n")
         self.assertEqual(storm.wait(30), 0, said() + storm.stdout.read())
-        self.settled("the daemon's tables", self.count, lambda c: not any(c.values()))
+        settled(self, "the daemon's tables", self.count, lambda c: not any(c.values()))
         self.assertNotIn("warn", daemon.err, repr(daemon))
 
     def test_killed_at_random_moments(self):
         self.kill_storm(3000)
+
+
+KEPT = """
+import os, socket, sys
+def exact(s, n):
+    data = b""
+    while len(data) < n:
+        got = s.recv(n - len(data))
+        assert got, "the stream ended"
+        data += got
+    return data
+def check(s):
+    data = os.urandom(50000)
+    for i in range(20):
+        s.sendall(data)
+        assert exact(s, len(data)) == data, "wrong bytes"
+if sys.argv[1] == "server":
+    import selectors
+    sel = selectors.DefaultSelector()
+    l = socket.create_server(("127.0.0.1", int(sys.argv[2])))
+    sel.register(l, selectors.EVENT_READ)
+    while True:
+        for key, _ in sel.select():
+            if key.fileobj is l:
+                sel.register(l.accept()[0], selectors.EVENT_READ)
+                continue
+            s = key.fileobj
+            data = s.recv(100000)
+            if data:
+                s.sendall(data)
+            else:
+                sel.unregister(s)
+                s.close()
+kept = socket.create_connection(("127.0.0.1", int(sys.argv[2])), 10)
+check(kept)
+print("ok", flush=True)
+for line in sys.stdin:
+    check(kept)
+    with socket.create_connection(("127.0.0.1", int(sys.argv[2])), 10) as s:
+        check(s)
+    print("ok", flush=True)
+"""
+
+
+@harness.needs_preload_into_python
+class DaemonKilled(harness.TestCase):
+    def client(self, port):
+        client = subprocess.Popen([harness.BERTH, "run", "--", PYTHON, self.script, "client", str(port)],
+                                  env={**self.environment(), **self._under({}).get("env", {})}, stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.addCleanup(lambda: (client.kill(), client.wait(), client.stdin.close(), client.stdout.close()))
+        self.said(client)
+        return client
+
+    def said(self, client, word=""):
+        if word:
+            client.stdin.write(word + "\n")
+        self.assertTrue(select.select([client.stdout], [], [], 30)[0], f"silence after {word}")
+        self.assertEqual(client.stdout.readline(), "ok\n", word)
+
+    def test_sessions_go_on_and_a_new_daemon_serves_new_processes(self):
+        self.script = self.file("kept.py", KEPT)
+        daemon = self.daemon()
+        port = self.free_port()
+        server = self.start_under(PYTHON, self.script, "server", port)
+        self.wait_listening(port, server)
+        clients = [self.client(port) for _ in range(3)]
+        self.assertEqual(len(self.show("sessions")), 3)
+        daemon.kill(signal.SIGKILL)
+        daemon.wait()
+        for word in ("without a daemon", "once more"):
+            for client in clients:
+                self.said(client, word)
+        self.daemon()
+        for client in clients:
+            self.said(client, "with a new daemon")
+        late = self.client(port)  # of the old server the new daemon knows nothing: by way of the kernel
+        self.said(late, "a new client")
+        self.assertEqual(self.show("sessions"), [])
+        other = self.free_port()
+        new = self.start_under(PYTHON, self.script, "server", other)
+        self.wait_listening(other, new)
+        for _ in range(2):
+            clients.append(self.client(other))
+        self.assertEqual(len(self.show("sessions")), 2)
+        for client in clients + [late]:
+            self.said(client, "in the end")
+            client.stdin.close()
+            self.assertEqual(client.wait(20), 0)
+        settled(self, "the new daemon's sessions", lambda: self.show("sessions"), lambda rows: not rows)
+
+
+@harness.needs_preload
+class Soak(harness.TestCase):
+    """Real servers, and clients of mixed sizes that are stopped, resumed and killed. Nothing may grow."""
+
+    def setUp(self):
+        super().setUp()
+        self.random = random.Random(int(os.environ.get("BERTH_TEST_SEED", "1")))
+
+    def servers(self):
+        www = os.path.join(self.scratch, "www")
+        os.mkdir(www)
+        for name, size in (("small", 600), ("large", 3000000)):
+            self.file(f"www/{name}", os.urandom(size))
+        self.ports = {name: self.free_port() for name in ("redis", "nginx", "memcached", "http", "kernel")}
+        conf = self.file("nginx.conf", NGINX.format(dir=self.scratch, port=self.ports["nginx"]))
+        commands = {
+            "redis": ["redis-server", "--port", self.ports["redis"], "--save", "", "--appendonly", "no"],
+            "nginx": ["nginx", "-c", conf, "-p", self.scratch, "-e", "stderr"],
+            "memcached": ["memcached", "-p", self.ports["memcached"], "-U", "0", "-l", "127.0.0.1", "-u", "root"],
+            "http": [PYTHON, "-m", "http.server", self.ports["http"], "--bind", "127.0.0.1", "-d", www]}
+        started = {name: self.start_under(*command) for name, command in commands.items()}
+        started["kernel"] = self.start("redis-server", "--port", self.ports["kernel"], "--save", "", "--appendonly", "no")
+        for name, server in started.items():
+            self.wait_listening(self.ports[name], server)
+        return started
+
+    def a_client(self):
+        r, p = self.random, self.ports
+        which = r.choice(("redis", "redis", "wrk", "curl", "memcached", "http", "to the kernel"))
+        under = which == "to the kernel" or r.random() < 0.8
+        if which in ("redis", "to the kernel"):
+            command = ["redis-benchmark", "-q", "-p", p["kernel" if which != "redis" else "redis"], "-n", r.choice((300, 1500)),
+                       "-c", r.choice((1, 7, 40)), "-d", r.choice((3, 700, 20000, 300000)), "-t", "set,get,lpush,lpop",
+                       "-P", r.choice((1, 4))]
+        elif which == "wrk":
+            command = ["wrk", "-d", "1", "-c", r.choice((1, 20)), "-t", "1"]
+            command += ["-H", "Connection: close"] if r.random() < 0.5 else []
+            command.append(f"http://127.0.0.1:{p['nginx']}/{r.choice(('small', 'large'))}")
+        elif which == "memcached":
+            command = [PYTHON, self.memcached_client, p["memcached"], r.randrange(1 << 30)]
+        else:
+            server = "nginx" if which == "curl" else "http"
+            command = ["curl", "-sS", "-f", "-o", "/dev/null"]
+            for _ in range(r.choice((1, 5))):
+                command += [f"http://127.0.0.1:{p[server]}/{r.choice(('small', 'large'))}", "-o", "/dev/null"]
+        return (self.start_under if under else self.start)(*command)
+
+    def soak(self, seconds):
+        end, running, done = time.monotonic() + seconds, [], [0, 0]
+        while time.monotonic() < end or running:
+            if time.monotonic() < end and len(running) < 3:
+                running.append((self.a_client(), self.random.choice(("live", "live", "stop", "kill")), time.monotonic()))
+            time.sleep(self.random.random() * 0.05)
+            for item in list(running):
+                client, fate, since = item
+                if fate == "kill" and self.random.random() < 0.1:
+                    client.kill()
+                    client.wait()
+                elif fate == "stop" and self.random.random() < 0.1 and client.running():
+                    client.kill(signal.SIGSTOP)
+                    time.sleep(0.05)
+                    client.kill(signal.SIGCONT)
+                if not client.running():
+                    running.remove(item)
+                    self.assertIn(client.wait(), (0, -9) if fate == "kill" else (0,), repr(client))
+                    done[fate == "kill"] += 1
+                    self.programs.remove(client)
+                elif time.monotonic() - since > 40:
+                    self.fail(f"no end after 40 s: {client}")
+        return done
+
+    @harness.needs("redis-server", "redis-benchmark", "nginx", "wrk", "memcached", "curl")
+    def test_programs_for_a_while(self):
+        self.memcached_client = self.file("memcached.py", MEMCACHED)
+        daemon = self.daemon()
+        servers = self.servers()
+        pids = {daemon.pid: "daemon", **{s.pid: name for name, s in servers.items() if name != "kernel"}}
+        for pid in harness.children_of(servers["nginx"].pid):
+            pids[pid] = "nginx worker"
+        self.soak(12)
+        settled(self, "sessions", lambda: self.show("sessions"), lambda rows: not rows)
+        before = {pid: held(pid) for pid in pids}
+        done = self.soak(18)
+        self.assertGreater(done[0], 10, done)
+        settled(self, "sessions", lambda: self.show("sessions"), lambda rows: not rows)
+        for pid, name in pids.items():
+            was = before[pid]
+            settled(self, f"{name} {pid}, which held {was}", lambda p=pid: held(p),
+                    lambda now, w=was: all(n <= w["fds"].get(k, 0) + 8 for k, n in now["fds"].items()) and
+                    now["maps"] <= w["maps"] + 30 and now["resident"] <= w["resident"] * 1.3 + 8192)
+        for name, server in servers.items():
+            self.assertTrue(server.running(), repr(server))
+
+
+NGINX = """
+daemon off; master_process on; worker_processes 2; pid {dir}/nginx.pid; error_log {dir}/error.log info;
+events {{ worker_connections 256; }}
+http {{ access_log off; sendfile on; root {dir}/www; server {{ listen 127.0.0.1:{port}; }}
+client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3; uwsgi_temp_path {dir}/t4;
+scgi_temp_path {dir}/t5; }}
+"""
+
+MEMCACHED = """
+import os, random, socket, sys
+r = random.Random(int(sys.argv[2]))
+def line(f):
+    return f.readline().rstrip()
+for _ in range(5):
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10) as s, s.makefile("rb") as f:
+        for i in range(r.choice((1, 100))):
+            key = b"k%d" % r.randrange(1 << 40)
+            data = os.urandom(r.choice((1, 100, 5000, 200000)))
+            s.sendall(b"set %s 0 0 %d\\r\\n%s\\r\\n" % (key, len(data), data))
+            assert line(f) == b"STORED"
+            s.sendall(b"get %s\\r\\n" % key)
+            assert line(f) == b"VALUE %s 0 %d" % (key, len(data))
+            assert f.read(len(data) + 2) == data + b"\\r\\n"
+            assert line(f) == b"END"
+"""
 
 
 if __name__ == "__main__":
