@@ -10,16 +10,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifdef BERTH_DELAYS
+#include "base/delay.h"
+#else
+#define delay_point(is_store) ((void)0)
+#endif
+
 #define load_relaxed(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-#define load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-#define load_sc(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+#define load_acquire(p) (delay_point(0), __atomic_load_n((p), __ATOMIC_ACQUIRE))
+#define load_sc(p) (delay_point(0), __atomic_load_n((p), __ATOMIC_SEQ_CST))
 #define store_relaxed(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#define store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-#define store_sc(p, v) ((void)__atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST))
-#define fetch_add_sc(p, v) __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST)
-#define fetch_or_sc(p, v) __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
-#define fetch_and_sc(p, v) __atomic_fetch_and((p), (v), __ATOMIC_SEQ_CST)
-#define exchange_sc(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+#define store_release(p, v) (delay_point(1), __atomic_store_n((p), (v), __ATOMIC_RELEASE))
+#define store_sc(p, v) (delay_point(1), (void)__atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST))
+#define fetch_add_sc(p, v) (delay_point(1), __atomic_fetch_add((p), (v), __ATOMIC_SEQ_CST))
+#define fetch_or_sc(p, v) (delay_point(1), __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST))
+#define fetch_and_sc(p, v) (delay_point(1), __atomic_fetch_and((p), (v), __ATOMIC_SEQ_CST))
+#define exchange_sc(p, v) (delay_point(1), __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST))
 /* true when *p was *expected and is now v; else *expected holds what was found */
 #define compare_exchange_sc(p, expected, v)                                                                        \
     __atomic_compare_exchange_n((p), (expected), (v), false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)

@@ -58,6 +58,12 @@ static uint32_t owner_of(const struct session *s)
     return s->own_outbox < OUTBOXES_MAX ? outbox_worker(C->family->outbox[s->own_outbox].handle) : 0;
 }
 
+/* A child that has not said hello yet goes by its parent's id. */
+static bool ours(uint32_t owner)
+{
+    return owner == C->worker && !C->forked;
+}
+
 static bool held_by(const struct session *s, uint32_t member)
 {
     uint32_t state = load_acquire(&s->state);
@@ -345,7 +351,7 @@ static void link_as_known(struct session *s, outbox_handle handle, uint32_t slot
     half_unlock(&s->rx_lock);
     if (!mine)
         return;
-    if (owner == C->worker)
+    if (ours(owner))
         route_waiting(s, -1);
     session_linked(s);
 }
@@ -366,7 +372,7 @@ void shared_link(struct session *s)
         return;
     }
     events_poll(true);
-    if (owner == C->worker)
+    if (ours(owner))
         return;
     ask_peers(s->app);
     control_poll();
@@ -385,7 +391,7 @@ void shared_confirm(void)
     uint32_t left = 0;
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); C->inherited_unconfirmed && i < n; i++) {
         struct session *s = session_at(i);
-        if (!held_by(s, C->member) || load_relaxed(&s->flags) & (SF_CONNECTOR | SF_CONFIRMED) || owner_of(s) == C->worker)
+        if (!held_by(s, C->member) || load_relaxed(&s->flags) & (SF_CONNECTOR | SF_CONFIRMED) || ours(owner_of(s)))
             continue;
         struct session_cache *c = session_cache_of(s);
         uint64_t me = c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
@@ -498,7 +504,7 @@ static void session_unshare(struct session *s)
     half_lock(&s->tx_lock);
     c->rx_ring = NULL;
     c->tx_ring = NULL;
-    if (owner_of(s) == C->worker)
+    if (ours(owner_of(s))) /* else its peer still knows us by another worker */
         fetch_and_sc(&s->flags, ~SF_SHARED);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
@@ -528,7 +534,7 @@ void member_gone(uint32_t member)
         if (c->peer)
             session_linked(s); /* it may have died between a store and the word of it */
     }
-    if (alone && !C->ancestors)
+    if (alone && !C->ancestors && !C->forked)
         C->sharing = false;
 }
 
