@@ -117,6 +117,18 @@ static ssize_t recv_discard(uint64_t h, size_t len)
     return (ssize_t)done;
 }
 
+/* MSG_PEEK | MSG_WAITALL: until all of it is there, or the end. Nobody is told of the second byte that nobody reads the first
+ * of, so this looks each millisecond. */
+static void wait_all(struct sock *s, uint64_t h, size_t total)
+{
+    int64_t deadline = clock_deadline(s->rcv_timeout ? s->rcv_timeout : -1);
+    while (client_readable(h) < total && !(client_readiness(h) & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))) {
+        struct timespec ms = {0, NS_PER_MS};
+        if (clock_now() >= deadline || (sys_ppoll(NULL, 0, &ms, NULL) < 0 && !signal_restarts(s->rcv_timeout)))
+            return;
+    }
+}
+
 ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
 {
     if (unlikely(flags & (MSG_OOB | MSG_ERRQUEUE | MSG_TRUNC))) {
@@ -143,6 +155,8 @@ ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int co
             return r < 0 ? fail((int)r) : r;
         }
     }
+    if (unlikely((flags & (MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT)) == (MSG_PEEK | MSG_WAITALL) && !s->nonblock))
+        wait_all(s, h, iov_total(iov, count));
     ssize_t r = read_once(h, iov, count, 0, flags);
     if (likely(r >= 0 && !(flags & MSG_WAITALL)))
         return r;
