@@ -688,7 +688,8 @@ int stream_segment_wait(struct session_cache *c)
 {
     int err = 0;
     uint64_t size;
-    (void)peer_ring(c->box, slot_ring(c->peer), &size, true, &err);
+    if (!peer_ring(c->box, slot_ring(c->peer), &size, true, &err) && C->daemon_lost)
+        return BERTH_E_SEGMENT_TIMED_OUT; /* nobody is left who could bring it */
     return err == BERTH_E_SEGMENT_TIMED_OUT ? err : 0;
 }
 
