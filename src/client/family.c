@@ -240,6 +240,17 @@ uint64_t members_alive(void)
     return alive;
 }
 
+bool members_live(uint64_t members)
+{
+    for (members &= members_alive(); members; members &= members - 1) {
+        uint32_t i = (uint32_t)__builtin_ctzll(members);
+        int32_t pid = load_acquire(&C->family->member[i].pid);
+        if (pid < 0 || !member_dead(NULL, i | C->family->member[i].generation << 8))
+            return true;
+    }
+    return false;
+}
+
 void *memory_get(size_t size)
 {
     return calloc(1, size);

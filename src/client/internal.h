@@ -14,6 +14,7 @@ void session_free(struct session *s);
 uint32_t ring_rec_alloc(void); /* NONE: none left */
 void ring_rec_free(uint32_t rec);
 uint64_t members_alive(void); /* bit per member */
+bool members_live(uint64_t members); /* is one of them alive? Asks the kernel: word of a death may be on its way */
 void *memory_get(size_t size); /* zeroed, of this process */
 void memory_put(void *p, size_t size);
 

@@ -435,7 +435,7 @@ static int finish(session_handle h, bool abort)
     }
     uint64_t me = 1ull << C->member;
     uint64_t others = berth_family_shared ? load_sc(&s->holders) & ~me : 0;
-    if (others && others & members_alive()) { /* they go on with it */
+    if (others && members_live(others)) { /* they go on with it */
         fetch_and_sc(&s->holders, ~me);
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);

@@ -43,10 +43,13 @@ static void before_exec(void)
             continue;
         enum sock_kind kind = fd_view(fd, &s, &h);
         long flags = sys_fcntl(fd, F_GETFD, 0L);
-        if (flags < 0 || flags & FD_CLOEXEC)
-            continue;
-        if (kind == SOCK_SESSION && (fd <= 2 || !client_shared(h)))
+        bool stays = flags >= 0 && !(flags & FD_CLOEXEC);
+        if (kind == SOCK_SESSION && stays && (fd <= 2 || !client_shared(h)))
             fd_to_kernel(fd);
+        else if (kind == SOCK_SESSION && client_shared(h))
+            (void)client_close(h); /* the others shall not wait for word of the exec before their close ends it */
+        else if (!stays)
+            continue;
         else if (kind == SOCK_LISTENER && fd <= 2 && !s->nonblock)
             sys_fcntl(fd, F_SETFL, (long)O_RDWR); /* the program did not make it non-blocking */
     }
