@@ -123,7 +123,7 @@ os.wait()
 @harness.needs_preload
 class Leave(harness.TestCase):
     def serve(self, script, *args):
-        self.daemon()
+        # no daemon of the test's own: the automatic one stays until the last relay has heard of its peer's end
         port = self.free_port()
         server = self.start_under(PYTHON, "-c", script, port, *args)
         self.wait_listening(port, server)
