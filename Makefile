@@ -13,7 +13,7 @@ PYTHON ?= /usr/bin/python3
 DEPS ?= yes
 deps = @$(if $(filter yes,$(DEPS)),sh scripts/deps.sh $(1),true)
 
-.PHONY: all demo test bench check check-format check-tidy check-asan check-tsan fuzz format install uninstall clean help
+.PHONY: all demo test bench check check-format check-tidy check-asan check-tsan check-delays fuzz format install uninstall clean help
 
 all:
 	$(call deps,build)
@@ -32,7 +32,7 @@ bench: all
 	$(call deps,build run)
 	@$(PYTHON) bench/run.py --build $(BUILD) $(BENCH_FLAGS)
 
-check: check-format check-tidy check-asan check-tsan
+check: check-format check-tidy check-asan check-tsan check-delays
 
 check-format:
 	$(call deps,check)
@@ -55,6 +55,14 @@ check-tsan:
 		-Db_sanitize=thread -Db_lundef=false $(MESON_FLAGS)
 	@ninja -C $(BUILD)-tsan -j $(JOBS)
 	@$(PYTHON) scripts/test.py --build $(BUILD)-tsan --sanitizer thread $(TEST_FLAGS)
+
+# the protocols with random delays at each atomic operation, and death at a chosen one
+check-delays:
+	$(call deps,build run)
+	@test -e $(BUILD)-delays/build.ninja || meson setup $(BUILD)-delays -Dwerror=$(WERROR) --buildtype=debugoptimized \
+		-Dberth_delays=true $(MESON_FLAGS)
+	@ninja -C $(BUILD)-delays -j $(JOBS)
+	@$(PYTHON) scripts/test.py --build $(BUILD)-delays --suite e2e --only test_protocols --test Delayed $(TEST_FLAGS)
 
 # FUZZ_SECONDS for each target; FUZZ=name for one
 FUZZ_SECONDS ?= 60
@@ -85,14 +93,14 @@ uninstall:
 	@echo "berth is uninstalled"
 
 clean:
-	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan $(BUILD)-fuzz
+	rm -rf $(BUILD) $(BUILD)-asan $(BUILD)-tsan $(BUILD)-delays $(BUILD)-fuzz
 
 help:
 	@echo 'make            build into $(BUILD)/; $(BUILD)/berth works from there'
 	@echo 'make demo       redis and nginx on the kernel and on berth, side by side (under 3 minutes)'
 	@echo 'make test       every test; ends with "N passed, M failed"'
 	@echo 'make bench      every figure beside the kernel'"'"'s'
-	@echo 'make check      format, clang-tidy, and the tests under ASan+UBSan and under TSan'
+	@echo 'make check      format, clang-tidy, the tests under ASan+UBSan and under TSan, and with delays'
 	@echo 'make fuzz       libFuzzer on all that parses (FUZZ_SECONDS=60 each, FUZZ=name for one)'
 	@echo 'make format     put the sources into the form that check wants'
 	@echo 'make install    PREFIX=/usr/local DESTDIR='

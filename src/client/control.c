@@ -264,6 +264,8 @@ void control_poll(void)
 {
     if (!C->attached)
         return;
+    if (C->daemon_lost)
+        peers_look_alive();
     while (!C->daemon_lost && plock_try(&C->ctl_lock)) {
         struct push *p = memory_get(sizeof *p);
         int n = p ? receive(p, MSG_DONTWAIT) : BERTH_E_NO_MEMORY;

@@ -88,8 +88,12 @@ static void share_sessions(uint32_t member)
             store_sc(&c->own->waiter, (uint8_t)WAITER_ANY);
         futex_sleepers_wake(c);
     }
-    if (any)
+    if (any) {
         C->sharing = true;
+        store_release(&C->page->forked, (uint16_t)1);
+        for (uint32_t i = 0; i < C->ancestors; i++)
+            store_release(&C->ancestor[i].page->forked, (uint16_t)1);
+    }
     waiter_any_asleep(); /* whoever sleeps already was to be woken by another word */
 }
 

@@ -57,6 +57,7 @@ struct peer_box *peer_box_of(outbox_handle handle, uint32_t me); /* as that work
 struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3]); /* takes the descriptors */
 void peers_collect(bool all); /* forgets what dead workers left, when no session is in it; all: everything */
 const struct slot *peer_slot(struct peer_box *box, uint32_t index); /* NULL: no such slot, or its chunk is not here yet */
+bool peer_slot_wait(struct peer_box *box, uint32_t index); /* blocks until its chunk is here, bounded */
 const struct slot_info *peer_info(struct peer_box *box, uint32_t index);
 /* The memory of a ring word that the peer wrote: checked, with its size. NULL and *err: WOULD_BLOCK (asked for, not here
  * yet) or PROTOCOL. With wait: blocks, SEGMENT_TIMED_OUT. */
@@ -64,6 +65,7 @@ const uint8_t *peer_ring(struct peer_box *box, uint64_t word, uint64_t *size, bo
 void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status);
 void peer_segment_retired(outbox_handle handle, uint32_t index);
 void peer_worker_dead(uint32_t worker);
+void peers_look_alive(void); /* when no daemon is there to tell of deaths */
 
 /* ---- control.c ---- */
 void control_fork_lock(void);

@@ -4,6 +4,8 @@
  * compared with the geometry kept here before it becomes an address. A segment that a word names and that is not here yet
  * is asked for (GET_SEGMENT) and arrives on the control socket; only callers that said so wait for it.
  */
+#include <errno.h>
+#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -95,6 +97,7 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
     }
     w->id = is->worker;
     w->app = is->app;
+    w->pid = (int32_t)is->pid;
     w->dead = is->dead;
     w->page = page;
     w->kick_fd = kick_fd;
@@ -316,6 +319,7 @@ static const uint8_t *segment_base(struct peer_box *box, uint32_t index, bool wa
         return NULL;
     }
     ask_segment(box, index);
+    wait = wait && !box->tardy; /* who has let us wait in vain once does not do so again */
     int64_t deadline = wait ? clock_deadline(SEGMENT_TIMEOUT_NS) : 0;
     *err = BERTH_E_WOULD_BLOCK;
     while (wait && !(base = load_acquire(&box->seg[index]))) {
@@ -325,6 +329,7 @@ static const uint8_t *segment_base(struct peer_box *box, uint32_t index, bool wa
         }
         if (clock_now() > deadline) {
             *err = BERTH_E_SEGMENT_TIMED_OUT;
+            box->tardy = true;
             break;
         }
         struct pollfd p = {.fd = C->ctl, .events = POLLIN};
@@ -370,6 +375,8 @@ void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int stat
         log_warn("segment %u of outbox %llx is refused: %s", index, (unsigned long long)handle, why);
         store_release(&box->seg_asked[index], 2);
     }
+    else if (box->own)
+        channel_scan(box); /* events that came before it said nothing to us */
     watches_wake_all(); /* sessions that were set aside for it */
 }
 
@@ -417,7 +424,7 @@ const uint8_t *peer_ring(struct peer_box *box, uint64_t word, uint64_t *size, bo
     return located(box, word, *size, wait, err);
 }
 
-static const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk)
+static const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk, bool wait)
 {
     if (chunk == 0)
         return box->seg[0] + OUTBOX_CHUNK0;
@@ -426,18 +433,23 @@ static const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk)
     const uint64_t *table = (const uint64_t *)(const void *)(box->seg[0] + OUTBOX_CHUNK_TABLE);
     int err;
     uint64_t word = load_acquire(&table[chunk]);
-    return word ? located(box, word, CHUNK_BYTES, true, &err) : NULL;
+    return word ? located(box, word, CHUNK_BYTES, wait, &err) : NULL;
 }
 
 const struct slot *peer_slot(struct peer_box *box, uint32_t index)
 {
-    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS);
+    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS, false);
     return chunk ? (const struct slot *)(const void *)chunk + index % CHUNK_SLOTS : NULL;
+}
+
+bool peer_slot_wait(struct peer_box *box, uint32_t index)
+{
+    return chunk_at(box, index / CHUNK_SLOTS, true) != NULL;
 }
 
 const struct slot_info *peer_info(struct peer_box *box, uint32_t index)
 {
-    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS);
+    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS, false);
     return chunk ? (const struct slot_info *)(const void *)(chunk + CHUNK_SLOTS * CACHE_LINE) + index % CHUNK_SLOTS : NULL;
 }
 
@@ -448,5 +460,41 @@ void peer_worker_dead(uint32_t worker)
             store_release(&w->dead, true);
             fetch_add_sc(&C->dead_boxes, w->refs);
         }
+    }
+}
+
+#define ALIVE_NS (100 * NS_PER_MS)
+
+/* Of a worker that has forked only the daemon could tell whether anybody still holds its sessions: it counts as living. */
+static bool has_died(const struct peer_worker *w)
+{
+    if (w->dead || w->pid <= 0 || load_relaxed(&w->page->forked))
+        return false;
+    long fd = sys_call(SYS_pidfd_open, (long)w->pid, 0L, 0, 0);
+    if (fd < 0)
+        return fd == -ESRCH;
+    struct pollfd p = {.fd = (int)fd, .events = POLLIN};
+    struct timespec ts = {0};
+    long n = sys_ppoll(&p, 1, &ts, NULL);
+    (void)sys_close(fd);
+    return n > 0;
+}
+
+void peers_look_alive(void)
+{
+    static int64_t looked;
+    int64_t now = clock_now(), last = load_relaxed(&looked);
+    if (now - last < ALIVE_NS || !compare_exchange_sc(&looked, &last, now))
+        return;
+    uint32_t dead[64], n = 0;
+    plock_take(&C->lock);
+    for (struct peer_worker *w = C->workers; w && n < 64; w = w->next) {
+        if (has_died(w))
+            dead[n++] = w->id;
+    }
+    plock_release(&C->lock);
+    for (uint32_t i = 0; i < n; i++) {
+        events_poll(true);
+        sessions_of_worker_dead(dead[i]);
     }
 }

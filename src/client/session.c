@@ -220,7 +220,7 @@ void sessions_confirm(void)
 /* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; or a reason not to go on. */
 static int accept_offer(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
 {
-    const struct slot *p = peer_slot(box, t->slot);
+    const struct slot *p = peer_slot_wait(box, t->slot) ? peer_slot(box, t->slot) : NULL;
     const struct slot_info *info = p ? peer_info(box, t->slot) : NULL;
     if (!info)
         return BERTH_E_REFUSED;

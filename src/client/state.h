@@ -209,6 +209,7 @@ struct peer_worker {
     uint32_t id;
     uint32_t app;
     uint32_t refs; /* boxes */
+    int32_t pid;
     bool dead;
     const struct worker_page *page;
     int kick_fd;
@@ -229,6 +230,7 @@ struct peer_box { /* an outbox of another worker, facing our app */
     uint32_t idle;     /* rounds without an event */
     uint32_t me;             /* as which worker we face it: ours, or the one that we were forked from */
     bool polled, announced;
+    bool tardy; /* it named a segment that never came */
     const uint8_t *seg[OUTBOX_SEGMENTS];
     uint64_t seg_size[OUTBOX_SEGMENTS];
     uint8_t seg_asked[OUTBOX_SEGMENTS];

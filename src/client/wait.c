@@ -23,6 +23,7 @@
 #include "client/internal.h"
 
 #define LOOKS_PER_CLOCK 32
+#define LOOK_ALIVE_NS (100 * NS_PER_MS)
 #define SLEEP_MAX_NS (1000 * NS_PER_MS) /* a belt: nothing relies on it */
 
 uint32_t cpu_here(void)
@@ -69,6 +70,8 @@ int64_t wait_cap(int64_t deadline)
         if (left < 0)
             left = 0;
     }
+    if (C->daemon_lost && load_relaxed(&C->workers) && (left < 0 || left > LOOK_ALIVE_NS))
+        left = LOOK_ALIVE_NS; /* then nobody tells us that a peer has died */
     int64_t reoffer = load_relaxed(&C->reoffer_at);
     if (load_relaxed(&C->unconfirmed) != 0 || load_relaxed(&C->queued) || reoffer ||
         load_relaxed(&C->inherited_unconfirmed)) {

@@ -220,7 +220,7 @@ struct waiter_line {
 struct worker_page {
     uint32_t magic;
     uint16_t version;
-    uint16_t pad0;
+    uint16_t forked; /* others hold its sessions too: its process's end is not theirs */
     uint32_t worker;
     uint8_t pad1[52];
     struct waiter_line waiter[WAITERS_MAX];

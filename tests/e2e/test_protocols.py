@@ -6,15 +6,16 @@ unmodified one under `berth run`.
 
 import os
 import signal
-import sys
 import time
 
 import harness
 
 PROTOCOLS = os.path.join(harness.BUILD, "tests", "stress", "protocols")
 STRESS = os.path.join(harness.BUILD, "tests", "stress", "stress")
+HOSTILE = os.path.join(harness.BUILD, "tests", "stress", "hostile")
 PYTHON = "/usr/bin/python3"
 SLOW = 4 if harness.SANITIZER else 1
+DELAYS = os.path.exists(os.path.join(harness.BUILD, "tests", "stress", "delays"))
 
 
 class ByLibberth(harness.TestCase):
@@ -69,6 +70,63 @@ class ByLibberth(harness.TestCase):
 
     def test_two_sets_watch_one_session(self):
         self.scenario("two-sets", (1, 2))
+
+    def test_peers_death_at_any_moment_is_noticed(self):
+        self.scenario("fault", (1, 2))
+
+    def test_peers_death_is_noticed_when_the_daemon_is_dead_too(self):
+        for seed in range(1, 4):
+            self.dies_with_the_daemon(seed, {})
+
+    def dies_with_the_daemon(self, seed, env):
+        daemon = self.daemon()
+        done = self.run_program(PROTOCOLS, "fault", seed, env={"BERTH_TEST_DAEMON": str(daemon.pid), **env},
+                                seconds=30 * SLOW)
+        self.assertEqual(done.code, 0, repr(done))
+        daemon.wait()
+        for name in os.listdir(self.runtime_dir):  # a killed one cannot take its files away
+            os.unlink(os.path.join(self.runtime_dir, name))
+
+
+class Delayed(ByLibberth):
+    """The same, with threads that stand still at any atomic operation, and processes that end at any store."""
+
+    limit = 240
+
+    def scenario(self, name, seeds=(1,), rounds=0, env=None):
+        rounds = {"fin": 300, "waiters": 100, "two-sets": 200, "ring-swap": 8, "fork-killed": 80, "fault": 60}.get(name, rounds)
+        for permille in (20, 250):
+            delays = {"BERTH_DELAYS": str(permille), "BERTH_DELAY_SEED": str(permille), "BERTH_FAULTS": "1"}
+            super().scenario(name, seeds, rounds, {**delays, **(env or {})})
+
+    def daemon(self, *args, **more):
+        return super().daemon(*args, **more) if not self.daemon_answers() else None
+
+    def test_peers_death_is_noticed_when_the_daemon_is_dead_too(self):
+        for store in (1, 30, 60, 90, 110, 120, 130, 140, 150, 160, 180, 200, 230, 260, 300, 350, 400, 500, 700):
+            self.dies_with_the_daemon(store, {"BERTH_FAULTS": "1"})
+
+    test_no_connection_waits_while_a_worker_sleeps_in_accept = None  # is about time, of which there is no telling here
+
+
+if not DELAYS:
+    del Delayed  # it needs a build with -Dberth_delays=true: make check-delays
+
+
+class Hostile(harness.TestCase):
+    """A peer of the same user that breaks every rule hurts its own sessions and nothing else."""
+
+    def test_scribbling(self):
+        daemon = self.daemon()
+        env = {"BERTH_TEST_DAEMON": "" if harness.SANITIZER else str(daemon.pid)}
+        for seed in (1, 2, 3):
+            done = self.run_program(HOSTILE, seed, 4, env={k: v for k, v in env.items() if v}, seconds=60 * SLOW)
+            self.assertEqual(done.code, 0, repr(done))
+            self.assertIn("hostile: passed", done.out)
+            self.assertIn("is reset", done.err)  # and it was said why
+        self.assertTrue(daemon.running(), repr(daemon))
+        self.show("sessions")
+        self.wait_until(lambda: not self.show("workers"), "the daemon to forget them all")
 
 
 class Stress(harness.TestCase):

@@ -1,0 +1,442 @@
+/* hostile.c - a peer of the same user that breaks every rule it can, beside one that keeps them.
+ *
+ *   hostile [seed [seconds]]
+ *
+ * A server echoes; an honest client asks it all the time and checks each byte and how long it takes. Meanwhile one process after
+ * the other attaches, connects and talks like anybody, by the library's own code, and then scribbles over what it may write:
+ * slots, counters, ring words, queues, channel words, its worker page, segment headers; or does not drain, or lets the server
+ * read holes. It may hurt its own sessions and nothing else.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "client/internal.h"
+
+#define SEC 1000000000ll
+#define PATIENCE (10 * SEC)
+#define SESSIONS 6
+
+static uint64_t seed = 1;
+static char uri[64];
+
+static uint64_t next_random(uint64_t *s)
+{
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    *s ^= *s << 17;
+    return *s * 0x2545f4914f6cdd1dull >> 16;
+}
+
+static __attribute__((noreturn)) void fail(const char *what, long code)
+{
+    fprintf(stderr, "hostile[%d]: %s: %s\n", (int)getpid(), what, code < 0 ? berth_strerror((int)code) : "wrong");
+    exit(1);
+}
+
+/* ---- the server ---- */
+
+struct echo {
+    berth_session s;
+    size_t have, done;
+    uint32_t watching;
+    uint8_t buf[16384];
+};
+
+/* What it waits for next; 0: over. A few rounds at most, so that nobody starves the others. */
+static uint32_t serve(struct echo *e)
+{
+    for (int i = 0; i < 8; i++) {
+        if (e->done < e->have) {
+            ssize_t n = berth_write(e->s, e->buf + e->done, e->have - e->done, 0);
+            if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_NO_MEMORY)
+                return BERTH_OUT;
+            if (n < 0)
+                return 0;
+            e->done += (size_t)n;
+            continue;
+        }
+        ssize_t n = berth_read(e->s, e->buf, sizeof e->buf, 0);
+        if (n == BERTH_E_WOULD_BLOCK)
+            return BERTH_IN;
+        if (n <= 0)
+            return 0;
+        e->have = (size_t)n;
+        e->done = 0;
+    }
+    return e->done < e->have ? BERTH_OUT : BERTH_IN;
+}
+
+static void take_all(berth_waitset *set, berth_listener l)
+{
+    berth_session s;
+    int err;
+    while ((err = berth_accept(l, 0, &s)) == 0) {
+        struct echo *e = calloc(1, sizeof *e);
+        e->s = s;
+        e->watching = BERTH_IN;
+        if ((err = berth_waitset_add(set, s, BERTH_IN, (uint64_t)(uintptr_t)e)) != 0)
+            fail("add", err);
+    }
+    if (err != BERTH_E_WOULD_BLOCK)
+        fail("accept", err);
+}
+
+static void server(int ready)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    berth_listener l;
+    struct berth_endpoint ep;
+    int err = berth_attach(NULL);
+    if (err || (err = berth_listen_uri("tcp://127.0.0.1:0", NULL, &l)) != 0 || (err = berth_listener_endpoint(l, &ep)) != 0)
+        fail("server", err);
+    berth_waitset *set = berth_waitset_create();
+    if (!set || (err = berth_waitset_add(set, l, BERTH_IN, 0)) != 0)
+        fail("waitset", err);
+    if (write(ready, &ep.port, sizeof ep.port) != (ssize_t)sizeof ep.port)
+        exit(1);
+    for (;;) {
+        struct berth_event ev[64];
+        int n = berth_waitset_wait(set, ev, 64, -1);
+        if (n < 0)
+            fail("wait", n);
+        for (int i = 0; i < n; i++) {
+            struct echo *e = (struct echo *)(uintptr_t)ev[i].data;
+            if (!e) {
+                take_all(set, l);
+                continue;
+            }
+            uint32_t want = serve(e);
+            if (want && want != e->watching && (err = berth_waitset_modify(set, e->s, want, ev[i].data)) != 0)
+                fail("modify", err);
+            e->watching = want;
+            if (!want) {
+                (void)berth_close(e->s);
+                free(e);
+            }
+        }
+    }
+}
+
+/* ---- the honest client ---- */
+
+static int64_t now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * SEC + ts.tv_nsec;
+}
+
+static void ask(berth_session s, uint64_t *r, uint64_t most)
+{
+    uint8_t out[4000], in[4000];
+    size_t n = next_random(r) % most + 1;
+    for (size_t i = 0; i < n; i++)
+        out[i] = (uint8_t)next_random(r);
+    ssize_t w = berth_write(s, out, n, PATIENCE);
+    if (w != (ssize_t)n)
+        fail("the honest client's write", w);
+    for (size_t got = 0; got < n;) {
+        ssize_t k = berth_read(s, in + got, n - got, PATIENCE);
+        if (k <= 0)
+            fail("the honest client's read", k);
+        got += (size_t)k;
+    }
+    if (memcmp(in, out, n) != 0)
+        fail("the honest client's bytes", 0);
+}
+
+static void honest(int seconds)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    int err = berth_attach(NULL);
+    if (err)
+        fail("attach", err);
+    uint64_t r = seed * 0x9e3779b97f4a7c15ull | 1, asked = 0;
+    int64_t end = now() + seconds * SEC, longest = 0;
+    berth_session kept;
+    if ((err = berth_connect_uri(uri, PATIENCE, &kept)) != 0)
+        fail("connect", err);
+    for (; now() < end; asked++) {
+        int64_t begin = now();
+        ask(kept, &r, 4000);
+        if (asked % 16 == 0) { /* new sessions work too */
+            berth_session s;
+            if ((err = berth_connect_uri(uri, PATIENCE, &s)) != 0)
+                fail("another connect", err);
+            ask(s, &r, 100);
+            berth_close(s);
+        }
+        if (now() - begin > longest)
+            longest = now() - begin;
+    }
+    printf("the honest client: %llu answers, the slowest after %lld ms\n", (unsigned long long)asked,
+           (long long)(longest / 1000000));
+    if (asked < 50)
+        fail("the server hardly answered", 0);
+    exit(0);
+}
+
+/* ---- the hostile one ---- */
+
+static berth_session mine[SESSIONS];
+
+static void talk(uint64_t *r)
+{
+    uint8_t buf[60000];
+    memset(buf, 'h', sizeof buf);
+    for (int i = 0; i < SESSIONS; i++) {
+        size_t n = next_random(r) % (i % 2 ? 500 : sizeof buf) + 1;
+        if (berth_write(mine[i], buf, n, SEC) != (ssize_t)n)
+            fail("a peer that is honest so far", 0);
+        if (i != 3 && berth_read(mine[i], buf, sizeof buf, SEC) <= 0) /* one leaves everything unread */
+            fail("a peer that is honest so far", 0);
+    }
+}
+
+static struct slot *slot_of(berth_session s)
+{
+    struct session *record = session_get(s);
+    return record ? session_cache_of(record)->own : NULL;
+}
+
+static uint64_t nasty(uint64_t *r)
+{
+    static const uint64_t known[] = {0, 1, 2, 3, ~0ull, ~0ull >> 1, 1ull << 63, 1ull << 32, 4096, 8192, 1ull << 27, 0x8000000000000001ull};
+    uint64_t v = next_random(r) << 40 ^ next_random(r) << 16 ^ next_random(r);
+    switch (next_random(r) % 4) {
+    case 0:
+        return known[next_random(r) % (sizeof known / sizeof known[0])];
+    case 1:
+        return v;
+    case 2:
+        return v & 0xffff;
+    default:
+        return ring_word((uint32_t)(v % 5), v % 64 * PAGE_BYTES, (uint32_t)(v >> 20) % 30);
+    }
+}
+
+static void spoil_slots(uint64_t *r)
+{
+    struct slot *s = slot_of(mine[next_random(r) % SESSIONS]);
+    if (!s)
+        return;
+    uint64_t *words = (uint64_t *)(void *)s;
+    uint64_t which = next_random(r) % 8;
+    if (next_random(r) % 4 == 0) /* a little off is worse than nonsense */
+        store_release(&words[which], words[which] + next_random(r) % 64 - 32);
+    else
+        store_release(&words[which], nasty(r));
+}
+
+static void spoil_anything(uint64_t *r)
+{
+    uint32_t n = 0;
+    for (struct own_box *b = C->outboxes; b; b = b->next) {
+        uint32_t seg = (uint32_t)(next_random(r) % OUTBOX_SEGMENTS);
+        if (n++ > 4)
+            break;
+        seg = b->seg[seg] && b->writable[seg] ? seg : 0;
+        uint64_t *words = (uint64_t *)(void *)b->seg[seg];
+        uint64_t at = next_random(r) % (b->seg_size[seg] / 8);
+        if (next_random(r) % 2) /* where it hurts: header, chunk table, channels, the first slots */
+            at = next_random(r) % ((OUTBOX_CHUNK0 + 4096) / 8);
+        store_release(&words[at], nasty(r));
+    }
+}
+
+static void spoil_channels(uint64_t *r)
+{
+    for (struct own_box *b = C->outboxes; b; b = b->next) {
+        struct channel *ch = outbox_channel(b, (uint32_t)(next_random(r) % 3));
+        switch (next_random(r) % 5) {
+        case 0:
+            store_sc(&ch->qhead, (uint32_t)nasty(r));
+            break;
+        case 1:
+            store_sc(&ch->arm, (uint32_t)nasty(r));
+            break;
+        case 2:
+            store_sc(&ch->resync, ch->resync + 1); /* look at all of it, again and again */
+            break;
+        case 3:
+            store_release(&ch->queue, nasty(r));
+            break;
+        default:
+            ch->peer_worker = (uint32_t)next_random(r) % 8;
+        }
+    }
+    for (uint32_t i = 0; i < 32; i++) { /* a queue that is always full of events for any slot */
+        for (struct peer_box *p = C->boxes; p; p = p->next) {
+            if (!p->own || p->own_channel == NONE)
+                continue;
+            struct chan_rec *chan = &outbox_rec_of(p->own)->chan[p->own_channel];
+            uint64_t *q = (uint64_t *)(void *)outbox_ring_at(p->own, chan->queue, NULL);
+            if (q)
+                queue_put(q, (uint32_t)chan->tx_pos++, (uint32_t)nasty(r));
+        }
+    }
+}
+
+static void spoil_page(uint64_t *r)
+{
+    struct waiter_line *w = &C->page->waiter[next_random(r) % 3];
+    store_sc(&w->arm, next_random(r) % 2 ? w->arm + 2 : (uint32_t)nasty(r));
+    store_relaxed(&w->cpu, (uint32_t)nasty(r));
+    for (int i = 0; i < SESSIONS; i++) { /* be told of every byte, and take no event out of the queue */
+        struct slot *s = slot_of(mine[i]);
+        if (s)
+            store_sc(&s->want, count_word(next_random(r) % 100000, next_random(r) % 2));
+    }
+}
+
+/* More bytes than were ever written, in memory that does not exist yet. */
+static void claim_holes(uint64_t *r)
+{
+    struct session *s = session_get(mine[next_random(r) % SESSIONS]);
+    if (!s)
+        return;
+    struct own_box *own = outbox_by_index(s->own_outbox);
+    struct slot *slot = session_cache_of(s)->own;
+    uint32_t rec;
+    if (own && outbox_ring_alloc(own, 4u << 20, session_index(s) + 1, &rec) == 0) {
+        store_release(&slot->ring, C->family->ring[rec].word);
+        store_release(&slot->tail, slot->tail + (2u << 20));
+    }
+}
+
+static void everything(uint64_t *r, uint8_t with)
+{
+    for (struct own_box *b = C->outboxes; b; b = b->next)
+        memset(b->seg[0] + PAGE_BYTES, with, b->seg_size[0] - PAGE_BYTES);
+    memset(&C->page->waiter, with, sizeof C->page->waiter);
+    (void)next_random(r);
+}
+
+#define KINDS 9
+
+static void spoil(uint64_t *r, int kind)
+{
+    switch (kind) {
+    case 0:
+        spoil_slots(r);
+        break;
+    case 1:
+        spoil_anything(r);
+        break;
+    case 2:
+        spoil_channels(r);
+        break;
+    case 3:
+        spoil_page(r);
+        break;
+    case 4:
+        claim_holes(r);
+        break;
+    case 5:
+        everything(r, 0);
+        break;
+    case 6:
+        everything(r, 0xff);
+        break;
+    case 7: /* all together */
+        spoil(r, (int)(next_random(r) % 4));
+        break;
+    default: { /* writes, and never reads, drains or gives back */
+        uint8_t buf[3000] = {0};
+        (void)berth_write(mine[next_random(r) % SESSIONS], buf, sizeof buf, 0);
+        break;
+    }
+    }
+}
+
+static void hostile(int kind, uint64_t r)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    struct rlimit none = {0, 0};
+    (void)setrlimit(RLIMIT_CORE, &none);
+    int null = open("/dev/null", O_WRONLY);
+    int err = berth_attach(NULL);
+    if (err)
+        fail("attach", err);
+    for (int i = 0; i < SESSIONS; i++) {
+        if ((err = berth_connect_uri(uri, PATIENCE, &mine[i])) != 0)
+            fail("connect", err);
+    }
+    talk(&r);
+    (void)dup2(null, 2); /* what its own library thinks of it is of no interest; that it may crash neither */
+    alarm(2);
+    int64_t end = now() + SEC / 5;
+    for (uint64_t i = 0; now() < end; i++) {
+        spoil(&r, kind);
+        if (i % 64 == 0 && C->boxes && C->boxes->worker->kick_fd >= 0) {
+            uint64_t one = 1;
+            (void)!write(C->boxes->worker->kick_fd, &one, 8);
+        }
+    }
+    _exit(0);
+}
+
+static uint64_t memory_of(pid_t pid)
+{
+    char path[64], line[128];
+    uint64_t kb = 0;
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    FILE *f = fopen(path, "re");
+    while (f && fgets(line, sizeof line, f))
+        (void)sscanf(line, "VmRSS: %lu", &kb);
+    if (f)
+        fclose(f);
+    return kb;
+}
+
+int main(int argc, char **argv)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    signal(SIGPIPE, SIG_IGN);
+    seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
+    int seconds = argc > 2 ? atoi(argv[2]) : 5;
+    const char *daemon = getenv("BERTH_TEST_DAEMON");
+    int ready[2];
+    uint16_t port;
+    if (pipe(ready) != 0)
+        return 1;
+    pid_t srv = fork();
+    if (srv == 0)
+        server(ready[1]);
+    close(ready[1]);
+    if (read(ready[0], &port, sizeof port) != (ssize_t)sizeof port)
+        return 1;
+    snprintf(uri, sizeof uri, "tcp://127.0.0.1:%u", port);
+    pid_t good = fork();
+    if (good == 0)
+        honest(seconds);
+    uint64_t r = seed * 0x9e3779b97f4a7c15ull | 1;
+    int st = 0, kind = (int)(seed % KINDS), n = 0;
+    uint64_t before = daemon ? memory_of(atoi(daemon)) : 0;
+    while (waitpid(good, &st, WNOHANG) == 0) {
+        pid_t bad = fork();
+        if (bad == 0)
+            hostile(kind, next_random(&r) | 1);
+        int bad_st;
+        if (waitpid(bad, &bad_st, 0) != bad || (WIFEXITED(bad_st) && WEXITSTATUS(bad_st) != 0))
+            fail("the hostile one did not come to its part", 0);
+        kind = (kind + 1) % KINDS;
+        n++;
+        if (waitpid(srv, NULL, WNOHANG) != 0)
+            fail("the server is gone", 0);
+    }
+    kill(srv, SIGTERM);
+    waitpid(srv, NULL, 0);
+    if (daemon && memory_of(atoi(daemon)) > before + 16384)
+        fail("the daemon has grown", 0);
+    printf("%d hostile processes\nhostile: %s\n", n, st ? "FAILED" : "passed");
+    return st != 0;
+}
