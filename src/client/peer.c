@@ -14,6 +14,8 @@
 #include "client/internal.h"
 #include "shm/segment.h"
 
+#define COLLECT_NS (10 * NS_PER_MS)
+
 static struct peer_box **bucket(outbox_handle handle)
 {
     return &C->box_hash[(uint32_t)(handle * 0x9e3779b97f4a7c15ull >> 40) % BOX_HASH];
@@ -250,12 +252,16 @@ void peers_collect(bool all)
     if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) && !load_relaxed(&C->own_graves) &&
         !load_relaxed(&C->own_loose))
         return;
+    static int64_t looked; /* it goes through all of them, and is asked at every accept: not more often than it pays */
+    int64_t now = clock_now();
+    if (!all && now - load_relaxed(&looked) < COLLECT_NS)
+        return;
+    store_relaxed(&looked, now);
     if (!all && !plock_try(&C->poll_lock))
         return; /* perhaps this very thread has it, and was told of a death while it looked at events */
     if (all)
         plock_take(&C->poll_lock);
     plock_take(&C->lock);
-    int64_t now = clock_now();
     for (struct peer_box *b = C->boxes, *next; b; b = next) {
         next = b->next;
         if (!all && (!b->worker->dead || load_relaxed(&b->sessions) || listeners_want(b->handle)))

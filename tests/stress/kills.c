@@ -119,7 +119,7 @@ static void serve(berth_listener l)
             if (!e) {
                 berth_session s;
                 int err;
-                while ((err = berth_accept(l, 0, &s)) == 0) {
+                for (int k = 0; (err = k < 16 ? berth_accept(l, 0, &s) : BERTH_E_WOULD_BLOCK) == 0; k++) {
                     e = calloc(1, sizeof *e);
                     e->s = s;
                     e->watching = BERTH_IN;
