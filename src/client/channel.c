@@ -42,14 +42,14 @@ static void kick_if_needed(struct session_cache *c)
     struct peer_worker *w = box->worker;
     bool needed = false;
     uint32_t arm = load_sc(&their_channel(box)->arm);
-    if (arm & 1 && arm != box->kicked_channel) {
-        box->kicked_channel = arm;
+    if (arm & 1 && arm != load_relaxed(&box->kicked_channel)) {
+        store_relaxed(&box->kicked_channel, arm);
         needed = true;
     }
     uint32_t waiter = load_relaxed(&c->peer->waiter) % WAITERS_MAX;
     arm = load_sc(&w->page->waiter[waiter].arm);
-    if (arm & 1 && arm != w->kicked[waiter]) {
-        w->kicked[waiter] = arm;
+    if (arm & 1 && arm != load_relaxed(&w->kicked[waiter])) {
+        store_relaxed(&w->kicked[waiter], arm);
         needed = true;
     }
     if (needed)
@@ -132,7 +132,7 @@ void channel_pair(struct peer_box *box)
         box->polled = true;
         box->next_polled = C->polled;
         store_release(&C->polled, box);
-        C->polled_count++;
+        store_relaxed(&C->polled_count, C->polled_count + 1);
     }
     plock_release(&C->poll_lock);
 }
@@ -143,7 +143,7 @@ static void resync(struct peer_box *box)
 {
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
-        if (s->state == SESSION_OPEN && s->peer_outbox == box->handle)
+        if (load_relaxed(&s->state) == SESSION_OPEN && s->peer_outbox == box->handle)
             session_event(box, s->peer_slot);
     }
     channel_scan(box);

@@ -175,12 +175,12 @@ void offer_again(struct session *s)
         plock_release(&C->lock);
         return;
     }
-    if (r && s->state == SESSION_QUEUED)
+    if (r && load_relaxed(&s->state) == SESSION_QUEUED)
         err = offer(s, r);
     plock_release(&C->lock);
-    if (err == BERTH_E_REFUSED && s->state == SESSION_QUEUED)
+    if (err == BERTH_E_REFUSED && load_relaxed(&s->state) == SESSION_QUEUED)
         session_break(s, BERTH_E_REFUSED, "its listener is gone");
-    if (s->state != SESSION_QUEUED || load_relaxed(&s->flags) & SF_RESET)
+    if (load_relaxed(&s->state) != SESSION_QUEUED || load_relaxed(&s->flags) & SF_RESET)
         queued_take(s);
     if (err == 0)
         watches_ready(session_cache_of(s));
@@ -204,7 +204,7 @@ static void reoffer_now(void)
         struct session *s = session_at(i);
         uint32_t state = load_acquire(&s->state);
         if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || s->app != C->reoffer_app || s->peer_outbox ||
-            !(s->flags & SF_CONNECTOR) || !(s->holders & 1ull << C->member))
+            !(load_relaxed(&s->flags) & SF_CONNECTOR) || !(s->holders & 1ull << C->member))
             continue;
         struct route *r = route_find(s->listener);
         if (!r || s->own_outbox != r->box->index)
@@ -232,7 +232,7 @@ void sessions_offer_again(void)
     for (int i = 0; first && i < 64; i++) {
         struct session *s = session_at(first - 1);
         first = s->next;
-        if (s->state == SESSION_QUEUED)
+        if (load_relaxed(&s->state) == SESSION_QUEUED)
             offer_again(s);
     }
 }
@@ -270,11 +270,11 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
     if (err)
         return err;
     struct dir_entry e;
-    if (!C->dir || !directory_lookup(C->dir, dst, C->spread++, &e)) {
+    if (!C->dir || !directory_lookup(C->dir, dst, fetch_add_sc(&C->spread, 1u), &e)) {
         housekeeping();
         return BERTH_E_NO_ROUTE;
     }
-    if (C->spread % 64 == 0)
+    if (load_relaxed(&C->spread) % 64 == 0)
         housekeeping();
     if (e.uid != C->uid)
         return BERTH_E_PERMISSION;
@@ -318,6 +318,7 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
     s->own_outbox = r->box->index;
     s->own_slot = own_slot;
     session_fill_slot(s, r->box);
+    (void)session_cache_make(s); /* before any other thread can come to it */
     store_release(&outbox_slot(r->box, own_slot)->state, (uint8_t)SLOT_OFFERED); /* before the token, a system call */
     err = offer(s, r);
     plock_release(&C->lock);
@@ -349,9 +350,9 @@ bool client_connected(session_handle h)
     struct session *s = session_get(h);
     if (!s)
         return false;
-    if (s->state == SESSION_QUEUED)
+    if (load_relaxed(&s->state) == SESSION_QUEUED)
         offer_again(s);
-    return s->state == SESSION_OFFERED || s->state == SESSION_OPEN;
+    return load_relaxed(&s->state) == SESSION_OFFERED || load_relaxed(&s->state) == SESSION_OPEN;
 }
 
 int client_connect_wait(session_handle h, int64_t deadline)

@@ -170,7 +170,7 @@ static void push_add(struct push *p)
 {
     p->next = NULL;
     plock_take(&pushes_lock);
-    *pushes_last = p;
+    store_release(pushes_last, p);
     pushes_last = &p->next;
     plock_release(&pushes_lock);
 }
@@ -185,7 +185,7 @@ static struct push *push_take(void)
     plock_take(&pushes_lock);
     struct push *p = pushes_first;
     if (p) {
-        pushes_first = p->next;
+        store_relaxed(&pushes_first, p->next);
         if (!pushes_first)
             pushes_last = &pushes_first;
     }

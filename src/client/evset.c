@@ -144,7 +144,7 @@ void watches_ready(struct session_cache *c)
 
 void futex_sleepers_wake(struct session_cache *c)
 {
-    if (!c->own || !c->peer || !((load_sc(&c->own->want) | load_sc(&c->own->want_space)) & COUNT_FLAG))
+    if (!c->own || !load_acquire(&c->peer) || !((load_sc(&c->own->want) | load_sc(&c->own->want_space)) & COUNT_FLAG))
         return;
     (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
     (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
@@ -438,13 +438,13 @@ static uint32_t judge(struct watch *w)
     if (!s || w->spent)
         return 0;
     struct session_cache *c = session_cache_of(s);
-    if (s->state == SESSION_QUEUED)
+    if (load_relaxed(&s->state) == SESSION_QUEUED)
         return 0;
     uint32_t mask = w->events | EPOLLERR | EPOLLHUP;
     bool edge = w->events & EPOLLET;
     if (edge) {
-        w->seen_tail = c->peer ? slot_tail(c->peer) : 0;
-        w->seen_head = c->peer ? slot_head(c->peer) : 0;
+        w->seen_tail = load_acquire(&c->peer) ? slot_tail(c->peer) : 0;
+        w->seen_head = load_acquire(&c->peer) ? slot_head(c->peer) : 0;
         w->seen_flags = load_relaxed(&s->flags);
     }
     uint32_t now = stream_ready(s, c) & mask;
@@ -590,7 +590,7 @@ static void look_at_shared(struct evset *set)
             if (stream_ready(s, c) & (w->events | EPOLLERR | EPOLLHUP))
                 ready_put(w);
         } else if (w->seen_flags != load_relaxed(&s->flags) ||
-                   (c->peer && (slot_tail(c->peer) != w->seen_tail || slot_head(c->peer) != w->seen_head))) {
+                   (load_acquire(&c->peer) && (slot_tail(c->peer) != w->seen_tail || slot_head(c->peer) != w->seen_head))) {
             ready_put(w);
         }
     }
@@ -618,7 +618,7 @@ static int64_t set_spin_budget(const struct evset *set)
 static int spin(struct evset *set, struct epoll_event *out, int max, int64_t deadline)
 {
     int64_t budget = set_spin_budget(set);
-    if (budget <= 0 || !C->polled || !set->count)
+    if (budget <= 0 || !load_relaxed(&C->polled) || !load_relaxed(&set->count))
         return 0;
     int64_t now = clock_now(), end = now + budget < deadline ? now + budget : deadline;
     while (now < end) {

@@ -179,23 +179,30 @@ struct session *session_alloc(void)
     if (!s)
         return NULL;
     uint32_t generation = s->generation;
-    memset(s, 0, sizeof *s);
     if (++generation == 0)
         generation = 1;
+    /* a late look at the old session may still come, and have its locks: it finds another generation, or nothing */
+    uint64_t *words = (uint64_t *)(void *)s;
+    const size_t rx = offsetof(struct session, rx_lock) / 8;
+    for (size_t i = 1; i < sizeof *s / 8; i++) {
+        if (i != rx)
+            store_relaxed(&words[i], 0);
+    }
+    store_relaxed(&s->flags, 0u);
     store_release(&s->generation, generation);
     s->tx_rec = s->left_first = s->left_last = NONE;
     s->own_outbox = s->own_slot = NONE;
     s->holders = 1ull << C->member;
     s->tx_limit = C->tx_limit;
-    s->state = SESSION_QUEUED;
+    store_release(&s->state, SESSION_QUEUED);
     return s;
 }
 
 void session_free(struct session *s)
 {
     struct family *f = C->family;
-    s->state = SESSION_FREE;
-    C->cache[session_index(s)].generation = 0;
+    store_release(&s->state, SESSION_FREE);
+    store_release(&C->cache[session_index(s)].generation, 0u);
     family_lock_acquire(&f->lock, C->member);
     s->next = f->session_free;
     f->session_free = session_index(s) + 1;

@@ -101,6 +101,7 @@ static inline bool session_held(const struct session *s)
 
 struct session *session_get(session_handle h); /* NULL: stale. No lock is held: check the generation again under one */
 struct session_cache *session_cache_of(struct session *s); /* made anew where it is stale */
+struct session_cache *session_cache_make(struct session *s);
 session_handle session_handle_of(const struct session *s);
 void session_linked(struct session *s);  /* connector: the peer's slot is known now */
 void session_try_link(struct session *s); /* connector: has somebody accepted? */

@@ -217,8 +217,8 @@ uint8_t *outbox_ring_at(struct own_box *box, uint64_t word, bool *writable)
 static void free_push(struct outbox_rec *r, uint32_t rec)
 {
     struct ring_rec *ring = &C->family->ring[rec];
-    ring->owner = 0;
-    ring->left = 0;
+    store_relaxed(&ring->owner, 0u);
+    store_relaxed(&ring->left, (uint8_t)0);
     r->seg[ring_segment(ring->word)].live--;
     ring->next = r->ring_free[ring->klass];
     r->ring_free[ring->klass] = rec + 1;
@@ -271,7 +271,7 @@ static void outbox_sweep(struct own_box *box)
     for (uint32_t rec = 0, n = load_acquire(&C->family->rings); rec < n; rec++) {
         struct ring_rec *ring = &C->family->ring[rec];
         uint32_t owner = load_relaxed(&ring->owner);
-        if (!owner || owner == NONE || ring->outbox != box->index || ring->left)
+        if (!owner || owner == NONE || load_relaxed(&ring->outbox) != box->index || load_relaxed(&ring->left))
             continue;
         struct session *s = session_at(owner - 1);
         if (!(load_relaxed(&s->holders) >> C->member & 1))
@@ -341,10 +341,10 @@ void outbox_shrink(void)
 {
     static int64_t last;
     int64_t now = clock_now();
-    if (!load_relaxed(&C->extra_segments) || now - last < NS_PER_SEC || berth_family_shared || C->daemon_lost ||
+    if (!load_relaxed(&C->extra_segments) || now - load_relaxed(&last) < NS_PER_SEC || berth_family_shared || C->daemon_lost ||
         !plock_try(&C->lock))
         return;
-    last = now;
+    store_relaxed(&last, now);
     for (struct own_box *box = C->outboxes; box; box = box->next) {
         struct outbox_rec *r = outbox_rec_of(box);
         uint32_t index = r->segments - 1;
@@ -487,10 +487,10 @@ void outbox_slot_free(struct own_box *box, uint32_t index)
     store_relaxed(&slot->want, 0);
     slot_disarm_space(slot);
     store_relaxed(&slot->peer, 0);
-    slot->flags = 0;
-    slot->waiter = WAITER_ANY;
+    store_relaxed(&slot->flags, (uint8_t)0);
+    store_relaxed(&slot->waiter, (uint8_t)WAITER_ANY);
     family_lock_acquire(&r->lock, C->member);
-    slot->extra = r->slot_free;
+    store_relaxed(&slot->extra, r->slot_free);
     r->slot_free = index + 1;
     r->slots_live--;
     family_lock_drop(&r->lock);

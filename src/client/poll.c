@@ -38,7 +38,7 @@ static int check_items(struct client_poll_item *items, int n)
             if (s && load_relaxed(&s->flags) & SF_SHARED && !session_cache_of(s)->peer)
                 session_try_link(s);
             if (s)
-                ready = s->state == SESSION_QUEUED && !client_connected(items[i].handle) && !(s->flags & SF_RESET)
+                ready = load_relaxed(&s->state) == SESSION_QUEUED && !client_connected(items[i].handle) && !(load_relaxed(&s->flags) & SF_RESET)
                             ? 0
                             : stream_ready(s, session_cache_of(s));
             items[i].revents = ready & (items[i].events | EPOLLERR | EPOLLHUP);
@@ -96,7 +96,7 @@ static bool arm_items(struct client_poll_item *items, int n, bool on)
             armed = stream_arm_read(s, c, 0, edge) && armed;
         if (load_acquire(&c->watches) && count_offset(load_relaxed(&c->own->want)) != count_offset(want))
             watches_ready(c); /* as pass_on in evset.c */
-        if (items[i].events & EPOLLOUT && s->state != SESSION_QUEUED)
+        if (items[i].events & EPOLLOUT && load_relaxed(&s->state) != SESSION_QUEUED)
             armed = stream_arm_write(s, c, 0) && armed;
     }
     return armed;
@@ -107,7 +107,7 @@ static bool queued(struct client_poll_item *items, int n)
 {
     for (int i = 0; i < n; i++) {
         struct session *s = handle_is_listener(items[i].handle) ? NULL : session_get(items[i].handle);
-        if (s && s->state == SESSION_QUEUED)
+        if (s && load_relaxed(&s->state) == SESSION_QUEUED)
             return true;
     }
     return false;

@@ -48,22 +48,37 @@ struct session *session_get(session_handle h)
     return load_acquire(&s->generation) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
 }
 
+static struct plock cache_lock; /* taken after all others, but those of peer.c */
+
 struct session_cache *session_cache_of(struct session *s)
 {
     struct session_cache *c = &C->cache[session_index(s)];
     uint32_t generation = load_relaxed(&s->generation);
-    if (__builtin_expect(c->generation == generation, 1))
+    if (__builtin_expect(load_acquire(&c->generation) == generation, 1))
         return c;
+    plock_take(&cache_lock); /* one at a time: what one has begun to use another must not make anew */
+    if (c->generation == generation) {
+        plock_release(&cache_lock);
+        return c;
+    }
     struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
     c->own = own ? outbox_slot(own, s->own_slot) : NULL;
     c->box = s->peer_outbox && own ? peer_box_of(s->peer_outbox, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
     c->peer = c->box ? peer_slot(c->box, s->peer_slot) : NULL;
     c->tx_ring = NULL;
-    c->rx_ring = NULL;
+    store_relaxed(&c->rx_ring, NULL);
     c->rx_word = 0;
-    c->pollers = 0;
+    store_relaxed(&c->pollers, 0);
     store_release(&c->generation, generation);
+    plock_release(&cache_lock);
     return c;
+}
+
+/* Of a session that has just come to have its slot: whoever looked before found it without. */
+struct session_cache *session_cache_make(struct session *s)
+{
+    store_release(&C->cache[session_index(s)].generation, 0u);
+    return session_cache_of(s);
 }
 
 void session_set_state(struct session *s, uint32_t state)
@@ -89,7 +104,7 @@ void session_fill_slot(struct session *s, struct own_box *box)
     info->offer_seq = s->offer_seq;
     info->peer_outbox = s->peer_outbox;
     info->rx_limit = (uint32_t)C->rx_limit;
-    slot->extra = session_index(s) + 1;
+    store_relaxed(&slot->extra, session_index(s) + 1);
     slot->cpu = 0;
     slot->waiter = WAITER_ANY;
     slot_disarm_space(slot);
@@ -97,13 +112,16 @@ void session_fill_slot(struct session *s, struct own_box *box)
 
 /* ---- link and confirm ---------------------------------------------------------------------------------------- */
 
-static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index, const struct slot *p)
+/* `names`: our slot and its generation, as the peer has it. The record may have become another session's meanwhile. */
+static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index, const struct slot *p, uint64_t names)
 {
     struct session_cache *c = session_cache_of(s);
     family_lock_acquire(&s->rx_lock, C->member);
     family_lock_acquire(&s->tx_lock, C->member);
-    bool waiting = s->state == SESSION_OFFERED || s->state == SESSION_ZOMBIE;
-    if (!waiting || c->peer || !(s->flags & SF_CONNECTOR)) {
+    bool waiting = load_relaxed(&s->state) == SESSION_OFFERED || load_relaxed(&s->state) == SESSION_ZOMBIE;
+    bool same = s->own_slot == (uint32_t)names && s->own_outbox == box->own->index && c->own &&
+                load_relaxed(&c->own->generation) == (uint32_t)(names >> 32);
+    if (!same || !waiting || c->peer || !(load_relaxed(&s->flags) & SF_CONNECTOR)) {
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
         return;
@@ -121,7 +139,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     c->box = box;
     store_release(&c->peer, p);
     store_release(&c->own->peer, (uint64_t)s->peer_generation << 32 | slot_index);
-    if (s->state == SESSION_OFFERED) {
+    if (load_relaxed(&s->state) == SESSION_OFFERED) {
         session_set_state(s, SESSION_OPEN);
         slot_set_state(c->own, SLOT_OPEN);
     }
@@ -138,15 +156,15 @@ void session_linked(struct session *s)
     struct session_cache *c = session_cache_of(s);
     uint64_t tail = load_relaxed(&s->tail);
     notify_data(s, c, 0, tail + (load_relaxed(&s->flags) & SF_SHUT_WR ? 1 : 0));
-    notify_space(s, c, 0, s->state == SESSION_ZOMBIE ? WANT_NOTHING : s->head_published);
+    notify_space(s, c, 0, load_relaxed(&s->state) == SESSION_ZOMBIE ? WANT_NOTHING : load_relaxed(&s->head_published));
     watches_ready(c);
 }
 
 void session_try_link(struct session *s)
 {
-    if (load_relaxed(&s->flags) & SF_SHARED && s->state != SESSION_QUEUED)
+    if (load_relaxed(&s->flags) & SF_SHARED && load_relaxed(&s->state) != SESSION_QUEUED)
         shared_link(s);
-    else if (s->state == SESSION_QUEUED)
+    else if (load_relaxed(&s->state) == SESSION_QUEUED)
         offer_again(s);
     else
         events_poll(true);
@@ -166,19 +184,20 @@ void session_event(struct peer_box *box, uint32_t index)
     if (!own)
         return; /* another member's */
     uint64_t owner = load_relaxed(&own->extra);
-    if (own->generation != (uint32_t)(names >> 32) || own->state == SLOT_FREE || !owner || owner > SESSIONS_MAX)
+    if (load_acquire(&own->generation) != (uint32_t)(names >> 32) || slot_state(own) == SLOT_FREE || !owner ||
+        owner > SESSIONS_MAX)
         return; /* an event that came too late */
     struct session *s = session_at((uint32_t)owner - 1);
-    if (s->own_slot != mine || s->own_outbox != box->own->index)
+    if (load_relaxed(&s->own_slot) != mine || load_relaxed(&s->own_outbox) != box->own->index)
         return;
     struct session_cache *c = session_cache_of(s);
-    if (!c->peer && s->flags & SF_CONNECTOR) {
+    if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_CONNECTOR) {
         const struct slot_info *info = peer_info(box, index);
-        if (slot_state(p) != SLOT_FREE && info && load_relaxed(&info->offer_seq) == s->offer_seq)
-            link_to(s, box, index, p);
+        if (slot_state(p) != SLOT_FREE && info && load_relaxed(&info->offer_seq) == load_relaxed(&s->offer_seq))
+            link_to(s, box, index, p, names);
         return;
     }
-    if (c->peer == p)
+    if (load_acquire(&c->peer) == p)
         watches_ready(c);
 }
 
@@ -191,10 +210,10 @@ void sessions_confirm(void)
         struct session *s = session_at(*link - 1);
         struct session_cache *c = session_cache_of(s);
         uint64_t me = (uint64_t)c->own->generation << 32 | s->own_slot;
-        uint64_t names = c->peer ? load_acquire(&c->peer->peer) : 0; /* once: it may come to name us at any moment */
+        uint64_t names = load_acquire(&c->peer) ? load_acquire(&c->peer->peer) : 0; /* once: it may come to name us at any moment */
         bool knows = names == me && load_relaxed(&c->peer->generation) == s->peer_generation;
-        bool over = !c->peer || load_relaxed(&c->peer->generation) != s->peer_generation || s->flags & (SF_DEAD | SF_RESET) ||
-                    s->state != SESSION_OPEN || (names && names != me);
+        bool over = !load_acquire(&c->peer) || load_relaxed(&c->peer->generation) != s->peer_generation || load_relaxed(&s->flags) & (SF_DEAD | SF_RESET) ||
+                    load_relaxed(&s->state) != SESSION_OPEN || (names && names != me);
         if (c->box && c->box->their_channel == NONE)
             channel_pair(c->box);
         if (knows && c->box && c->box->their_channel == NONE && !over)
@@ -205,10 +224,10 @@ void sessions_confirm(void)
                 watches_ready(c);
             continue;
         }
-        if (!knows && s->state == SESSION_OPEN && !(s->flags & (SF_DEAD | SF_RESET)))
+        if (!knows && load_relaxed(&s->state) == SESSION_OPEN && !(load_relaxed(&s->flags) & (SF_DEAD | SF_RESET)))
             session_break(s, BERTH_E_RESET, "the connector has another acceptor");
         fetch_or_sc(&s->flags, SF_CONFIRMED);
-        *link = s->next;
+        store_release(link, s->next);
         s->next = 0;
         watches_ready(c);
     }
@@ -271,7 +290,7 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     s->peer_slot = t->slot;
     s->peer_generation = t->generation;
     session_fill_slot(s, own);
-    struct session_cache *c = session_cache_of(s);
+    struct session_cache *c = session_cache_make(s);
     store_release(&c->own->peer, (uint64_t)t->generation << 32 | t->slot);
     session_set_state(s, SESSION_OPEN);
     slot_set_state(c->own, SLOT_ACCEPTED);
@@ -327,10 +346,10 @@ void session_break(struct session *s, int error, const char *why)
         fetch_or_sc(&c->own->flags, SLOT_RESET);
         fetch_or_sc(&c->own->tail, COUNT_FLAG);
         fetch_or_sc(&c->own->head, COUNT_FLAG);
-        if (c->peer && error == BERTH_E_PROTOCOL)
+        if (load_acquire(&c->peer) && error == BERTH_E_PROTOCOL)
             notify_data(s, c, 0, s->tail + 1);
         /* threads of ours that sleep on the peer's words */
-        if (c->peer) {
+        if (load_acquire(&c->peer)) {
             (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
             (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
         }
@@ -415,7 +434,7 @@ void zombie_put(struct session *s)
     if (C->zombies_last)
         session_at(C->zombies_last - 1)->next = session_index(s) + 1;
     else
-        C->zombies_first = session_index(s) + 1;
+        store_relaxed(&C->zombies_first, session_index(s) + 1);
     C->zombies_last = session_index(s) + 1;
     plock_release(&C->zombie_lock);
 }
@@ -450,18 +469,18 @@ static int finish(session_handle h, bool abort)
     store_release(&s->holders, me); /* until the slot is given back: should we die, somebody else has to do it */
     watches_drop(h, &c->watches);
     uint32_t was = s->state;
-    bool unread = c->peer && !(s->flags & SF_SHUT_RD) && count_offset(slot_tail(c->peer)) != s->head;
+    bool unread = load_acquire(&c->peer) && !(load_relaxed(&s->flags) & SF_SHUT_RD) && count_offset(slot_tail(c->peer)) != s->head;
     end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
     s->write_span = 0;
     session_set_state(s, SESSION_ZOMBIE);
     slot_set_state(c->own, SLOT_CLOSED);
     uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
-    c->generation = generation; /* what the cache says stays true of the zombie */
+    store_release(&c->generation, generation); /* what the cache says stays true of the zombie */
     store_release(&s->generation, generation);
     stream_release_ring(s, c);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
-    if (was == SESSION_QUEUED || (was == SESSION_FAILED && !c->peer)) {
+    if (was == SESSION_QUEUED || (was == SESSION_FAILED && !load_acquire(&c->peer))) {
         queued_take(s);
         session_dispose(s);
         return 0;
@@ -523,13 +542,13 @@ void session_dispose(struct session *s)
 
 static bool peer_is_done(struct session *s, struct session_cache *c)
 {
-    if (s->flags & (SF_DEAD | SF_RESET))
+    if (load_relaxed(&s->flags) & (SF_DEAD | SF_RESET))
         return true;
-    if (!c->peer)
+    if (!load_acquire(&c->peer))
         return false;
     if (load_acquire(&c->peer->generation) != s->peer_generation)
         return true;
-    return s->flags & SF_CONNECTOR && slot_state(c->peer) == SLOT_CLOSED;
+    return load_relaxed(&s->flags) & SF_CONNECTOR && slot_state(c->peer) == SLOT_CLOSED;
 }
 
 void zombies_reap(int most)
@@ -542,7 +561,7 @@ void zombies_reap(int most)
         uint32_t first = C->zombies_first;
         struct session *s = first ? session_at(first - 1) : NULL;
         if (s) {
-            C->zombies_first = s->next;
+            store_relaxed(&C->zombies_first, s->next);
             if (!s->next)
                 C->zombies_last = 0;
             s->next = 0;
@@ -551,18 +570,18 @@ void zombies_reap(int most)
         if (!s)
             return;
         struct session_cache *c = session_cache_of(s);
-        if (!c->peer && s->flags & SF_CONNECTOR)
+        if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_CONNECTOR)
             session_try_link(s);
         if (peer_is_done(s, c)) {
             session_dispose(s);
-            C->zombies_done++;
+            fetch_add_sc(&C->zombies_done, 1);
             continue;
         }
         plock_take(&C->zombie_lock);
         if (C->zombies_last)
             session_at(C->zombies_last - 1)->next = first;
         else
-            C->zombies_first = first;
+            store_relaxed(&C->zombies_first, first);
         C->zombies_last = first;
         plock_release(&C->zombie_lock);
     }
@@ -591,7 +610,7 @@ void sessions_of_worker_dead(uint32_t worker)
             continue;
         fetch_or_sc(&s->flags, SF_DEAD);
         struct session_cache *c = session_cache_of(s);
-        if (c->peer) {
+        if (load_acquire(&c->peer)) {
             (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
             (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
         }
@@ -604,7 +623,7 @@ void sessions_listener_gone(uint32_t listener)
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
         uint32_t state = load_acquire(&s->state);
-        if (s->listener == listener && s->flags & SF_CONNECTOR && !s->peer_outbox && s->holders >> C->member & 1 &&
+        if (s->listener == listener && load_relaxed(&s->flags) & SF_CONNECTOR && !s->peer_outbox && s->holders >> C->member & 1 &&
             (state == SESSION_QUEUED || state == SESSION_OFFERED || state == SESSION_ZOMBIE)) {
             session_try_link(s); /* accepted at the last moment? */
             if (!s->peer_outbox)

@@ -57,7 +57,7 @@ static inline bool stale(const struct session *s, session_handle h)
 
 void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
 {
-    if (!c->peer)
+    if (!load_acquire(&c->peer))
         return; /* it will be told when it is known: session_linked */
     uint64_t want = slot_want(c->peer);
     if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
@@ -70,7 +70,7 @@ void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset
 
 void notify_space(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
 {
-    if (!c->peer)
+    if (!load_acquire(&c->peer))
         return;
     uint64_t want = slot_want_space(c->peer);
     if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
@@ -90,7 +90,7 @@ static inline uint64_t head_flag(const struct session *s)
 
 void stream_publish_head(struct session *s, struct session_cache *c)
 {
-    s->head_published = s->head;
+    store_relaxed(&s->head_published, s->head);
     slot_set_head(c->own, count_word(s->head, head_flag(s)));
 }
 
@@ -122,7 +122,7 @@ bool stream_cut(struct session *s, struct session_cache *c)
     uint32_t flags = load_relaxed(&s->flags);
     if (flags & SF_RESET)
         return true;
-    if (!c->peer)
+    if (!load_acquire(&c->peer))
         return false;
     if (slot_tail(c->peer) & COUNT_FLAG)
         return load_relaxed(&c->peer->flags) & SLOT_RESET;
@@ -169,7 +169,7 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, u
     bool shared = load_relaxed(&s->flags) & SF_SHARED; /* then another process may have looked last, at another ring */
     if (s->tail_seen > s->head && c->rx_ring && !shared)
         return (ssize_t)(s->tail_seen - s->head);
-    if (!c->peer) {
+    if (!load_acquire(&c->peer)) {
         uint32_t state = load_relaxed(&s->state);
         if (load_relaxed(&s->flags) & SF_RESET)
             return s->error ? s->error : BERTH_E_RESET;
@@ -195,7 +195,7 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, u
     if (__builtin_expect(ring != c->rx_word || !c->rx_ring || shared, 0)) {
         int err = BERTH_E_PROTOCOL;
         uint64_t size = 0;
-        c->rx_ring = NULL;
+        store_relaxed(&c->rx_ring, NULL);
         const uint8_t *at = peer_ring(c->box, ring, &size, false, &err);
         if (!at) {
             if (err != BERTH_E_PROTOCOL)
@@ -203,7 +203,7 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, u
             session_break(s, err, "its ring is not where it says");
             return BERTH_E_RESET;
         }
-        c->rx_ring = at;
+        store_relaxed(&c->rx_ring, at);
         c->rx_word = ring;
         s->rx_size = size;
     }
@@ -229,7 +229,7 @@ static inline void copy_out(const struct session_cache *c, uint64_t size, uint64
 /* After n bytes were taken: publish head if it is time. True: look whether the peer waits for space, from *old. */
 static inline bool advance_head(struct session *s, struct session_cache *c, size_t n, uint64_t *old)
 {
-    s->head += n;
+    store_relaxed(&s->head, s->head + n);
     *old = s->head_published;
     if (s->head == s->tail_seen) {
         if (load_relaxed(&s->streak) >= RR_STREAK) {
@@ -269,7 +269,7 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     uint64_t old = 0, word = 0;
     if (__builtin_expect(stale(s, h), 0))
         goto out;
-    if (__builtin_expect(s->flags & SF_READ_SPAN, 0)) {
+    if (__builtin_expect(load_relaxed(&s->flags) & SF_READ_SPAN, 0)) {
         result = BERTH_E_BUSY;
         goto out;
     }
@@ -292,11 +292,11 @@ out:
     if (tell)
         notify_space(s, c, old, s->head_published);
     if (result == BERTH_E_WOULD_BLOCK) {
-        if (__builtin_expect(c->peer && count_offset(word) <= s->head, 1)) {
+        if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= s->head, 1)) {
             asked_in_vain();
         } else {
             control_poll(); /* the same with the acceptor, or with the segment */
-            if (!c->peer)
+            if (!load_acquire(&c->peer))
                 session_try_link(s);
         }
     }
@@ -322,7 +322,7 @@ int client_read_spans(session_handle h, struct iovec spans[2])
     struct session_cache *c = session_cache_of(s);
     half_lock(&s->rx_lock);
     uint64_t word = 0;
-    int result = stale(s, h) ? BERTH_E_BAD_HANDLE : s->flags & SF_READ_SPAN ? BERTH_E_BUSY : 0;
+    int result = stale(s, h) ? BERTH_E_BAD_HANDLE : load_relaxed(&s->flags) & SF_READ_SPAN ? BERTH_E_BUSY : 0;
     if (result == 0) {
         ssize_t avail = receive_look(s, c, &word);
         result = (int)avail;
@@ -353,7 +353,7 @@ int client_read_consume(session_handle h, size_t len)
     if (stale(s, h))
         goto out;
     result = BERTH_E_INVALID;
-    if (!(s->flags & SF_READ_SPAN) || len > s->tail_seen - s->head)
+    if (!(load_relaxed(&s->flags) & SF_READ_SPAN) || len > s->tail_seen - s->head)
         goto out;
     fetch_and_sc(&s->flags, ~SF_READ_SPAN);
     if (len)
@@ -385,7 +385,7 @@ void stream_release_ring(struct session *s, struct session_cache *c)
 {
     if (s->tx_rec == NONE || s->write_span)
         return;
-    if (c->peer)
+    if (load_acquire(&c->peer))
         s->head_seen = count_offset(slot_head(c->peer));
     if (s->head_seen != s->tail)
         return;
@@ -450,7 +450,7 @@ static int swap_ring(struct session *s, struct session_cache *c, uint64_t size)
 /* Gives a reader that is far behind a moment to move on. True if it did, and head_seen is new. */
 static bool reader_moves(struct session *s, struct session_cache *c, int64_t patience)
 {
-    int64_t end = c->peer ? clock_now() + patience : 0;
+    int64_t end = load_acquire(&c->peer) ? clock_now() + patience : 0;
     while (clock_now() < end) {
         uint64_t head = count_offset(slot_head(c->peer));
         if (head != s->head_seen && head <= s->tail && head > s->head_seen) {
@@ -474,7 +474,7 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             return s->error ? s->error : BERTH_E_RESET;
         return stream_cut(s, c) ? BERTH_E_RESET : BERTH_E_CLOSED;
     }
-    if (c->peer) {
+    if (load_acquire(&c->peer)) {
         uint64_t word = slot_head(c->peer), head = count_offset(word);
         if (__builtin_expect(word & COUNT_FLAG, 0))
             return load_relaxed(&c->peer->flags) & SLOT_RESET ? BERTH_E_RESET : BERTH_E_CLOSED;
@@ -483,7 +483,7 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             return BERTH_E_RESET;
         }
         s->head_seen = head;
-    } else if (s->state == SESSION_QUEUED) {
+    } else if (load_relaxed(&s->state) == SESSION_QUEUED) {
         return BERTH_E_WOULD_BLOCK;
     }
     if (__builtin_expect(flags & SF_SHARED, 0))
@@ -556,7 +556,7 @@ static ssize_t transmit(session_handle h, const struct iovec *iov, int count, si
     if (!s)
         return BERTH_E_BAD_HANDLE;
     struct session_cache *c = session_cache_of(s);
-    if (__builtin_expect(!c->peer, 0))
+    if (__builtin_expect(!load_acquire(&c->peer), 0))
         session_try_link(s);
     half_lock(&s->tx_lock);
     ssize_t result = BERTH_E_BAD_HANDLE;
@@ -665,12 +665,12 @@ bool stream_readable(struct session *s, struct session_cache *c)
 {
     if (load_relaxed(&s->flags) & (SF_RESET | SF_SHUT_RD | SF_DEAD))
         return true;
-    if (!c->peer)
+    if (!load_acquire(&c->peer))
         return false;
     uint64_t word = slot_tail(c->peer);
     if (count_offset(word) == load_relaxed(&s->head))
         return word & COUNT_FLAG;
-    return c->rx_ring || !stream_segment_missing(s, c);
+    return load_relaxed(&c->rx_ring) || !stream_segment_missing(s, c);
 }
 
 /* There are bytes, but in a segment that is still on its way: it is asked for and the session set aside. */
@@ -678,7 +678,7 @@ bool stream_segment_missing(struct session *s, struct session_cache *c)
 {
     int err = BERTH_E_PROTOCOL;
     uint64_t size;
-    if (!c->peer || c->rx_ring || count_offset(slot_tail(c->peer)) == load_relaxed(&s->head))
+    if (!load_acquire(&c->peer) || load_relaxed(&c->rx_ring) || count_offset(slot_tail(c->peer)) == load_relaxed(&s->head))
         return false;
     return !peer_ring(c->box, slot_ring(c->peer), &size, false, &err) && err == BERTH_E_WOULD_BLOCK;
 }
@@ -704,7 +704,7 @@ bool stream_writable(struct session *s, struct session_cache *c)
     if (size < s->tx_limit)
         return true; /* none yet, or it can grow */
     uint64_t head = load_relaxed(&s->head_seen);
-    if (c->peer) {
+    if (load_acquire(&c->peer)) {
         uint64_t word = slot_head(c->peer);
         if (word & COUNT_FLAG)
             return true;
@@ -729,12 +729,12 @@ bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, 
         return !stream_readable(s, c);
     }
     /* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
-    uint64_t seen, word = c->peer ? slot_tail(c->peer) : 0;
+    uint64_t seen, word = load_acquire(&c->peer) ? slot_tail(c->peer) : 0;
     bool more = false;
     for (;;) {
         seen = count_offset(word) + (word & COUNT_FLAG);
         arm(s, c, &c->own->want, seen, flag);
-        word = c->peer ? load_sc(&c->peer->tail) : 0;
+        word = load_acquire(&c->peer) ? load_sc(&c->peer->tail) : 0;
         if (count_offset(word) + (word & COUNT_FLAG) <= seen)
             return !more;
         more = true;
@@ -759,7 +759,7 @@ uint32_t stream_ready(struct session *s, struct session_cache *c)
         return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | error;
     uint32_t events = error;
     bool ended = flags & (SF_SHUT_RD | SF_DEAD), closed = cut || flags & SF_SHUT_WR;
-    if (c->peer) {
+    if (load_acquire(&c->peer)) {
         ended = ended || slot_tail(c->peer) & COUNT_FLAG;
         if (slot_head(c->peer) & COUNT_FLAG)
             events |= EPOLLOUT; /* a write tells */
@@ -787,7 +787,7 @@ size_t client_readable(session_handle h)
     if (!s)
         return 0;
     struct session_cache *c = session_cache_of(s);
-    uint64_t tail = c->peer ? count_offset(slot_tail(c->peer)) : 0, head = load_relaxed(&s->head);
+    uint64_t tail = load_acquire(&c->peer) ? count_offset(slot_tail(c->peer)) : 0, head = load_relaxed(&s->head);
     return tail > head && tail - head <= 1ull << RING_MAX_LOG2 ? (size_t)(tail - head) : 0;
 }
 
@@ -797,6 +797,6 @@ size_t client_unread(session_handle h)
     if (!s)
         return 0;
     struct session_cache *c = session_cache_of(s);
-    uint64_t head = c->peer ? count_offset(slot_head(c->peer)) : 0, tail = load_relaxed(&s->tail);
+    uint64_t head = load_acquire(&c->peer) ? count_offset(slot_head(c->peer)) : 0, tail = load_relaxed(&s->tail);
     return tail > head ? (size_t)(tail - head) : 0;
 }

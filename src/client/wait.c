@@ -132,7 +132,7 @@ static int wait_poll(session_handle h, uint32_t events, int64_t deadline)
 static bool ready_for(struct session *s, struct session_cache *c, uint32_t events)
 {
     return (events & EPOLLIN && stream_readable(s, c)) || (events & EPOLLOUT && stream_writable(s, c)) ||
-           (c->peer && events & EPOLLOUT && slot_head(c->peer) & COUNT_FLAG);
+           (load_acquire(&c->peer) && events & EPOLLOUT && slot_head(c->peer) & COUNT_FLAG);
 }
 
 static int spin(struct session *s, struct session_cache *c, uint32_t events, int64_t deadline)
@@ -189,7 +189,7 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline)
         struct session_cache *c = session_cache_of(s);
         if (ready_for(s, c, events))
             return 0;
-        if (!c->peer)
+        if (!load_acquire(&c->peer))
             session_try_link(s);
         if (events & EPOLLIN && stream_segment_missing(s, c)) {
             int err = stream_segment_wait(c);
@@ -198,7 +198,7 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline)
             continue;
         }
         /* `want` is one word: where an event set, a poll or another process may set it too, nobody sleeps by futex */
-        if (!c->peer || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) || load_acquire(&c->watches) ||
+        if (!load_acquire(&c->peer) || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) || load_acquire(&c->watches) ||
             load_relaxed(&c->pollers) || load_relaxed(&s->flags) & SF_SHARED)
             return wait_poll(h, events, deadline);
         uint8_t cpu = (uint8_t)cpu_here();
