@@ -36,9 +36,8 @@ static void kick(struct peer_box *box)
         (void)sys_write(box->worker->kick_fd, &one, 8L);
 }
 
-static void kick_if_needed(struct session_cache *c)
+static void kick_if_needed(struct peer_box *box, const struct slot *peer)
 {
-    struct peer_box *box = c->box;
     struct peer_worker *w = box->worker;
     bool needed = false;
     uint32_t arm = load_sc(&their_channel(box)->arm);
@@ -46,7 +45,7 @@ static void kick_if_needed(struct session_cache *c)
         store_relaxed(&box->kicked_channel, arm);
         needed = true;
     }
-    uint32_t waiter = load_relaxed(&c->peer->waiter) % WAITERS_MAX;
+    uint32_t waiter = load_relaxed(&peer->waiter) % WAITERS_MAX;
     arm = load_sc(&w->page->waiter[waiter].arm);
     if (arm & 1 && arm != load_relaxed(&w->kicked[waiter])) {
         store_relaxed(&w->kicked[waiter], arm);
@@ -56,9 +55,11 @@ static void kick_if_needed(struct session_cache *c)
         kick(box);
 }
 
+/* The session may be closed by another thread meanwhile, and its record be another's: each word is read once. */
 void channel_event(struct session *s, struct session_cache *c)
 {
-    struct peer_box *box = c->box;
+    struct peer_box *box = load_relaxed(&c->box);
+    const struct slot *peer = load_relaxed(&c->peer);
     if (!box || box->own_channel == NONE || box->their_channel == NONE || box->worker->dead) {
         if (box && !box->worker->dead)
             channel_pair(box);
@@ -72,20 +73,22 @@ void channel_event(struct session *s, struct session_cache *c)
     uint32_t qhead = known ? load_sc(&their_channel(box)->qhead) : 0;
     uint32_t ahead = (uint32_t)chan->tx_pos - qhead;
     uint64_t qhead64 = ahead <= QUEUE_ENTRIES ? chan->tx_pos - ahead : chan->tx_pos - QUEUE_ENTRIES;
-    if (s->event_pos <= qhead64) { /* else one is outstanding */
+    if (load_relaxed(&s->event_pos) <= qhead64) { /* else one is outstanding */
         bool writable = false; /* not where another process of the family made the queue after it was forked */
         uint64_t *q = (uint64_t *)(void *)outbox_ring_at(own, chan->queue, &writable);
         if (!writable || queue_full((uint32_t)chan->tx_pos, qhead)) {
             struct channel *ch = outbox_channel(own, box->own_channel);
             store_sc(&ch->resync, ch->resync + 1);
         } else {
-            queue_put(q, (uint32_t)chan->tx_pos, s->own_slot);
-            s->event_pos = ++chan->tx_pos;
+            uint32_t slot = load_relaxed(&s->own_slot);
+            queue_put(q, (uint32_t)chan->tx_pos++, slot);
+            if (load_relaxed(&s->own_slot) == slot)
+                store_relaxed(&s->event_pos, chan->tx_pos);
         }
     }
     family_lock_release(&chan->tx_lock); /* the fence before the arm words are read */
-    if (known)
-        kick_if_needed(c);
+    if (known && peer)
+        kick_if_needed(box, peer);
     else
         kick(box); /* a first meeting: nothing is known of who sleeps */
 }

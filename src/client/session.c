@@ -136,7 +136,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
         s->tx_limit = limit;
     outbox_info(own, s->own_slot)->peer_outbox = box->handle;
     fetch_add_sc(&box->sessions, 1);
-    c->box = box;
+    store_relaxed(&c->box, box);
     store_release(&c->peer, p);
     store_release(&c->own->peer, (uint64_t)s->peer_generation << 32 | slot_index);
     if (load_relaxed(&s->state) == SESSION_OFFERED) {

@@ -57,9 +57,10 @@ static inline bool stale(const struct session *s, session_handle h)
 
 void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
 {
-    if (!load_acquire(&c->peer))
+    const struct slot *peer = load_acquire(&c->peer);
+    if (!peer)
         return; /* it will be told when it is known: session_linked */
-    uint64_t want = slot_want(c->peer);
+    uint64_t want = slot_want(peer);
     if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
         return;
     if (want & COUNT_FLAG)
@@ -70,9 +71,10 @@ void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset
 
 void notify_space(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
 {
-    if (!load_acquire(&c->peer))
+    const struct slot *peer = load_acquire(&c->peer);
+    if (!peer)
         return;
-    uint64_t want = slot_want_space(c->peer);
+    uint64_t want = slot_want_space(peer);
     if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
         return;
     if (want & COUNT_FLAG)
