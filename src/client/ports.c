@@ -34,10 +34,19 @@ struct free_ports { /* towards one destination */
 static struct source *sources;
 static struct free_ports *free_lists;
 
+/* At the end, and in a forked child, since they are the parent's. */
 void ports_forget(void)
 {
-    sources = NULL; /* after fork: they are the parent's */
-    free_lists = NULL;
+    while (free_lists) {
+        struct free_ports *next = free_lists->next;
+        memory_put(free_lists, sizeof *free_lists);
+        free_lists = next;
+    }
+    while (sources) {
+        struct source *next = sources->next;
+        memory_put(sources, sizeof *sources);
+        sources = next;
+    }
 }
 
 static struct source *source_for(const uint8_t addr[16])
