@@ -60,7 +60,8 @@ void channel_event(struct session *s, struct session_cache *c)
 {
     struct peer_box *box = load_relaxed(&c->box);
     const struct slot *peer = load_relaxed(&c->peer);
-    if (!box || box->own_channel == NONE || box->their_channel == NONE || box->worker->dead) {
+    if (!box || load_relaxed(&box->own_channel) == NONE || load_acquire(&box->their_channel) == NONE ||
+        load_relaxed(&box->worker->dead)) {
         if (box && !box->worker->dead)
             channel_pair(box);
         if (!box || box->own_channel == NONE)
@@ -68,7 +69,7 @@ void channel_event(struct session *s, struct session_cache *c)
     }
     struct own_box *own = box->own;
     struct chan_rec *chan = &outbox_rec_of(own)->chan[box->own_channel];
-    bool known = box->their_channel != NONE;
+    bool known = load_acquire(&box->their_channel) != NONE;
     family_lock_acquire(&chan->tx_lock, C->member);
     uint32_t qhead = known ? load_sc(&their_channel(box)->qhead) : 0;
     uint32_t ahead = (uint32_t)chan->tx_pos - qhead;
@@ -110,7 +111,7 @@ static void find_theirs(struct peer_box *box)
         const uint8_t *q = ring_log2(word) == QUEUE_LOG2 ? peer_ring(box, word, &size, false, &err) : NULL;
         if (!q)
             return;
-        box->their_channel = i;
+        store_release(&box->their_channel, i);
         store_release(&box->queue, (const uint64_t *)(const void *)q);
         return;
     }

@@ -308,15 +308,15 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
             goto fail_route;
         s->port_leased = 1;
     }
-    s->flags = SF_CONNECTOR;
+    store_relaxed(&s->flags, SF_CONNECTOR);
     s->listener = e.listener;
     s->app = e.app;
     s->offer_seq = 1;
     uint32_t own_slot;
     if ((err = outbox_slot_alloc(r->box, &own_slot)) != 0)
         goto fail_slot;
-    s->own_outbox = r->box->index;
-    s->own_slot = own_slot;
+    store_relaxed(&s->own_outbox, r->box->index);
+    store_relaxed(&s->own_slot, own_slot);
     session_fill_slot(s, r->box);
     (void)session_cache_make(s); /* before any other thread can come to it */
     store_release(&outbox_slot(r->box, own_slot)->state, (uint8_t)SLOT_OFFERED); /* before the token, a system call */

@@ -191,7 +191,8 @@ struct session *session_alloc(void)
     store_relaxed(&s->flags, 0u);
     store_release(&s->generation, generation);
     s->tx_rec = s->left_first = s->left_last = NONE;
-    s->own_outbox = s->own_slot = NONE;
+    store_relaxed(&s->own_outbox, NONE);
+    store_relaxed(&s->own_slot, NONE);
     s->holders = 1ull << C->member;
     s->tx_limit = C->tx_limit;
     store_release(&s->state, SESSION_QUEUED);

@@ -80,7 +80,7 @@ static int add_segment(struct own_box *box, uint32_t index, uint64_t size, int *
     box->writable[index] = true;
     fill_header(box, index, size);
     r->seg[index] = (struct seg_rec){.size = size, .bump = index == 0 ? OUTBOX_POOL : RINGS_POOL, .creator = C->member};
-    r->segments = index + 1;
+    store_relaxed(&r->segments, index + 1);
     r->bytes += size;
     *fd_out = fd;
     return 0;
@@ -302,7 +302,7 @@ static int grow(struct own_box *box, uint64_t size)
         struct ctl_outbox msg = {.h = {.type = CTL_SEGMENT, .len = sizeof msg}, .outbox = r->handle, .index = index};
         err = control_send(&msg, &fd, 1); /* before any slot names it: who meets it can ask for it */
         (void)sys_close(fd);
-        r->grown_at = clock_now();
+        store_relaxed(&r->grown_at, clock_now());
         fetch_add_sc(&C->extra_segments, 1);
     }
     family_lock_drop(&r->lock);
@@ -347,8 +347,8 @@ void outbox_shrink(void)
     store_relaxed(&last, now);
     for (struct own_box *box = C->outboxes; box; box = box->next) {
         struct outbox_rec *r = outbox_rec_of(box);
-        uint32_t index = r->segments - 1;
-        if (index == 0 || now - r->grown_at < KEEP_NS || r->segments > RETIRE_BELOW)
+        uint32_t index = load_relaxed(&r->segments) - 1;
+        if (index == 0 || now - load_relaxed(&r->grown_at) < KEEP_NS || index >= RETIRE_BELOW)
             continue;
         outbox_sweep(box);
         family_lock_acquire(&r->lock, C->member);
@@ -375,12 +375,15 @@ int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32
         uint64_t word = 0;
         if (rec == NONE && (word = carve(box, r, size, class_log2[klass])) != 0) {
             rec = ring_rec_alloc();
-            if (rec != NONE)
-                C->family->ring[rec] = (struct ring_rec){.word = word, .outbox = (uint16_t)box->index, .klass = (uint8_t)klass};
+            if (rec != NONE) { /* owner and left are 0 already; sweeps of other threads may be looking */
+                C->family->ring[rec].klass = (uint8_t)klass;
+                store_relaxed(&C->family->ring[rec].outbox, (uint16_t)box->index);
+                store_release(&C->family->ring[rec].word, word);
+            }
         }
         if (rec != NONE) {
             store_relaxed(&C->family->ring[rec].owner, owner);
-            C->family->ring[rec].left = 0;
+            store_relaxed(&C->family->ring[rec].left, (uint8_t)0);
             r->rings_live++;
             r->seg[ring_segment(C->family->ring[rec].word)].live++;
             family_lock_drop(&r->lock);

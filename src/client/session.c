@@ -63,8 +63,9 @@ struct session_cache *session_cache_of(struct session *s)
     }
     struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
     c->own = own ? outbox_slot(own, s->own_slot) : NULL;
-    c->box = s->peer_outbox && own ? peer_box_of(s->peer_outbox, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
-    c->peer = c->box ? peer_slot(c->box, s->peer_slot) : NULL;
+    struct peer_box *box = s->peer_outbox && own ? peer_box_of(s->peer_outbox, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
+    store_relaxed(&c->box, box);
+    store_relaxed(&c->peer, box ? peer_slot(box, s->peer_slot) : NULL);
     c->tx_ring = NULL;
     store_relaxed(&c->rx_ring, NULL);
     c->rx_word = 0;
@@ -284,8 +285,8 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     s->listener = listener;
     s->app = box->worker->app;
     s->offer_seq = t->offer_seq;
-    s->own_outbox = own->index;
-    s->own_slot = own_slot;
+    store_relaxed(&s->own_outbox, own->index);
+    store_relaxed(&s->own_slot, own_slot);
     s->peer_outbox = box->handle;
     s->peer_slot = t->slot;
     s->peer_generation = t->generation;

@@ -294,7 +294,7 @@ out:
     if (tell)
         notify_space(s, c, old, s->head_published);
     if (result == BERTH_E_WOULD_BLOCK) {
-        if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= s->head, 1)) {
+        if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= load_relaxed(&s->head), 1)) {
             asked_in_vain();
         } else {
             control_poll(); /* the same with the acceptor, or with the segment */

@@ -45,7 +45,7 @@ int64_t spin_budget(const struct session_cache *c)
 {
     if (C->cpus < 2)
         return 0;
-    if (c && c->peer) {
+    if (c && load_acquire(&c->peer)) {
         uint32_t theirs = peer_cpu(c);
         if (theirs && theirs == cpu_here())
             return 0;
