@@ -127,13 +127,13 @@ void channel_pair(struct peer_box *box)
     if (box->their_channel == NONE)
         find_theirs(box);
     /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions directly */
-    bool ready = box->own_channel != NONE && box->queue && !box->polled && box->me == C->worker && !C->forked;
+    bool ready = box->own_channel != NONE && box->queue && !load_relaxed(&box->polled) && box->me == C->worker && !C->forked;
     plock_release(&C->lock);
     if (!ready)
         return;
     plock_take(&C->poll_lock);
     if (!box->polled) {
-        box->polled = true;
+        store_relaxed(&box->polled, true);
         box->next_polled = C->polled;
         store_release(&C->polled, box);
         store_relaxed(&C->polled_count, C->polled_count + 1);

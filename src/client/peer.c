@@ -320,7 +320,7 @@ static const uint8_t *segment_base(struct peer_box *box, uint32_t index, bool wa
     const uint8_t *base = load_acquire(&box->seg[index]);
     if (base)
         return base;
-    if (box->seg_asked[index] == 2) {
+    if (load_acquire(&box->seg_asked[index]) == 2) {
         *err = BERTH_E_PROTOCOL;
         return NULL;
     }
@@ -329,7 +329,7 @@ static const uint8_t *segment_base(struct peer_box *box, uint32_t index, bool wa
     int64_t deadline = wait ? clock_deadline(SEGMENT_TIMEOUT_NS) : 0;
     *err = BERTH_E_WOULD_BLOCK;
     while (wait && !(base = load_acquire(&box->seg[index]))) {
-        if (box->seg_asked[index] == 2) {
+        if (load_acquire(&box->seg_asked[index]) == 2) {
             *err = BERTH_E_PROTOCOL;
             break;
         }

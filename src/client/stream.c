@@ -292,7 +292,7 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
 out:
     half_unlock(&s->rx_lock);
     if (tell)
-        notify_space(s, c, old, s->head_published);
+        notify_space(s, c, old, load_relaxed(&s->head_published));
     if (result == BERTH_E_WOULD_BLOCK) {
         if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= load_relaxed(&s->head), 1)) {
             asked_in_vain();
@@ -364,7 +364,7 @@ int client_read_consume(session_handle h, size_t len)
 out:
     half_unlock(&s->rx_lock);
     if (tell)
-        notify_space(s, c, old, s->head_published);
+        notify_space(s, c, old, load_relaxed(&s->head_published));
     return result;
 }
 
@@ -590,7 +590,7 @@ out:
     if (result > 0)
         notify_data(s, c, old_tail, old_tail + (size_t)result);
     if (tell_space)
-        notify_space(s, c, old_head, s->head_published);
+        notify_space(s, c, old_head, load_relaxed(&s->head_published));
     if (__builtin_expect(c->watches && (result == BERTH_E_WOULD_BLOCK || (result > 0 && (size_t)result < total)), 0) &&
         !stream_arm_write(s, c, 0))
         watches_ready(c); /* an edge-triggered watch is judged again only when something happens */

@@ -953,13 +953,13 @@ static void send_stream(uint64_t *r, size_t total)
     berth_close(s);
 }
 
-static volatile int over;
+static int over;
 
 static void *ring_taker(void *arg)
 {
     uint64_t r = seed * 131 + (uint64_t)(uintptr_t)arg;
     r = r * 0x9e3779b97f4a7c15ull | 1;
-    while (!over)
+    while (!__atomic_load_n(&over, __ATOMIC_RELAXED))
         send_stream(&r, 9 + next_random(&r) % 70000);
     return NULL;
 }
@@ -975,7 +975,7 @@ static void ring_swap(void)
     uint64_t r = seed * 0x9e3779b97f4a7c15ull | 1;
     for (int i = 0; i < (rounds ? rounds : 15); i++)
         send_stream(&r, 4000000 + next_random(&r) % 4000000);
-    over = 1;
+    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
     for (int i = 0; i < 2; i++)
         pthread_join(takers[i], NULL);
     kill(far, SIGKILL);
