@@ -194,9 +194,9 @@ static void talk(uint64_t *r)
     memset(buf, 'h', sizeof buf);
     for (int i = 0; i < SESSIONS; i++) {
         size_t n = next_random(r) % (i % 2 ? 500 : sizeof buf) + 1;
-        if (berth_write(mine[i], buf, n, SEC) != (ssize_t)n)
+        if (berth_write(mine[i], buf, n, PATIENCE) != (ssize_t)n)
             fail("a peer that is honest so far", 0);
-        if (i != 3 && berth_read(mine[i], buf, sizeof buf, SEC) <= 0) /* one leaves everything unread */
+        if (i != 3 && berth_read(mine[i], buf, sizeof buf, PATIENCE) <= 0) /* one leaves everything unread */
             fail("a peer that is honest so far", 0);
     }
 }
