@@ -27,9 +27,9 @@ extern "C" {
 /* A place to listen at or to connect to. IPv4 addresses are kept as ::ffff:a.b.c.d in `addr`. */
 struct berth_endpoint {
     uint8_t addr[16];
-    uint16_t port;   /* host byte order; 1-65535, 0 only to listen on any free one */
-    uint8_t proto;   /* BERTH_PROTO_TCP */
-    uint8_t family;  /* 4 or 6 */
+    uint16_t port;  /* host byte order; 1-65535, 0 only to listen on any free one */
+    uint8_t proto;  /* BERTH_PROTO_TCP */
+    uint8_t family; /* 4 or 6 */
 };
 
 typedef uint64_t berth_session;  /* 0 is never valid */
@@ -164,7 +164,8 @@ int berth_remote_endpoint(berth_session session, struct berth_endpoint *out);
 int berth_error(berth_session session);
 
 enum berth_option {
-    BERTH_OPT_RX_FIFO_SIZE = 1, /* bytes, 4,096-67,108,864: the most this side lets the peer send ahead (advice to it) */
+    BERTH_OPT_RX_FIFO_SIZE =
+        1, /* bytes, 4,096-67,108,864: the most this side lets the peer send ahead (advice to it) */
     BERTH_OPT_TX_FIFO_SIZE = 2, /* bytes, 4,096-67,108,864 */
     BERTH_OPT_READABLE = 3,     /* get only: bytes that can be read now */
     BERTH_OPT_UNREAD = 4,       /* get only: bytes written that the peer has not read yet */
@@ -175,11 +176,11 @@ int berth_option_get(berth_session session, enum berth_option option, uint64_t *
 
 /* ---- event wait ------------------------------------------------------------------------------------------------ */
 
-#define BERTH_IN 0x001u    /* readable, or a session to accept, or the end of the stream */
-#define BERTH_OUT 0x004u   /* writable, or a connect that is through */
-#define BERTH_ERROR 0x008u /* reported always */
-#define BERTH_HUP 0x010u   /* both halves are over; reported always */
-#define BERTH_RDHUP 0x2000u /* the peer has ended its half */
+#define BERTH_IN 0x001u          /* readable, or a session to accept, or the end of the stream */
+#define BERTH_OUT 0x004u         /* writable, or a connect that is through */
+#define BERTH_ERROR 0x008u       /* reported always */
+#define BERTH_HUP 0x010u         /* both halves are over; reported always */
+#define BERTH_RDHUP 0x2000u      /* the peer has ended its half */
 #define BERTH_EDGE (1u << 31)    /* report changes, not states */
 #define BERTH_ONESHOT (1u << 30) /* once, until modified */
 

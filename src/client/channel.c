@@ -21,7 +21,7 @@
 #include "client/internal.h"
 
 #define POLLED_MAX 16u
-#define POLLED_IDLE 500u  /* empty looks before a channel may be armed */
+#define POLLED_IDLE 500u /* empty looks before a channel may be armed */
 #define POP_MAX 64u
 
 static const struct channel *their_channel(const struct peer_box *box)
@@ -127,7 +127,8 @@ void channel_pair(struct peer_box *box)
     if (box->their_channel == NONE)
         find_theirs(box);
     /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions directly */
-    bool ready = box->own_channel != NONE && box->queue && !load_relaxed(&box->polled) && box->me == C->worker && !C->forked;
+    bool ready =
+        box->own_channel != NONE && box->queue && !load_relaxed(&box->polled) && box->me == C->worker && !C->forked;
     plock_release(&C->lock);
     if (!ready)
         return;

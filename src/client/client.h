@@ -63,7 +63,8 @@ int client_connect_wait(session_handle s, int64_t deadline_ns); /* blocks; for I
 #define STREAM_PEEK 1u
 ssize_t client_read(session_handle s, void *buf, size_t len, uint32_t flags); /* 0: end of stream */
 ssize_t client_readv(session_handle s, const struct iovec *iov, int count, uint32_t flags);
-ssize_t client_write(session_handle s, const void *buf, size_t len); /* may be short; WOULD_BLOCK when no byte went */
+ssize_t client_write(session_handle s, const void *buf,
+                     size_t len); /* may be short; WOULD_BLOCK when no byte went */
 ssize_t client_writev(session_handle s, const struct iovec *iov, int count);
 int client_read_spans(session_handle s, struct iovec spans[2]);
 int client_read_consume(session_handle s, size_t len);
@@ -79,9 +80,9 @@ size_t client_readable(session_handle s); /* FIONREAD */
 size_t client_unread(session_handle s);   /* SIOCOUTQ */
 int client_take_error(session_handle s);  /* SO_ERROR: pending enum berth_error, cleared */
 bool client_tell_reset(session_handle s); /* true once: a socket tells of a reset one time, then of the end */
-bool client_accepted(session_handle s);   /* the other end is known; what is forked before that cannot learn of it */
-bool client_shared(session_handle s);     /* another process of the family holds it too */
-bool client_connected(session_handle s);  /* the connect is through */
+bool client_accepted(session_handle s);  /* the other end is known; what is forked before that cannot learn of it */
+bool client_shared(session_handle s);    /* another process of the family holds it too */
+bool client_connected(session_handle s); /* the connect is through */
 
 int client_shutdown(session_handle s, int how); /* BERTH_SHUT_RD | BERTH_SHUT_WR; CLOSED if both are over already */
 int client_close(session_handle s);
@@ -105,7 +106,8 @@ int evset_remove(struct evset *set, uint64_t handle);
 int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask);
 /* Takes berth's own events out of what an epoll_wait that began before the set was made has brought; returns how many stay. */
 int evset_filter(struct evset *set, struct epoll_event *events, int n);
-bool evset_empty(struct evset *set); /* no session and no listener in it: epoll_wait may go straight to the kernel */
+bool evset_empty(
+    struct evset *set); /* no session and no listener in it: epoll_wait may go straight to the kernel */
 int evset_fd(struct evset *set);
 
 /* ---- poll over sessions and kernel descriptors, for poll() and select() ---- */

@@ -293,7 +293,9 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
     r->backlog = e.backlog;
     s->remote = *dst;
     if (endpoint_is_wildcard(dst->addr)) { /* the wildcard as a destination is loopback */
-        memcpy(s->remote.addr, endpoint_is_v4(dst->addr) ? "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1" : "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1",
+        memcpy(s->remote.addr,
+               endpoint_is_v4(dst->addr) ? "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1"
+                                         : "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1",
                16);
     }
     s->local = s->remote;
@@ -319,7 +321,8 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
     store_relaxed(&s->own_slot, own_slot);
     session_fill_slot(s, r->box);
     (void)session_cache_make(s); /* before any other thread can come to it */
-    store_release(&outbox_slot(r->box, own_slot)->state, (uint8_t)SLOT_OFFERED); /* before the token, a system call */
+    store_release(&outbox_slot(r->box, own_slot)->state,
+                  (uint8_t)SLOT_OFFERED); /* before the token, a system call */
     err = offer(s, r);
     plock_release(&C->lock);
     if (err && err != BERTH_E_IN_PROGRESS) {
@@ -376,4 +379,3 @@ int client_connect_wait(session_handle h, int64_t deadline)
         events_poll(true);
     }
 }
-

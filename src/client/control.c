@@ -379,7 +379,8 @@ int control_request(void *msg, const int *fds, int nfds, void *reply, size_t rep
     h->seq = C->seq;
     int err = control_send(msg, fds, nfds);
     if (!err)
-        err = wait_reply(h->seq, reply_type(h->type), reply ? reply : &done, reply ? reply_size : sizeof done, rfds, nrfds);
+        err = wait_reply(h->seq, reply_type(h->type), reply ? reply : &done, reply ? reply_size : sizeof done, rfds,
+                         nrfds);
     plock_release(&C->ctl_lock);
     if (control_pushes())
         own_kick(); /* somebody must work them off; the socket will not say so again */
@@ -447,7 +448,8 @@ static int check_options(const struct berth_attach_options *o)
     if ((o->name && (!o->name[0] || strlen(o->name) >= CTL_NAME_MAX)) || (o->ns && strlen(o->ns) >= CTL_NAME_MAX) ||
         (o->secret && strlen(o->secret) >= CTL_SECRET_MAX))
         return BERTH_E_INVALID;
-    if (o->flags & ~(BERTH_ATTACH_LOCAL | BERTH_ATTACH_GLOBAL | BERTH_ATTACH_PROXY | BERTH_ATTACH_JOIN | SPIN_GIVEN))
+    if (o->flags &
+        ~(BERTH_ATTACH_LOCAL | BERTH_ATTACH_GLOBAL | BERTH_ATTACH_PROXY | BERTH_ATTACH_JOIN | SPIN_GIVEN))
         return BERTH_E_INVALID;
     if ((o->rx_fifo_size && (o->rx_fifo_size < 4096 || o->rx_fifo_size > 64u << 20)) ||
         (o->tx_fifo_size && (o->tx_fifo_size < 4096 || o->tx_fifo_size > 64u << 20)))

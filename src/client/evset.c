@@ -144,7 +144,8 @@ void watches_ready(struct session_cache *c)
 
 void futex_sleepers_wake(struct session_cache *c)
 {
-    if (!c->own || !load_acquire(&c->peer) || !((load_sc(&c->own->want) | load_sc(&c->own->want_space)) & COUNT_FLAG))
+    if (!c->own || !load_acquire(&c->peer) ||
+        !((load_sc(&c->own->want) | load_sc(&c->own->want_space)) & COUNT_FLAG))
         return;
     (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
     (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
@@ -216,7 +217,8 @@ static int unshare_kernel_set(struct evset *set)
         int fd;
         struct epoll_event ev;
         unsigned long long data;
-        if (sscanf(line, "tfd: %d events: %x data: %llx", &fd, &ev.events, &data) != 3 || data - C->tag < TAG_LISTENER0)
+        if (sscanf(line, "tfd: %d events: %x data: %llx", &fd, &ev.events, &data) != 3 ||
+            data - C->tag < TAG_LISTENER0)
             continue;
         ev.data.u64 = data;
         (void)sys_epoll_ctl((int)ep, EPOLL_CTL_ADD, fd, &ev);
@@ -590,7 +592,8 @@ static void look_at_shared(struct evset *set)
             if (stream_ready(s, c) & (w->events | EPOLLERR | EPOLLHUP))
                 ready_put(w);
         } else if (w->seen_flags != load_relaxed(&s->flags) ||
-                   (load_acquire(&c->peer) && (slot_tail(c->peer) != w->seen_tail || slot_head(c->peer) != w->seen_head))) {
+                   (load_acquire(&c->peer) &&
+                    (slot_tail(c->peer) != w->seen_tail || slot_head(c->peer) != w->seen_head))) {
             ready_put(w);
         }
     }
@@ -640,7 +643,8 @@ static int spin(struct evset *set, struct epoll_event *out, int max, int64_t dea
     return 0;
 }
 
-static int sleep_in_kernel(struct evset *set, struct epoll_event *out, int max, int64_t deadline, const sigset_t *mask)
+static int sleep_in_kernel(struct evset *set, struct epoll_event *out, int max, int64_t deadline,
+                           const sigset_t *mask)
 {
     struct waiter_line *line = &C->page->waiter[set->waiter];
     bool kicked = false;

@@ -28,7 +28,8 @@ static bool member_dead(void *unused, uint32_t id)
     long fd = sys_call(SYS_pidfd_open, (long)pid, 0L, 0, 0);
     if (fd < 0)
         return fd == -ESRCH;
-    struct pollfd p = {.fd = (int)fd, .events = POLLIN}; /* readable for a zombie too, of which kill(pid, 0) says 0 */
+    struct pollfd p = {.fd = (int)fd,
+                       .events = POLLIN}; /* readable for a zombie too, of which kill(pid, 0) says 0 */
     struct timespec ts = {0};
     long n = sys_ppoll(&p, 1, &ts, NULL);
     (void)sys_close(fd);
@@ -51,7 +52,8 @@ static void repair_outbox(struct outbox_rec *r)
             continue;
         uint32_t owner = ring->owner;
         if (owner && owner != NONE) {
-            const struct session *s = session_at(owner - 1); /* what it has forgotten by dying, it loses when it is closed */
+            const struct session *s =
+                session_at(owner - 1); /* what it has forgotten by dying, it loses when it is closed */
             if (s->state == SESSION_FREE || s->own_outbox != index)
                 ring->owner = owner = 0;
         }
@@ -102,7 +104,8 @@ static void repair_channel(struct outbox_rec *r, struct chan_rec *chan)
 {
     struct own_box *own = outbox_by_index((uint32_t)(r - C->family->outbox));
     uint32_t slot;
-    const uint64_t *q = own && chan->queue ? (const uint64_t *)(const void *)outbox_ring_at(own, chan->queue, NULL) : NULL;
+    const uint64_t *q =
+        own && chan->queue ? (const uint64_t *)(const void *)outbox_ring_at(own, chan->queue, NULL) : NULL;
     while (q && queue_peek(q, (uint32_t)chan->tx_pos, &slot))
         chan->tx_pos++;
 }
@@ -128,7 +131,8 @@ void family_repair(struct family_lock *l)
     }
     /* session locks: tail, head and ring are single stores, and what they say is the truth */
     if (at >= (const uint8_t *)f->session && at < (const uint8_t *)(f->session + SESSIONS_MAX)) {
-        struct session *s = session_at((uint32_t)((size_t)(at - (const uint8_t *)f->session) / sizeof f->session[0]));
+        struct session *s =
+            session_at((uint32_t)((size_t)(at - (const uint8_t *)f->session) / sizeof f->session[0]));
         struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
         struct slot *slot = own ? outbox_slot(own, s->own_slot) : NULL;
         if (slot && l == &s->tx_lock) {
@@ -145,8 +149,8 @@ void family_repair(struct family_lock *l)
 
 int family_create(void)
 {
-    void *map = mmap(NULL, sizeof(struct family), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-                     0);
+    void *map = mmap(NULL, sizeof(struct family), PROT_READ | PROT_WRITE,
+                     MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)
         return BERTH_E_NO_MEMORY;
     void *cache = mmap(NULL, SESSIONS_MAX * sizeof(struct session_cache), PROT_READ | PROT_WRITE,
@@ -241,7 +245,8 @@ uint64_t members_alive(void)
         int32_t pid = load_acquire(&C->family->member[i].pid);
         if (!pid || pid == -2)
             continue;
-        if (pid > 0 && i != C->member && C->daemon_lost && member_dead(NULL, i | C->family->member[i].generation << 8))
+        if (pid > 0 && i != C->member && C->daemon_lost &&
+            member_dead(NULL, i | C->family->member[i].generation << 8))
             continue; /* nobody is there to tell us */
         alive |= 1ull << i;
     }

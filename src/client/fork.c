@@ -121,7 +121,8 @@ static void locks_release(void)
 static void announce_child(void)
 {
     int pair[2];
-    if (C->daemon_lost || sys_call(SYS_socketpair, (long)AF_UNIX, (long)(SOCK_SEQPACKET | SOCK_CLOEXEC), 0L, pair) < 0)
+    if (C->daemon_lost ||
+        sys_call(SYS_socketpair, (long)AF_UNIX, (long)(SOCK_SEQPACKET | SOCK_CLOEXEC), 0L, pair) < 0)
         return;
     struct ctl_child msg = {.h = {.type = CTL_CHILD, .len = sizeof msg}, .member = child_member};
     if (control_send(&msg, &pair[0], 1) == 0)
@@ -175,7 +176,7 @@ static void sessions_inherit(void)
 {
     for (struct peer_box *b = C->boxes; b; b = b->next) {
         b->sessions = 0;
-        b->polled = false; /* the queues are the parent's */
+        b->polled = false;                            /* the queues are the parent's */
         memset(b->seg_asked, 0, sizeof b->seg_asked); /* and so are the answers */
     }
     C->polled = C->armed = NULL;
@@ -239,9 +240,8 @@ static void after_fork_child(void)
 
 static int child_hello(int page_fd, int kick)
 {
-    struct ctl_child_hello msg = {.h = {.type = CTL_CHILD_HELLO, .len = sizeof msg},
-                                  .version = CTL_VERSION,
-                                  .pid = (uint32_t)getpid()};
+    struct ctl_child_hello msg = {
+        .h = {.type = CTL_CHILD_HELLO, .len = sizeof msg}, .version = CTL_VERSION, .pid = (uint32_t)getpid()};
     struct ctl_welcome is;
     int fds[2] = {page_fd, kick}, dir_fd = -1, nfds = 1;
     int err = control_request(&msg, fds, 2, &is, sizeof is, &dir_fd, &nfds);
@@ -262,7 +262,8 @@ int fork_child_ready(void)
         int page_fd = -1;
         long kick = sys_eventfd(02004000 /* O_CLOEXEC | O_NONBLOCK */);
         err = kick < 0 ? BERTH_E_NO_MEMORY : worker_page_create(&page_fd);
-        if (!err && (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd, (int)kick)) == BERTH_E_DAEMON_GONE) {
+        if (!err &&
+            (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd, (int)kick)) == BERTH_E_DAEMON_GONE) {
             log_warn("a forked child goes on without the daemon, with the sessions that it has");
             C->worker = 0;
             err = 0;

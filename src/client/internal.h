@@ -13,9 +13,9 @@ struct session *session_alloc(void); /* NULL: none left. state QUEUED, generatio
 void session_free(struct session *s);
 uint32_t ring_rec_alloc(void); /* NONE: none left */
 void ring_rec_free(uint32_t rec);
-uint64_t members_alive(void); /* bit per member */
+uint64_t members_alive(void);        /* bit per member */
 bool members_live(uint64_t members); /* is one of them alive? Asks the kernel: word of a death may be on its way */
-void *memory_get(size_t size); /* zeroed, of this process */
+void *memory_get(size_t size);       /* zeroed, of this process */
 void memory_put(void *p, size_t size);
 
 static inline void half_lock(struct family_lock *l)
@@ -53,10 +53,11 @@ void outbox_shrink(void); /* before a sleep: gives memory back that a burst took
 /* ---- peer.c: what others let us read ---- */
 #define GRAVE_NS (3 * NS_PER_SEC) /* memory of the dead stays longer than any thread sleeps on a word in it */
 struct peer_box *peer_box_find(outbox_handle handle);
-struct peer_box *peer_box_of(outbox_handle handle, uint32_t me); /* as that worker faces it */
+struct peer_box *peer_box_of(outbox_handle handle, uint32_t me);                 /* as that worker faces it */
 struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3]); /* takes the descriptors */
 void peers_collect(bool all); /* forgets what dead workers left, when no session is in it; all: everything */
-const struct slot *peer_slot(struct peer_box *box, uint32_t index); /* NULL: no such slot, or its chunk is not here yet */
+const struct slot *peer_slot(struct peer_box *box,
+                             uint32_t index);              /* NULL: no such slot, or its chunk is not here yet */
 bool peer_slot_wait(struct peer_box *box, uint32_t index); /* blocks until its chunk is here, bounded */
 const struct slot_info *peer_info(struct peer_box *box, uint32_t index);
 /* The memory of a ring word that the peer wrote: checked, with its size. NULL and *err: WOULD_BLOCK (asked for, not here
@@ -73,8 +74,8 @@ void control_fork_unlock(void);
 void control_forget(void); /* what the daemon told the parent */
 int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds);
 int control_send(void *msg, const int *fds, int nfds); /* no reply is waited for */
-void control_poll(void); /* takes what the daemon sent, if anything */
-int own_fd(int fd);      /* moves a descriptor out of the program's way and remembers it as ours */
+void control_poll(void);                               /* takes what the daemon sent, if anything */
+int own_fd(int fd); /* moves a descriptor out of the program's way and remembers it as ours */
 void own_fd_close(int fd);
 void own_fd_set(int fd, bool ours);
 bool control_pushes(void); /* something waits to be worked off by control_poll */
@@ -87,9 +88,9 @@ void client_reset(void);
 /* ---- channel.c: events ---- */
 void channel_pair(struct peer_box *box); /* makes our side and finds theirs, as far as it can be done now */
 void channel_event(struct session *s, struct session_cache *c);
-void events_poll(bool all); /* takes events from the channels that are polled, or from all */
-bool events_waiting(void);  /* anything in a polled channel? */
-void channel_rearm(void);   /* sends seldom used channels to sleep */
+void events_poll(bool all);              /* takes events from the channels that are polled, or from all */
+bool events_waiting(void);               /* anything in a polled channel? */
+void channel_rearm(void);                /* sends seldom used channels to sleep */
 void channel_scan(struct peer_box *box); /* looks for slots that answer offers */
 
 /* ---- session.c ---- */
@@ -99,12 +100,13 @@ static inline bool session_held(const struct session *s)
     return !berth_family_shared || load_relaxed(&s->holders) >> C->member & 1;
 }
 
-struct session *session_get(session_handle h); /* NULL: stale. No lock is held: check the generation again under one */
+struct session *session_get(
+    session_handle h); /* NULL: stale. No lock is held: check the generation again under one */
 struct session_cache *session_cache_of(struct session *s); /* made anew where it is stale */
 struct session_cache *session_cache_make(struct session *s);
 session_handle session_handle_of(const struct session *s);
-void session_linked(struct session *s);  /* connector: the peer's slot is known now */
-void session_try_link(struct session *s); /* connector: has somebody accepted? */
+void session_linked(struct session *s);                            /* connector: the peer's slot is known now */
+void session_try_link(struct session *s);                          /* connector: has somebody accepted? */
 void session_break(struct session *s, int error, const char *why); /* the peer is dead, or broke the rules */
 void session_event(struct peer_box *box, uint32_t peer_slot_index);
 void sessions_confirm(void); /* acceptors look whether the connectors know them */
@@ -136,14 +138,15 @@ void offer_again(struct session *s); /* one that is QUEUED */
 
 /* ---- stream.c ---- */
 void stream_publish_head(struct session *s, struct session_cache *c); /* under rx_lock */
-bool stream_cut(struct session *s, struct session_cache *c); /* the peer's stream was cut off, not ended */
-void stream_flush_head(struct session *s, bool try_only); /* before anybody sleeps */
+bool stream_cut(struct session *s, struct session_cache *c);          /* the peer's stream was cut off, not ended */
+void stream_flush_head(struct session *s, bool try_only);             /* before anybody sleeps */
 bool stream_readable(struct session *s, struct session_cache *c);
 bool stream_segment_missing(struct session *s, struct session_cache *c);
 int stream_segment_wait(struct session_cache *c);
 bool stream_writable(struct session *s, struct session_cache *c);
-bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge); /* false: it is readable */
-bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag);           /* false: it is writable */
+bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag,
+                     bool edge);                                                  /* false: it is readable */
+bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag); /* false: it is writable */
 void stream_release_ring(struct session *s, struct session_cache *c);
 uint32_t stream_ready(struct session *s, struct session_cache *c);
 void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset);
@@ -154,7 +157,7 @@ int64_t spin_budget(const struct session_cache *c);
 uint32_t cpu_here(void); /* plus one */
 /* An epoll descriptor of the calling thread with the worker's kick and the control socket in it. */
 int thread_ep(void);
-void waiter_any_asleep(void); /* moves WAITER_ANY's word on, so that the next event kicks */
+void waiter_any_asleep(void);       /* moves WAITER_ANY's word on, so that the next event kicks */
 int64_t wait_cap(int64_t deadline); /* how long a sleep may last at most, ns, -1 for ever: see sessions_confirm */
 struct timespec *timespec_of(int64_t ns, struct timespec *ts); /* NULL for -1 */
 
@@ -175,8 +178,8 @@ void listeners_close(void);
 
 /* ---- fork.c ---- */
 void fork_install(void);
-void shared_link(struct session *s);  /* an inherited session whose acceptor another member, or nobody, has met */
-void shared_confirm(void);            /* inherited sessions that the connector may not know of */
+void shared_link(struct session *s); /* an inherited session whose acceptor another member, or nobody, has met */
+void shared_confirm(void);           /* inherited sessions that the connector may not know of */
 void shared_kick(const struct session *s); /* wakes every holder that sleeps */
 void kicks_watch(int epfd, uint64_t data); /* enters the kicks of our ancestors */
 void member_gone(uint32_t member);

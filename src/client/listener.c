@@ -120,7 +120,8 @@ int client_listener_backlog(listener_handle h, uint32_t backlog)
     if (!l)
         return BERTH_E_BAD_HANDLE;
     l->backlog = backlog;
-    struct ctl_listener msg = {.h = {.type = CTL_BACKLOG, .len = sizeof msg}, .listener = l->id, .backlog = backlog};
+    struct ctl_listener msg = {
+        .h = {.type = CTL_BACKLOG, .len = sizeof msg}, .listener = l->id, .backlog = backlog};
     return control_send(&msg, NULL, 0);
 }
 
@@ -264,7 +265,7 @@ int client_accept_if(listener_handle h, bool (*may)(void *arg), void *arg, sessi
             if (t.magic != TOKEN_MAGIC || t.listener != l->id)
                 continue;
         }
-have:;
+    have:;
         struct peer_box *box = peer_box_find(t.outbox);
         if (!box && berth_family_shared && !(box = fetch_outbox(t.outbox)))
             continue; /* its owner is gone, and nobody waits for it any more */

@@ -79,7 +79,8 @@ static int add_segment(struct own_box *box, uint32_t index, uint64_t size, int *
     box->seg_size[index] = size;
     box->writable[index] = true;
     fill_header(box, index, size);
-    r->seg[index] = (struct seg_rec){.size = size, .bump = index == 0 ? OUTBOX_POOL : RINGS_POOL, .creator = C->member};
+    r->seg[index] =
+        (struct seg_rec){.size = size, .bump = index == 0 ? OUTBOX_POOL : RINGS_POOL, .creator = C->member};
     store_relaxed(&r->segments, index + 1);
     r->bytes += size;
     *fd_out = fd;
@@ -181,9 +182,8 @@ bool outbox_ring_fetch(struct own_box *box, uint64_t word)
     uint32_t index = ring_segment(word);
     if (index >= OUTBOX_SEGMENTS || box->seg[index])
         return index < OUTBOX_SEGMENTS;
-    struct ctl_outbox msg = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof msg},
-                             .outbox = outbox_rec_of(box)->handle,
-                             .index = index};
+    struct ctl_outbox msg = {
+        .h = {.type = CTL_GET_SEGMENT, .len = sizeof msg}, .outbox = outbox_rec_of(box)->handle, .index = index};
     struct ctl_segment_is is;
     const void *map;
     const char *why = "";
@@ -295,11 +295,13 @@ static int grow(struct own_box *box, uint64_t size)
     uint64_t want = r->bytes > (256u << 20) ? 256u << 20 : r->bytes;
     if (want < 2 * size + PAGE_BYTES)
         want = size >= (16u << 20) ? size + PAGE_BYTES : 2 * size + PAGE_BYTES;
-    int err = C->daemon_lost ? BERTH_E_DAEMON_GONE : BERTH_E_LIMIT; /* nobody could get at a segment without the daemon */
+    int err =
+        C->daemon_lost ? BERTH_E_DAEMON_GONE : BERTH_E_LIMIT; /* nobody could get at a segment without the daemon */
     if (!C->daemon_lost && index < OUTBOX_SEGMENTS && r->bytes + want <= C->outbox_limit)
         err = add_segment(box, index, want, &fd);
     if (!err) {
-        struct ctl_outbox msg = {.h = {.type = CTL_SEGMENT, .len = sizeof msg}, .outbox = r->handle, .index = index};
+        struct ctl_outbox msg = {
+            .h = {.type = CTL_SEGMENT, .len = sizeof msg}, .outbox = r->handle, .index = index};
         err = control_send(&msg, &fd, 1); /* before any slot names it: who meets it can ask for it */
         (void)sys_close(fd);
         store_relaxed(&r->grown_at, clock_now());
@@ -341,8 +343,8 @@ void outbox_shrink(void)
 {
     static int64_t last;
     int64_t now = clock_now();
-    if (!load_relaxed(&C->extra_segments) || now - load_relaxed(&last) < NS_PER_SEC || berth_family_shared || C->daemon_lost ||
-        !plock_try(&C->lock))
+    if (!load_relaxed(&C->extra_segments) || now - load_relaxed(&last) < NS_PER_SEC || berth_family_shared ||
+        C->daemon_lost || !plock_try(&C->lock))
         return;
     store_relaxed(&last, now);
     for (struct own_box *box = C->outboxes; box; box = box->next) {

@@ -120,7 +120,8 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
     uint64_t size = 0;
     const char *why = "out of memory";
     b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int err = b == MAP_FAILED ? BERTH_E_NO_MEMORY : segment_open(fds[0], SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why);
+    int err = b == MAP_FAILED ? BERTH_E_NO_MEMORY
+                              : segment_open(fds[0], SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why);
     if (!err) {
         const struct segment_header *h = map;
         if (load_acquire(&h->magic) != ABI_MAGIC_OUTBOX || h->version != ABI_VERSION || h->outbox != is->outbox ||
@@ -252,7 +253,8 @@ void peers_collect(bool all)
     if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) && !load_relaxed(&C->own_graves) &&
         !load_relaxed(&C->own_loose))
         return;
-    static int64_t looked; /* it goes through all of them, and is asked at every accept: not more often than it pays */
+    static int64_t
+        looked; /* it goes through all of them, and is asked at every accept: not more often than it pays */
     int64_t now = clock_now();
     if (!all && now - load_relaxed(&looked) < COLLECT_NS)
         return;
@@ -308,9 +310,8 @@ static void ask_segment(struct peer_box *box, uint32_t index)
 {
     if (exchange_sc(&box->seg_asked[index], 1))
         return;
-    struct ctl_outbox msg = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof msg, .seq = NONE},
-                             .outbox = box->handle,
-                             .index = index};
+    struct ctl_outbox msg = {
+        .h = {.type = CTL_GET_SEGMENT, .len = sizeof msg, .seq = NONE}, .outbox = box->handle, .index = index};
     if (control_send(&msg, NULL, 0) != 0)
         store_relaxed(&box->seg_asked[index], 0);
 }
@@ -380,10 +381,9 @@ void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int stat
     if (status != 0) {
         log_warn("segment %u of outbox %llx is refused: %s", index, (unsigned long long)handle, why);
         store_release(&box->seg_asked[index], 2);
-    }
-    else if (box->own)
+    } else if (box->own)
         channel_scan(box); /* events that came before it said nothing to us */
-    watches_wake_all(); /* sessions that were set aside for it */
+    watches_wake_all();    /* sessions that were set aside for it */
 }
 
 /* Its owner says that every ring in it is drained. Should that be a lie, a thread of ours may be reading there this moment: so
@@ -456,7 +456,8 @@ bool peer_slot_wait(struct peer_box *box, uint32_t index)
 const struct slot_info *peer_info(struct peer_box *box, uint32_t index)
 {
     const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS, false);
-    return chunk ? (const struct slot_info *)(const void *)(chunk + CHUNK_SLOTS * CACHE_LINE) + index % CHUNK_SLOTS : NULL;
+    return chunk ? (const struct slot_info *)(const void *)(chunk + CHUNK_SLOTS * CACHE_LINE) + index % CHUNK_SLOTS
+                 : NULL;
 }
 
 void peer_worker_dead(uint32_t worker)

@@ -38,7 +38,8 @@ static int check_items(struct client_poll_item *items, int n)
             if (s && load_relaxed(&s->flags) & SF_SHARED && !session_cache_of(s)->peer)
                 session_try_link(s);
             if (s)
-                ready = load_relaxed(&s->state) == SESSION_QUEUED && !client_connected(items[i].handle) && !(load_relaxed(&s->flags) & SF_RESET)
+                ready = load_relaxed(&s->state) == SESSION_QUEUED && !client_connected(items[i].handle) &&
+                                !(load_relaxed(&s->flags) & SF_RESET)
                             ? 0
                             : stream_ready(s, session_cache_of(s));
             items[i].revents = ready & (items[i].events | EPOLLERR | EPOLLHUP);
@@ -49,8 +50,8 @@ static int check_items(struct client_poll_item *items, int n)
 }
 
 /* The kernel's side, for at most `left` ns. Adds listeners' readiness to the items. Count, or -EINTR. */
-static int check_kernel(struct wait_list *w, struct client_poll_item *items, int n, struct pollfd *kfds, int64_t left,
-                        const sigset_t *mask, bool sleeping)
+static int check_kernel(struct wait_list *w, struct client_poll_item *items, int n, struct pollfd *kfds,
+                        int64_t left, const sigset_t *mask, bool sleeping)
 {
     struct timespec ts;
     int count = sleeping ? w->count : w->count - 1;
@@ -145,8 +146,8 @@ static int spin(struct wait_list *w, struct client_poll_item *items, int n, stru
     return 0;
 }
 
-static int wait_loop(struct wait_list *w, struct client_poll_item *items, int n, struct pollfd *kfds, int64_t timeout,
-                     const sigset_t *mask)
+static int wait_loop(struct wait_list *w, struct client_poll_item *items, int n, struct pollfd *kfds,
+                     int64_t timeout, const sigset_t *mask)
 {
     events_poll(true);
     int found = check_items(items, n);

@@ -158,4 +158,3 @@ void ports_release(struct session *s)
         f->port[f->count++] = s->local.port;
     plock_release(&C->lock);
 }
-

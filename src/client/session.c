@@ -31,7 +31,6 @@
 #include "base/sys.h"
 #include "client/internal.h"
 
-
 /* ---- handles ---------------------------------------------------------------------------------------------- */
 
 session_handle session_handle_of(const struct session *s)
@@ -63,7 +62,8 @@ struct session_cache *session_cache_of(struct session *s)
     }
     struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
     c->own = own ? outbox_slot(own, s->own_slot) : NULL;
-    struct peer_box *box = s->peer_outbox && own ? peer_box_of(s->peer_outbox, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
+    struct peer_box *box =
+        s->peer_outbox && own ? peer_box_of(s->peer_outbox, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
     store_relaxed(&c->box, box);
     store_relaxed(&c->peer, box ? peer_slot(box, s->peer_slot) : NULL);
     c->tx_ring = NULL;
@@ -114,7 +114,8 @@ void session_fill_slot(struct session *s, struct own_box *box)
 /* ---- link and confirm ---------------------------------------------------------------------------------------- */
 
 /* `names`: our slot and its generation, as the peer has it. The record may have become another session's meanwhile. */
-static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index, const struct slot *p, uint64_t names)
+static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index, const struct slot *p,
+                    uint64_t names)
 {
     struct session_cache *c = session_cache_of(s);
     family_lock_acquire(&s->rx_lock, C->member);
@@ -157,7 +158,8 @@ void session_linked(struct session *s)
     struct session_cache *c = session_cache_of(s);
     uint64_t tail = load_relaxed(&s->tail);
     notify_data(s, c, 0, tail + (load_relaxed(&s->flags) & SF_SHUT_WR ? 1 : 0));
-    notify_space(s, c, 0, load_relaxed(&s->state) == SESSION_ZOMBIE ? WANT_NOTHING : load_relaxed(&s->head_published));
+    notify_space(s, c, 0,
+                 load_relaxed(&s->state) == SESSION_ZOMBIE ? WANT_NOTHING : load_relaxed(&s->head_published));
     watches_ready(c);
 }
 
@@ -211,10 +213,12 @@ void sessions_confirm(void)
         struct session *s = session_at(*link - 1);
         struct session_cache *c = session_cache_of(s);
         uint64_t me = (uint64_t)c->own->generation << 32 | s->own_slot;
-        uint64_t names = load_acquire(&c->peer) ? load_acquire(&c->peer->peer) : 0; /* once: it may come to name us at any moment */
+        uint64_t names = load_acquire(&c->peer) ? load_acquire(&c->peer->peer)
+                                                : 0; /* once: it may come to name us at any moment */
         bool knows = names == me && load_relaxed(&c->peer->generation) == s->peer_generation;
-        bool over = !load_acquire(&c->peer) || load_relaxed(&c->peer->generation) != s->peer_generation || load_relaxed(&s->flags) & (SF_DEAD | SF_RESET) ||
-                    load_relaxed(&s->state) != SESSION_OPEN || (names && names != me);
+        bool over = !load_acquire(&c->peer) || load_relaxed(&c->peer->generation) != s->peer_generation ||
+                    load_relaxed(&s->flags) & (SF_DEAD | SF_RESET) || load_relaxed(&s->state) != SESSION_OPEN ||
+                    (names && names != me);
         if (c->box && c->box->their_channel == NONE)
             channel_pair(c->box);
         if (knows && c->box && c->box->their_channel == NONE && !over)
@@ -296,7 +300,9 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     session_set_state(s, SESSION_OPEN);
     slot_set_state(c->own, SLOT_ACCEPTED);
     channel_pair(box);
-    if (load_sc(&box->worker->dead)) { /* looked at when others can find the session: sessions_of_worker_dead may be at it */
+    if (load_sc(
+            &box->worker
+                 ->dead)) { /* looked at when others can find the session: sessions_of_worker_dead may be at it */
         fetch_or_sc(&s->flags, SF_DEAD);
     } else {
         channel_event(s, c);
@@ -384,7 +390,8 @@ static int no_session(session_handle h)
     if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32))
         return BERTH_E_BAD_HANDLE;
     const struct session *s = session_at(index);
-    return load_acquire(&s->generation) == (uint32_t)(h >> 32) && !session_held(s) ? BERTH_E_NOT_OWNER : BERTH_E_BAD_HANDLE;
+    return load_acquire(&s->generation) == (uint32_t)(h >> 32) && !session_held(s) ? BERTH_E_NOT_OWNER
+                                                                                   : BERTH_E_BAD_HANDLE;
 }
 
 int client_shutdown(session_handle h, int how)
@@ -470,7 +477,8 @@ static int finish(session_handle h, bool abort)
     store_release(&s->holders, me); /* until the slot is given back: should we die, somebody else has to do it */
     watches_drop(h, &c->watches);
     uint32_t was = s->state;
-    bool unread = load_acquire(&c->peer) && !(load_relaxed(&s->flags) & SF_SHUT_RD) && count_offset(slot_tail(c->peer)) != s->head;
+    bool unread = load_acquire(&c->peer) && !(load_relaxed(&s->flags) & SF_SHUT_RD) &&
+                  count_offset(slot_tail(c->peer)) != s->head;
     end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
     s->write_span = 0;
     session_set_state(s, SESSION_ZOMBIE);
@@ -624,7 +632,8 @@ void sessions_listener_gone(uint32_t listener)
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
         uint32_t state = load_acquire(&s->state);
-        if (s->listener == listener && load_relaxed(&s->flags) & SF_CONNECTOR && !s->peer_outbox && s->holders >> C->member & 1 &&
+        if (s->listener == listener && load_relaxed(&s->flags) & SF_CONNECTOR && !s->peer_outbox &&
+            s->holders >> C->member & 1 &&
             (state == SESSION_QUEUED || state == SESSION_OFFERED || state == SESSION_ZOMBIE)) {
             session_try_link(s); /* accepted at the last moment? */
             if (!s->peer_outbox)
@@ -642,7 +651,8 @@ int client_take_error(session_handle h)
     int32_t error = exchange_sc(&s->error, 0);
     if (error == BERTH_E_RESET && !client_tell_reset(h))
         error = 0;
-    else if (!error && !(load_relaxed(&s->flags) & SF_RESET_TOLD) && stream_cut(s, session_cache_of(s)) && client_tell_reset(h))
+    else if (!error && !(load_relaxed(&s->flags) & SF_RESET_TOLD) && stream_cut(s, session_cache_of(s)) &&
+             client_tell_reset(h))
         error = BERTH_E_RESET;
     return error;
 }

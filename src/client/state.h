@@ -28,9 +28,9 @@
 
 #include "base/atomic.h"
 #include "base/plock.h"
-#include "client/family_lock.h"
 #include "berth/berth.h"
 #include "client/client.h"
+#include "client/family_lock.h"
 #include "session/directory.h"
 #include "session/endpoint.h"
 #include "shm/abi.h"
@@ -110,11 +110,11 @@ enum session_state {
 #define SF_SHUT_WR 0x02u
 #define SF_SHUT_RD 0x04u
 #define SF_READ_SPAN 0x08u
-#define SF_CONFIRMED 0x20u /* acceptor: the connector knows our slot */
-#define SF_RESET 0x40u     /* the peer is gone or broke the rules: nothing more comes, `error` was set */
-#define SF_SHARED 0x80u    /* held by more than one member: see fork.c */
+#define SF_CONFIRMED 0x20u   /* acceptor: the connector knows our slot */
+#define SF_RESET 0x40u       /* the peer is gone or broke the rules: nothing more comes, `error` was set */
+#define SF_SHARED 0x80u      /* held by more than one member: see fork.c */
 #define SF_RESET_TOLD 0x200u /* the program has been told of the reset: see client_tell_reset */
-#define SF_DEAD 0x100u  /* the peer worker is gone: what it published can still be read */
+#define SF_DEAD 0x100u       /* the peer worker is gone: what it published can still be read */
 
 struct session {
     /* line 0: sending */
@@ -178,7 +178,7 @@ struct family {
     uint32_t rings;
     uint32_t next_outbox; /* count for handles, per family */
     uint32_t pad;
-    uint32_t any_arm;     /* WAITER_ANY's */
+    uint32_t any_arm; /* WAITER_ANY's */
     struct member member[MEMBERS_MAX];
     struct outbox_rec outbox[OUTBOXES_MAX];
     struct ring_rec ring[RINGS_MAX];
@@ -228,14 +228,14 @@ struct peer_box { /* an outbox of another worker, facing our app */
     uint32_t kicked_channel;
     uint32_t sessions; /* how many of ours have their peer slot in it */
     uint32_t idle;     /* rounds without an event */
-    uint32_t me;             /* as which worker we face it: ours, or the one that we were forked from */
+    uint32_t me;       /* as which worker we face it: ours, or the one that we were forked from */
     bool polled, announced;
     bool tardy; /* it named a segment that never came */
     const uint8_t *seg[OUTBOX_SEGMENTS];
     uint64_t seg_size[OUTBOX_SEGMENTS];
     uint8_t seg_asked[OUTBOX_SEGMENTS];
-    int64_t buried;          /* when it was taken out of every table */
-    struct peer_box *next;   /* in client.boxes, or in the graveyard */
+    int64_t buried;        /* when it was taken out of every table */
+    struct peer_box *next; /* in client.boxes, or in the graveyard */
     struct peer_box *next_hash;
     struct peer_box *next_polled;
 };
@@ -318,9 +318,9 @@ struct client {
     struct peer_box *box_graves;
     struct own_box *own_graves;
     uint32_t extra_segments; /* of our own outboxes beyond the first of each */
-    uint32_t own_loose; /* an outbox may have lost its last use: a route or a session went */
-    uint32_t dead_boxes; /* boxes of dead workers, to be buried when no session is in them */
-    uint32_t queued;     /* sessions whose token found no room; list by session.next */
+    uint32_t own_loose;      /* an outbox may have lost its last use: a route or a session went */
+    uint32_t dead_boxes;     /* boxes of dead workers, to be buried when no session is in them */
+    uint32_t queued;         /* sessions whose token found no room; list by session.next */
     uint32_t reoffer_app;
     int64_t reoffer_at; /* when to offer again what a dead worker of that app may have taken; 0: nothing */
     struct route *routes;

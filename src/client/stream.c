@@ -168,7 +168,8 @@ static __attribute__((noinline)) void pace(struct session *s)
  * return. rx_lock is held. */
 static inline ssize_t receive_look(struct session *s, struct session_cache *c, uint64_t *tail_word)
 {
-    bool shared = load_relaxed(&s->flags) & SF_SHARED; /* then another process may have looked last, at another ring */
+    bool shared =
+        load_relaxed(&s->flags) & SF_SHARED; /* then another process may have looked last, at another ring */
     if (s->tail_seen > s->head && c->rx_ring && !shared)
         return (ssize_t)(s->tail_seen - s->head);
     if (!load_acquire(&c->peer)) {
@@ -411,7 +412,8 @@ static int swap_ring(struct session *s, struct session_cache *c, uint64_t size)
     struct ring_rec *ring = &C->family->ring[rec];
     uint8_t *to = outbox_ring_at(box, ring->word, NULL);
     uint64_t new_size = 1ull << ring_log2(ring->word);
-    const uint8_t *from = old == NONE || s->head_seen == s->tail ? NULL : outbox_ring_at(box, C->family->ring[old].word, NULL);
+    const uint8_t *from =
+        old == NONE || s->head_seen == s->tail ? NULL : outbox_ring_at(box, C->family->ring[old].word, NULL);
     if (!from && old != NONE && s->head_seen != s->tail) { /* another member's, and not mapped here yet */
         if (outbox_ring_fetch(box, C->family->ring[old].word))
             from = outbox_ring_at(box, C->family->ring[old].word, NULL);
@@ -497,7 +499,8 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
     if (__builtin_expect(room >= want && c->tx_ring, 1)) {
         if (unread < STEADY)
             return (ssize_t)room;
-        (void)reader_moves(s, c, THROTTLE_NS); /* a ring that has grown is for those who do not read, not for a race */
+        (void)reader_moves(s, c,
+                           THROTTLE_NS); /* a ring that has grown is for those who do not read, not for a race */
         return (ssize_t)(s->tx_size - (s->tail - s->head_seen));
     }
     if (s->tx_rec != NONE && !c->tx_ring) { /* a forked process that meets the ring for the first time */
@@ -591,7 +594,8 @@ out:
         notify_data(s, c, old_tail, old_tail + (size_t)result);
     if (tell_space)
         notify_space(s, c, old_head, load_relaxed(&s->head_published));
-    if (__builtin_expect(c->watches && (result == BERTH_E_WOULD_BLOCK || (result > 0 && (size_t)result < total)), 0) &&
+    if (__builtin_expect(c->watches && (result == BERTH_E_WOULD_BLOCK || (result > 0 && (size_t)result < total)),
+                         0) &&
         !stream_arm_write(s, c, 0))
         watches_ready(c); /* an edge-triggered watch is judged again only when something happens */
     return result;
@@ -680,7 +684,8 @@ bool stream_segment_missing(struct session *s, struct session_cache *c)
 {
     int err = BERTH_E_PROTOCOL;
     uint64_t size;
-    if (!load_acquire(&c->peer) || load_relaxed(&c->rx_ring) || count_offset(slot_tail(c->peer)) == load_relaxed(&s->head))
+    if (!load_acquire(&c->peer) || load_relaxed(&c->rx_ring) ||
+        count_offset(slot_tail(c->peer)) == load_relaxed(&s->head))
         return false;
     return !peer_ring(c->box, slot_ring(c->peer), &size, false, &err) && err == BERTH_E_WOULD_BLOCK;
 }

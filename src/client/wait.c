@@ -198,8 +198,8 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline)
             continue;
         }
         /* `want` is one word: where an event set, a poll or another process may set it too, nobody sleeps by futex */
-        if (!load_acquire(&c->peer) || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) || load_acquire(&c->watches) ||
-            load_relaxed(&c->pollers) || load_relaxed(&s->flags) & SF_SHARED)
+        if (!load_acquire(&c->peer) || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) ||
+            load_acquire(&c->watches) || load_relaxed(&c->pollers) || load_relaxed(&s->flags) & SF_SHARED)
             return wait_poll(h, events, deadline);
         uint8_t cpu = (uint8_t)cpu_here();
         if (load_relaxed(&c->own->cpu) != cpu)

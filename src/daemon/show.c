@@ -263,9 +263,9 @@ static void show_session(struct sheet *sheet, const struct outbox *o, const stru
         sheet->started ? ",\n" : "[\n", local, remote, o->owner->app_id, quoted(sheet, o->owner->app_id),
         (int)o->owner->pid, o->dead ? "dead" : state_name(mine->slot.state), o->facing->id,
         quoted(sheet, o->facing->id), peer_outbox ? (int)peer_outbox->owner->pid : 0,
-        !peer               ? "none"
+        !peer                              ? "none"
         : peer_outbox && peer_outbox->dead ? "dead"
-                            : state_name(peer->state),
+                                           : state_name(peer->state),
         (long long)out, (long long)in, (long long)out_fill, (long long)in_fill, (long long)out_size,
         (long long)in_size);
     sheet->started = true;

@@ -73,7 +73,8 @@ static bool parse_protocol(struct parser *p, uint8_t *proto)
         size_t same = 0;
         while (p->text[n + same] && p->text[n + same] == "://"[same])
             same++;
-        return fail(p, n + same, n ? "'://' must follow the protocol" : "a protocol such as tcp:// must come first");
+        return fail(p, n + same,
+                    n ? "'://' must follow the protocol" : "a protocol such as tcp:// must come first");
     }
     for (size_t i = 0; i < sizeof protocols / sizeof protocols[0]; i++) {
         if (strlen(protocols[i].name) != n || memcmp(protocols[i].name, p->text, n) != 0)
@@ -127,7 +128,8 @@ static bool parse_group(struct parser *p, size_t end, uint8_t out[2])
     if (p->at == start) {
         if (p->at < end && p->text[p->at] == '%')
             return fail(p, p->at, "scope ids are not supported");
-        return fail(p, p->at, p->at < end ? "this cannot be in an IPv6 address" : "the IPv6 address ends too early");
+        return fail(p, p->at,
+                    p->at < end ? "this cannot be in an IPv6 address" : "the IPv6 address ends too early");
     }
     out[0] = (uint8_t)(value >> 8);
     out[1] = (uint8_t)value;
@@ -166,8 +168,9 @@ static bool parse_v6(struct parser *p, size_t end, uint8_t out[16])
         if (p->at >= end)
             break;
         if (p->text[p->at] != ':')
-            return fail(p, p->at, p->text[p->at] == '%' ? "scope ids are not supported"
-                                                        : "this cannot be in an IPv6 address");
+            return fail(p, p->at,
+                        p->text[p->at] == '%' ? "scope ids are not supported"
+                                              : "this cannot be in an IPv6 address");
         if (++p->at < end && p->text[p->at] == ':') {
             if (gap >= 0)
                 return fail(p, p->at, "an IPv6 address has '::' once at most");
@@ -226,7 +229,8 @@ static bool check_host(struct parser *p, size_t start, size_t end)
         if (i - label > 63)
             return fail(p, label + 63, "a part of a server name has at most 63 characters");
         if (p->text[label] == '-' || p->text[i - 1] == '-')
-            return fail(p, p->text[label] == '-' ? label : i - 1, "a part of a server name begins or ends with '-'");
+            return fail(p, p->text[label] == '-' ? label : i - 1,
+                        "a part of a server name begins or ends with '-'");
         label = i + 1;
     }
     return true;
@@ -318,7 +322,7 @@ static bool parse(struct parser *p, bool for_listen, endpoint *out, size_t *host
     if (!parse_protocol(p, &out->proto))
         return false;
     uint8_t proto = out->proto;
-    bool ok = p->text[p->at] == '['                ? parse_bracket_form(p, out, host_at, host_len)
+    bool ok = p->text[p->at] == '['                  ? parse_bracket_form(p, out, host_at, host_len)
               : strchr(p->text + p->at, '/') != NULL ? parse_slash_form(p, out)
                                                      : parse_colon_form(p, out);
     out->proto = proto;

@@ -112,7 +112,7 @@ static void take_args(const char **argv, const char *first, va_list *ap)
     {                                                                                                              \
         va_list ap;                                                                                                \
         va_start(ap, arg);                                                                                         \
-        const char **argv = alloca(count_args(ap) * sizeof *argv);                                                                          \
+        const char **argv = alloca(count_args(ap) * sizeof *argv);                                                 \
         take_args(argv, arg, &ap);                                                                                 \
         va_end(ap);                                                                                                \
         return call(path, (char *const *)argv);                                                                    \

@@ -195,7 +195,8 @@ static int accept_look(int fd, struct sock *s, listener_handle l, struct sockadd
     return -1;
 }
 
-static int listener_accept(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len, int flags)
+static int listener_accept(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len,
+                           int flags)
 {
     if (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC) || (addr && !len)) {
         errno = addr && !len ? EFAULT : EINVAL;

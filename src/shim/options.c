@@ -301,7 +301,9 @@ static int give_tcp_info(struct sock *s, uint64_t h, void *value, socklen_t *len
 {
     uint32_t ready = client_readiness(h);
     struct tcp_info info = {
-        .tcpi_state = ready & EPOLLHUP ? 7 /* CLOSE */ : ready & EPOLLRDHUP ? 8 /* CLOSE_WAIT */ : 1,
+        .tcpi_state = ready & EPOLLHUP     ? 7 /* CLOSE */
+                      : ready & EPOLLRDHUP ? 8 /* CLOSE_WAIT */
+                                           : 1,
         .tcpi_options = TCPI_OPT_TIMESTAMPS | TCPI_OPT_SACK | TCPI_OPT_WSCALE,
         .tcpi_rto = 201000,
         .tcpi_ato = 40000,

@@ -181,7 +181,8 @@ EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, c
     return poll_both(fds, n, ns, mask);
 }
 
-EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t room)
+EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask,
+                       size_t room)
 {
     if (room / sizeof *fds < n)
         __chk_fail();
@@ -217,7 +218,8 @@ static void clear(fd_set *set, int n)
 
 static short select_events(fd_set *r, fd_set *w, fd_set *e, int fd)
 {
-    return (short)((in_set(r, fd) ? IN_EVENTS : 0) | (in_set(w, fd) ? OUT_EVENTS : 0) | (in_set(e, fd) ? POLLPRI : 0));
+    return (short)((in_set(r, fd) ? IN_EVENTS : 0) | (in_set(w, fd) ? OUT_EVENTS : 0) |
+                   (in_set(e, fd) ? POLLPRI : 0));
 }
 
 /* The pollfds for what is in the sets. Returns their number; with fds NULL only counts. stack: is one of them a session

@@ -36,7 +36,8 @@
     X(ssize_t, readv, (int fd, const struct iovec *v, int n), (fd, v, n))                                          \
     X(ssize_t, writev, (int fd, const struct iovec *v, int n), (fd, v, n))                                         \
     X(ssize_t, recv, (int fd, void *b, size_t n, int f), (fd, b, n, f))                                            \
-    X(ssize_t, recvfrom, (int fd, void *b, size_t n, int f, struct sockaddr *a, socklen_t *l), (fd, b, n, f, a, l)) \
+    X(ssize_t, recvfrom, (int fd, void *b, size_t n, int f, struct sockaddr *a, socklen_t *l),                     \
+      (fd, b, n, f, a, l))                                                                                         \
     X(ssize_t, recvmsg, (int fd, struct msghdr *m, int f), (fd, m, f))                                             \
     X(int, recvmmsg, (int fd, struct mmsghdr *m, unsigned n, int f, struct timespec *t), (fd, m, n, f, t))         \
     X(ssize_t, send, (int fd, const void *b, size_t n, int f), (fd, b, n, f))                                      \
@@ -50,8 +51,8 @@
     X(int, getpeername, (int fd, struct sockaddr *a, socklen_t *n), (fd, a, n))                                    \
     X(int, getsockopt, (int fd, int l, int o, void *v, socklen_t *n), (fd, l, o, v, n))                            \
     X(int, setsockopt, (int fd, int l, int o, const void *v, socklen_t n), (fd, l, o, v, n))                       \
-    X(int, poll, (struct pollfd *p, nfds_t n, int t), (p, n, t))                                                   \
-    X(int, ppoll, (struct pollfd *p, nfds_t n, const struct timespec *t, const sigset_t *m), (p, n, t, m))         \
+    X(int, poll, (struct pollfd * p, nfds_t n, int t), (p, n, t))                                                  \
+    X(int, ppoll, (struct pollfd * p, nfds_t n, const struct timespec *t, const sigset_t *m), (p, n, t, m))        \
     X(int, select, (int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *t), (n, r, w, e, t))                   \
     X(int, pselect, (int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *t, const sigset_t *m),         \
       (n, r, w, e, t, m))                                                                                          \

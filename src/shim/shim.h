@@ -56,9 +56,9 @@ struct sock {
     uint64_t handle; /* SESSION, LISTENER; else 0 */
     uint32_t generation;
     uint8_t kind;
-    uint8_t nonblock;   /* the program's O_NONBLOCK; kernel's own for BOUND */
-    uint8_t family;     /* AF_INET, AF_INET6 */
-    uint8_t connecting; /* a non-blocking connect whose end connect() has not yet reported */
+    uint8_t nonblock;    /* the program's O_NONBLOCK; kernel's own for BOUND */
+    uint8_t family;      /* AF_INET, AF_INET6 */
+    uint8_t connecting;  /* a non-blocking connect whose end connect() has not yet reported */
     int64_t rcv_timeout; /* ns; 0: none */
     int64_t snd_timeout;
     uint32_t refs; /* descriptors of this process */
@@ -123,10 +123,10 @@ static inline enum sock_kind fd_kind(int fd, struct sock **sock)
 /* All under shim_lock. */
 struct sock *sock_alloc(enum sock_kind kind, int family); /* NULL: no memory. No reference yet */
 uint64_t sock_word(const struct sock *s);
-void fd_bind(int fd, struct sock *s);   /* one more reference */
-struct sock *fd_take(int fd);           /* clears the word; the reference is the caller's */
-void sock_put(struct sock *s, int fd);  /* drops one; the last closes it. fd: the number it had */
-void sock_forget(struct sock *s);       /* from now on a plain kernel socket under every number it has */
+void fd_bind(int fd, struct sock *s);  /* one more reference */
+struct sock *fd_take(int fd);          /* clears the word; the reference is the caller's */
+void sock_put(struct sock *s, int fd); /* drops one; the last closes it. fd: the number it had */
+void sock_forget(struct sock *s);      /* from now on a plain kernel socket under every number it has */
 /* Calls `visit` for each descriptor of s. */
 void sock_each_fd(struct sock *s, void (*visit)(int fd, void *arg), void *arg);
 
@@ -137,8 +137,8 @@ bool fd_internal(int fd);                       /* the shim's own or libberth's 
 void fd_internal_lost(int fd);                  /* the program put something else there */
 
 /* ---- errors.c ---- */
-int error_number(int berth_error); /* the errno for it */
-int fail(int berth_error);         /* sets errno, -1 */
+int error_number(int berth_error);     /* the errno for it */
+int fail(int berth_error);             /* sets errno, -1 */
 bool signal_restarts(int64_t timeout); /* after INTERRUPTED: would Linux have restarted the call? */
 
 /* ---- socket.c ---- */
@@ -169,7 +169,7 @@ bool options_value(const struct option_set *set, int level, int name, void *valu
 /* ---- epoll.c: under shim_lock ---- */
 void regs_to_session(struct sock *s);
 void regs_to_listener(struct sock *s);
-void regs_session_to_kernel(struct sock *s); /* the kernel's socket is under the number already */
+void regs_session_to_kernel(struct sock *s);     /* the kernel's socket is under the number already */
 void regs_out_of_kernel(struct sock *s, int fd); /* before another file takes the number */
 void regs_into_kernel(struct sock *s, int fd);   /* after it; and they stay known only while s is */
 void regs_drop_sock(struct sock *s, bool kernel);

@@ -154,7 +154,8 @@ struct slot_info {
     uint32_t offer_seq;
     outbox_handle peer_outbox;
     uint32_t rx_limit; /* advice: how much the peer may send ahead; where it MOVED to */
-    uint32_t taken;    /* low half of the offset read up to, where `head` does not say so yet; looked at after a death */
+    uint32_t
+        taken; /* low half of the offset read up to, where `head` does not say so yet; looked at after a death */
 };
 
 #define PROTO_TCP 6u

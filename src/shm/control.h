@@ -92,7 +92,7 @@ struct ctl_header {
     uint32_t pad;
 };
 
-#define CTL_NAME_MAX 64u   /* with the terminating zero */
+#define CTL_NAME_MAX 64u /* with the terminating zero */
 #define CTL_SECRET_MAX 128u
 
 /* HELLO flags: the options of an app that the daemon must know */
@@ -121,8 +121,8 @@ struct ctl_welcome {
     uint32_t version;
     uint32_t worker; /* its id, never 0 */
     uint32_t app;
-    uint32_t uid;           /* the daemon's view of the caller */
-    uint64_t outbox_limit;  /* bytes per outbox */
+    uint32_t uid;          /* the daemon's view of the caller */
+    uint64_t outbox_limit; /* bytes per outbox */
     uint32_t sessions_limit;
     uint32_t daemon_pid;
     char name[CTL_NAME_MAX];
@@ -173,8 +173,8 @@ struct ctl_listener { /* UNLISTEN, BACKLOG, LISTENER_GONE */
 struct ctl_introduce {
     struct ctl_header h;
     uint32_t listener;
-    uint32_t epoch;        /* as the directory had it */
-    outbox_handle outbox;  /* mine, facing that listener's app; its segment 0 rides along the first time */
+    uint32_t epoch;       /* as the directory had it */
+    outbox_handle outbox; /* mine, facing that listener's app; its segment 0 rides along the first time */
 };
 
 struct ctl_introduced {

@@ -226,7 +226,8 @@ int ctl_recv(int sock, void *buf, size_t size, int *fds, int *nfds, int flags)
     /* the kernel drops what does not fit: into `room` (the sender's fault) or into this process's table (ours) */
     if (mh.msg_flags & MSG_CTRUNC)
         err = n == (int)CTL_FDS_MAX ? BERTH_E_PROTOCOL : BERTH_E_NO_MEMORY;
-    if (mh.msg_flags & MSG_TRUNC || (ret == 0 && n > 0)) /* an empty packet is no message, and no end if it has descriptors */
+    if (mh.msg_flags & MSG_TRUNC ||
+        (ret == 0 && n > 0)) /* an empty packet is no message, and no end if it has descriptors */
         err = BERTH_E_PROTOCOL;
     if (err || !fds || !nfds) {
         while (n > 0)

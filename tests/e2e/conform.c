@@ -132,7 +132,8 @@ static void fresh(void)
     SAY(close(other));
     SAY(close(other));
     fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct sockaddr_in nobody = {.sin_family = AF_INET, .sin_port = htons(1), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in nobody = {
+        .sin_family = AF_INET, .sin_port = htons(1), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     SAY(connect(fd, (struct sockaddr *)&nobody, sizeof nobody));
     close(fd);
 }
@@ -143,13 +144,20 @@ static void options(int l)
         const char *what;
         int level, name, value;
     } set[] = {
-        {"TCP_NODELAY", IPPROTO_TCP, TCP_NODELAY, 7},        {"SO_KEEPALIVE", SOL_SOCKET, SO_KEEPALIVE, 1},
-        {"TCP_KEEPIDLE", IPPROTO_TCP, TCP_KEEPIDLE, 33},     {"TCP_KEEPIDLE bad", IPPROTO_TCP, TCP_KEEPIDLE, 0},
-        {"TCP_KEEPINTVL", IPPROTO_TCP, TCP_KEEPINTVL, 5},    {"TCP_KEEPCNT", IPPROTO_TCP, TCP_KEEPCNT, 4},
-        {"SO_SNDBUF", SOL_SOCKET, SO_SNDBUF, 65536},         {"SO_RCVBUF", SOL_SOCKET, SO_RCVBUF, 100},
-        {"TCP_CORK", IPPROTO_TCP, TCP_CORK, 1},              {"TCP_USER_TIMEOUT", IPPROTO_TCP, TCP_USER_TIMEOUT, 900},
-        {"IP_TOS", IPPROTO_IP, IP_TOS, 16},                  {"SO_REUSEADDR", SOL_SOCKET, SO_REUSEADDR, 1},
-        {"SO_OOBINLINE", SOL_SOCKET, SO_OOBINLINE, 1},       {"SO_PRIORITY", SOL_SOCKET, SO_PRIORITY, 3},
+        {"TCP_NODELAY", IPPROTO_TCP, TCP_NODELAY, 7},
+        {"SO_KEEPALIVE", SOL_SOCKET, SO_KEEPALIVE, 1},
+        {"TCP_KEEPIDLE", IPPROTO_TCP, TCP_KEEPIDLE, 33},
+        {"TCP_KEEPIDLE bad", IPPROTO_TCP, TCP_KEEPIDLE, 0},
+        {"TCP_KEEPINTVL", IPPROTO_TCP, TCP_KEEPINTVL, 5},
+        {"TCP_KEEPCNT", IPPROTO_TCP, TCP_KEEPCNT, 4},
+        {"SO_SNDBUF", SOL_SOCKET, SO_SNDBUF, 65536},
+        {"SO_RCVBUF", SOL_SOCKET, SO_RCVBUF, 100},
+        {"TCP_CORK", IPPROTO_TCP, TCP_CORK, 1},
+        {"TCP_USER_TIMEOUT", IPPROTO_TCP, TCP_USER_TIMEOUT, 900},
+        {"IP_TOS", IPPROTO_IP, IP_TOS, 16},
+        {"SO_REUSEADDR", SOL_SOCKET, SO_REUSEADDR, 1},
+        {"SO_OOBINLINE", SOL_SOCKET, SO_OOBINLINE, 1},
+        {"SO_PRIORITY", SOL_SOCKET, SO_PRIORITY, 3},
         {"unknown", IPPROTO_TCP, 9999, 1},
     };
     int c, s;
@@ -192,8 +200,8 @@ static void stream(int l)
     SAY(getsockname(c, (struct sockaddr *)&name, &len));
     len = sizeof peer;
     SAY(getpeername(s, (struct sockaddr *)&peer, &len));
-    printf("same address and port %d, len %u\n", name.sin_port == peer.sin_port &&
-           name.sin_addr.s_addr == peer.sin_addr.s_addr, (unsigned)len);
+    printf("same address and port %d, len %u\n",
+           name.sin_port == peer.sin_port && name.sin_addr.s_addr == peer.sin_addr.s_addr, (unsigned)len);
     len = 4;
     SAY(getpeername(c, (struct sockaddr *)&peer, &len));
     printf("len %u\n", (unsigned)len);
@@ -225,11 +233,17 @@ static void stream(int l)
     SAY(write(c, "12345", 5));
     v[0] = (struct iovec){b, 3};
     char control[64];
-    m = (struct msghdr){.msg_iov = v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control,
-                        .msg_name = &peer, .msg_namelen = sizeof peer};
+    m = (struct msghdr){.msg_iov = v,
+                        .msg_iovlen = 1,
+                        .msg_control = control,
+                        .msg_controllen = sizeof control,
+                        .msg_name = &peer,
+                        .msg_namelen = sizeof peer};
     SAY(recvmsg(s, &m, 0));
-    printf("namelen %u controllen %zu flags %x\n", (unsigned)m.msg_namelen, m.msg_controllen, (unsigned)m.msg_flags);
-    struct mmsghdr mm[2] = {{.msg_hdr = {.msg_iov = v, .msg_iovlen = 1}}, {.msg_hdr = {.msg_iov = v, .msg_iovlen = 1}}};
+    printf("namelen %u controllen %zu flags %x\n", (unsigned)m.msg_namelen, m.msg_controllen,
+           (unsigned)m.msg_flags);
+    struct mmsghdr mm[2] = {{.msg_hdr = {.msg_iov = v, .msg_iovlen = 1}},
+                            {.msg_hdr = {.msg_iov = v, .msg_iovlen = 1}}};
     SAY(recvmmsg(s, mm, 2, MSG_WAITFORONE, NULL));
     SAY(sendmmsg(c, mm, 2, 0));
     SAY(read(s, b, sizeof b));

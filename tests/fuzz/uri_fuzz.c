@@ -88,8 +88,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 #ifndef BERTH_LIBFUZZER
 /* The bounded run: seeds, mutations of seeds, and strings over the alphabet that matters. */
 static const char *const seeds[] = {
-    "tcp://127.0.0.1:80", "tcp://[::1]:80", "tcp://::1/80", "tcp://[www.example.com]2001:db8::1/443", "1.2.3.4",
-    "::ffff:1.2.3.4", "1:2:3:4:5:6:7:8", "fe80::1%eth0", "tls://[a]::/65535", "1::8", "::", "tcp://0.0.0.0/0",
+    "tcp://127.0.0.1:80",
+    "tcp://[::1]:80",
+    "tcp://::1/80",
+    "tcp://[www.example.com]2001:db8::1/443",
+    "1.2.3.4",
+    "::ffff:1.2.3.4",
+    "1:2:3:4:5:6:7:8",
+    "fe80::1%eth0",
+    "tls://[a]::/65535",
+    "1::8",
+    "::",
+    "tcp://0.0.0.0/0",
 };
 #define SEEDS (sizeof seeds / sizeof seeds[0])
 

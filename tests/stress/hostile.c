@@ -95,7 +95,8 @@ static void server(int ready)
     berth_listener l;
     struct berth_endpoint ep;
     int err = berth_attach(NULL);
-    if (err || (err = berth_listen_uri("tcp://127.0.0.1:0", NULL, &l)) != 0 || (err = berth_listener_endpoint(l, &ep)) != 0)
+    if (err || (err = berth_listen_uri("tcp://127.0.0.1:0", NULL, &l)) != 0 ||
+        (err = berth_listener_endpoint(l, &ep)) != 0)
         fail("server", err);
     berth_waitset *set = berth_waitset_create();
     if (!set || (err = berth_waitset_add(set, l, BERTH_IN, 0)) != 0)
@@ -209,7 +210,8 @@ static struct slot *slot_of(berth_session s)
 
 static uint64_t nasty(uint64_t *r)
 {
-    static const uint64_t known[] = {0, 1, 2, 3, ~0ull, ~0ull >> 1, 1ull << 63, 1ull << 32, 4096, 8192, 1ull << 27, 0x8000000000000001ull};
+    static const uint64_t known[] = {0,          1,          2,    3,    ~0ull,      ~0ull >> 1,
+                                     1ull << 63, 1ull << 32, 4096, 8192, 1ull << 27, 0x8000000000000001ull};
     uint64_t v = next_random(r) << 40 ^ next_random(r) << 16 ^ next_random(r);
     switch (next_random(r) % 4) {
     case 0:

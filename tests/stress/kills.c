@@ -46,7 +46,8 @@ static uint64_t next_random(uint64_t *s)
 
 static __attribute__((noreturn)) void fail(const char *what, long code)
 {
-    fprintf(stderr, "%s[%d]: %s: %s (%ld)\n", role, (int)getpid(), what, code < 0 ? berth_strerror((int)code) : "wrong", code);
+    fprintf(stderr, "%s[%d]: %s: %s (%ld)\n", role, (int)getpid(), what,
+            code < 0 ? berth_strerror((int)code) : "wrong", code);
     exit(1);
 }
 
@@ -249,7 +250,8 @@ static void survive_calling(uint64_t r)
             good += err == 0;
             cut += err != 0;
             expect("close", next_random(&r) % 4 ? berth_close(s) : berth_reset(s));
-        } else if (err == BERTH_E_REFUSED || err == BERTH_E_NO_ROUTE || err == BERTH_E_RESET || err == BERTH_E_TIMED_OUT) {
+        } else if (err == BERTH_E_REFUSED || err == BERTH_E_NO_ROUTE || err == BERTH_E_RESET ||
+                   err == BERTH_E_TIMED_OUT) {
             none++;
             usleep(300);
         } else if (err != BERTH_E_INTERRUPTED) {

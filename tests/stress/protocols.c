@@ -418,7 +418,8 @@ static void far_checks(berth_listener l, int restarts, uint64_t want0, uint64_t 
         while ((n = berth_read(s, buf, next_random(&r) % sizeof buf + 1, PATIENCE)) > 0)
             check_marked(buf, (size_t)n, count, restarts);
         if (n < 0)
-            fail(n, "the far side, after %llu and %llu bytes", (unsigned long long)count[0], (unsigned long long)count[1]);
+            fail(n, "the far side, after %llu and %llu bytes", (unsigned long long)count[0],
+                 (unsigned long long)count[1]);
         if (count[0] != want0 || (!restarts && count[1] != want1))
             fail(0, "%llu and %llu bytes came", (unsigned long long)count[0], (unsigned long long)count[1]);
         pthread_join(sender, NULL);
@@ -573,7 +574,8 @@ static void fork_killed(void)
         t.r = next_random(&r) | 1;
         if (getenv("BERTH_FAULTS")) { /* read by the child alone */
             char number[24];
-            snprintf(number, sizeof number, "%llu", (unsigned long long)(next_random(&r) % (i % 2 ? 300 : 20000) + 1));
+            snprintf(number, sizeof number, "%llu",
+                     (unsigned long long)(next_random(&r) % (i % 2 ? 300 : 20000) + 1));
             setenv("BERTH_FAULT_STORE", number, 1);
         }
         pid_t pid = start(touch, &t);
@@ -915,7 +917,8 @@ static void sink(berth_listener l)
             if (!k)
                 continue;
             ssize_t got;
-            while ((got = berth_read(k->s, buf, next_random(&r) % (next_random(&r) % 3 ? 5000 : sizeof buf) + 1, 0)) > 0)
+            while ((got = berth_read(k->s, buf, next_random(&r) % (next_random(&r) % 3 ? 5000 : sizeof buf) + 1,
+                                     0)) > 0)
                 sink_check(k, buf, (size_t)got);
             if (got == BERTH_E_WOULD_BLOCK)
                 continue;
@@ -999,7 +1002,8 @@ static void *polls(void *arg)
 {
     struct waiter *w = arg;
     uint64_t r = seed | 1;
-    for (int i = 0; i < (rounds ? rounds : 300); i++) { /* reads without ever asking the set: the queue is left alone */
+    for (int i = 0; i < (rounds ? rounds : 300);
+         i++) { /* reads without ever asking the set: the queue is left alone */
         uint8_t out[100], in[100];
         size_t n = next_random(&r) % sizeof out + 1;
         memset(out, i, n);
@@ -1033,7 +1037,8 @@ static void waiters(void)
     attach("near");
     struct waiter w[5];
     pthread_t t[5];
-    for (int i = 0; i < 5; i++) { /* a blocked reader, two sets by level and edge, one that polls, one more blocked */
+    for (int i = 0; i < 5;
+         i++) { /* a blocked reader, two sets by level and edge, one that polls, one more blocked */
         way = i == 1 ? LEVEL : i == 2 ? EDGE : BLOCKING;
         w[i] = waiter_make(dial(), BERTH_IN);
     }

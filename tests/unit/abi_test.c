@@ -15,7 +15,7 @@ static void ring_words_pack_and_unpack(void **state)
                 assert_int_equal(ring_segment(w), segments[s]);
                 assert_int_equal(ring_offset(w), offsets[o]);
                 assert_int_equal(ring_log2(w), log2);
-                assert_true(w != 0);          /* 0 means: no ring */
+                assert_true(w != 0);           /* 0 means: no ring */
                 assert_int_equal(w & 1023, 0); /* reserved */
             }
         }
@@ -60,28 +60,60 @@ struct field {
     const char *name;
     size_t offset, want;
 };
-#define FIELD(type, member, want) {#type "." #member, offsetof(struct type, member), want}
+#define FIELD(type, member, want)                                                                                  \
+    {                                                                                                              \
+#type "." #member, offsetof(struct type, member), want                                                     \
+    }
 
 static void every_field_is_where_the_abi_has_it(void **state)
 {
     static const struct field fields[] = {
-        FIELD(slot, flags, 41), FIELD(slot, waiter, 42), FIELD(slot, cpu, 43),
-        FIELD(slot_info, local_addr, 0), FIELD(slot_info, remote_addr, 16), FIELD(slot_info, remote_port, 34),
-        FIELD(slot_info, proto, 36), FIELD(slot_info, addr_kind, 37), FIELD(slot_info, peer_channel, 38),
-        FIELD(slot_info, offer_seq, 44), FIELD(slot_info, rx_limit, 56), FIELD(slot_info, taken, 60),
-        FIELD(segment_header, magic, 0), FIELD(segment_header, version, 4),
-        FIELD(segment_header, lines_per_slot, 6), FIELD(segment_header, index, 16),
-        FIELD(segment_header, facing_app, 20), FIELD(segment_header, owner_worker, 32),
-        FIELD(channel, queue, 0), FIELD(channel, peer_worker, 8), FIELD(channel, resync, 12),
+        FIELD(slot, flags, 41),
+        FIELD(slot, waiter, 42),
+        FIELD(slot, cpu, 43),
+        FIELD(slot_info, local_addr, 0),
+        FIELD(slot_info, remote_addr, 16),
+        FIELD(slot_info, remote_port, 34),
+        FIELD(slot_info, proto, 36),
+        FIELD(slot_info, addr_kind, 37),
+        FIELD(slot_info, peer_channel, 38),
+        FIELD(slot_info, offer_seq, 44),
+        FIELD(slot_info, rx_limit, 56),
+        FIELD(slot_info, taken, 60),
+        FIELD(segment_header, magic, 0),
+        FIELD(segment_header, version, 4),
+        FIELD(segment_header, lines_per_slot, 6),
+        FIELD(segment_header, index, 16),
+        FIELD(segment_header, facing_app, 20),
+        FIELD(segment_header, owner_worker, 32),
+        FIELD(channel, queue, 0),
+        FIELD(channel, peer_worker, 8),
+        FIELD(channel, resync, 12),
         FIELD(channel, arm, 68),
-        FIELD(waiter_line, arm, 0), FIELD(waiter_line, cpu, 4), FIELD(worker_page, worker, 8),
-        FIELD(dir_entry, addr, 0), FIELD(dir_entry, port, 16), FIELD(dir_entry, proto, 18),
-        FIELD(dir_entry, flags, 19), FIELD(dir_entry, listener, 20), FIELD(dir_entry, app, 24),
-        FIELD(dir_entry, uid, 28), FIELD(dir_entry, backlog, 32), FIELD(dir_entry, epoch, 36),
-        FIELD(directory, seq, 8), FIELD(directory, local_count, 12), FIELD(directory, listeners, 16),
-        FIELD(directory, epoch, 20), FIELD(directory, entry, 64 + 16 * DIR_LOCAL_ADDRS),
-        FIELD(token, magic, 0), FIELD(token, listener, 4), FIELD(token, outbox, 8), FIELD(token, slot, 16),
-        FIELD(token, generation, 20), FIELD(token, offer_seq, 24), FIELD(token, epoch, 28),
+        FIELD(waiter_line, arm, 0),
+        FIELD(waiter_line, cpu, 4),
+        FIELD(worker_page, worker, 8),
+        FIELD(dir_entry, addr, 0),
+        FIELD(dir_entry, port, 16),
+        FIELD(dir_entry, proto, 18),
+        FIELD(dir_entry, flags, 19),
+        FIELD(dir_entry, listener, 20),
+        FIELD(dir_entry, app, 24),
+        FIELD(dir_entry, uid, 28),
+        FIELD(dir_entry, backlog, 32),
+        FIELD(dir_entry, epoch, 36),
+        FIELD(directory, seq, 8),
+        FIELD(directory, local_count, 12),
+        FIELD(directory, listeners, 16),
+        FIELD(directory, epoch, 20),
+        FIELD(directory, entry, 64 + 16 * DIR_LOCAL_ADDRS),
+        FIELD(token, magic, 0),
+        FIELD(token, listener, 4),
+        FIELD(token, outbox, 8),
+        FIELD(token, slot, 16),
+        FIELD(token, generation, 20),
+        FIELD(token, offer_seq, 24),
+        FIELD(token, epoch, 28),
     };
     for (size_t i = 0; i < sizeof fields / sizeof fields[0]; i++)
         check(fields[i].offset == fields[i].want, "%s is at %zu, the ABI has it at %zu", fields[i].name,

@@ -169,9 +169,15 @@ static struct answer good_welcome(const struct child *c)
 {
     struct answer a = {.len = sizeof a.welcome, .fds = {directory_fd}, .nfds = 1};
     a.welcome = (struct ctl_welcome){.h = {.type = CTL_WELCOME, .len = sizeof a.welcome, .seq = c->seq},
-                                     .version = CTL_VERSION, .worker = WORKER, .app = APP, .uid = getuid(),
-                                     .outbox_limit = 1 << 30, .sessions_limit = 1000, .daemon_pid = (uint32_t)getpid(),
-                                     .name = "child", .ns = "default"};
+                                     .version = CTL_VERSION,
+                                     .worker = WORKER,
+                                     .app = APP,
+                                     .uid = getuid(),
+                                     .outbox_limit = 1 << 30,
+                                     .sessions_limit = 1000,
+                                     .daemon_pid = (uint32_t)getpid(),
+                                     .name = "child",
+                                     .ns = "default"};
     return a;
 }
 
@@ -215,8 +221,8 @@ static void what_hello_says(void **state)
     const void *map;
     uint64_t size;
     const char *why = "";
-    check(segment_open(c.fds[1], WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &map, &size, &why) == 0, "worker page: %s",
-          why);
+    check(segment_open(c.fds[1], WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &map, &size, &why) == 0,
+          "worker page: %s", why);
     segment_unmap(map, size);
     struct answer a = good_welcome(&c);
     answer(&c, &a);
@@ -245,8 +251,9 @@ static void attach_with(void (*change)(struct answer *a, int i), int i, int lowe
     finish(&c);
 }
 
-static const int attach_codes[] = {BERTH_E_VERSION,   BERTH_E_UNKNOWN_NAMESPACE, BERTH_E_WRONG_SECRET, BERTH_E_LIMIT,
-                                   BERTH_E_NO_MEMORY, BERTH_E_PERMISSION,        BERTH_E_INVALID};
+static const int attach_codes[] = {BERTH_E_VERSION, BERTH_E_UNKNOWN_NAMESPACE, BERTH_E_WRONG_SECRET,
+                                   BERTH_E_LIMIT,   BERTH_E_NO_MEMORY,         BERTH_E_PERMISSION,
+                                   BERTH_E_INVALID};
 
 static void refuse(struct answer *a, int i)
 {
@@ -280,26 +287,66 @@ static int memfd_of(size_t size, uint32_t magic, uint16_t version, bool seal)
 static void spoil(struct answer *a, int i)
 {
     switch (i) {
-    case 0: a->nfds = 0; break;                              /* no directory */
-    case 1: a->len = a->h.len = sizeof(struct ctl_header); break; /* truncated, and says so */
-    case 2: a->len = sizeof(struct ctl_header); break;       /* truncated */
-    case 3: a->len = sizeof(struct ctl_header) / 2; break;
-    case 4: a->len -= 8; break;
-    case 5: a->h.len += 8; break;                            /* says more than comes */
-    case 6: a->h.type = CTL_DONE; break;                     /* another reply */
-    case 7: a->h.type = 999; break;
-    case 8: a->h.seq += 1; break;                            /* to another question */
-    case 9: a->h.seq = 0; break;
-    case 10: a->h.status = 5; break;                         /* no code */
-    case 11: a->h.status = -4711; break;
-    case 12: a->welcome.version = CTL_VERSION + 1; break;
-    case 13: a->welcome.worker = 0; break;
-    case 14: a->fds[0] = listening; break;                   /* not a segment */
-    case 15: a->fds[0] = memfd_of(DIRECTORY_BYTES, 0, 0, false); break;
-    case 16: a->fds[0] = memfd_of(PAGE_BYTES, ABI_MAGIC_DIR, ABI_VERSION, true); break;
-    case 17: a->fds[0] = memfd_of(DIRECTORY_BYTES, ABI_MAGIC_PAGE, ABI_VERSION, true); break;
-    case 18: a->fds[0] = memfd_of(DIRECTORY_BYTES, ABI_MAGIC_DIR, ABI_VERSION + 1, true); break;
-    default: a->len = 0; break;                              /* nothing at all */
+    case 0:
+        a->nfds = 0;
+        break; /* no directory */
+    case 1:
+        a->len = a->h.len = sizeof(struct ctl_header);
+        break; /* truncated, and says so */
+    case 2:
+        a->len = sizeof(struct ctl_header);
+        break; /* truncated */
+    case 3:
+        a->len = sizeof(struct ctl_header) / 2;
+        break;
+    case 4:
+        a->len -= 8;
+        break;
+    case 5:
+        a->h.len += 8;
+        break; /* says more than comes */
+    case 6:
+        a->h.type = CTL_DONE;
+        break; /* another reply */
+    case 7:
+        a->h.type = 999;
+        break;
+    case 8:
+        a->h.seq += 1;
+        break; /* to another question */
+    case 9:
+        a->h.seq = 0;
+        break;
+    case 10:
+        a->h.status = 5;
+        break; /* no code */
+    case 11:
+        a->h.status = -4711;
+        break;
+    case 12:
+        a->welcome.version = CTL_VERSION + 1;
+        break;
+    case 13:
+        a->welcome.worker = 0;
+        break;
+    case 14:
+        a->fds[0] = listening;
+        break; /* not a segment */
+    case 15:
+        a->fds[0] = memfd_of(DIRECTORY_BYTES, 0, 0, false);
+        break;
+    case 16:
+        a->fds[0] = memfd_of(PAGE_BYTES, ABI_MAGIC_DIR, ABI_VERSION, true);
+        break;
+    case 17:
+        a->fds[0] = memfd_of(DIRECTORY_BYTES, ABI_MAGIC_PAGE, ABI_VERSION, true);
+        break;
+    case 18:
+        a->fds[0] = memfd_of(DIRECTORY_BYTES, ABI_MAGIC_DIR, ABI_VERSION + 1, true);
+        break;
+    default:
+        a->len = 0;
+        break; /* nothing at all */
     }
 }
 
@@ -366,8 +413,16 @@ static void bad_options_body(void)
     memset(secret, 's', sizeof secret);
     name[79] = secret[199] = 0;
     struct berth_attach_options bad[] = {
-        {.name = ""}, {.name = name}, {.ns = name}, {.secret = secret}, {.flags = 1u << 9}, {.rx_fifo_size = 4095},
-        {.rx_fifo_size = (64u << 20) + 1}, {.tx_fifo_size = 1}, {.segment_size = 4096}, {.segment_size = 1ull << 40},
+        {.name = ""},
+        {.name = name},
+        {.ns = name},
+        {.secret = secret},
+        {.flags = 1u << 9},
+        {.rx_fifo_size = 4095},
+        {.rx_fifo_size = (64u << 20) + 1},
+        {.tx_fifo_size = 1},
+        {.segment_size = 4096},
+        {.segment_size = 1ull << 40},
         {.spin_ns = 1000001},
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -417,8 +472,17 @@ static void calls_without_attach(void **state)
     finish(&c);
 }
 
-static const uint64_t foreign[] = {0, 1, 77, 1ull << 32, 5ull << 32 | 3, 0x7fffffffffffffff, ~0ull, 1ull << 63,
-                                   1ull << 63 | 1, (1ull << 63) | 9ull << 32 | 2, 0xffffffff};
+static const uint64_t foreign[] = {0,
+                                   1,
+                                   77,
+                                   1ull << 32,
+                                   5ull << 32 | 3,
+                                   0x7fffffffffffffff,
+                                   ~0ull,
+                                   1ull << 63,
+                                   1ull << 63 | 1,
+                                   (1ull << 63) | 9ull << 32 | 2,
+                                   0xffffffff};
 #define FOREIGN (sizeof foreign / sizeof foreign[0])
 #define HANDLE_CALLS 22
 
@@ -518,8 +582,8 @@ static void listen_with(void (*change)(struct answer *a, int i), int i, int lowe
     check(take(&c, CTL_LISTEN), "no LISTEN came");
     assert_int_equal(c.nfds, 1);
     struct answer a = {.len = sizeof a.listened};
-    a.listened = (struct ctl_listened){.h = {.type = CTL_LISTENED, .len = sizeof a.listened, .seq = c.seq},
-                                       .listener = 9, .epoch = 1, .port = 80};
+    a.listened = (struct ctl_listened){
+        .h = {.type = CTL_LISTENED, .len = sizeof a.listened, .seq = c.seq}, .listener = 9, .epoch = 1, .port = 80};
     change(&a, i);
     answer(&c, &a);
     close(c.sock);
@@ -531,8 +595,8 @@ static void listen_with(void (*change)(struct answer *a, int i), int i, int lowe
     finish(&c);
 }
 
-static const int listen_codes[] = {BERTH_E_ADDRESS_IN_USE, BERTH_E_ADDRESS, BERTH_E_NO_ROUTE, BERTH_E_PERMISSION,
-                                   BERTH_E_LIMIT, BERTH_E_NO_MEMORY};
+static const int listen_codes[] = {BERTH_E_ADDRESS_IN_USE, BERTH_E_ADDRESS, BERTH_E_NO_ROUTE,
+                                   BERTH_E_PERMISSION,     BERTH_E_LIMIT,   BERTH_E_NO_MEMORY};
 
 static void refuse_listen(struct answer *a, int i)
 {
@@ -542,14 +606,30 @@ static void refuse_listen(struct answer *a, int i)
 static void spoil_listened(struct answer *a, int i)
 {
     switch (i) {
-    case 0: a->len = a->h.len = sizeof(struct ctl_header); break;
-    case 1: a->h.type = CTL_DONE; break;
-    case 2: a->h.seq++; break;
-    case 3: a->h.status = 3; break;
-    case 4: a->h.status = -99999; break;
-    case 5: a->listened.listener = 0; break;
-    case 6: a->listened.port = 0; break;
-    default: a->len = 4; break;
+    case 0:
+        a->len = a->h.len = sizeof(struct ctl_header);
+        break;
+    case 1:
+        a->h.type = CTL_DONE;
+        break;
+    case 2:
+        a->h.seq++;
+        break;
+    case 3:
+        a->h.status = 3;
+        break;
+    case 4:
+        a->h.status = -99999;
+        break;
+    case 5:
+        a->listened.listener = 0;
+        break;
+    case 6:
+        a->listened.port = 0;
+        break;
+    default:
+        a->len = 4;
+        break;
     }
 }
 
@@ -639,7 +719,8 @@ static void connect_with(void (*change)(struct answer *a, int i), int i, int low
     const void *map;
     uint64_t size;
     const char *why = "";
-    check(segment_open(c.fds[0], SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why) == 0, "outbox segment: %s", why);
+    check(segment_open(c.fds[0], SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why) == 0, "outbox segment: %s",
+          why);
     const struct segment_header *sh = map;
     assert_int_equal(sh->magic, ABI_MAGIC_OUTBOX);
     assert_int_equal(sh->outbox, m->outbox);
@@ -648,7 +729,10 @@ static void connect_with(void (*change)(struct answer *a, int i), int i, int low
     segment_unmap(map, size);
     struct answer a = {.len = sizeof a.introduced, .fds = {token[1]}, .nfds = 1};
     a.introduced = (struct ctl_introduced){.h = {.type = CTL_INTRODUCED, .len = sizeof a.introduced, .seq = c.seq},
-                                           .listener = LISTENER, .epoch = 1, .app = SERVER_APP, .backlog = 16};
+                                           .listener = LISTENER,
+                                           .epoch = 1,
+                                           .app = SERVER_APP,
+                                           .backlog = 16};
     change(&a, i);
     answer(&c, &a);
     if (lowest != 0) {
@@ -690,12 +774,24 @@ static void refuse_connect(struct answer *a, int i)
 static void spoil_introduced(struct answer *a, int i)
 {
     switch (i) {
-    case 0: a->nfds = 0; break;
-    case 1: a->len = a->h.len = sizeof(struct ctl_header); break;
-    case 2: a->h.type = CTL_DONE; break;
-    case 3: a->h.status = 7; break;
-    case 4: a->len = 0; break;
-    default: a->h.seq += 3; break;
+    case 0:
+        a->nfds = 0;
+        break;
+    case 1:
+        a->len = a->h.len = sizeof(struct ctl_header);
+        break;
+    case 2:
+        a->h.type = CTL_DONE;
+        break;
+    case 3:
+        a->h.status = 7;
+        break;
+    case 4:
+        a->len = 0;
+        break;
+    default:
+        a->h.seq += 3;
+        break;
     }
 }
 
@@ -744,10 +840,14 @@ static int any_descriptor(uint64_t r)
         return memfd_of(WORKER_PAGE_BYTES, ABI_MAGIC_PAGE, ABI_VERSION, true);
     default:
         assert_int_equal(segment_create("push", SEGMENT_MIN, &fd, &map), 0);
-        *(struct segment_header *)map = (struct segment_header){.magic = ABI_MAGIC_OUTBOX, .version = ABI_VERSION,
-                                                                .lines_per_slot = 2, .outbox = outbox_handle_make(8, 1),
-                                                                .facing_app = APP, .size = SEGMENT_MIN,
-                                                                .owner_worker = 8, .chunks = (uint32_t)(r >> 32)};
+        *(struct segment_header *)map = (struct segment_header){.magic = ABI_MAGIC_OUTBOX,
+                                                                .version = ABI_VERSION,
+                                                                .lines_per_slot = 2,
+                                                                .outbox = outbox_handle_make(8, 1),
+                                                                .facing_app = APP,
+                                                                .size = SEGMENT_MIN,
+                                                                .owner_worker = 8,
+                                                                .chunks = (uint32_t)(r >> 32)};
         munmap(map, SEGMENT_MIN);
         return fd;
     }
@@ -755,8 +855,10 @@ static int any_descriptor(uint64_t r)
 
 static void push_random(struct child *c, uint64_t *seed)
 {
-    static const uint16_t types[] = {CTL_PEER, CTL_PEER, CTL_DEAD, CTL_MEMBER_DEAD, CTL_RETIRED, CTL_LISTENER_GONE,
-                                     CTL_EVICTED, CTL_SEGMENT_IS, CTL_OUTBOX_IS, CTL_WELCOME, CTL_LISTENED, 0, 999};
+    static const uint16_t types[] = {
+        CTL_PEER,    CTL_PEER,       CTL_DEAD,      CTL_MEMBER_DEAD, CTL_RETIRED,  CTL_LISTENER_GONE,
+        CTL_EVICTED, CTL_SEGMENT_IS, CTL_OUTBOX_IS, CTL_WELCOME,     CTL_LISTENED, 0,
+        999};
     uint64_t r = next_random(seed);
     union {
         struct ctl_header h;
@@ -768,7 +870,8 @@ static void push_random(struct child *c, uint64_t *seed)
         memcpy(m.bytes + i, &x, 8);
     }
     size_t len = r >> 8 & 3 ? sizeof m.is : 1 + (r >> 10) % sizeof m; /* none of 0: that is an end */
-    m.h = (struct ctl_header){.type = types[(r >> 20) % (sizeof types / sizeof types[0])], .len = (uint16_t)len,
+    m.h = (struct ctl_header){.type = types[(r >> 20) % (sizeof types / sizeof types[0])],
+                              .len = (uint16_t)len,
                               .status = r >> 30 & 7 ? 0 : -(int)(r >> 34 & 31)};
     if (m.h.type == CTL_PEER || m.h.type == CTL_OUTBOX_IS) {
         m.is.outbox = outbox_handle_make(8, 1 + (uint32_t)(r >> 40 & 3));
@@ -777,7 +880,9 @@ static void push_random(struct child *c, uint64_t *seed)
     }
     int fds[CTL_FDS_MAX], n = m.h.type == CTL_PEER && (r >> 50 & 3) ? 3 : (int)(r >> 52 & 3);
     for (int i = 0; i < n; i++)
-        fds[i] = any_descriptor(m.h.type == CTL_PEER && (r >> 54 & 3) ? (i == 0 ? 3 | r : i == 1 ? 2 : 0)
+        fds[i] = any_descriptor(m.h.type == CTL_PEER && (r >> 54 & 3) ? (i == 0   ? 3 | r
+                                                                         : i == 1 ? 2
+                                                                                  : 0)
                                                                       : next_random(seed));
     (void)ctl_send(c->sock, m.bytes, len, fds, n, MSG_DONTWAIT);
     for (int i = 0; i < n; i++)
@@ -797,7 +902,8 @@ static void random_pushes_are_survived(void **state)
             push_random(&c, &seed);
         check(take(&c, CTL_LISTEN), "the library gave up after random messages, round %d", i);
         struct answer a = {.len = sizeof a.listened};
-        a.h = (struct ctl_header){.type = CTL_LISTENED, .len = sizeof a.listened, .seq = c.seq, .status = BERTH_E_LIMIT};
+        a.h = (struct ctl_header){
+            .type = CTL_LISTENED, .len = sizeof a.listened, .seq = c.seq, .status = BERTH_E_LIMIT};
         answer(&c, &a);
     }
     close(c.sock);
@@ -824,8 +930,13 @@ static int set_up(void **state)
         return -1;
     directory = map;
     directory_init(directory);
-    struct dir_entry e = {.port = 8080, .proto = PROTO_TCP, .listener = LISTENER, .app = SERVER_APP, .uid = getuid(),
-                          .backlog = 16, .epoch = 1};
+    struct dir_entry e = {.port = 8080,
+                          .proto = PROTO_TCP,
+                          .listener = LISTENER,
+                          .app = SERVER_APP,
+                          .uid = getuid(),
+                          .backlog = 16,
+                          .epoch = 1};
     memcpy(e.addr, at(8080).addr, 16);
     setenv("BERTH_LOG", "error", 1);
     signal(SIGPIPE, SIG_IGN);

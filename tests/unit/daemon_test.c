@@ -20,21 +20,21 @@
 
 static struct test_daemon the_daemon;
 
-#define expect(code, call)                                                                                          \
+#define expect(code, call)                                                                                         \
     do {                                                                                                           \
         int got_ = (call);                                                                                         \
-        check(got_ == (code), "%s gave %s, not %s", #call, berth_error_name(got_), berth_error_name(code));         \
+        check(got_ == (code), "%s gave %s, not %s", #call, berth_error_name(got_), berth_error_name(code));        \
     } while (0)
 
 /* What follows from another connection's end holds a moment later: the daemon acts on ends after each round of messages. */
-#define expect_soon(code, call)                                                                                     \
+#define expect_soon(code, call)                                                                                    \
     do {                                                                                                           \
         int soon_ = (call);                                                                                        \
-        for (int i_ = 0; i_ < 500 && soon_ != (code); i_++) {                                                       \
+        for (int i_ = 0; i_ < 500 && soon_ != (code); i_++) {                                                      \
             usleep(2000);                                                                                          \
             soon_ = (call);                                                                                        \
         }                                                                                                          \
-        check(soon_ == (code), "%s gave %s, not %s", #call, berth_error_name(soon_), berth_error_name(code));        \
+        check(soon_ == (code), "%s gave %s, not %s", #call, berth_error_name(soon_), berth_error_name(code));      \
     } while (0)
 
 static void hello_versions_and_options(void **state)
@@ -302,7 +302,8 @@ static void outboxes_go_to_whom_they_face(void **state)
 
 static void ask_for_segment(struct pair *p, uint32_t index, uint32_t seq)
 {
-    struct ctl_outbox m = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof m, .seq = seq}, .outbox = p->outbox, .index = index};
+    struct ctl_outbox m = {
+        .h = {.type = CTL_GET_SEGMENT, .len = sizeof m, .seq = seq}, .outbox = p->outbox, .index = index};
     assert_int_equal(fake_send(&p->server, &m, sizeof m, NULL, 0), 0);
 }
 
@@ -326,7 +327,8 @@ static void a_segment_is_waited_for(void **state)
     fake_close(&p.client); /* the other one will never come */
     bool reset = false;
     while (!reset && fake_receive(&p.server) > 0)
-        reset = p.server.in.h.type == CTL_SEGMENT_IS && p.server.in.h.seq == 1001 && p.server.in.h.status == BERTH_E_RESET;
+        reset = p.server.in.h.type == CTL_SEGMENT_IS && p.server.in.h.seq == 1001 &&
+                p.server.in.h.status == BERTH_E_RESET;
     assert_true(reset);
     pair_close(&p);
 }
@@ -372,7 +374,8 @@ static void announce_reaches_the_peer(void **state)
     struct ctl_outbox m = {.h = {.type = CTL_OUTBOX, .len = sizeof m}, .outbox = mine, .facing_app = p.client.app};
     assert_int_equal(fake_send(&p.server, &m, sizeof m, &fd, 1), 0);
     close(fd);
-    m = (struct ctl_outbox){.h = {.type = CTL_ANNOUNCE, .len = sizeof m}, .outbox = mine, .worker = p.client.worker};
+    m = (struct ctl_outbox){
+        .h = {.type = CTL_ANNOUNCE, .len = sizeof m}, .outbox = mine, .worker = p.client.worker};
     assert_int_equal(fake_send(&p.server, &m, sizeof m, NULL, 0), 0);
     assert_true(fake_receive(&p.client) > 0);
     assert_int_equal(p.client.in.h.type, CTL_PEER);

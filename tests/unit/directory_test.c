@@ -34,8 +34,14 @@ static endpoint at(const char *addr, uint16_t port)
 static struct dir_entry entry(const char *addr, uint16_t port, uint32_t listener, uint8_t flags)
 {
     endpoint ep = at(addr, port);
-    struct dir_entry e = {.port = port, .proto = PROTO_TCP, .flags = flags, .listener = listener, .app = listener + 1,
-                          .uid = 1000, .backlog = 128, .epoch = 1};
+    struct dir_entry e = {.port = port,
+                          .proto = PROTO_TCP,
+                          .flags = flags,
+                          .listener = listener,
+                          .app = listener + 1,
+                          .uid = 1000,
+                          .backlog = 128,
+                          .epoch = 1};
     memcpy(e.addr, ep.addr, 16);
     return e;
 }
@@ -255,8 +261,8 @@ static void random_changes_agree_with_a_list(void **state)
             continue;
         for (uint32_t i = 0; i < used; i++) {
             struct dir_entry e;
-            check(directory_find(dir, model[i].addr, model[i].port, model[i].listener, &e), "step %d: listener %u is lost",
-                  step, model[i].listener);
+            check(directory_find(dir, model[i].addr, model[i].port, model[i].listener, &e),
+                  "step %d: listener %u is lost", step, model[i].listener);
             assert_memory_equal(&e, &model[i], sizeof e);
         }
         uint32_t lines = 0;

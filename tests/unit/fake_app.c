@@ -28,7 +28,7 @@
 static __attribute__((noreturn)) void be_daemon(const char *dir)
 {
     for (int sig = 1; sig < 32; sig++)
-        signal(sig, SIG_DFL); /* cmocka's handlers would take a crash for one of the test's */
+        signal(sig, SIG_DFL);         /* cmocka's handlers would take a crash for one of the test's */
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that is killed leaves nothing behind */
     char *argv[] = {"daemon", "--runtime-dir", (char *)(uintptr_t)dir, "--log-level", "error", NULL};
     exit(daemon_main(5, argv)); /* not _exit: a leak checker wants its turn */
@@ -188,9 +188,14 @@ int fake_outbox_segment(outbox_handle handle, uint32_t index, uint32_t facing_ap
     if (segment_create("berth-fake-outbox", SEGMENT_MIN, &fd, &map) != 0)
         return -1;
     struct segment_header *h = map;
-    *h = (struct segment_header){.magic = index ? ABI_MAGIC_RINGS : ABI_MAGIC_OUTBOX, .version = ABI_VERSION,
-                                 .lines_per_slot = 2, .outbox = handle, .index = index, .facing_app = facing_app,
-                                 .size = SEGMENT_MIN, .owner_worker = outbox_worker(handle)};
+    *h = (struct segment_header){.magic = index ? ABI_MAGIC_RINGS : ABI_MAGIC_OUTBOX,
+                                 .version = ABI_VERSION,
+                                 .lines_per_slot = 2,
+                                 .outbox = handle,
+                                 .index = index,
+                                 .facing_app = facing_app,
+                                 .size = SEGMENT_MIN,
+                                 .owner_worker = outbox_worker(handle)};
     munmap(map, SEGMENT_MIN);
     return fd;
 }

@@ -72,10 +72,12 @@ void fake_attach(struct fake_app *a, const struct test_daemon *d, const char *na
 int fake_status(struct fake_app *a); /* a STATUS round trip: is the daemon still at its work? */
 
 /* ---- requests ---- */
-int fake_listen(struct fake_app *a, const char *addr, uint16_t port, uint8_t flags, int *read_end); /* a->in.listened */
+int fake_listen(struct fake_app *a, const char *addr, uint16_t port, uint8_t flags,
+                int *read_end); /* a->in.listened */
 int fake_ns(struct fake_app *a, uint16_t type, const char *id, const char *secret);
-int fake_page(uint32_t worker);                             /* a sealed worker page */
-int fake_outbox_segment(outbox_handle h, uint32_t index, uint32_t facing_app); /* a sealed segment that tells the truth */
+int fake_page(uint32_t worker); /* a sealed worker page */
+int fake_outbox_segment(outbox_handle h, uint32_t index,
+                        uint32_t facing_app); /* a sealed segment that tells the truth */
 /* INTRODUCE with a new outbox number `n`; outbox is what it was named. a->in.introduced, its pipe in a->in_fds[0] */
 int fake_introduce(struct fake_app *a, uint32_t listener, uint32_t n, uint32_t facing_app, outbox_handle *outbox);
 

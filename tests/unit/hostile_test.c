@@ -87,7 +87,8 @@ static void must_end_it(struct fake_app *a, const void *msg, size_t len, const i
     int told = 0;
     for (int i = 0; i < 50; i++) {
         if (fake_receive(a) == 0) {
-            check(told == 0 || told == BERTH_E_PROTOCOL, "%s %d: closed with %s", what, number, berth_error_name(told));
+            check(told == 0 || told == BERTH_E_PROTOCOL, "%s %d: closed with %s", what, number,
+                  berth_error_name(told));
             fake_close(a);
             return;
         }
@@ -142,7 +143,8 @@ static void lengths_that_disagree(void **state)
         static const int off[] = {-1, 1, 8, 1000};
         for (size_t i = 0; i < 4; i++) {
             memset(&m, 0, sizeof m);
-            m.h = (struct ctl_header){.type = rows[r].type, .len = (uint16_t)(rows[r].len + (size_t)off[i]), .seq = 1};
+            m.h = (struct ctl_header){
+                .type = rows[r].type, .len = (uint16_t)(rows[r].len + (size_t)off[i]), .seq = 1};
             liar(&a, rows[r].type != CTL_HELLO);
             must_end_it(&a, &m, rows[r].len, NULL, 0, "wrong length", rows[r].type);
             if (off[i] < 0 || rows[r].type == CTL_HELLO)
@@ -258,7 +260,8 @@ static void hello_with(int place, int fd, const char *what)
     fake_connect(&a, &the_daemon);
     fake_hello_fill(&m, "liar", NULL, NULL, CTL_SCOPE_LOCAL);
     m.h = (struct ctl_header){.type = CTL_HELLO, .len = sizeof m, .seq = 1};
-    int fds[] = {place == 0 ? fd : a_descriptor(2), place == 1 ? fd : fake_page(0), place == 2 ? fd : a_descriptor(1)};
+    int fds[] = {place == 0 ? fd : a_descriptor(2), place == 1 ? fd : fake_page(0),
+                 place == 2 ? fd : a_descriptor(1)};
     must_end_it(&a, &m, sizeof m, fds, 3, what, place);
     for (int i = 0; i < 3; i++)
         close(fds[i]);
@@ -301,7 +304,8 @@ static void foreign_descriptors_elsewhere(void **state)
     struct fake_app a;
     for (uint64_t i = 0; i < 6; i++) {
         int fd = a_descriptor(i);
-        struct ctl_listen l = {.h = {.type = CTL_LISTEN, .len = sizeof l, .seq = 1}, .port = 7000, .proto = PROTO_TCP};
+        struct ctl_listen l = {
+            .h = {.type = CTL_LISTEN, .len = sizeof l, .seq = 1}, .port = 7000, .proto = PROTO_TCP};
         memcpy(l.addr, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1", 16);
         liar(&a, true);
         must_end_it(&a, &l, sizeof l, &fd, 1, "no pipe for LISTEN", (int)i);
@@ -309,7 +313,8 @@ static void foreign_descriptors_elsewhere(void **state)
         liar(&a, true);
         must_end_it(&a, &c, sizeof c, &fd, 1, "no socket for CHILD", (int)i);
         liar(&a, true);
-        struct ctl_outbox o = {.h = {.type = CTL_OUTBOX, .len = sizeof o}, .outbox = outbox_handle_make(a.worker, 1),
+        struct ctl_outbox o = {.h = {.type = CTL_OUTBOX, .len = sizeof o},
+                               .outbox = outbox_handle_make(a.worker, 1),
                                .facing_app = a.app};
         must_end_it(&a, &o, sizeof o, &fd, 1, "no segment for OUTBOX", (int)i);
         close(fd);
@@ -337,18 +342,41 @@ static void segments_that_lie(void **state)
         void *map;
         assert_int_equal(segment_create("liar", SEGMENT_MIN, &fd, &map), 0);
         struct segment_header *s = map;
-        *s = (struct segment_header){.magic = ABI_MAGIC_OUTBOX, .version = ABI_VERSION, .lines_per_slot = 2, .outbox = h,
-                                     .facing_app = a.app, .size = SEGMENT_MIN, .owner_worker = a.worker};
+        *s = (struct segment_header){.magic = ABI_MAGIC_OUTBOX,
+                                     .version = ABI_VERSION,
+                                     .lines_per_slot = 2,
+                                     .outbox = h,
+                                     .facing_app = a.app,
+                                     .size = SEGMENT_MIN,
+                                     .owner_worker = a.worker};
         switch (lie) {
-        case 0: s->magic = ABI_MAGIC_RINGS; break;
-        case 1: s->version++; break;
-        case 2: s->outbox++; break;
-        case 3: s->index = 1; break;
-        case 4: s->size *= 2; break;
-        case 5: s->facing_app++; break;
-        case 6: s->owner_worker++; break;
-        case 7: o.outbox = outbox_handle_make(bystander.worker, 1), s->outbox = o.outbox; break; /* another's name */
-        default: o.facing_app = s->facing_app = 0xfffffff0; break; /* an app that never was */
+        case 0:
+            s->magic = ABI_MAGIC_RINGS;
+            break;
+        case 1:
+            s->version++;
+            break;
+        case 2:
+            s->outbox++;
+            break;
+        case 3:
+            s->index = 1;
+            break;
+        case 4:
+            s->size *= 2;
+            break;
+        case 5:
+            s->facing_app++;
+            break;
+        case 6:
+            s->owner_worker++;
+            break;
+        case 7:
+            o.outbox = outbox_handle_make(bystander.worker, 1), s->outbox = o.outbox;
+            break; /* another's name */
+        default:
+            o.facing_app = s->facing_app = 0xfffffff0;
+            break; /* an app that never was */
         }
         munmap(map, SEGMENT_MIN);
         must_end_it(&a, &o, sizeof o, &fd, 1, "lie in a segment", lie);
@@ -373,7 +401,10 @@ static void unterminated_strings(void **state)
     }
     for (int which = 0; which < 3; which++) {
         struct ctl_ns m = {.id = "x"};
-        memset(which == 0 ? m.id : which == 1 ? m.secret : m.group, 'x', which == 1 ? CTL_SECRET_MAX : CTL_NAME_MAX);
+        memset(which == 0   ? m.id
+               : which == 1 ? m.secret
+                            : m.group,
+               'x', which == 1 ? CTL_SECRET_MAX : CTL_NAME_MAX);
         fake_connect(&a, &the_daemon);
         int rc = fake_request(&a, CTL_NS_ADD, &m, sizeof m, NULL, 0);
         check(rc < 0, "NS_ADD with unterminated string %d was taken", which);
@@ -393,12 +424,14 @@ static void names_with_control_characters(void **state)
         struct ctl_show show = {.what = CTL_SHOW_APPS};
         fake_connect(&viewer, &the_daemon);
         rc = fake_request(&viewer, CTL_SHOW, &show, sizeof show, NULL, 0);
-        check(rc == 0 && viewer.in_nfds == 1, "SHOW APPS fails when an app has a strange name: %s", berth_error_name(rc));
+        check(rc == 0 && viewer.in_nfds == 1, "SHOW APPS fails when an app has a strange name: %s",
+              berth_error_name(rc));
         char text[8192];
         ssize_t n = pread(viewer.in_fds[0], text, sizeof text, 0);
         assert_true(n > 0);
         for (ssize_t i = 0; i < n; i++)
-            check((unsigned char)text[i] >= ' ' || text[i] == '\n', "a raw byte %02x in JSON", (unsigned char)text[i]);
+            check((unsigned char)text[i] >= ' ' || text[i] == '\n', "a raw byte %02x in JSON",
+                  (unsigned char)text[i]);
         fake_close(&viewer);
     }
     fake_close(&a);
@@ -466,8 +499,8 @@ static void reordered_messages(void **state)
         union fake_packet m = {0};
         m.h.type = types[i];
         m.h.len = types[i] == CTL_UNLISTEN || types[i] == CTL_BACKLOG ? sizeof m.listener
-                  : types[i] == CTL_RETURN_PORTS                     ? sizeof m.ports
-                                                                     : sizeof m.outbox;
+                  : types[i] == CTL_RETURN_PORTS                      ? sizeof m.ports
+                                                                      : sizeof m.outbox;
         for (size_t k = sizeof m.h; k < m.h.len; k++)
             m.bytes[k] = (uint8_t)(k * 37);
         liar(&a, true);
@@ -540,7 +573,8 @@ static int random_descriptors(uint64_t *seed, const union fake_packet *m, int fd
         else if ((m->h.type == CTL_OUTBOX || m->h.type == CTL_SEGMENT) && kind % 8)
             fds[i] = fake_outbox_segment(m->outbox.outbox, m->h.type == CTL_OUTBOX ? 0 : m->outbox.index,
                                          m->outbox.facing_app);
-        else if ((m->h.type == CTL_CHILD && kind % 4 && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, p) == 0) ||
+        else if ((m->h.type == CTL_CHILD && kind % 4 &&
+                  socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, p) == 0) ||
                  (m->h.type == CTL_LISTEN && kind % 4 && pipe2(p, O_CLOEXEC) == 0))
             fds[i] = (close(p[0]), p[1]);
         else

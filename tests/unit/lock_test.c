@@ -119,7 +119,7 @@ static void release_wakes_the_sleeper(void **state)
 
 struct arena {
     struct family_lock lock;
-    uint32_t inside; /* the member that is inside, +1 */
+    uint32_t inside;        /* the member that is inside, +1 */
     uint64_t first, second; /* equal whenever the lock is free: the invariant a killed holder breaks */
     uint64_t takeovers, repairs, violations;
     struct {

@@ -152,14 +152,16 @@ static void a_reader_sleeps_on_a_read_only_map(void **state)
     pid_t pid = must_fork();
     if (pid == 0) {
         int rc = 0;
-        while (load_acquire(word) == 0 && (rc = sleep_on(word, 0)) != -ETIMEDOUT && (rc == 0 || rc == -EAGAIN || rc == -EINTR))
+        while (load_acquire(word) == 0 && (rc = sleep_on(word, 0)) != -ETIMEDOUT &&
+               (rc == 0 || rc == -EAGAIN || rc == -EINTR))
             ;
         _exit(load_acquire(word) == 1 && rc != -ETIMEDOUT ? 0 : 1);
     }
     usleep(20000);
     store_sc((uint32_t *)(void *)m.map, 1);
     (void)sys_futex_wake(m.map, INT32_MAX);
-    check(wait_for(pid) == 0, "a futex wait on a read-only shared map is refused or not woken by the writer's wake");
+    check(wait_for(pid) == 0,
+          "a futex wait on a read-only shared map is refused or not woken by the writer's wake");
 
     pid = must_fork(); /* and the other way: the wake comes from one who can only read */
     if (pid == 0) {
@@ -504,8 +506,10 @@ static void an_unconnected_tcp_socket_looks_hung_up(void **state)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     struct pollfd p = {.fd = fd, .events = POLLIN | POLLOUT};
     assert_int_equal(poll(&p, 1, 0), 1);
-    check(p.revents == (POLLOUT | POLLHUP), "poll of an unconnected TCP socket gives %#x, not POLLOUT|POLLHUP: "
-          "the descriptor behind a stack socket must never be shown to the kernel's poll", p.revents);
+    check(p.revents == (POLLOUT | POLLHUP),
+          "poll of an unconnected TCP socket gives %#x, not POLLOUT|POLLHUP: "
+          "the descriptor behind a stack socket must never be shown to the kernel's poll",
+          p.revents);
     close(fd);
 }
 
@@ -541,7 +545,8 @@ static void segments_that_are_refused(void **state)
     refused(memfd_with(0, SIZE, 0), false, "a memfd that cannot be sealed");
     refused(memfd_with(MFD_ALLOW_SEALING, SIZE, all & ~F_SEAL_SHRINK), false, "a memfd that can shrink");
     refused(memfd_with(MFD_ALLOW_SEALING, SIZE, all & ~F_SEAL_GROW), false, "a memfd that can grow");
-    refused(memfd_with(MFD_ALLOW_SEALING, SIZE, all & ~F_SEAL_FUTURE_WRITE), false, "a memfd that others can write");
+    refused(memfd_with(MFD_ALLOW_SEALING, SIZE, all & ~F_SEAL_FUTURE_WRITE), false,
+            "a memfd that others can write");
     refused(memfd_with(MFD_ALLOW_SEALING, SIZE / 2, all), false, "a memfd that is too small");
     refused(memfd_with(MFD_ALLOW_SEALING, SIZE * 4 + PAGE_BYTES, all), false, "a memfd that is too large");
     refused(memfd_with(MFD_ALLOW_SEALING, SIZE + 1, all), false, "a memfd of no whole pages");
@@ -569,7 +574,8 @@ static void segments_that_are_refused(void **state)
 
 static void a_hugetlb_memfd_is_refused(void **state)
 {
-    int fd = memfd_with(MFD_ALLOW_SEALING | MFD_HUGETLB, SIZE * 2, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE);
+    int fd =
+        memfd_with(MFD_ALLOW_SEALING | MFD_HUGETLB, SIZE * 2, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE);
     if (fd < 0) {
         print_message("no hugetlb memfd here: %s\n", strerror(errno));
         skip();
@@ -587,7 +593,8 @@ static void a_good_segment_is_mapped_read_only(void **state)
     assert_int_equal(size, SIZE * 2);
     m.map[size - 1] = 9;
     assert_int_equal(((const volatile char *)map)[size - 1], 9);
-    check(mprotect((void *)(uintptr_t)map, PAGE_BYTES, PROT_READ | PROT_WRITE) < 0, "the reader's map can be made writable");
+    check(mprotect((void *)(uintptr_t)map, PAGE_BYTES, PROT_READ | PROT_WRITE) < 0,
+          "the reader's map can be made writable");
     segment_unmap(map, size);
     assert_int_equal(fallocate(m.fd, 0, 0, (off_t)SIZE * 2), 0);
     assert_int_equal(segment_open(m.fd, SIZE, SIZE * 4, true, &map, &size, &why), 0);
@@ -609,7 +616,8 @@ static void reading_a_hole_allocates(void **state)
     for (uint64_t i = 0; i < SIZE; i += PAGE_BYTES)
         (void)((const volatile char *)map)[i];
     assert_int_equal(fstat(m.fd, &st), 0);
-    check(st.st_blocks > before, "reading holes costs nothing on this kernel: no need to ask for populated segments");
+    check(st.st_blocks > before,
+          "reading holes costs nothing on this kernel: no need to ask for populated segments");
     segment_unmap(map, size);
     drop(m, SIZE);
 }

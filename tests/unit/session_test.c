@@ -16,11 +16,11 @@
 
 static struct test_daemon the_daemon;
 
-#define expect(code, call)                                                                                          \
+#define expect(code, call)                                                                                         \
     do {                                                                                                           \
         long got_ = (long)(call);                                                                                  \
-        check(got_ == (long)(code), "%s gave %ld %s, not %ld", #call, got_, got_ < 0 ? berth_error_name((int)got_) : "",  \
-              (long)(code));                                                                                       \
+        check(got_ == (long)(code), "%s gave %ld %s, not %ld", #call, got_,                                        \
+              got_ < 0 ? berth_error_name((int)got_) : "", (long)(code));                                          \
     } while (0)
 
 struct duo {
@@ -65,7 +65,7 @@ static void bytes_and_ends(void **state)
     expect(3, berth_read(d.client, buf, sizeof buf, NS_PER_SEC));
     expect(0, berth_read(d.client, buf, sizeof buf, NS_PER_SEC));
     expect(0, berth_read(d.client, buf, sizeof buf, 0)); /* and stays at the end */
-    expect(4, berth_write(d.client, "more", 4, 0));       /* one half is still open */
+    expect(4, berth_write(d.client, "more", 4, 0));      /* one half is still open */
     expect(4, berth_read(d.server, buf, sizeof buf, NS_PER_SEC));
     close_duo(&d);
 }

@@ -221,7 +221,8 @@ static void no_state_between_calls(void **state)
 
 static void caret_is_under_the_place(void **state)
 {
-    static const char *const uris[] = {"tcp://1.2.3.4:99999", "", "x", "tcp://\x1b[31m\xff:80", "tcp://1.2.3.4:80\n"};
+    static const char *const uris[] = {"tcp://1.2.3.4:99999", "", "x", "tcp://\x1b[31m\xff:80",
+                                       "tcp://1.2.3.4:80\n"};
     char out[512], uri[1000];
     for (size_t i = 0; i < 5; i++) {
         endpoint ep;
