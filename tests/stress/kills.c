@@ -140,6 +140,7 @@ static void serve(berth_listener l)
             }
         }
     }
+    berth_waitset_destroy(set);
 }
 
 /* ---- streams ---- */
