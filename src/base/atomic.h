@@ -31,7 +31,7 @@
     __atomic_compare_exchange_n((p), (expected), (v), false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)
 #if defined(__SANITIZE_THREAD__)
 /* ThreadSanitizer knows no fences; a locked instruction is one, and what it orders is atomic on both sides anyway. */
-#define fence_sc()                                                                                                  \
+#define fence_sc()                                                                                                 \
     do {                                                                                                           \
         uint32_t fence_word = 0;                                                                                   \
         (void)__atomic_exchange_n(&fence_word, 1u, __ATOMIC_SEQ_CST);                                              \
