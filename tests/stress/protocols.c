@@ -574,8 +574,7 @@ static void fork_killed(void)
         t.r = next_random(&r) | 1;
         if (getenv("BERTH_FAULTS")) { /* read by the child alone */
             char number[24];
-            snprintf(number, sizeof number, "%llu",
-                     (unsigned long long)(next_random(&r) % (i % 2 ? 300 : 20000) + 1));
+            snprintf(number, sizeof number, "%llu", next_random(&r) % (i % 2 ? 300ull : 20000ull) + 1ull);
             setenv("BERTH_FAULT_STORE", number, 1);
         }
         pid_t pid = start(touch, &t);
@@ -907,7 +906,7 @@ static void sink(berth_listener l)
         for (int i = 0; i < n; i++) {
             struct sunk *k = (struct sunk *)(uintptr_t)ev[i].data;
             berth_session s;
-            while (!k && (err = berth_accept(l, 0, &s)) == 0) {
+            while (!k && berth_accept(l, 0, &s) == 0) {
                 struct sunk *fresh = calloc(1, sizeof *fresh);
                 fresh->s = s;
                 uint32_t edge = ++n_sessions % 2 ? BERTH_EDGE : 0;
@@ -1163,7 +1162,7 @@ static void victim(void *arg)
         exit(0);
     uint8_t buf[2000] = {0};
     for (int i = 0; i < 20; i++) {
-        if (berth_write(s, buf, (size_t)(100 * i + 1), SEC) <= 0 || berth_read(s, buf, sizeof buf, SEC) <= 0)
+        if (berth_write(s, buf, (size_t)100 * (size_t)i + 1, SEC) <= 0 || berth_read(s, buf, sizeof buf, SEC) <= 0)
             exit(0);
     }
     berth_close(s);
