@@ -207,7 +207,7 @@ def main():
     parser.add_argument("--only", help="only programs and files with this in their name")
     parser.add_argument("--test", help="of end-to-end files, only tests with this in their name")
     parser.add_argument("--sanitizer", choices=["address", "thread"], help="what the build is instrumented with")
-    parser.add_argument("--summary", help="append the last line to this file")
+    parser.add_argument("--summary", help="append the last line to this file, and each failure to FILE.failures")
     parser.add_argument("--verbose", action="store_true", help="a line for each test")
     args = parser.parse_args()
     os.chdir(TOP)
@@ -237,6 +237,9 @@ def main():
     if args.summary:
         with open(args.summary, "a") as f:
             f.write(tally.line() + "\n")
+        with open(args.summary + ".failures", "a") as f:
+            for name, text in tally.failed:
+                f.write(f"=== FAILED {name} ({args.build})\n{text}\n")
     return 1 if tally.failed else 0
 
 
