@@ -1,6 +1,6 @@
 """What the protocols promise: connects that need nobody, forks with sessions held, hostile peers, lost wakes, last bytes.
 
-Each promise is tried through libberth (tests/stress/protocols.c, hostile.c) and, where a socket program can show it, by an
+Each promise is tried through libberth (tests/stress/protocols/, hostile.c) and, where a socket program can show it, by an
 unmodified one under `berth run`.
 """
 

@@ -15,125 +15,19 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "client/internal.h"
+#include "echo.h"
 
-#define SEC 1000000000ll
-#define PATIENCE (10 * SEC)
 #define SESSIONS 6
 
-static uint64_t seed = 1;
-static char uri[64];
-
-static uint64_t next_random(uint64_t *s)
+static void serve(berth_listener l)
 {
-    *s ^= *s << 13;
-    *s ^= *s >> 7;
-    *s ^= *s << 17;
-    return *s * 0x2545f4914f6cdd1dull >> 16;
-}
-
-static __attribute__((noreturn)) void fail(const char *what, long code)
-{
-    fprintf(stderr, "hostile[%d]: %s: %s\n", (int)getpid(), what, code < 0 ? berth_strerror((int)code) : "wrong");
-    exit(1);
-}
-
-/* ---- the server ---- */
-
-struct echo {
-    berth_session s;
-    size_t have, done;
-    uint32_t watching;
-    uint8_t buf[16384];
-};
-
-/* What it waits for next; 0: over. A few rounds at most, so that nobody starves the others. */
-static uint32_t serve(struct echo *e)
-{
-    for (int i = 0; i < 8; i++) {
-        if (e->done < e->have) {
-            ssize_t n = berth_write(e->s, e->buf + e->done, e->have - e->done, 0);
-            if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_NO_MEMORY)
-                return BERTH_OUT;
-            if (n < 0)
-                return 0;
-            e->done += (size_t)n;
-            continue;
-        }
-        ssize_t n = berth_read(e->s, e->buf, sizeof e->buf, 0);
-        if (n == BERTH_E_WOULD_BLOCK)
-            return BERTH_IN;
-        if (n <= 0)
-            return 0;
-        e->have = (size_t)n;
-        e->done = 0;
-    }
-    return e->done < e->have ? BERTH_OUT : BERTH_IN;
-}
-
-static void take_all(berth_waitset *set, berth_listener l)
-{
-    berth_session s;
-    int err;
-    while ((err = berth_accept(l, 0, &s)) == 0) {
-        struct echo *e = calloc(1, sizeof *e);
-        e->s = s;
-        e->watching = BERTH_IN;
-        if ((err = berth_waitset_add(set, s, BERTH_IN, (uint64_t)(uintptr_t)e)) != 0)
-            fail("add", err);
-    }
-    if (err != BERTH_E_WOULD_BLOCK)
-        fail("accept", err);
-}
-
-static void server(int ready)
-{
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    berth_listener l;
-    struct berth_endpoint ep;
-    int err = berth_attach(NULL);
-    if (err || (err = berth_listen_uri("tcp://127.0.0.1:0", NULL, &l)) != 0 ||
-        (err = berth_listener_endpoint(l, &ep)) != 0)
-        fail("server", err);
-    berth_waitset *set = berth_waitset_create();
-    if (!set || (err = berth_waitset_add(set, l, BERTH_IN, 0)) != 0)
-        fail("waitset", err);
-    if (write(ready, &ep.port, sizeof ep.port) != (ssize_t)sizeof ep.port)
-        exit(1);
-    for (;;) {
-        struct berth_event ev[64];
-        int n = berth_waitset_wait(set, ev, 64, -1);
-        if (n < 0)
-            fail("wait", n);
-        for (int i = 0; i < n; i++) {
-            struct echo *e = (struct echo *)(uintptr_t)ev[i].data;
-            if (!e) {
-                take_all(set, l);
-                continue;
-            }
-            uint32_t want = serve(e);
-            if (want && want != e->watching && (err = berth_waitset_modify(set, e->s, want, ev[i].data)) != 0)
-                fail("modify", err);
-            e->watching = want;
-            if (!want) {
-                (void)berth_close(e->s);
-                free(e);
-            }
-        }
-    }
+    echo_serve(l, &(struct echo_rules){.hostile = 1, .wait = 30 * SEC});
 }
 
 /* ---- the honest client ---- */
-
-static int64_t now(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * SEC + ts.tv_nsec;
-}
 
 static void ask(berth_session s, uint64_t *r, uint64_t most)
 {
@@ -141,37 +35,25 @@ static void ask(berth_session s, uint64_t *r, uint64_t most)
     size_t n = next_random(r) % most + 1;
     for (size_t i = 0; i < n; i++)
         out[i] = (uint8_t)next_random(r);
-    ssize_t w = berth_write(s, out, n, PATIENCE);
-    if (w != (ssize_t)n)
-        fail("the honest client's write", w);
-    for (size_t got = 0; got < n;) {
-        ssize_t k = berth_read(s, in + got, n - got, PATIENCE);
-        if (k <= 0)
-            fail("the honest client's read", k);
-        got += (size_t)k;
-    }
+    put_all(s, out, n);
+    get_all(s, in, n);
     if (memcmp(in, out, n) != 0)
-        fail("the honest client's bytes", 0);
+        fail(0, "the honest client's bytes");
 }
 
 static void honest(int seconds)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    int err = berth_attach(NULL);
-    if (err)
-        fail("attach", err);
+    role = "the honest client";
+    attach("honest");
     uint64_t r = seed * 0x9e3779b97f4a7c15ull | 1, asked = 0;
     int64_t end = now() + seconds * SEC, longest = 0;
-    berth_session kept;
-    if ((err = berth_connect_uri(uri, PATIENCE, &kept)) != 0)
-        fail("connect", err);
+    berth_session kept = dial();
     for (; now() < end; asked++) {
         int64_t begin = now();
         ask(kept, &r, 4000);
         if (asked % 16 == 0) { /* new sessions work too */
-            berth_session s;
-            if ((err = berth_connect_uri(uri, PATIENCE, &s)) != 0)
-                fail("another connect", err);
+            berth_session s = dial();
             ask(s, &r, 100);
             berth_close(s);
         }
@@ -181,7 +63,7 @@ static void honest(int seconds)
     printf("the honest client: %llu answers, the slowest after %lld ms\n", (unsigned long long)asked,
            (long long)(longest / 1000000));
     if (asked < 50)
-        fail("the server hardly answered", 0);
+        fail(0, "the server hardly answered");
     exit(0);
 }
 
@@ -196,9 +78,9 @@ static void talk(uint64_t *r)
     for (int i = 0; i < SESSIONS; i++) {
         size_t n = next_random(r) % (i % 2 ? 500 : sizeof buf) + 1;
         if (berth_write(mine[i], buf, n, PATIENCE) != (ssize_t)n)
-            fail("a peer that is honest so far", 0);
+            fail(0, "a peer that is honest so far");
         if (i != 3 && berth_read(mine[i], buf, sizeof buf, PATIENCE) <= 0) /* one leaves everything unread */
-            fail("a peer that is honest so far", 0);
+            fail(0, "a peer that is honest so far");
     }
 }
 
@@ -365,13 +247,9 @@ static void hostile(int kind, uint64_t r)
     struct rlimit none = {0, 0};
     (void)setrlimit(RLIMIT_CORE, &none);
     int null = open("/dev/null", O_WRONLY);
-    int err = berth_attach(NULL);
-    if (err)
-        fail("attach", err);
-    for (int i = 0; i < SESSIONS; i++) {
-        if ((err = berth_connect_uri(uri, PATIENCE, &mine[i])) != 0)
-            fail("connect", err);
-    }
+    attach("hostile");
+    for (int i = 0; i < SESSIONS; i++)
+        mine[i] = dial();
     talk(&r);
     (void)dup2(null, 2); /* what its own library thinks of it is of no interest; that it may crash neither */
     alarm(2);
@@ -401,22 +279,13 @@ static uint64_t memory_of(pid_t pid)
 
 int main(int argc, char **argv)
 {
+    role = "hostile";
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGPIPE, SIG_IGN);
     seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
     int seconds = argc > 2 ? atoi(argv[2]) : 5;
     const char *daemon = getenv("BERTH_TEST_DAEMON");
-    int ready[2];
-    uint16_t port;
-    if (pipe(ready) != 0)
-        return 1;
-    pid_t srv = fork();
-    if (srv == 0)
-        server(ready[1]);
-    close(ready[1]);
-    if (read(ready[0], &port, sizeof port) != (ssize_t)sizeof port)
-        return 1;
-    snprintf(uri, sizeof uri, "tcp://127.0.0.1:%u", port);
+    pid_t srv = far_side(serve);
     pid_t good = fork();
     if (good == 0)
         honest(seconds);
@@ -429,16 +298,16 @@ int main(int argc, char **argv)
             hostile(kind, next_random(&r) | 1);
         int bad_st;
         if (waitpid(bad, &bad_st, 0) != bad || (WIFEXITED(bad_st) && WEXITSTATUS(bad_st) != 0))
-            fail("the hostile one did not come to its part", 0);
+            fail(0, "the hostile one did not come to its part");
         kind = (kind + 1) % KINDS;
         n++;
         if (waitpid(srv, NULL, WNOHANG) != 0)
-            fail("the server is gone", 0);
+            fail(0, "the server is gone");
     }
     kill(srv, SIGTERM);
     waitpid(srv, NULL, 0);
     if (daemon && memory_of(atoi(daemon)) > before + 16384)
-        fail("the daemon has grown", 0);
+        fail(0, "the daemon has grown");
     printf("%d hostile processes\nhostile: %s\n", n, st ? "FAILED" : "passed");
     return st != 0;
 }

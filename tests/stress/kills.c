@@ -8,7 +8,6 @@
  * The first process never attaches. It takes words on its standard input (run N, stop) and answers each with a line, so
  * that the test that started it can look at survivors and daemon in between (tests/e2e/test_kill.py).
  */
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,17 +17,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "berth/berth.h"
+#include "echo.h"
 
-#define SEC 1000000000ll
-#define MS 1000000ll
 #define VICTIMS 6
 #define SURVIVING_CLIENTS 2
 #define VICTIM_PORT 7801 /* and VICTIMS after it */
-#define SERVER "tcp://127.0.0.1:7800"
 
-static volatile sig_atomic_t stopping;
-static const char *role = "kills";
 static int with_forks;
 
 static void on_term(int sig)
@@ -36,112 +30,7 @@ static void on_term(int sig)
     stopping = 1;
 }
 
-static uint64_t next_random(uint64_t *s)
-{
-    *s ^= *s << 13;
-    *s ^= *s >> 7;
-    *s ^= *s << 17;
-    return *s * 0x2545f4914f6cdd1dull >> 16;
-}
-
-static __attribute__((noreturn)) void fail(const char *what, long code)
-{
-    fprintf(stderr, "%s[%d]: %s: %s (%ld)\n", role, (int)getpid(), what,
-            code < 0 ? berth_strerror((int)code) : "wrong", code);
-    exit(1);
-}
-
-static void expect(const char *what, long code)
-{
-    if (code < 0)
-        fail(what, code);
-}
-
-static uint8_t byte_at(uint64_t key, uint64_t offset)
-{
-    return (uint8_t)((offset * 0x9e3779b97f4a7c15ull ^ key) >> 32);
-}
-
-static int attach(const char *name)
-{
-    struct berth_attach_options o = {.name = name, .spin_ns = 0};
-    return berth_attach(&o);
-}
-
-/* ---- a server that echoes, and resets or closes as its peers do ---- */
-
-struct echo {
-    berth_session s;
-    size_t have, done;
-    int watching;
-    uint8_t buf[65536];
-};
-
-/* What to wait for now; 0: over. */
-static int echo_step(struct echo *e)
-{
-    for (int round = 0; round < 8; round++) {
-        if (e->done < e->have) {
-            ssize_t n = berth_write(e->s, e->buf + e->done, e->have - e->done, 0);
-            if (n == BERTH_E_WOULD_BLOCK)
-                return BERTH_OUT;
-            if (n == BERTH_E_RESET || n == BERTH_E_CLOSED)
-                return 0;
-            expect("the server's write", n);
-            e->done += (size_t)n;
-            continue;
-        }
-        ssize_t n = berth_read(e->s, e->buf, sizeof e->buf, 0);
-        if (n == BERTH_E_WOULD_BLOCK)
-            return BERTH_IN;
-        if (n == BERTH_E_RESET || n == 0)
-            return 0;
-        expect("the server's read", n);
-        e->have = (size_t)n;
-        e->done = 0;
-    }
-    return e->done < e->have ? BERTH_OUT : BERTH_IN;
-}
-
-static void serve(berth_listener l)
-{
-    berth_waitset *set = berth_waitset_create();
-    if (!set)
-        fail("waitset", errno);
-    expect("waitset", berth_waitset_add(set, l, BERTH_IN, 0));
-    while (!stopping) {
-        struct berth_event ev[64];
-        int n = berth_waitset_wait(set, ev, 64, 100 * MS);
-        if (n == BERTH_E_INTERRUPTED)
-            continue;
-        expect("wait", n);
-        for (int i = 0; i < n; i++) {
-            struct echo *e = (struct echo *)(uintptr_t)ev[i].data;
-            if (!e) {
-                berth_session s;
-                int err;
-                for (int k = 0; (err = k < 16 ? berth_accept(l, 0, &s) : BERTH_E_WOULD_BLOCK) == 0; k++) {
-                    e = calloc(1, sizeof *e);
-                    e->s = s;
-                    e->watching = BERTH_IN;
-                    expect("add", berth_waitset_add(set, s, BERTH_IN, (uint64_t)(uintptr_t)e));
-                }
-                if (err != BERTH_E_WOULD_BLOCK)
-                    fail("accept", err);
-                continue;
-            }
-            int want = echo_step(e);
-            if (!want) {
-                expect("close", berth_close(e->s));
-                free(e);
-            } else if (want != e->watching) {
-                e->watching = want;
-                expect("modify", berth_waitset_modify(set, e->s, (uint32_t)want, (uint64_t)(uintptr_t)e));
-            }
-        }
-    }
-    berth_waitset_destroy(set);
-}
+static const struct echo_rules rules = {.wait = 100 * MS};
 
 /* ---- streams ---- */
 
@@ -161,7 +50,7 @@ static int exchange(berth_session s, uint64_t *r, uint64_t total, int tolerant)
                 w = 0;
             else if (w < 0 && tolerant && (w == BERTH_E_RESET || w == BERTH_E_CLOSED))
                 return (int)w;
-            expect("write", w);
+            expect(w, "write");
             sent += (uint64_t)w;
             if (w)
                 continue;
@@ -173,12 +62,12 @@ static int exchange(berth_session s, uint64_t *r, uint64_t total, int tolerant)
             continue;
         if (tolerant && (n == BERTH_E_RESET || n == 0))
             return BERTH_E_RESET;
-        expect("read", n);
+        expect(n, "read");
         if (n == 0)
-            fail("the stream ended", 0);
+            fail(0, "the stream ended");
         for (ssize_t i = 0; i < n; i++) {
             if (in[i] != byte_at(key, got + (uint64_t)i))
-                fail("a byte differs", 0);
+                fail(0, "a byte differs");
         }
         got += (uint64_t)n;
     }
@@ -189,40 +78,36 @@ static void end_clean(berth_session s)
 {
     uint8_t b;
     ssize_t n;
-    expect("shutdown", berth_shutdown(s, BERTH_SHUT_WR));
+    expect(berth_shutdown(s, BERTH_SHUT_WR), "shutdown");
     while ((n = berth_read(s, &b, 1, 10 * SEC)) == BERTH_E_INTERRUPTED)
         ;
     if (n != 0)
-        fail("the end of the stream", n);
-    expect("close", berth_close(s));
+        fail(n, "the end of the stream");
+    expect(berth_close(s), "close");
 }
 
 /* ---- survivors ---- */
 
-static void survive_serving(int ready)
+static void survive_serving(berth_listener l)
 {
     role = "server";
-    berth_listener l;
-    expect("attach", attach("server"));
-    expect("listen", berth_listen_uri(SERVER, NULL, &l));
-    if (write(ready, "x", 1) != 1)
-        fail("ready", errno);
-    serve(l);
-    expect("unlisten", berth_unlisten(l));
+    echo_serve(l, &rules);
+    expect(berth_unlisten(l), "unlisten");
+    expect(berth_detach(), "detach");
 }
 
 static void survive_as_client(uint64_t r)
 {
     role = "client";
-    expect("attach", attach("client"));
+    attach("client");
     berth_session kept, s;
-    expect("connect", berth_connect_uri(SERVER, 10 * SEC, &kept));
+    expect(berth_connect_uri(uri, 10 * SEC, &kept), "connect");
     while (!stopping) { /* one for long, others for short */
         (void)exchange(kept, &r, next_random(&r) % 200000 + 1, 0);
-        int err = berth_connect_uri(SERVER, 10 * SEC, &s);
+        int err = berth_connect_uri(uri, 10 * SEC, &s);
         if (err == BERTH_E_INTERRUPTED)
             continue;
-        expect("connect", err);
+        expect(err, "connect");
         (void)exchange(s, &r, next_random(&r) % 20000 + 1, 0);
         end_clean(s);
         usleep((useconds_t)(next_random(&r) % 2000));
@@ -233,30 +118,30 @@ static void survive_as_client(uint64_t r)
 static void survive_calling(uint64_t r)
 {
     role = "caller";
-    expect("attach", attach("caller"));
+    attach("caller");
     unsigned good = 0, cut = 0, none = 0;
     while (!stopping) {
-        char uri[64];
-        snprintf(uri, sizeof uri, "tcp://127.0.0.1:%d", VICTIM_PORT + (int)(next_random(&r) % VICTIMS));
+        char victim[64];
+        snprintf(victim, sizeof victim, "tcp://127.0.0.1:%d", VICTIM_PORT + (int)(next_random(&r) % VICTIMS));
         berth_session s;
-        int err = berth_connect_uri(uri, SEC, &s);
+        int err = berth_connect_uri(victim, SEC, &s);
         if (err == 0) {
             /* of one that never accepts nothing comes back: do not wait for it too long */
             uint8_t b = 7;
             ssize_t n = berth_write(s, &b, 1, 0);
             n = n == 1 ? berth_read(s, &b, 1, 20 * MS) : n;
             if (n == 1 && b != 7)
-                fail("a byte differs", b);
+                fail(b, "a byte differs");
             err = n == 1 ? exchange(s, &r, next_random(&r) % 100000 + 1, 1) : BERTH_E_RESET;
             good += err == 0;
             cut += err != 0;
-            expect("close", next_random(&r) % 4 ? berth_close(s) : berth_reset(s));
+            expect(next_random(&r) % 4 ? berth_close(s) : berth_reset(s), "close");
         } else if (err == BERTH_E_REFUSED || err == BERTH_E_NO_ROUTE || err == BERTH_E_RESET ||
                    err == BERTH_E_TIMED_OUT) {
             none++;
             usleep(300);
         } else if (err != BERTH_E_INTERRUPTED) {
-            fail("connect", err);
+            fail(err, "connect");
         }
     }
     fprintf(stderr, "caller: %u whole, %u cut, %u refused\n", good, cut, none);
@@ -270,7 +155,7 @@ static void drown(uint64_t *r)
     berth_session s[8] = {0};
     for (;;) {
         unsigned i = (unsigned)(next_random(r) % 8);
-        if (!s[i] && berth_connect_uri(SERVER, SEC, &s[i]) != 0)
+        if (!s[i] && berth_connect_uri(uri, SEC, &s[i]) != 0)
             s[i] = 0;
         switch (next_random(r) % 8) {
         case 0:
@@ -296,14 +181,14 @@ static void drown(uint64_t *r)
 
 static void listen_somewhere(int n, uint64_t *r)
 {
-    char uri[64];
+    char here[64];
     berth_listener l;
-    snprintf(uri, sizeof uri, "tcp://127.0.0.1:%d", VICTIM_PORT + n);
-    while (berth_listen_uri(uri, NULL, &l) != 0)
+    snprintf(here, sizeof here, "tcp://127.0.0.1:%d", VICTIM_PORT + n);
+    while (berth_listen_uri(here, NULL, &l) != 0)
         usleep(200);
     if (next_random(r) % 4 == 0)
         pause(); /* what comes waits, until the kill */
-    serve(l);
+    echo_serve(l, &rules);
 }
 
 static void come_and_go(void)
@@ -311,12 +196,12 @@ static void come_and_go(void)
     for (;;) {
         berth_session s;
         uint8_t b[100] = "";
-        if (berth_connect_uri(SERVER, SEC, &s) == 0) {
+        if (berth_connect_uri(uri, SEC, &s) == 0) {
             (void)berth_write(s, b, sizeof b, 0);
             (void)berth_read(s, b, sizeof b, 2 * MS);
         }
         (void)berth_detach();
-        (void)attach("guest");
+        (void)enter("guest");
     }
 }
 
@@ -325,7 +210,7 @@ static void be_victim(int n, uint64_t r)
     role = "victim";
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     int kind = (int)(next_random(&r) % 8);
-    if (attach(kind < 4 ? "victim" : "listener") != 0)
+    if (enter(kind < 4 ? "victim" : "listener") != 0)
         exit(3);
     if (with_forks && next_random(&r) % 4 == 0 && fork() == 0) { /* the child dies soon after, in its own way */
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -354,14 +239,6 @@ static void start_survivor(const char *name, void (*run)(uint64_t), uint64_t r)
     }
     survivor[survivors++] = pid;
     printf("%s %d ", name, (int)pid);
-}
-
-static int ready_pipe[2];
-
-static void serving(uint64_t r)
-{
-    close(ready_pipe[0]);
-    survive_serving(ready_pipe[1]);
 }
 
 static void check_survivors(void)
@@ -403,20 +280,16 @@ static void run(int kills, uint64_t *r)
 
 int main(int argc, char **argv)
 {
-    uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
+    role = "kills";
+    setenv("BERTH_SPIN_US", "0", 1); /* so many on so few CPUs: who waits sleeps */
+    seed = argc > 1 ? strtoull(argv[1], NULL, 0) : (uint64_t)time(NULL);
     with_forks = argc > 2 && atoi(argv[2]);
     uint64_t r = seed * 0x9e3779b97f4a7c15ull | 1;
     fprintf(stderr, "kills: seed %llu\n", (unsigned long long)seed);
     struct sigaction sa = {.sa_handler = on_term};
     sigaction(SIGTERM, &sa, NULL);
-    if (pipe(ready_pipe) != 0)
-        return 1;
-    start_survivor("server", serving, 1);
-    close(ready_pipe[1]);
-    char x;
-    if (read(ready_pipe[0], &x, 1) != 1)
-        return 1;
-    close(ready_pipe[0]);
+    survivor[survivors++] = far_side(survive_serving);
+    printf("server %d ", (int)survivor[0]);
     for (int i = 0; i < SURVIVING_CLIENTS; i++) {
         fflush(stdout);
         start_survivor("client", survive_as_client, next_random(&r) | 1);
