@@ -30,6 +30,20 @@ static int failed_system(const char *what)
     return 1;
 }
 
+/* After a move between file and spans: n and error are the file's answer, rc the session's. */
+static int moved(const char *path, ssize_t n, int error, int rc, uint64_t *total)
+{
+    if (n < 0 && error != EINTR) {
+        errno = error;
+        return failed_system(path);
+    }
+    if (rc < 0)
+        return failed("the session", rc);
+    if (n > 0)
+        *total += (uint64_t)n;
+    return 0;
+}
+
 /* Fill spans from the file until it ends. */
 static int send_file(berth_session session, int fd, const char *path, uint64_t *total)
 {
@@ -42,17 +56,10 @@ static int send_file(berth_session session, int fd, const char *path, uint64_t *
         int error = errno;
         /* Commit in every case: it also gives the spans back. */
         int rc = berth_write_commit(session, n > 0 ? (size_t)n : 0);
-        if (n < 0 && error == EINTR)
-            continue;
-        if (n < 0) {
-            errno = error;
-            return failed_system(path);
-        }
-        if (rc < 0)
-            return failed("sending", rc);
+        if (moved(path, n, error, rc, total) != 0)
+            return 1;
         if (n == 0)
             return 0;
-        *total += (uint64_t)n;
     }
 }
 
@@ -69,15 +76,8 @@ static int receive_file(berth_session session, int fd, const char *path, uint64_
         ssize_t n = writev(fd, spans, count);
         int error = errno;
         int rc = berth_read_consume(session, n > 0 ? (size_t)n : 0);
-        if (n < 0 && error == EINTR)
-            continue;
-        if (n < 0) {
-            errno = error;
-            return failed_system(path);
-        }
-        if (rc < 0)
-            return failed("reading", rc);
-        *total += (uint64_t)n;
+        if (moved(path, n, error, rc, total) != 0)
+            return 1;
     }
 }
 

@@ -1,454 +1,20 @@
-/* client_test.c - libberth against a fake daemon, which answers as its script says: well, wrongly, half, late or never.
- *
- * Each case is one child process that uses the public API, for a process is one worker; this process is the daemon it talks to.
- * The child tells what its calls returned over a pipe, and must end by itself with status 0.
- */
-#include "check.h"
+/* client_test.c - libberth's calls against a fake daemon: handles that are none, and answers and news of every kind. */
+#include "fake_daemon.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "berth/berth.h"
-#include "session/directory.h"
-#include "shm/control.h"
 #include "shm/ctlsock.h"
 #include "shm/segment.h"
 
-static char dir[] = "/tmp/berth-test-XXXXXX";
-static int listening = -1;
-static int directory_fd;
-static struct directory *directory;
-
-#define WORKER 7
-#define APP 3
-#define LISTENER 5
-#define SERVER_APP 4
-
-/* ---- the child ------------------------------------------------------------------------------------------------- */
-
-struct child {
-    pid_t pid;
-    int results; /* read end: one int for each call */
-    int sock;    /* the daemon's end */
-    uint32_t seq, type;
-    int fds[CTL_FDS_MAX], nfds;
-    uint8_t bytes[CTL_MAX];
-};
-
-static int tell_fd;
-
-static void tell(long result)
-{
-    int r = (int)result;
-    if (write(tell_fd, &r, sizeof r) != (ssize_t)sizeof r)
-        _exit(9);
-}
-
-static int descriptors(void)
-{
-    int n = 0;
-    DIR *d = opendir("/proc/self/fd");
-    while (d && readdir(d))
-        n++;
-    if (d)
-        closedir(d);
-    return n;
-}
-
-static int attach(void)
-{
-    struct berth_attach_options o = {.name = "child", .runtime_dir = dir, .spin_ns = -1};
-    return berth_attach(&o);
-}
-
-static struct child start(void (*body)(void))
-{
-    struct child c = {.sock = -1};
-    int p[2];
-    assert_int_equal(pipe2(p, O_CLOEXEC), 0);
-    fflush(NULL);
-    c.pid = fork();
-    assert_true(c.pid >= 0);
-    if (c.pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        for (int sig = 1; sig < 32; sig++) /* cmocka's handlers would take a crash for one of the parent's */
-            signal(sig, sig == SIGPIPE ? SIG_IGN : SIG_DFL);
-        alarm(30);
-        close(p[0]);
-        close(listening);
-        tell_fd = p[1];
-        body();
-        _exit(0);
-    }
-    close(p[1]);
-    c.results = p[0];
-    return c;
-}
-
-static int result(struct child *c)
-{
-    int r;
-    struct pollfd p = {.fd = c->results, .events = POLLIN};
-    check(poll(&p, 1, 15000) == 1, "the child hangs in a call");
-    check(read(c->results, &r, sizeof r) == (ssize_t)sizeof r, "the child died in a call");
-    return r;
-}
-
-static void finish(struct child *c)
-{
-    while (c->nfds)
-        close(c->fds[--c->nfds]);
-    if (c->sock >= 0)
-        close(c->sock);
-    close(c->results);
-    int status = -1;
-    for (int i = 0; i < 10000 && waitpid(c->pid, &status, WNOHANG) == 0; i++)
-        usleep(1000);
-    check(status != -1, "the child does not end");
-    check(status == 0, "the child ended with status %#x", status);
-}
-
-/* ---- the daemon's part -------------------------------------------------------------------------------------------- */
-
-static void accept_child(struct child *c)
-{
-    struct pollfd p = {.fd = listening, .events = POLLIN};
-    check(poll(&p, 1, 10000) == 1, "the library does not connect");
-    c->sock = accept4(listening, NULL, NULL, SOCK_CLOEXEC);
-    assert_true(c->sock >= 0);
-    struct timeval ten = {.tv_sec = 10};
-    setsockopt(c->sock, SOL_SOCKET, SO_RCVTIMEO, &ten, sizeof ten);
-}
-
-/* The next message that wants an answer or is of that type. */
-static bool take(struct child *c, uint32_t type)
-{
-    for (;;) {
-        while (c->nfds)
-            close(c->fds[--c->nfds]);
-        int n = ctl_recv(c->sock, c->bytes, sizeof c->bytes, c->fds, &c->nfds, 0);
-        if (n < (int)sizeof(struct ctl_header))
-            return false;
-        struct ctl_header *h = (void *)c->bytes;
-        check(h->len == n, "the library sent a length of %u in a packet of %d", h->len, n);
-        c->seq = h->seq;
-        c->type = h->type;
-        if (h->type == type)
-            return true;
-    }
-}
-
-struct answer {
-    union {
-        struct ctl_header h;
-        struct ctl_welcome welcome;
-        struct ctl_listened listened;
-        struct ctl_introduced introduced;
-        struct ctl_ports ports;
-        uint8_t bytes[CTL_MAX];
-    };
-    size_t len;
-    int fds[CTL_FDS_MAX], nfds;
-};
-
-static struct answer good_welcome(const struct child *c)
-{
-    struct answer a = {.len = sizeof a.welcome, .fds = {directory_fd}, .nfds = 1};
-    a.welcome = (struct ctl_welcome){.h = {.type = CTL_WELCOME, .len = sizeof a.welcome, .seq = c->seq},
-                                     .version = CTL_VERSION,
-                                     .worker = WORKER,
-                                     .app = APP,
-                                     .uid = getuid(),
-                                     .outbox_limit = 1 << 30,
-                                     .sessions_limit = 1000,
-                                     .daemon_pid = (uint32_t)getpid(),
-                                     .name = "child",
-                                     .ns = "default"};
-    return a;
-}
-
-static void answer(struct child *c, const struct answer *a)
-{
-    (void)ctl_send(c->sock, a->bytes, a->len, a->fds, a->nfds, 0);
-}
-
-static void welcome_child(struct child *c)
-{
-    accept_child(c);
-    assert_true(take(c, CTL_HELLO));
-    struct answer a = good_welcome(c);
-    answer(c, &a);
-}
-
-/* ---- attach ------------------------------------------------------------------------------------------------------------ */
-
-static void attach_and_tell(void)
-{
-    int before = descriptors();
-    int rc = attach();
-    tell(rc);
-    tell(rc == 0 ? 0 : descriptors() - before); /* a failed attach leaves nothing open */
-    if (rc == 0)
-        (void)berth_detach();
-}
-
-static void what_hello_says(void **state)
-{
-    struct child c = start(attach_and_tell);
-    accept_child(&c);
-    assert_true(take(&c, CTL_HELLO));
-    struct ctl_hello *m = (void *)c.bytes;
-    assert_int_equal(m->h.len, sizeof *m);
-    assert_int_equal(m->magic, CTL_MAGIC);
-    assert_int_equal(m->version, CTL_VERSION);
-    assert_string_equal(m->name, "child");
-    assert_int_not_equal(m->h.seq, 0);
-    assert_int_equal(c.nfds, 3);
-    const void *map;
-    uint64_t size;
-    const char *why = "";
-    check(segment_open(c.fds[1], WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &map, &size, &why) == 0,
-          "worker page: %s", why);
-    segment_unmap(map, size);
-    struct answer a = good_welcome(&c);
-    answer(&c, &a);
-    assert_int_equal(result(&c), 0);
-    assert_int_equal(result(&c), 0);
-    if (take(&c, CTL_DETACH)) {
-        struct answer done = {.h = {.type = CTL_DONE, .len = sizeof done.h, .seq = c.seq}, .len = sizeof done.h};
-        answer(&c, &done);
-    }
-    finish(&c);
-}
-
-static void attach_with(void (*change)(struct answer *a, int i), int i, int lowest, int highest, const char *what)
-{
-    struct child c = start(attach_and_tell);
-    accept_child(&c);
-    assert_true(take(&c, CTL_HELLO));
-    struct answer a = good_welcome(&c);
-    change(&a, i);
-    answer(&c, &a);
-    close(c.sock); /* whatever it waits for now will not come */
-    c.sock = -1;
-    int rc = result(&c), left = result(&c);
-    check(rc >= lowest && rc <= highest, "%s %d: attach gave %d, %s", what, i, rc, berth_error_name(rc));
-    check(left <= 0, "%s %d: the failed attach left %d descriptors", what, i, left);
-    finish(&c);
-}
-
-static const int attach_codes[] = {BERTH_E_VERSION, BERTH_E_UNKNOWN_NAMESPACE, BERTH_E_WRONG_SECRET,
-                                   BERTH_E_LIMIT,   BERTH_E_NO_MEMORY,         BERTH_E_PERMISSION,
-                                   BERTH_E_INVALID};
-
-static void refuse(struct answer *a, int i)
-{
-    a->welcome.h.status = attach_codes[i];
-    a->nfds = 0;
-}
-
-static void each_refusal_has_its_code(void **state)
-{
-    for (int i = 0; i < (int)(sizeof attach_codes / sizeof attach_codes[0]); i++)
-        attach_with(refuse, i, attach_codes[i], attach_codes[i], "refusal");
-}
-
-static int memfd_of(size_t size, uint32_t magic, uint16_t version, bool seal)
-{
-    int fd;
-    void *map;
-    if (!seal) {
-        fd = memfd_create("liar", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-        assert_int_equal(ftruncate(fd, (off_t)size), 0);
-        return fd;
-    }
-    assert_int_equal(segment_create("liar", size, &fd, &map), 0);
-    struct directory *d = map;
-    d->magic = magic;
-    d->version = version;
-    munmap(map, size);
-    return fd;
-}
-
-static void spoil(struct answer *a, int i)
-{
-    switch (i) {
-    case 0:
-        a->nfds = 0;
-        break; /* no directory */
-    case 1:
-        a->len = a->h.len = sizeof(struct ctl_header);
-        break; /* truncated, and says so */
-    case 2:
-        a->len = sizeof(struct ctl_header);
-        break; /* truncated */
-    case 3:
-        a->len = sizeof(struct ctl_header) / 2;
-        break;
-    case 4:
-        a->len -= 8;
-        break;
-    case 5:
-        a->h.len += 8;
-        break; /* says more than comes */
-    case 6:
-        a->h.type = CTL_DONE;
-        break; /* another reply */
-    case 7:
-        a->h.type = 999;
-        break;
-    case 8:
-        a->h.seq += 1;
-        break; /* to another question */
-    case 9:
-        a->h.seq = 0;
-        break;
-    case 10:
-        a->h.status = 5;
-        break; /* no code */
-    case 11:
-        a->h.status = -4711;
-        break;
-    case 12:
-        a->welcome.version = CTL_VERSION + 1;
-        break;
-    case 13:
-        a->welcome.worker = 0;
-        break;
-    case 14:
-        a->fds[0] = listening;
-        break; /* not a segment */
-    case 15:
-        a->fds[0] = memfd_of(DIRECTORY_BYTES, 0, 0, false);
-        break;
-    case 16:
-        a->fds[0] = memfd_of(PAGE_BYTES, ABI_MAGIC_DIR, ABI_VERSION, true);
-        break;
-    case 17:
-        a->fds[0] = memfd_of(DIRECTORY_BYTES, ABI_MAGIC_PAGE, ABI_VERSION, true);
-        break;
-    case 18:
-        a->fds[0] = memfd_of(DIRECTORY_BYTES, ABI_MAGIC_DIR, ABI_VERSION + 1, true);
-        break;
-    default:
-        a->len = 0;
-        break; /* nothing at all */
-    }
-}
-
-static void spoiled_welcomes_are_errors(void **state)
-{
-    for (int i = 0; i <= 19; i++)
-        attach_with(spoil, i, BERTH_E_LAST, -1, "spoiled WELCOME");
-}
-
-static void a_daemon_that_hangs_up(void **state)
-{
-    struct child c = start(attach_and_tell);
-    accept_child(&c);
-    assert_true(take(&c, CTL_HELLO));
-    close(c.sock);
-    c.sock = -1;
-    assert_int_equal(result(&c), BERTH_E_DAEMON_GONE);
-    assert_true(result(&c) <= 0);
-    finish(&c);
-}
-
-static void a_daemon_that_says_nothing(void **state)
-{
-    struct child c = start(attach_and_tell);
-    accept_child(&c);
-    int64_t begin = clock_now();
-    int rc = result(&c);
-    int64_t took = clock_now() - begin;
-    check(rc == BERTH_E_TIMED_OUT || rc == BERTH_E_DAEMON_GONE || rc == BERTH_E_NO_DAEMON, "attach gave %s",
-          berth_error_name(rc));
-    check(took > 3 * NS_PER_SEC && took < 8 * NS_PER_SEC, "attach waited %lld ms", (long long)(took / NS_PER_MS));
-    assert_true(result(&c) <= 0);
-    finish(&c);
-}
-
-static void no_daemon_body(void)
-{
-    static const char *const dirs[] = {"/nonexistent/berth", "/"};
-    for (int i = 0; i < 2; i++) {
-        struct berth_attach_options o = {.runtime_dir = dirs[i], .spin_ns = -1};
-        tell(berth_attach(&o));
-    }
-    char longer[200];
-    memset(longer, 'x', sizeof longer);
-    longer[0] = '/';
-    longer[199] = 0;
-    struct berth_attach_options o = {.runtime_dir = longer, .spin_ns = -1};
-    tell(berth_attach(&o));
-}
-
-static void no_daemon(void **state)
-{
-    struct child c = start(no_daemon_body);
-    assert_int_equal(result(&c), BERTH_E_NO_DAEMON);
-    assert_int_equal(result(&c), BERTH_E_NO_DAEMON);
-    assert_int_equal(result(&c), BERTH_E_INVALID);
-    finish(&c);
-}
-
-static void bad_options_body(void)
-{
-    char name[80], secret[200];
-    memset(name, 'n', sizeof name);
-    memset(secret, 's', sizeof secret);
-    name[79] = secret[199] = 0;
-    struct berth_attach_options bad[] = {
-        {.name = ""},
-        {.name = name},
-        {.ns = name},
-        {.secret = secret},
-        {.flags = 1u << 9},
-        {.rx_fifo_size = 4095},
-        {.rx_fifo_size = (64u << 20) + 1},
-        {.tx_fifo_size = 1},
-        {.segment_size = 4096},
-        {.segment_size = 1ull << 40},
-        {.spin_ns = 1000001},
-    };
-    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
-        bad[i].runtime_dir = dir;
-        tell(berth_attach(&bad[i]));
-    }
-}
-
-static void bad_options(void **state)
-{
-    struct child c = start(bad_options_body);
-    for (int i = 0; i < 11; i++) {
-        int rc = result(&c);
-        check(rc == BERTH_E_INVALID, "bad option %d gave %s", i, berth_error_name(rc));
-    }
-    finish(&c);
-}
-
-/* ---- without an attach, and with wrong handles ------------------------------------------------------------------------------ */
-
-static struct berth_endpoint at(uint16_t port)
-{
-    endpoint ep;
-    endpoint_from_v4(&ep, 0x7f000001, port);
-    return ep;
-}
+/* ---- without an attach, and with wrong handles ---- */
 
 #define NOT_ATTACHED_CALLS 5
 static void not_attached_body(void)
@@ -560,7 +126,7 @@ static void a_second_attach_is_refused(void **state)
     finish(&c);
 }
 
-/* ---- listen --------------------------------------------------------------------------------------------------------------------- */
+/* ---- listen ---- */
 
 static void listen_body(void)
 {
@@ -671,7 +237,7 @@ static void a_daemon_that_goes_away(void **state)
     finish(&c);
 }
 
-/* ---- connect --------------------------------------------------------------------------------------------------------------------- */
+/* ---- connect ---- */
 
 static void connect_body(void)
 {
@@ -804,7 +370,7 @@ static void connect_answers(void **state)
         connect_with(spoil_introduced, i, BERTH_E_LAST, -1);
 }
 
-/* ---- what comes unasked ----------------------------------------------------------------------------------------------------------- */
+/* ---- what comes unasked ---- */
 
 static void pushes_body(void)
 {
@@ -914,59 +480,12 @@ static void random_pushes_are_survived(void **state)
     finish(&c);
 }
 
-/* ---- --------------------------------------------------------------------------------------------------------------------------- */
-
-static int set_up(void **state)
-{
-    struct sockaddr_un sa = {.sun_family = AF_UNIX};
-    if (!mkdtemp(dir))
-        return -1;
-    snprintf(sa.sun_path, sizeof sa.sun_path, "%s/%s", dir, CTL_SOCKET_NAME);
-    listening = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-    if (bind(listening, (struct sockaddr *)&sa, sizeof sa) < 0 || listen(listening, 16) < 0)
-        return -1;
-    void *map;
-    if (segment_create("berth-directory", DIRECTORY_BYTES, &directory_fd, &map) != 0)
-        return -1;
-    directory = map;
-    directory_init(directory);
-    struct dir_entry e = {.port = 8080,
-                          .proto = PROTO_TCP,
-                          .listener = LISTENER,
-                          .app = SERVER_APP,
-                          .uid = getuid(),
-                          .backlog = 16,
-                          .epoch = 1};
-    memcpy(e.addr, at(8080).addr, 16);
-    setenv("BERTH_LOG", "error", 1);
-    signal(SIGPIPE, SIG_IGN);
-    return directory_add(directory, &e);
-}
-
-static int tear_down(void **state)
-{
-    char path[120];
-    snprintf(path, sizeof path, "%s/%s", dir, CTL_SOCKET_NAME);
-    unlink(path);
-    return rmdir(dir);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(what_hello_says),
-        cmocka_unit_test(each_refusal_has_its_code),
-        cmocka_unit_test(spoiled_welcomes_are_errors),
-        cmocka_unit_test(a_daemon_that_hangs_up),
-        cmocka_unit_test(a_daemon_that_says_nothing),
-        cmocka_unit_test(no_daemon),
-        cmocka_unit_test(bad_options),
-        cmocka_unit_test(calls_without_attach),
-        cmocka_unit_test(foreign_handles_are_errors_everywhere),
-        cmocka_unit_test(a_second_attach_is_refused),
-        cmocka_unit_test(listen_answers),
-        cmocka_unit_test(a_daemon_that_goes_away),
-        cmocka_unit_test(connect_answers),
+        cmocka_unit_test(calls_without_attach),       cmocka_unit_test(foreign_handles_are_errors_everywhere),
+        cmocka_unit_test(a_second_attach_is_refused), cmocka_unit_test(listen_answers),
+        cmocka_unit_test(a_daemon_that_goes_away),    cmocka_unit_test(connect_answers),
         cmocka_unit_test(random_pushes_are_survived),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -18,8 +18,6 @@
 #include "session/directory.h"
 #include "shm/ctlsock.h"
 
-static struct test_daemon the_daemon;
-
 #define expect(code, call)                                                                                         \
     do {                                                                                                           \
         int got_ = (call);                                                                                         \
@@ -496,36 +494,16 @@ static void nothing_is_left(void **state)
 {
     struct fake_app a;
     fake_connect(&a, &the_daemon);
-    int baseline = *(int *)*state, now = 0;
-    for (int i = 0; i < 200; i++) {
-        expect(0, fake_status(&a));
-        now = daemon_descriptors(&the_daemon) - 1; /* less this connection */
-        if (now <= baseline && a.in.status.workers == 0)
-            break;
-        usleep(10000);
-    }
-    check(now <= baseline, "%d descriptors are left in the daemon", now - baseline);
-    assert_int_equal(a.in.status.workers, 0);
-    assert_int_equal(a.in.status.apps, 0);
+    fake_expect_left(&a, 0, 0, 1); /* this connection */
     fake_close(&a);
 }
 
 static int start(void **state)
 {
-    static int baseline;
     daemon_start(&the_daemon);
     usleep(20000);
-    baseline = daemon_descriptors(&the_daemon);
-    *state = &baseline;
+    daemon_baseline = daemon_descriptors(&the_daemon);
     return 0;
-}
-
-static int stop(void **state)
-{
-    int status = daemon_stop(&the_daemon);
-    if (status != 0)
-        print_error("the daemon ended with status %#x\n", status);
-    return status != 0;
 }
 
 int main(void)
@@ -552,5 +530,5 @@ int main(void)
         cmocka_unit_test(no_daemon_no_connection),
         cmocka_unit_test(nothing_is_left),
     };
-    return cmocka_run_group_tests(tests, start, stop);
+    return cmocka_run_group_tests(tests, start, daemon_stop_clean);
 }

@@ -95,6 +95,17 @@ int daemon_descriptors(const struct test_daemon *d)
     return n;
 }
 
+struct test_daemon the_daemon;
+int daemon_baseline;
+
+int daemon_stop_clean(void **state)
+{
+    int status = daemon_stop(&the_daemon);
+    if (status != 0)
+        print_error("the daemon ended with status %#x\n", status);
+    return status != 0;
+}
+
 /* ---- packets ---- */
 
 void fake_connect(struct fake_app *a, const struct test_daemon *d)
@@ -246,6 +257,21 @@ int fake_status(struct fake_app *a)
 {
     struct ctl_header m = {0};
     return fake_request(a, CTL_STATUS, &m, sizeof m, NULL, 0);
+}
+
+void fake_expect_left(struct fake_app *a, uint32_t workers, uint32_t apps, int descriptors)
+{
+    int more = 0;
+    for (int i = 0; i < 300; i++) {
+        assert_int_equal(fake_status(a), 0);
+        more = daemon_descriptors(&the_daemon) - daemon_baseline;
+        if (more <= descriptors && a->in.status.workers == workers && a->in.status.apps == apps)
+            break;
+        usleep(10000);
+    }
+    check(more <= descriptors, "%d descriptors are left in the daemon, not %d", more, descriptors);
+    assert_int_equal(a->in.status.workers, workers);
+    assert_int_equal(a->in.status.apps, apps);
 }
 
 /* ---- requests ---- */

@@ -21,6 +21,13 @@ int daemon_stop(struct test_daemon *d); /* SIGTERM; its exit status as waitpid h
 bool daemon_alive(const struct test_daemon *d);
 int daemon_descriptors(const struct test_daemon *d); /* how many it has open */
 
+/* ---- the one daemon of a test program ---- */
+
+extern struct test_daemon the_daemon;
+extern int daemon_baseline; /* descriptors it had open when the tests began */
+
+int daemon_stop_clean(void **state); /* group tear-down: it must end with status 0 */
+
 /* ---- an app ---- */
 
 union fake_packet {
@@ -70,6 +77,8 @@ void fake_hello_fill(struct ctl_hello *m, const char *name, const char *ns, cons
 int fake_hello(struct fake_app *a, const struct ctl_hello *m);
 void fake_attach(struct fake_app *a, const struct test_daemon *d, const char *name); /* must succeed */
 int fake_status(struct fake_app *a); /* a STATUS round trip: is the daemon still at its work? */
+/* What others left must soon be gone: that many workers, apps, and descriptors beyond the baseline are there. */
+void fake_expect_left(struct fake_app *a, uint32_t workers, uint32_t apps, int descriptors);
 
 /* ---- requests ---- */
 int fake_listen(struct fake_app *a, const char *addr, uint16_t port, uint8_t flags,

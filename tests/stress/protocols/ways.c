@@ -111,9 +111,12 @@ static void *echoes(void *arg)
 void far_echo_threads(berth_listener l)
 {
     for (;;) {
-        berth_session s, *arg = malloc(sizeof *arg);
+        berth_session s, *arg;
         if (berth_accept(l, -1, &s) != 0)
             return;
+        arg = malloc(sizeof *arg);
+        if (!arg)
+            fail(0, "no memory for an echo");
         *arg = s;
         pthread_t t;
         pthread_create(&t, NULL, echoes, arg);
