@@ -56,12 +56,13 @@ check-tsan:
 	@ninja -C $(BUILD)-tsan -j $(JOBS)
 	@$(PYTHON) scripts/test.py --build $(BUILD)-tsan --sanitizer thread $(TEST_FLAGS)
 
-# the protocols with random delays at each atomic operation, and death at a chosen one
+# the protocols with random delays at each atomic operation, death at a chosen one, and the order of locks checked
 check-delays:
 	$(call deps,build run)
 	@test -e $(BUILD)-delays/build.ninja || meson setup $(BUILD)-delays -Dwerror=$(WERROR) --buildtype=debugoptimized \
 		-Dberth_delays=true $(MESON_FLAGS)
 	@ninja -C $(BUILD)-delays -j $(JOBS)
+	@$(PYTHON) scripts/test.py --build $(BUILD)-delays --suite unit --only lock $(TEST_FLAGS)
 	@$(PYTHON) scripts/test.py --build $(BUILD)-delays --suite e2e --only test_protocols --test Delayed $(TEST_FLAGS)
 
 # FUZZ_SECONDS for each target; FUZZ=name for one

@@ -16,7 +16,7 @@ static bool spin(struct family_lock *l, uint32_t member)
         uint32_t w = load_relaxed(&l->word);
         if (w & LOCK_CONTENDED) /* others sleep already: spinning past them helps nobody */
             return false;
-        if (w == 0 && family_lock_try(l, member))
+        if (w == 0 && family_lock_swap(l, member))
             return true;
         cpu_relax();
     }

@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/atomic.h"
+#include "base/order.h"
 
 struct family_lock {
     uint32_t word; /* zeroed memory is a free lock */
@@ -45,24 +46,36 @@ struct family_members {
 int family_lock_wait(struct family_lock *l, uint32_t member, const struct family_members *m);
 void family_lock_wake(struct family_lock *l);
 
-/* Takes the lock only if it is free. A dead holder's lock is not free. */
-static inline bool family_lock_try(struct family_lock *l, uint32_t member)
+static inline bool family_lock_swap(struct family_lock *l, uint32_t member)
 {
     uint32_t free_word = 0;
     return compare_exchange_sc(&l->word, &free_word, member + 1);
+}
+
+/* Takes the lock only if it is free. A dead holder's lock is not free. */
+static inline bool family_lock_try(struct family_lock *l, uint32_t member)
+{
+    bool taken = family_lock_swap(l, member);
+    if (taken)
+        order_have(l);
+    return taken;
 }
 
 /* Takes the lock, waiting as long as a living process holds it. 0, or LOCK_TAKEN_OVER. */
 static inline __attribute__((warn_unused_result)) int family_lock_take(struct family_lock *l, uint32_t member,
                                                                        const struct family_members *m)
 {
-    if (__builtin_expect(family_lock_try(l, member), 1))
-        return 0;
-    return family_lock_wait(l, member, m);
+    order_take(l);
+    int taken = 0;
+    if (__builtin_expect(!family_lock_swap(l, member), 0))
+        taken = family_lock_wait(l, member, m);
+    order_have(l);
+    return taken;
 }
 
 static inline void family_lock_release(struct family_lock *l)
 {
+    order_drop(l);
     if (__builtin_expect(exchange_sc(&l->word, 0) & LOCK_CONTENDED, 0))
         family_lock_wake(l);
 }

@@ -7,13 +7,14 @@
 #include <sys/single_threaded.h>
 
 #include "base/atomic.h"
+#include "base/order.h"
 #include "base/sys.h"
 
 struct plock {
     uint32_t word;
 };
 
-static inline bool plock_try(struct plock *l)
+static inline bool plock_swap(struct plock *l)
 {
     uint32_t expected = 0;
     if (__libc_single_threaded) {
@@ -26,8 +27,17 @@ static inline bool plock_try(struct plock *l)
     return load_relaxed(&l->word) == 0 && compare_exchange_sc(&l->word, &expected, 1u);
 }
 
+static inline bool plock_try(struct plock *l)
+{
+    bool taken = plock_swap(l);
+    if (taken)
+        order_have(l);
+    return taken;
+}
+
 static inline void plock_take(struct plock *l)
 {
+    order_take(l);
     for (int i = 0; i < 100; i++) {
         if (plock_try(l))
             return;
@@ -35,10 +45,12 @@ static inline void plock_take(struct plock *l)
     }
     while (exchange_sc(&l->word, 2u) != 0)
         (void)sys_futex_wait(&l->word, 2, 0);
+    order_have(l);
 }
 
 static inline void plock_release(struct plock *l)
 {
+    order_drop(l);
     if (__libc_single_threaded)
         store_release(&l->word, 0u);
     else if (exchange_sc(&l->word, 0u) == 2)

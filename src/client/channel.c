@@ -58,6 +58,7 @@ static void kick_if_needed(struct peer_box *box, const struct slot *peer)
 /* The session may be closed by another thread meanwhile, and its record be another's: each word is read once. */
 void channel_event(struct session *s, struct session_cache *c)
 {
+    order_take(&C->lock); /* seldom, but from anywhere: for the checker it is every time */
     struct peer_box *box = load_relaxed(&c->box);
     const struct slot *peer = load_relaxed(&c->peer);
     if (!box || load_relaxed(&box->own_channel) == NONE || load_acquire(&box->their_channel) == NONE ||
@@ -117,6 +118,8 @@ static void find_theirs(struct peer_box *box)
     }
 }
 
+/* It comes from everywhere where somebody is told something, so it takes no lock that is held while sessions are looked at:
+ * whoever takes events next finds the box on C->paired. */
 void channel_pair(struct peer_box *box)
 {
     plock_take(&C->lock);
@@ -127,19 +130,28 @@ void channel_pair(struct peer_box *box)
     if (box->their_channel == NONE)
         find_theirs(box);
     /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions directly */
-    bool ready =
-        box->own_channel != NONE && box->queue && !load_relaxed(&box->polled) && box->me == C->worker && !C->forked;
-    plock_release(&C->lock);
-    if (!ready)
-        return;
-    plock_take(&C->poll_lock);
-    if (!box->polled) {
+    bool ready = box->own_channel != NONE && box->queue && !load_relaxed(&box->polled) && !box->buried &&
+                 box->me == C->worker && !C->forked;
+    if (ready) {
         store_relaxed(&box->polled, true);
-        box->next_polled = C->polled;
-        store_release(&C->polled, box);
+        struct peer_box *first = load_relaxed(&C->paired);
+        do {
+            box->next_polled = first;
+        } while (!compare_exchange_sc(&C->paired, &first, box));
+    }
+    plock_release(&C->lock);
+}
+
+void channels_enter(void)
+{
+    if (!load_relaxed(&C->paired))
+        return;
+    for (struct peer_box *b = exchange_sc(&C->paired, NULL), *next; b; b = next) {
+        next = b->next_polled;
+        b->next_polled = C->polled;
+        store_release(&C->polled, b);
         store_relaxed(&C->polled_count, C->polled_count + 1);
     }
-    plock_release(&C->poll_lock);
 }
 
 /* ---- receiving -------------------------------------------------------------------------------------------- */
@@ -208,8 +220,10 @@ static inline bool has_news(const struct peer_box *box)
 /* One thread at a time: what it finds it hands to whoever waits for it. `all`: the armed ones too. */
 void events_poll(bool all)
 {
-    if ((!load_relaxed(&C->polled) && !load_relaxed(&C->armed)) || !plock_try(&C->poll_lock))
+    if ((!load_relaxed(&C->polled) && !load_relaxed(&C->armed) && !load_relaxed(&C->paired)) ||
+        !plock_try(&C->poll_lock))
         return;
+    channels_enter();
     for (struct peer_box *b = C->polled; b; b = b->next_polled) {
         if (!has_news(b)) {
             b->idle++;
@@ -242,10 +256,11 @@ void events_poll(bool all)
  * armed channels kick. */
 bool events_waiting(void)
 {
-    if (!load_relaxed(&C->polled))
+    if (!load_relaxed(&C->polled) && !load_relaxed(&C->paired))
         return false;
     if (!plock_try(&C->poll_lock))
         return true;
+    channels_enter();
     bool found = false;
     for (struct peer_box *b = C->polled; b && !found; b = b->next_polled)
         found = has_news(b);
@@ -258,6 +273,7 @@ void channel_rearm(void)
 {
     if (load_relaxed(&C->polled_count) <= POLLED_MAX || !plock_try(&C->poll_lock))
         return;
+    channels_enter();
     for (struct peer_box **p = &C->polled; *p && C->polled_count > POLLED_MAX;) {
         struct peer_box *b = *p;
         struct channel *mine = outbox_channel(b->own, b->own_channel);

@@ -147,8 +147,44 @@ void family_repair(struct family_lock *l)
     }
 }
 
+#ifdef BERTH_DELAYS
+/* For order.h: locks of one kind have one place in the order. */
+static const char *lock_class(const void *lock)
+{
+    const struct family *f = C->family;
+    uintptr_t at = (uintptr_t)lock;
+    if (lock == &C->lock)
+        return "client.lock";
+    if (lock == &C->ctl_lock)
+        return "client.ctl_lock";
+    if (lock == &C->watch_lock)
+        return "client.watch_lock";
+    if (lock == &C->zombie_lock)
+        return "client.zombie_lock";
+    if (lock == &C->poll_lock)
+        return "client.poll_lock";
+    if (!f || at < (uintptr_t)f || at >= (uintptr_t)(f + 1))
+        return NULL;
+    if (lock == &f->lock)
+        return "family.lock";
+    if (at >= (uintptr_t)f->session)
+        return (at - (uintptr_t)f->session) % sizeof f->session[0] == offsetof(struct session, rx_lock)
+                   ? "session.rx_lock"
+                   : "session.tx_lock";
+    at = (at - (uintptr_t)f->outbox) % sizeof f->outbox[0];
+    if (at == offsetof(struct outbox_rec, lock))
+        return "outbox_rec.lock";
+    return (at - offsetof(struct outbox_rec, chan)) % sizeof(struct chan_rec) == offsetof(struct chan_rec, rx_lock)
+               ? "chan_rec.rx_lock"
+               : "chan_rec.tx_lock";
+}
+#endif
+
 int family_create(void)
 {
+#ifdef BERTH_DELAYS
+    order_class_name = lock_class;
+#endif
     void *map = mmap(NULL, sizeof(struct family), PROT_READ | PROT_WRITE,
                      MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED)

@@ -18,6 +18,8 @@ extern bool berth_family_shared; /* there was a fork: other processes may take t
 static inline void family_lock_acquire(struct family_lock *l, uint32_t member)
 {
     if (__libc_single_threaded && !berth_family_shared && load_relaxed(&l->word) == 0) {
+        order_take(l);
+        order_have(l);
         store_relaxed(&l->word, berth_lock_id + 1);
         fence_compiler();
         return;
@@ -29,10 +31,12 @@ static inline void family_lock_acquire(struct family_lock *l, uint32_t member)
 /* For locks whose release nobody takes for a fence (half_unlock's is one). */
 static inline void family_lock_drop(struct family_lock *l)
 {
-    if (__libc_single_threaded && !berth_family_shared)
+    if (__libc_single_threaded && !berth_family_shared) {
+        order_drop(l);
         store_release(&l->word, 0);
-    else
+    } else {
         family_lock_release(l);
+    }
 }
 
 #endif

@@ -179,7 +179,7 @@ static void sessions_inherit(void)
         b->polled = false;                            /* the queues are the parent's */
         memset(b->seg_asked, 0, sizeof b->seg_asked); /* and so are the answers */
     }
-    C->polled = C->armed = NULL;
+    C->polled = C->armed = C->paired = NULL;
     C->polled_count = 0;
     C->sharing = false;
     C->inherited_unconfirmed = 0;

@@ -87,6 +87,7 @@ void client_reset(void);
 
 /* ---- channel.c: events ---- */
 void channel_pair(struct peer_box *box); /* makes our side and finds theirs, as far as it can be done now */
+void channels_enter(void);               /* those met since take part in polling; under poll_lock */
 void channel_event(struct session *s, struct session_cache *c);
 void events_poll(bool all);              /* takes events from the channels that are polled, or from all */
 bool events_waiting(void);               /* anything in a polled channel? */

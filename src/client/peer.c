@@ -264,6 +264,7 @@ void peers_collect(bool all)
     if (all)
         plock_take(&C->poll_lock);
     plock_take(&C->lock);
+    channels_enter(); /* none is on its way to the lists while both locks are held */
     for (struct peer_box *b = C->boxes, *next; b; b = next) {
         next = b->next;
         if (!all && (!b->worker->dead || load_relaxed(&b->sessions) || listeners_want(b->handle)))

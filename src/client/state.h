@@ -7,18 +7,20 @@
  * Process state (struct client): mappings, descriptors, caches, watches. A fork copies it; what must not be copied (port
  * leases, the control socket) the child replaces in fork.c.
  *
- * Locks, in the order in which they may be taken:
- *   client.poll_lock (process)                  who takes events off the queues
+ * Locks, in the order in which they may be taken; a lock may be skipped, never taken against the order, and no thread takes
+ * one that it holds. Builds with -Dberth_delays=true check both (base/order.h).
+ *   dispatch_lock (control.c)                   who works off what the daemon said
+ *   client.poll_lock (process)                  who takes events off the queues; the lists of channels
  *   client.zombie_lock (process)                lists through session.next
  *   session.rx_lock, session.tx_lock (family)   the state of one half of a session
- *   client.poll_lock (process)                  who takes events off the queues; the lists of channels
+ *   client.watch_lock (process)                 watches and ready lists of all event sets
  *   client.lock (process)                       tables of peers, outboxes, routes, listeners
  *   client.ctl_lock (process)                   who talks on the control socket
  *   outbox_rec.lock (family)                    rings and slots of one outbox
  *   family.lock (family)                        session and ring records
  *   chan_rec.tx_lock, rx_lock (family)          one event queue
- *   client.watch_lock (process)                 watches and ready lists of all event sets
- * Under watch_lock only client.lock, and session locks by trying, may be taken. A lock may be skipped, never taken against the order.
+ * and those that are local to a file, taken last. Under watch_lock or client.lock session locks are only tried. What tells a peer
+ * something (channel_event) may take client.lock and what comes after it.
  */
 #ifndef BERTH_CLIENT_STATE_H
 #define BERTH_CLIENT_STATE_H
@@ -311,6 +313,7 @@ struct client {
     struct peer_box *boxes;
     struct peer_box *polled; /* of them, those with a queue that is looked at each time; under poll_lock */
     struct peer_box *armed;  /* and those whose sender has to kick */
+    struct peer_box *paired; /* met since: pushed under lock, taken over to `polled` under poll_lock */
     uint32_t polled_count;
     struct own_box *outboxes;
     struct peer_box *box_hash[BOX_HASH];

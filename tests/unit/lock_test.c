@@ -3,6 +3,7 @@
 #include "check.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -15,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/lock.h"
+#include "base/plock.h"
 
 static bool nobody_dies(void *arg, uint32_t member)
 {
@@ -295,6 +297,72 @@ static void uncontended_cost(void **state)
     assert_true(best < 100000 * 1000); /* no system call in it, whatever the sanitizer */
 }
 
+#ifdef BERTH_DELAYS
+static void take(struct plock *a, struct plock *b, bool try_second)
+{
+    plock_take(a);
+    if (!try_second)
+        plock_take(b);
+    else if (!plock_try(b))
+        abort();
+    plock_release(b);
+    plock_release(a);
+}
+
+/* Does a process that takes them in that way end by the checker's hand? */
+static bool is_caught(void (*how)(struct plock *locks))
+{
+    static struct plock locks[3];
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)dup2(open("/dev/null", O_WRONLY | O_CLOEXEC), 2);
+        how(locks);
+        _exit(0);
+    }
+    int st;
+    assert_int_equal(waitpid(pid, &st, 0), pid);
+    assert_true((WIFEXITED(st) && WEXITSTATUS(st) == 0) || (WIFSIGNALED(st) && WTERMSIG(st) == SIGABRT));
+    return WIFSIGNALED(st);
+}
+
+static void twice(struct plock *l)
+{
+    plock_take(&l[0]);
+    plock_take(&l[0]);
+}
+
+static void either_way(struct plock *l)
+{
+    take(&l[0], &l[1], false);
+    take(&l[1], &l[0], false);
+}
+
+static void around(struct plock *l)
+{
+    take(&l[0], &l[1], false);
+    take(&l[1], &l[2], false);
+    take(&l[2], &l[0], false);
+}
+
+static void as_agreed(struct plock *l)
+{
+    for (int i = 0; i < 3; i++) {
+        take(&l[0], &l[1], false);
+        take(&l[1], &l[2], false);
+        take(&l[0], &l[2], false);
+        take(&l[2], &l[0], true); /* who tries waits for nobody */
+    }
+}
+
+static void the_order_is_kept(void **state)
+{
+    assert_true(is_caught(twice));
+    assert_true(is_caught(either_way));
+    assert_true(is_caught(around));
+    assert_false(is_caught(as_agreed));
+}
+#endif
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -305,6 +373,9 @@ int main(void)
         cmocka_unit_test(a_scribbled_word_is_taken_over),
         cmocka_unit_test(holders_killed_at_random),
         cmocka_unit_test(uncontended_cost),
+#ifdef BERTH_DELAYS
+        cmocka_unit_test(the_order_is_kept),
+#endif
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
