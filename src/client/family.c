@@ -19,12 +19,15 @@ bool berth_family_shared;
 
 static bool member_dead(void *unused, uint32_t id)
 {
-    const struct member *m = &C->family->member[id % MEMBERS_MAX];
-    int32_t pid = load_acquire(&m->pid);
-    if (pid == 0 || load_relaxed(&m->generation) != id >> 8)
+    uint32_t index = id % 256;
+    if (index >= MEMBERS_MAX)
+        return true; /* no member's: the word was scribbled on */
+    uint64_t life = load_acquire(&C->family->member[index].life);
+    int32_t pid = (int32_t)life;
+    if (pid == 0 || life >> 32 != id >> 8)
         return true; /* it ended, and the daemon said so */
     if (pid < 0)
-        return pid != -1; /* -1: about to be forked */
+        return pid != PID_COMING;
     long fd = sys_call(SYS_pidfd_open, (long)pid, 0L, 0, 0);
     if (fd < 0)
         return fd == -ESRCH;
@@ -279,10 +282,10 @@ uint64_t members_alive(void)
     uint64_t alive = 0;
     for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
         int32_t pid = load_acquire(&C->family->member[i].pid);
-        if (!pid || pid == -2)
+        if (!pid || pid <= PID_GOING)
             continue;
         if (pid > 0 && i != C->member && C->daemon_lost &&
-            member_dead(NULL, i | C->family->member[i].generation << 8))
+            member_dead(NULL, member_id(i, C->family->member[i].generation)))
             continue; /* nobody is there to tell us */
         alive |= 1ull << i;
     }
@@ -294,7 +297,7 @@ bool members_live(uint64_t members)
     for (members &= members_alive(); members; members &= members - 1) {
         uint32_t i = (uint32_t)__builtin_ctzll(members);
         int32_t pid = load_acquire(&C->family->member[i].pid);
-        if (pid < 0 || !member_dead(NULL, i | C->family->member[i].generation << 8))
+        if (pid < 0 || !member_dead(NULL, member_id(i, C->family->member[i].generation)))
             return true;
     }
     return false;

@@ -32,8 +32,7 @@
 #include "client/internal.h"
 #include "shm/ctlsock.h"
 
-#define PID_COMING (-1)
-#define PID_GOING (-2)
+#define GENERATION_MASK 0x3fffffu /* fits a lock's word with the index */
 
 static struct plock fork_lock; /* one fork at a time: what follows is the fork's that holds it */
 static int child_end = -1;
@@ -44,13 +43,17 @@ static uint32_t member_take(void)
 {
     for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
         struct member *m = &C->family->member[i];
-        int32_t none = 0;
-        if (compare_exchange_sc(&m->pid, &none, PID_COMING)) {
-            m->generation = (m->generation + 1) & 0x3fffff;
+        uint64_t life = load_acquire(&m->life);
+        if ((int32_t)life == 0 &&
+            compare_exchange_sc(&m->life, &life, member_life(PID_COMING, (uint32_t)(life >> 32))))
             return i;
-        }
     }
     return NONE;
+}
+
+static uint32_t id_of(uint32_t member)
+{
+    return member_id(member, load_relaxed(&C->family->member[member].generation));
 }
 
 static uint32_t owner_of(const struct session *s)
@@ -124,7 +127,7 @@ static void announce_child(void)
     if (C->daemon_lost ||
         sys_call(SYS_socketpair, (long)AF_UNIX, (long)(SOCK_SEQPACKET | SOCK_CLOEXEC), 0L, pair) < 0)
         return;
-    struct ctl_child msg = {.h = {.type = CTL_CHILD, .len = sizeof msg}, .member = child_member};
+    struct ctl_child msg = {.h = {.type = CTL_CHILD, .len = sizeof msg}, .member = id_of(child_member)};
     if (control_send(&msg, &pair[0], 1) == 0)
         child_end = pair[1];
     else
@@ -212,7 +215,7 @@ static void after_fork_child(void)
     (void)sys_close(C->ctl);
     C->ctl = own_fd(child_end);
     C->member = child_member;
-    berth_lock_id = child_member | C->family->member[child_member].generation << 8;
+    berth_lock_id = id_of(child_member);
     store_release(&C->family->member[child_member].pid, (int32_t)getpid());
     C->forked = true;
     C->daemon_lost = C->ctl < 0;
@@ -515,16 +518,36 @@ static void session_unshare(struct session *s)
     half_unlock(&s->rx_lock);
 }
 
-void member_gone(uint32_t member)
+static void member_finish(uint32_t member, uint32_t generation)
 {
+    let_go(member);
+    store_release(&C->family->member[member].life, member_life(0, (generation + 1) & GENERATION_MASK));
+}
+
+/* One of those who hear of it does what is to be done once. */
+static void member_bury(uint32_t id)
+{
+    uint32_t member = id % 256, generation = id >> 8;
     if (member >= MEMBERS_MAX || member == C->member)
         return;
     struct member *m = &C->family->member[member];
-    int32_t pid = load_relaxed(&m->pid);
-    if (pid != 0 && pid != PID_GOING && compare_exchange_sc(&m->pid, &pid, PID_GOING)) {
-        let_go(member);
-        store_release(&m->pid, 0);
+    uint64_t life = load_acquire(&m->life);
+    int32_t pid = (int32_t)life;
+    if (pid == 0 || pid <= PID_GOING || life >> 32 != generation ||
+        !compare_exchange_sc(&m->life, &life, member_life(PID_GOING - (int32_t)C->member, generation)))
+        return;
+    for (uint32_t i = 0; i < MEMBERS_MAX; i++) { /* what it had begun to do for others */
+        struct member *other = &C->family->member[i];
+        uint64_t half = load_acquire(&other->life);
+        if ((int32_t)half == PID_GOING - (int32_t)member)
+            member_finish(i, (uint32_t)(half >> 32));
     }
+    member_finish(member, generation);
+}
+
+void member_gone(uint32_t id)
+{
+    member_bury(id);
     uint64_t alive = members_alive();
     bool alone = (alive & (alive - 1)) == 0;
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {

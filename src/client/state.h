@@ -164,11 +164,32 @@ struct session {
 };
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 
+#define PID_COMING (-1) /* about to be forked */
+#define PID_GOING (-2)  /* and less, by the index of who sees to it: dead, its sessions are being seen to */
+
+/* Of its two halves the pid says what it is: 0 free, a process, or one of the above. The
+ * generation moves before it is free again, so that late word of a death is not taken for the next one's. */
 struct member {
-    int32_t pid; /* 0: free, -1: about to be forked, -2: dead, its sessions are being seen to */
+    union {
+        uint64_t life;
+        struct {
+            int32_t pid; /* the low half: little-endian */
+            uint32_t generation;
+        };
+    };
     uint32_t worker;
-    uint32_t generation;
 };
+
+static inline uint64_t member_life(int32_t pid, uint32_t generation)
+{
+    return (uint64_t)generation << 32 | (uint32_t)pid;
+}
+
+/* What locks and messages name a member by. */
+static inline uint32_t member_id(uint32_t index, uint32_t generation)
+{
+    return index | generation << 8;
+}
 
 #define MEMBERS_MAX 64u
 

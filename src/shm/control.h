@@ -132,7 +132,7 @@ struct ctl_welcome {
 /* sent by the parent before it forks; the child is a worker of the same app and holds what the parent holds */
 struct ctl_child {
     struct ctl_header h;
-    uint32_t member; /* the child's index in the family */
+    uint32_t member; /* the family's own name for it, given back in MEMBER_DEAD */
     uint32_t pad;
 };
 

@@ -31,6 +31,7 @@ static const struct scenario {
     {"growth", growth},
     {"child-leaves", child_leaves},
     {"fork-per-session", fork_per_session},
+    {"late-word", late_word},
     {"ring-swap", ring_swap},
     {"fin", fin_races},
     {"waiters", waiters},

@@ -44,6 +44,7 @@ void daemonize(void);
 void growth(void);
 void child_leaves(void);
 void fork_per_session(void);
+void late_word(void);
 void ring_swap(void);
 void fin_races(void);
 void waiters(void);
