@@ -124,5 +124,7 @@ int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int 
 /* ---- descriptors of berth's own ---- */
 /* True for a descriptor that libberth uses inside this process: close, dup2 and close_range must leave it alone. */
 bool client_owns_fd(int fd);
+/* Gives up the descriptors that are kept in reserve: somebody needs one, and the table is full. They are made again later. */
+void client_fds_release(void);
 
 #endif

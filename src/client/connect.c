@@ -86,6 +86,8 @@ void routes_forget(void)
 static int introduce(const struct dir_entry *e, struct route **out)
 {
     int fd = -1, token = -1, got = 1, err;
+    if (fds_keep() < FDS_FOR_A_MEETING) /* we could not meet who accepts */
+        return BERTH_E_NO_MEMORY;
     struct own_box *box = outbox_find(e->app);
     bool made = !box;
     if (made && !(box = outbox_create(e->app, &fd)))

@@ -3,6 +3,11 @@
  * Requests are sent and answered under ctl_lock, one at a time. What the daemon sends of its own accord in between is put on
  * a list (`pushes`) and worked off by control_poll, outside all locks; whoever leaves something on the list kicks the
  * process's own waiters. A daemon that went away costs what needs it (new peers, new segments) and nothing else.
+ *
+ * Descriptors that find the process's table full are lost on the way (recvmsg drops them). So a few are kept in reserve and
+ * given up when some are due: before a request that brings any, and when a push came without its own, which is then asked
+ * for again, every RETRY_NS as long as there is no room. Nobody connects to a new peer without a reserve (introduce), so
+ * that a full table is told by an error of connect rather than by silence after it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,62 +33,147 @@ struct client berth_client = {.ctl = -1, .kick_fd = -1};
 
 struct push {
     struct push *next;
+    bool lost; /* its descriptors found no room in the process's table */
     int nfds;
     int fds[CTL_FDS_MAX];
     int len;
     uint8_t data[CTL_MAX];
 };
 
+#define RETRY_NS (20 * NS_PER_MS)
+
 static struct push *pushes_first, **pushes_last = &pushes_first;
 static struct plock pushes_lock, dispatch_lock;
 
-/* ---- descriptors of our own ---------------------------------------------------------------------------------- */
+/* ---- what came without its descriptors ----------------------------------------------------------------------------- */
 
-#define OWN_FDS_MAX (1u << 20)
-static uint8_t own_fds[OWN_FDS_MAX / 8]; /* zero pages until touched */
+struct lost {
+    uint16_t type; /* of the question: GET_OUTBOX, GET_SEGMENT */
+    uint32_t seq, index, app;
+    outbox_handle outbox;
+    int64_t since;
+    struct lost *next;
+};
 
-void own_fd_set(int fd, bool ours)
+static struct lost *lost_first; /* under dispatch_lock */
+static int64_t lost_at;         /* when to ask again */
+static bool lost_in_vain;       /* it was asked for again, and found no room again */
+
+uint32_t control_async_seq(void)
 {
-    if (fd < 0 || (uint32_t)fd >= OWN_FDS_MAX)
+    static uint32_t n;
+    return 0x80000000u | fetch_add_sc(&n, 1u) % 0x7ffffffeu;
+}
+
+static void lost_ask(const struct lost *l)
+{
+    struct ctl_outbox msg = {
+        .h = {.type = l->type, .len = sizeof msg, .seq = l->seq}, .outbox = l->outbox, .index = l->index};
+    (void)control_send(&msg, NULL, 0);
+}
+
+static bool lost_is(const struct lost *l, uint16_t type, const void *data)
+{
+    const struct ctl_outbox_is *is = data;
+    const struct ctl_segment_is *seg = data;
+    if (type == CTL_SEGMENT_IS)
+        return l->type == CTL_GET_SEGMENT && l->outbox == seg->outbox && l->index == seg->index;
+    return l->type == CTL_GET_OUTBOX && (l->outbox == is->outbox || (is->h.status && l->seq == is->h.seq));
+}
+
+static void lost_add(const struct push *p)
+{
+    const struct ctl_header *h = (const void *)p->data;
+    if (h->type != CTL_PEER && h->type != CTL_OUTBOX_IS && h->type != CTL_SEGMENT_IS)
         return;
-    uint8_t bit = (uint8_t)(1u << (fd % 8));
-    if (ours)
-        fetch_or_sc(&own_fds[fd / 8], bit);
-    else
-        fetch_and_sc(&own_fds[fd / 8], (uint8_t)~bit);
-}
-
-bool client_owns_fd(int fd)
-{
-    return fd >= 0 && (uint32_t)fd < OWN_FDS_MAX && load_relaxed(&own_fds[fd / 8]) >> (fd % 8) & 1;
-}
-
-int own_fd(int fd)
-{
-    static int base;
-    if (fd < 0)
-        return fd;
-    if (!base) {
-        struct rlimit rl;
-        base = getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur > 1400 ? 1030 : 400;
-        if (rl.rlim_cur <= 600)
-            base = (int)(rl.rlim_cur * 3 / 4);
-    }
-    long high = sys_fcntl(fd, F_DUPFD_CLOEXEC, (long)base);
-    if (high >= 0) {
-        (void)sys_close(fd);
-        fd = (int)high;
-    }
-    own_fd_set(fd, true);
-    return fd;
-}
-
-void own_fd_close(int fd)
-{
-    if (fd < 0)
+    client_fds_release();
+    struct lost *l = lost_first;
+    while (l && !lost_is(l, h->type, p->data))
+        l = l->next;
+    if (l) { /* again when it is time */
+        store_relaxed(&lost_in_vain, true);
         return;
-    own_fd_set(fd, false);
-    (void)sys_close(fd);
+    }
+    if (!(l = memory_get(sizeof *l)))
+        return;
+    if (h->type == CTL_SEGMENT_IS) {
+        const struct ctl_segment_is *seg = (const void *)p->data;
+        *l = (struct lost){.type = CTL_GET_SEGMENT, .seq = NONE, .index = seg->index, .outbox = seg->outbox};
+    } else {
+        const struct ctl_outbox_is *is = (const void *)p->data;
+        *l = (struct lost){.type = CTL_GET_OUTBOX,
+                           .seq = h->type == CTL_PEER ? control_async_seq() : h->seq,
+                           .app = h->type == CTL_PEER ? is->app : 0,
+                           .outbox = is->outbox};
+        log_info("no descriptor is free for what worker %u sent: trying again", is->worker);
+    }
+    l->since = clock_now();
+    l->next = lost_first;
+    lost_first = l;
+    store_relaxed(&lost_at, l->since + RETRY_NS);
+    lost_ask(l);
+}
+
+/* It has come, or the daemon has not got it any more. */
+static void lost_found(const struct push *p)
+{
+    const struct ctl_header *h = (const void *)p->data;
+    for (struct lost **link = &lost_first; *link;) {
+        struct lost *l = *link;
+        if (!lost_is(l, h->type, p->data)) {
+            link = &l->next;
+            continue;
+        }
+        *link = l->next;
+        memory_put(l, sizeof *l);
+    }
+    store_relaxed(&lost_in_vain, false);
+    if (!lost_first)
+        store_relaxed(&lost_at, 0);
+}
+
+static void lost_forget(void)
+{
+    while (lost_first) {
+        struct lost *next = lost_first->next;
+        memory_put(lost_first, sizeof *lost_first);
+        lost_first = next;
+    }
+    store_relaxed(&lost_in_vain, false);
+    store_relaxed(&lost_at, 0);
+}
+
+static void lost_retry(void)
+{
+    int64_t at = load_relaxed(&lost_at), now;
+    if (!at || (now = clock_now()) < at)
+        return;
+    store_relaxed(&lost_at, now + RETRY_NS);
+    store_relaxed(&lost_in_vain, false);
+    client_fds_release();
+    for (struct lost *l = lost_first; l; l = l->next) {
+        lost_ask(l);
+        if (l->app && now - l->since > SEGMENT_TIMEOUT_NS) {
+            sessions_unreachable(l->app);
+            l->app = 0;
+        }
+    }
+}
+
+bool control_in_vain(void)
+{
+    if (!load_relaxed(&lost_in_vain))
+        return false;
+    if (!fds_room(FDS_FOR_A_MEETING))
+        return true;
+    store_relaxed(&lost_in_vain, false);
+    store_relaxed(&lost_at, clock_now());
+    return false;
+}
+
+int64_t control_retry_at(void)
+{
+    return load_relaxed(&lost_at);
 }
 
 /* ---- what the daemon says of its own accord ------------------------------------------------------------------- */
@@ -117,12 +207,18 @@ static void on_push(struct push *p)
     const struct ctl_dead *dead = (const void *)p->data;
     const struct ctl_listener *gone = (const void *)p->data;
     int used = 0;
+    if (p->lost) {
+        lost_add(p);
+        return;
+    }
+    if (load_relaxed(&lost_at) && (h->type == CTL_PEER || h->type == CTL_OUTBOX_IS || h->type == CTL_SEGMENT_IS))
+        lost_found(p);
     switch (h->type) {
     case CTL_PEER:
     case CTL_OUTBOX_IS:
         on_peer(p);
         if (h->type == CTL_OUTBOX_IS)
-            listener_answered(h->status);
+            listener_answered(h->status, h->seq);
         used = p->nfds;
         break;
     case CTL_SEGMENT_IS:
@@ -177,7 +273,8 @@ static void push_add(struct push *p)
 
 bool control_pushes(void)
 {
-    return load_relaxed(&pushes_first) != NULL;
+    int64_t at = load_relaxed(&lost_at);
+    return load_relaxed(&pushes_first) != NULL || (at && clock_now() >= at);
 }
 
 static struct push *push_take(void)
@@ -217,6 +314,10 @@ static void pushes_forget(void)
 void control_forget(void)
 {
     pushes_lock.word = 0; /* a thread of the parent may have had it */
+    fds_forked();
+    lost_first = NULL;
+    lost_at = 0;
+    lost_in_vain = false;
     pushes_first = NULL;
     pushes_last = &pushes_first;
 }
@@ -230,6 +331,7 @@ static void dispatch_pushes(void)
         on_push(p);
         memory_put(p, sizeof *p);
     }
+    lost_retry();
     plock_release(&dispatch_lock);
 }
 
@@ -238,6 +340,11 @@ static int receive(struct push *p, int flags)
 {
     p->nfds = CTL_FDS_MAX;
     p->len = ctl_recv(C->ctl, p->data, sizeof p->data, p->fds, &p->nfds, flags);
+    const struct ctl_header *h = (const void *)p->data;
+    if (p->len == BERTH_E_NO_MEMORY && h->len >= sizeof *h && h->len <= sizeof p->data) {
+        p->lost = true; /* the message is there, its descriptors are not */
+        p->len = h->len;
+    }
     if (p->len > 0 && p->len < (int)sizeof(struct ctl_header)) {
         for (int i = 0; i < p->nfds; i++)
             (void)sys_close(p->fds[i]);
@@ -266,6 +373,7 @@ void control_poll(void)
         return;
     if (C->daemon_lost)
         peers_look_alive();
+    fds_keep_again();
     while (!C->daemon_lost && plock_try(&C->ctl_lock)) {
         struct push *p = memory_get(sizeof *p);
         int n = p ? receive(p, MSG_DONTWAIT) : BERTH_E_NO_MEMORY;
@@ -333,6 +441,8 @@ static int wait_reply(uint32_t seq, uint16_t type, void *reply, size_t reply_siz
         const struct ctl_header *h = (const void *)p->data;
         if (n > 0 && h->seq == seq) {
             int status = reply_status(h, n, type, reply_size);
+            if (!status && p->lost)
+                status = BERTH_E_NO_MEMORY;
             int want = rfds && !status ? *nrfds : 0; /* with an error nobody looks for descriptors */
             memset(reply, 0, reply_size);
             memcpy(reply, p->data, (size_t)n < reply_size ? (size_t)n : reply_size);
@@ -373,8 +483,10 @@ int control_request(void *msg, const int *fds, int nfds, void *reply, size_t rep
 {
     struct ctl_header *h = msg;
     struct ctl_header done;
+    if (rfds)
+        client_fds_release();
     plock_take(&C->ctl_lock);
-    if (++C->seq >= NONE)
+    if (++C->seq >= 0x80000000u) /* the others are control_async_seq's */
         C->seq = 1;
     h->seq = C->seq;
     int err = control_send(msg, fds, nfds);
@@ -382,6 +494,8 @@ int control_request(void *msg, const int *fds, int nfds, void *reply, size_t rep
         err = wait_reply(h->seq, reply_type(h->type), reply ? reply : &done, reply ? reply_size : sizeof done, rfds,
                          nrfds);
     plock_release(&C->ctl_lock);
+    if (rfds)
+        (void)fds_keep();
     if (control_pushes())
         own_kick(); /* somebody must work them off; the socket will not say so again */
     return err;
@@ -552,6 +666,7 @@ int client_attach(const struct berth_attach_options *options)
         return err;
     }
     fork_install();
+    (void)fds_keep();
     store_release(&C->attached, true);
     plock_release(&attach_lock);
     return 0;
@@ -563,6 +678,8 @@ void client_reset(void)
     if (C->family)
         peers_collect(true);
     pushes_forget();
+    lost_forget();
+    client_fds_release();
     own_fd_close(C->ctl);
     own_fd_close(C->kick_fd);
     if (C->page)

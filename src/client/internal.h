@@ -68,6 +68,17 @@ void peer_segment_retired(outbox_handle handle, uint32_t index);
 void peer_worker_dead(uint32_t worker);
 void peers_look_alive(void); /* when no daemon is there to tell of deaths */
 
+/* ---- fds.c ---- */
+int own_fd(int fd); /* moves a descriptor out of the program's way and remembers it as ours */
+void own_fd_close(int fd);
+void own_fd_set(int fd, bool ours);
+#define FDS_FOR_A_MEETING 4u
+uint32_t fds_keep(void);   /* the reserve, made up to full if there is room: how many descriptors it has */
+bool fds_room(uint32_t n); /* are so many free now? */
+void fds_keep_again(void); /* the same, now and then */
+void fds_forked(void);
+int own_epoll(void); /* out of the reserve if need be */
+
 /* ---- control.c ---- */
 void control_fork_lock(void);
 void control_fork_unlock(void);
@@ -75,11 +86,11 @@ void control_forget(void); /* what the daemon told the parent */
 int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds);
 int control_send(void *msg, const int *fds, int nfds); /* no reply is waited for */
 void control_poll(void);                               /* takes what the daemon sent, if anything */
-int own_fd(int fd); /* moves a descriptor out of the program's way and remembers it as ours */
-void own_fd_close(int fd);
-void own_fd_set(int fd, bool ours);
-bool control_pushes(void); /* something waits to be worked off by control_poll */
-void own_kick(void);       /* wakes every waiter of this process */
+uint32_t control_async_seq(void); /* for a question whose answer control_poll takes; no request has it */
+int64_t control_retry_at(void);   /* when to ask again for what found no descriptor; 0: nothing has */
+bool control_in_vain(void);       /* it was, and found none again; where there is room now it is asked once more */
+bool control_pushes(void);        /* something waits to be worked off by control_poll */
+void own_kick(void);              /* wakes every waiter of this process */
 int worker_page_create(int *fd);
 int welcome(const struct ctl_welcome *w, int dir_fd);
 void client_reset(void);
@@ -114,6 +125,8 @@ void sessions_confirm(void); /* acceptors look whether the connectors know them 
 void sessions_settle(void);  /* before a sleep: confirm, offer again, reap */
 void sessions_of_worker_dead(uint32_t worker);
 void sessions_listener_gone(uint32_t listener);
+void sessions_unreachable(
+    uint32_t app); /* what is offered there: there is no descriptor to meet who has accepted it */
 void zombies_reap(int most);
 void zombie_put(struct session *s);
 void session_set_state(struct session *s, uint32_t state);
@@ -173,7 +186,7 @@ void watches_wake_all(void);
 struct listener *listener_get(listener_handle h);
 void listener_retry_pending(void); /* an outbox arrived */
 bool listeners_want(outbox_handle handle);
-void listener_answered(int status); /* the next of our questions for outboxes */
+void listener_answered(int status, uint32_t ask); /* one of our questions for outboxes */
 int listeners_create(void);
 void listeners_close(void);
 

@@ -136,22 +136,22 @@ int client_listener_endpoint(listener_handle h, endpoint *out)
 
 /* ---- accept ---------------------------------------------------------------------------------------------------- */
 
-static uint32_t asks, answers; /* the daemon answers in order */
-
 static uint32_t ask_outbox(outbox_handle handle)
 {
-    struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = NONE}, .outbox = handle};
-    return control_send(&msg, NULL, 0) == 0 ? ++asks : asks;
+    uint32_t ask = control_async_seq();
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = ask}, .outbox = handle};
+    (void)control_send(&msg, NULL, 0);
+    return ask;
 }
 
 /* Where other processes accept from the same queue, nobody may sit on a token, or take a second one while he does: they
  * would serve it at once. So it is waited for, which is a round trip to the daemon, once for each connector. */
-static struct peer_box *fetch_outbox(outbox_handle handle)
+static struct peer_box *fetch_outbox(outbox_handle handle, int *err)
 {
     struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg}, .outbox = handle};
     struct ctl_outbox_is is;
     int fds[3] = {-1, -1, -1}, nfds = 3;
-    if (control_request(&msg, NULL, 0, &is, sizeof is, fds, &nfds) != 0)
+    if ((*err = control_request(&msg, NULL, 0, &is, sizeof is, fds, &nfds)) != 0)
         return NULL;
     if (nfds != 3 || is.outbox != handle) {
         for (int i = 0; i < nfds; i++)
@@ -186,15 +186,14 @@ static void set_aside(struct listener *l, const struct token *t, bool ask)
 }
 
 /* Of an outbox that is not to be had nobody waits for the session any more. */
-void listener_answered(int status)
+void listener_answered(int status, uint32_t ask)
 {
     plock_take(&C->lock);
-    answers++;
     for (uint32_t i = 0; i < LISTENERS_MAX && status; i++) {
         struct listener *l = &C->listeners[i];
         for (struct pending_token **p = &l->pending; l->generation & 1 && *p;) {
             struct pending_token *this = *p;
-            if (this->ask != answers) {
+            if (this->ask != ask) {
                 p = &this->next;
                 continue;
             }
@@ -260,14 +259,17 @@ int client_accept_if(listener_handle h, bool (*may)(void *arg), void *arg, sessi
                     control_poll();
                 if (take_pending(l, &t))
                     goto have;
-                return n == -EINTR ? BERTH_E_INTERRUPTED : BERTH_E_WOULD_BLOCK;
+                if (n == -EINTR)
+                    return BERTH_E_INTERRUPTED;
+                return l->pending && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
             }
             if (t.magic != TOKEN_MAGIC || t.listener != l->id)
                 continue;
         }
     have:;
         struct peer_box *box = peer_box_find(t.outbox);
-        if (!box && berth_family_shared && !(box = fetch_outbox(t.outbox)))
+        err = 0;
+        if (!box && berth_family_shared && !(box = fetch_outbox(t.outbox, &err)) && err != BERTH_E_NO_MEMORY)
             continue; /* its owner is gone, and nobody waits for it any more */
         if (!box) {
             set_aside(l, &t, true);
@@ -299,7 +301,7 @@ bool client_listener_ready(listener_handle h)
     plock_take(&C->lock);
     bool ready = false;
     for (struct pending_token *p = l->pending; p && !ready; p = p->next)
-        ready = peer_box_find(p->token.outbox) != NULL;
+        ready = peer_box_find(p->token.outbox) != NULL || control_in_vain(); /* accept will say so */
     plock_release(&C->lock);
     if (ready)
         return true;
@@ -323,8 +325,7 @@ static int wait_ep(struct listener *l, int kernel_fd)
     plock_take(&C->lock);
     if (l->wait_ep < 0 || l->wait_ep_kernel != kernel_fd) {
         own_fd_close(l->wait_ep);
-        long ep = sys_epoll_create1(EPOLL_CLOEXEC);
-        l->wait_ep = ep < 0 ? -1 : own_fd((int)ep);
+        l->wait_ep = own_epoll();
         l->wait_ep_kernel = kernel_fd;
         struct epoll_event ev = {.events = EPOLLIN | EPOLLEXCLUSIVE};
         (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, l->pipe_rd, &ev);

@@ -73,6 +73,10 @@ static int add_segment(struct own_box *box, uint32_t index, uint64_t size, int *
     void *map;
     int fd;
     int err = segment_create("berth-outbox", size, &fd, &map);
+    if (err) { /* for want of a descriptor? */
+        client_fds_release();
+        err = segment_create("berth-outbox", size, &fd, &map);
+    }
     if (err)
         return err;
     box->seg[index] = map;

@@ -643,6 +643,17 @@ void sessions_listener_gone(uint32_t listener)
     route_gone(listener);
 }
 
+/* The program should hear of it rather than wait for an acceptor whom we cannot be introduced to. */
+void sessions_unreachable(uint32_t app)
+{
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        if (load_acquire(&s->state) == SESSION_OFFERED && s->app == app && !s->peer_outbox &&
+            s->holders >> C->member & 1)
+            session_break(s, BERTH_E_NO_MEMORY, "no descriptor is free");
+    }
+}
+
 int client_take_error(session_handle h)
 {
     struct session *s = session_get(h);

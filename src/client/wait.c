@@ -81,6 +81,12 @@ int64_t wait_cap(int64_t deadline)
         if (left < 0 || left > pause_ns)
             left = pause_ns;
     }
+    int64_t retry = control_retry_at();
+    if (retry) {
+        int64_t pause = retry - clock_now();
+        if (left < 0 || left > pause)
+            left = pause < 0 ? 0 : pause;
+    }
     if ((load_relaxed(&C->box_graves) || load_relaxed(&C->own_graves)) && (left < 0 || left > GRAVE_NS))
         left = GRAVE_NS; /* then their memory may go */
     return left;
@@ -97,11 +103,9 @@ int thread_ep(void)
     if (tls_ep >= 0 && tls_ep_pid == pid)
         return tls_ep;
     own_fd_close(tls_ep); /* the parent's */
-    long ep = sys_epoll_create1(EPOLL_CLOEXEC);
-    tls_ep = -1;
-    if (ep < 0)
+    tls_ep = own_epoll();
+    if (tls_ep < 0)
         return BERTH_E_NO_MEMORY;
-    tls_ep = own_fd((int)ep);
     tls_ep_pid = pid;
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u32 = 0};
     (void)sys_epoll_ctl(tls_ep, EPOLL_CTL_ADD, C->kick_fd, &ev);

@@ -189,10 +189,13 @@ static int accept_look(int fd, struct sock *s, listener_handle l, struct sockadd
     }
     if (r != BERTH_E_WOULD_BLOCK && r != BERTH_E_BAD_HANDLE)
         log_debug("accept: %s", berth_strerror(r));
-    if (!kernel_first)
-        return accept_kernel(fd, s, addr, len, flags);
+    int ret = -1;
     errno = EAGAIN;
-    return -1;
+    if (!kernel_first)
+        ret = accept_kernel(fd, s, addr, len, flags);
+    if (ret < 0 && errno == EAGAIN && r == BERTH_E_NO_MEMORY)
+        errno = EMFILE; /* there is one, and no descriptor to meet it */
+    return ret;
 }
 
 static int listener_accept(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len,

@@ -68,6 +68,10 @@ int sock_to_kernel(int fd, struct sock *s, bool keep)
     struct replace r = {s, -1, 0};
     if (s->kind == SOCK_FRESH) {
         r.with = (int)sys_socket(s->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        if (r.with == -EMFILE) { /* one for a moment, which without us the program would not need */
+            client_fds_release();
+            r.with = (int)sys_socket(s->family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        }
         if (r.with < 0) {
             shim_unlock();
             return r.with;

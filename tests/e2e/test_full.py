@@ -1,0 +1,147 @@
+"""Programs whose table of descriptors is full when they meet: nothing is silent, and all works when there is room again."""
+
+import os
+
+import harness
+
+FULL = os.path.join(harness.BUILD, "tests", "stress", "full")
+PYTHON = "/usr/bin/python3"
+
+COMMON = """
+import errno, os, resource, signal, socket, sys, time
+def fill():
+    taken = []
+    try:
+        while True:
+            taken.append(os.dup(0))
+    except OSError as e:
+        assert e.errno == errno.EMFILE, e
+    return taken
+def small_table():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+"""
+
+SERVER = COMMON + """
+l = socket.create_server(("127.0.0.1", 0))
+print(l.getsockname()[1], flush=True)
+while True:
+    s, _ = l.accept()
+    while data := s.recv(1000):
+        s.sendall(data)
+    s.close()
+"""
+
+# to several servers, with sockets made beforehand: each connect ends soon, and either works or says what it lacks
+CLIENT = COMMON + """
+small_table()
+ports = [int(p) for p in sys.argv[1:]]
+socks = [socket.socket() for _ in ports]
+taken = fill()
+worked = failed = 0
+def ask(s):
+    s.settimeout(20)
+    s.sendall(b"hello")
+    assert s.recv(10) == b"hello"
+for s, port in zip(socks, ports):
+    begin = time.monotonic()
+    try:
+        s.connect(("127.0.0.1", port))
+        ask(s)
+        worked += 1
+    except OSError as e:
+        assert e.errno == errno.EMFILE, e
+        failed += 1
+    assert time.monotonic() - begin < 5
+    s.close()
+    taken += fill() # the number of that socket is free again
+print(worked, failed)
+assert worked, "there is a reserve"
+for fd in taken:
+    os.close(fd)
+time.sleep(0.1)
+for port in ports:
+    s = socket.create_connection(("127.0.0.1", port))
+    ask(s)
+    s.close()
+print("passed")
+"""
+
+# accepts with a full table: at first out of berth's reserve, then it is told EMFILE, and the connections stay; all are
+# served when there is a little room
+FULL_SERVER = COMMON + """
+small_table()
+l = socket.create_server(("127.0.0.1", 0), backlog=64)
+print(l.getsockname()[1], flush=True)
+taken = fill()
+l.settimeout(0.1)
+end = time.monotonic() + 20
+held = []
+refused = 0
+while refused < 5:
+    assert time.monotonic() < end, f"{len(held)} accepted, {refused} refused"
+    try:
+        held.append(l.accept()[0])
+    except TimeoutError:
+        pass
+    except OSError as e:
+        assert e.errno == errno.EMFILE, e
+        refused += 1
+        time.sleep(0.05)
+for fd in taken[:5]:
+    os.close(fd)
+l.settimeout(20)
+for i in range(int(sys.argv[1])):
+    s = held.pop() if held else l.accept()[0]
+    s.settimeout(20)
+    s.sendall(s.recv(1000))
+    s.close()
+print("served", flush=True)
+"""
+
+ASKER = """
+import socket, sys
+socks = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(4)]
+for s in socks:
+    s.settimeout(30)
+    s.sendall(b"hello")
+for s in socks:
+    assert s.recv(10) == b"hello"
+    s.close()
+"""
+
+
+class Full(harness.TestCase):
+    def libberth(self, which):
+        self.daemon()
+        done = self.run_program(FULL, which, seconds=60)
+        self.assertEqual(done.code, 0, repr(done))
+        self.assertIn(f"full {which}: passed", done.out)
+
+    def test_connect(self):
+        self.libberth("connect")
+
+    def test_accept(self):
+        self.libberth("accept")
+
+    def run_python(self, text, *args):
+        return [harness.BERTH, "run", "--", PYTHON, "-c", text, *[str(a) for a in args]]
+
+    def port_of(self, program):
+        self.wait_until(lambda: program.out.endswith("\n"), "a port")
+        return int(program.out)
+
+    def test_program_connects(self):
+        self.daemon()
+        ports = [self.port_of(self.start(*self.run_python(SERVER))) for _ in range(5)]
+        done = self.run_program(*self.run_python(CLIENT, *ports), seconds=60)
+        self.assertEqual(done.code, 0, repr(done))
+        self.assertIn("passed", done.out)
+
+    def test_program_accepts(self):
+        self.daemon()
+        server = self.start(*self.run_python(FULL_SERVER, 24))
+        port = self.port_of(server)
+        clients = [self.start(*self.run_python(ASKER, port)) for _ in range(6)]
+        for client in clients:
+            self.assertEqual(client.wait(), 0, f"{client!r}\n{server!r}")
+        self.assertEqual(server.wait(), 0, repr(server))
