@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 #include "base/atomic.h"
+#include "base/hold.h"
 #include "base/order.h"
 
 struct family_lock {
@@ -55,9 +56,12 @@ static inline bool family_lock_swap(struct family_lock *l, uint32_t member)
 /* Takes the lock only if it is free. A dead holder's lock is not free. */
 static inline bool family_lock_try(struct family_lock *l, uint32_t member)
 {
+    hold_begin(); /* first: a handler that came in between would find the lock taken by its own thread */
     bool taken = family_lock_swap(l, member);
     if (taken)
         order_have(l);
+    else
+        hold_end();
     return taken;
 }
 
@@ -66,6 +70,7 @@ static inline __attribute__((warn_unused_result)) int family_lock_take(struct fa
                                                                        const struct family_members *m)
 {
     order_take(l);
+    hold_begin();
     int taken = 0;
     if (__builtin_expect(!family_lock_swap(l, member), 0))
         taken = family_lock_wait(l, member, m);
@@ -78,6 +83,7 @@ static inline void family_lock_release(struct family_lock *l)
     order_drop(l);
     if (__builtin_expect(exchange_sc(&l->word, 0) & LOCK_CONTENDED, 0))
         family_lock_wake(l);
+    hold_end();
 }
 
 /* Who holds it, or -1: for tools and assertions. */

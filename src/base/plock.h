@@ -7,6 +7,7 @@
 #include <sys/single_threaded.h>
 
 #include "base/atomic.h"
+#include "base/hold.h"
 #include "base/order.h"
 #include "base/sys.h"
 
@@ -29,9 +30,12 @@ static inline bool plock_swap(struct plock *l)
 
 static inline bool plock_try(struct plock *l)
 {
+    hold_begin(); /* first: a handler that came in between would find the lock taken by its own thread */
     bool taken = plock_swap(l);
     if (taken)
         order_have(l);
+    else
+        hold_end();
     return taken;
 }
 
@@ -43,6 +47,7 @@ static inline void plock_take(struct plock *l)
             return;
         cpu_relax();
     }
+    hold_begin();
     while (exchange_sc(&l->word, 2u) != 0)
         (void)sys_futex_wait(&l->word, 2, 0);
     order_have(l);
@@ -55,6 +60,7 @@ static inline void plock_release(struct plock *l)
         store_release(&l->word, 0u);
     else if (exchange_sc(&l->word, 0u) == 2)
         (void)sys_futex_wake(&l->word, 1L);
+    hold_end();
 }
 
 #endif

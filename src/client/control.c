@@ -371,8 +371,12 @@ void control_poll(void)
 {
     if (!C->attached)
         return;
-    if (C->daemon_lost)
+    hold_begin(); /* memory is taken and given back */
+    if (C->daemon_lost) {
         peers_look_alive();
+        if (berth_family_shared)
+            members_look_alive(100 * NS_PER_MS);
+    }
     fds_keep_again();
     while (!C->daemon_lost && plock_try(&C->ctl_lock)) {
         struct push *p = memory_get(sizeof *p);
@@ -388,6 +392,7 @@ void control_poll(void)
         }
     }
     dispatch_pushes();
+    hold_end();
 }
 
 /* ---- requests -------------------------------------------------------------------------------------------------- */

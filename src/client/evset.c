@@ -528,8 +528,12 @@ static int kernel_wait(struct evset *set, struct epoll_event *out, int max, int6
     struct epoll_event ev[KERNEL_EVENTS];
     struct timespec ts;
     int room = max < KERNEL_EVENTS - 8 ? max : KERNEL_EVENTS - 8;
-    long got = sys_epoll_pwait2(set->epfd, ev, room + 2 + (set->listeners < 6 ? (int)set->listeners : 6),
-                                timespec_of(timeout, &ts), mask);
+    uint32_t depth = berth_hold.depth;
+    bool handled = (timeout || mask) && hold_open(&depth);
+    long got = handled ? -EINTR
+                       : sys_epoll_pwait2(set->epfd, ev, room + 2 + (set->listeners < 6 ? (int)set->listeners : 6),
+                                          timespec_of(timeout, &ts), mask);
+    hold_close(depth);
     if (got < 0)
         return (int)got;
     int n = 0;
@@ -670,7 +674,7 @@ static int sleep_in_kernel(struct evset *set, struct epoll_event *out, int max, 
     return n;
 }
 
-int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask)
+static int wait_held(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask)
 {
     if (max <= 0 || !out)
         return BERTH_E_INVALID;
@@ -715,4 +719,12 @@ int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t time
             own_kick();
     }
     return 0;
+}
+
+int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask)
+{
+    hold_begin();
+    int n = wait_held(set, out, max, timeout_ns, mask);
+    hold_end();
+    return n;
 }

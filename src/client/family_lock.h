@@ -19,6 +19,7 @@ static inline void family_lock_acquire(struct family_lock *l, uint32_t member)
 {
     if (__libc_single_threaded && !berth_family_shared && load_relaxed(&l->word) == 0) {
         order_take(l);
+        hold_begin();
         order_have(l);
         store_relaxed(&l->word, berth_lock_id + 1);
         fence_compiler();
@@ -34,6 +35,7 @@ static inline void family_lock_drop(struct family_lock *l)
     if (__libc_single_threaded && !berth_family_shared) {
         order_drop(l);
         store_release(&l->word, 0);
+        hold_end();
     } else {
         family_lock_release(l);
     }

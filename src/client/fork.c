@@ -135,12 +135,23 @@ static void announce_child(void)
     (void)sys_close(pair[0]);
 }
 
+/* A parent that does nothing but fork has not heard of the ends of those it forked. */
+static uint32_t member_find(void)
+{
+    uint32_t member = member_take();
+    if (member != NONE)
+        return member;
+    control_poll();
+    members_look_alive(0);
+    return member_take();
+}
+
 static void before_fork(void)
 {
     if (!C->attached)
         return;
     plock_take(&fork_lock);
-    if (fork_child_ready() != 0 || (child_member = member_take()) == NONE)
+    if (fork_child_ready() != 0 || (child_member = member_find()) == NONE)
         return;
     announce_child();
     store_release(&berth_family_shared, true); /* for good: a lock is a lock from now on */
@@ -204,6 +215,7 @@ static void after_fork_child(void)
     if (!C->attached)
         return;
     fork_lock.word = 0;
+    hold_end();
     if (child_member == NONE) { /* no room in the family: on its own, without what its parent had */
         own_fd_close(C->ctl);
         C->ctl = -1;
@@ -564,6 +576,20 @@ void member_gone(uint32_t id)
     }
     if (alone && !C->ancestors && !C->forked)
         C->sharing = false;
+}
+
+/* Where no daemon tells of deaths, or not yet. Not sooner after the last time than `pause`. */
+void members_look_alive(int64_t pause)
+{
+    static int64_t looked;
+    int64_t now = clock_now(), last = load_relaxed(&looked);
+    if (now - last < pause || !compare_exchange_sc(&looked, &last, now))
+        return;
+    for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
+        uint64_t life = load_acquire(&C->family->member[i].life);
+        if ((int32_t)life > 0 && i != C->member && !members_live(1ull << i))
+            member_gone(member_id(i, (uint32_t)(life >> 32)));
+    }
 }
 
 void fork_install(void)

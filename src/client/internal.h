@@ -196,7 +196,8 @@ void shared_link(struct session *s); /* an inherited session whose acceptor anot
 void shared_confirm(void);           /* inherited sessions that the connector may not know of */
 void shared_kick(const struct session *s); /* wakes every holder that sleeps */
 void kicks_watch(int epfd, uint64_t data); /* enters the kicks of our ancestors */
-void member_gone(uint32_t member);
+void member_gone(uint32_t id);
+void members_look_alive(int64_t pause);
 int fork_child_ready(void); /* says hello to the daemon if this is a child that has not; 0 or an error */
 
 #endif

@@ -239,7 +239,7 @@ static bool take_pending(struct listener *l, struct token *t)
     return found;
 }
 
-int client_accept_if(listener_handle h, bool (*may)(void *arg), void *arg, session_handle *out)
+static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, session_handle *out)
 {
     struct listener *l = listener_get(h);
     if (!l)
@@ -286,6 +286,14 @@ int client_accept_if(listener_handle h, bool (*may)(void *arg), void *arg, sessi
         else if (err != BERTH_E_REFUSED)
             return err;
     }
+}
+
+int client_accept_if(listener_handle h, bool (*may)(void *arg), void *arg, session_handle *out)
+{
+    hold_begin();
+    int err = accept_held(h, may, arg, out);
+    hold_end();
+    return err;
 }
 
 int client_accept(listener_handle h, session_handle *out)
@@ -342,7 +350,7 @@ static int wait_ep(struct listener *l, int kernel_fd)
     return ep;
 }
 
-int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline)
+static int wait_held(listener_handle h, int kernel_fd, int64_t deadline)
 {
     for (;;) {
         struct listener *l = listener_get(h);
@@ -361,7 +369,9 @@ int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline)
         struct timespec ts;
         struct epoll_event ev;
         waiter_any_asleep();
-        long n = sys_epoll_pwait2(ep, &ev, 1, timespec_of(left, &ts), NULL);
+        uint32_t depth;
+        long n = hold_open(&depth) ? -EINTR : sys_epoll_pwait2(ep, &ev, 1, timespec_of(left, &ts), NULL);
+        hold_close(depth);
         if (n == -EINTR)
             return BERTH_E_INTERRUPTED;
         control_poll();
@@ -376,6 +386,14 @@ int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline)
         if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
             return BERTH_E_TIMED_OUT;
     }
+}
+
+int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline)
+{
+    hold_begin();
+    int err = wait_held(h, kernel_fd, deadline);
+    hold_end();
+    return err;
 }
 
 static void listener_free(struct listener *l)

@@ -55,9 +55,12 @@ static int check_kernel(struct wait_list *w, struct client_poll_item *items, int
 {
     struct timespec ts;
     int count = sleeping ? w->count : w->count - 1;
+    uint32_t depth = berth_hold.depth;
     if (count <= 0)
         return 0;
-    long got = sys_ppoll(w->fds, count, timespec_of(left, &ts), mask);
+    long got =
+        (sleeping || mask) && hold_open(&depth) ? -EINTR : sys_ppoll(w->fds, count, timespec_of(left, &ts), mask);
+    hold_close(depth);
     if (got < 0)
         return (int)got;
     int found = 0;
@@ -153,7 +156,7 @@ static int wait_loop(struct wait_list *w, struct client_poll_item *items, int n,
     int found = check_items(items, n);
     if (w->count > 1 && (found || timeout == 0)) {
         int more = check_kernel(w, items, n, kfds, 0, mask, false);
-        return more > 0 ? found + more : found ? found : more;
+        return more > 0 ? found + more : found ? found : more == -EINTR ? BERTH_E_INTERRUPTED : more;
     }
     if (found || timeout == 0)
         return found;
@@ -212,10 +215,13 @@ int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int 
         return err;
     struct pollfd stack[ON_STACK];
     struct wait_list w = {.fds = stack, .nk = nk};
+    hold_begin();
     if (nk + n + 1 > ON_STACK) {
         w.fds = memory_get((size_t)(nk + n + 1) * sizeof *w.fds);
-        if (!w.fds)
+        if (!w.fds) {
+            hold_end();
             return BERTH_E_NO_MEMORY;
+        }
     }
     if (nk)
         memcpy(w.fds, kfds, (size_t)nk * sizeof *kfds);
@@ -235,5 +241,6 @@ int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int 
     }
     if (w.fds != stack)
         memory_put(w.fds, 0);
+    hold_end();
     return result;
 }

@@ -152,10 +152,9 @@ void regs_drop_set(struct sock *ep)
 /* Every set known now is the parent's as well. */
 void regs_after_fork(void)
 {
-    for (int fd = 0; fd < (int)FD_MAX; fd++) {
-        uint64_t word = fd_words[fd];
-        if (word && sock_of(word)->kind == SOCK_EPOLL)
-            sock_of(word)->inherited = 1;
+    for (uint32_t i = 1, n = socks_known(); i < n; i++) {
+        if (sock_pool[i].kind == SOCK_EPOLL)
+            sock_pool[i].inherited = 1;
     }
 }
 

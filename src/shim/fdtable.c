@@ -11,6 +11,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "base/hold.h"
 #include "base/log.h"
 #include "base/sys.h"
 #include "shim/shim.h"
@@ -30,12 +31,14 @@ static int internal_fd[INTERNAL_MAX] = {-1, -1, -1, -1}; /* base v4, base v6, sc
 
 void shim_lock(void)
 {
+    hold_begin();
     pthread_mutex_lock(&lock);
 }
 
 void shim_unlock(void)
 {
     pthread_mutex_unlock(&lock);
+    hold_end();
 }
 
 /* ---- fork ---- */
@@ -64,6 +67,7 @@ static void fork_child(void)
     if (locked_for_fork) {
         own_pid = (int)sys_call(SYS_getpid, 0L, 0L, 0L, 0L);
         regs_after_fork();
+        signals_after_fork();
     }
     fork_parent();
 }
@@ -139,6 +143,11 @@ struct sock *sock_alloc(enum sock_kind kind, int family)
     store_release(&s->handle, 0);
     store_release(&s->kind, (uint8_t)kind);
     return s;
+}
+
+uint32_t socks_known(void)
+{
+    return socks_used;
 }
 
 uint64_t sock_word(const struct sock *s)

@@ -123,6 +123,7 @@ static inline enum sock_kind fd_kind(int fd, struct sock **sock)
 /* All under shim_lock. */
 struct sock *sock_alloc(enum sock_kind kind, int family); /* NULL: no memory. No reference yet */
 uint64_t sock_word(const struct sock *s);
+uint32_t socks_known(void);            /* of the pool, how many were ever in use, and one */
 void fd_bind(int fd, struct sock *s);  /* one more reference */
 struct sock *fd_take(int fd);          /* clears the word; the reference is the caller's */
 void sock_put(struct sock *s, int fd); /* drops one; the last closes it. fd: the number it had */
@@ -158,6 +159,9 @@ void fd_to_kernel(int fd); /* whatever it is becomes a plain socket of the kerne
 /* ---- exec.c ---- */
 extern unsigned char shim_vfork_is_fork; /* there has been a session */
 void rights_to_kernel(const struct msghdr *m);
+
+/* ---- signals.c ---- */
+void signals_after_fork(void);
 
 /* ---- options.c ---- */
 void options_replay(const struct option_set *set, int fd); /* by real setsockopt, all of them */

@@ -1,0 +1,139 @@
+/* signals.c - stands before the program's signal handlers, so that none runs while its thread holds a lock of berth's.
+ *
+ * Theory of operation: see base/hold.h. What sigaction() installs is `stand_in`, and the program's own handler is kept here.
+ * stand_in runs with all signals blocked. When its thread holds nothing it sets the mask that the program's handler was to have,
+ * and calls it. Else it notes the signal and has the thread go on with all signals blocked, so that there is never more than
+ * one to note; when the hold ends, the signal is sent to the thread once more, as it was, and the mask put back.
+ *
+ * Signals that the thread raises by what it does (SIGSEGV and the like) cannot wait; they are not stood before.
+ */
+#include <signal.h>
+#include <string.h>
+#include <sys/ucontext.h>
+#include <unistd.h>
+
+#include "base/hold.h"
+#include "base/sys.h"
+#include "shim/shim.h"
+
+#define SIGNALS 65
+#define MASK_BYTES 8 /* the kernel's */
+
+/* What the program asked for. Each word is read once: another thread may be changing it. */
+static struct asked {
+    uintptr_t handler;
+    uint64_t mask;
+    int flags;
+} asked[SIGNALS];
+
+static __thread struct {
+    int sig;
+    siginfo_t info;
+    uint64_t mask;
+} put_off __attribute__((tls_model("initial-exec")));
+
+static void set_mask(uint64_t mask)
+{
+    (void)sys_call(SYS_rt_sigprocmask, (long)SIG_SETMASK, &mask, 0L, (long)MASK_BYTES);
+}
+
+static void deliver(void)
+{
+    uint64_t mask = put_off.mask;
+    int sig = put_off.sig;
+    siginfo_t info = put_off.info;
+    store_relaxed(&berth_hold.waiting, 0u);
+    (void)sys_call(SYS_rt_tgsigqueueinfo, sys_call(SYS_getpid, 0L, 0L, 0L, 0L),
+                   sys_call(SYS_gettid, 0L, 0L, 0L, 0L), (long)sig, &info);
+    set_mask(mask); /* and here it comes */
+}
+
+/* What was put off in the parent is the parent's. */
+void signals_after_fork(void)
+{
+    if (load_relaxed(&berth_hold.waiting)) {
+        store_relaxed(&berth_hold.waiting, 0u);
+        set_mask(put_off.mask);
+    }
+}
+
+static void stand_in(int sig, siginfo_t *info, void *context)
+{
+    ucontext_t *uc = context;
+    uint64_t mask;
+    memcpy(&mask, &uc->uc_sigmask, MASK_BYTES);
+    if (load_relaxed(&berth_hold.depth)) {
+        put_off.sig = sig;
+        put_off.info = *info;
+        put_off.mask = mask;
+        memset(&uc->uc_sigmask, 0xff, MASK_BYTES);
+        store_relaxed(&berth_hold.waiting, 1u);
+        return;
+    }
+    uintptr_t handler = load_relaxed(&asked[sig].handler);
+    int flags = load_relaxed(&asked[sig].flags);
+    mask |= load_relaxed(&asked[sig].mask) | (flags & SA_NODEFER ? 0 : 1ull << (sig - 1));
+    if (flags & (int)SA_RESETHAND) {
+        struct sigaction none = {.sa_handler = SIG_DFL};
+        (void)real.sigaction(sig, &none, NULL);
+    }
+    set_mask(mask);
+    ((void (*)(int, siginfo_t *, void *))handler)(sig, info, context);
+}
+
+static bool stood_before(int sig)
+{
+    return sig > 0 && sig < SIGNALS && sig != SIGSEGV && sig != SIGBUS && sig != SIGFPE && sig != SIGILL &&
+           sig != SIGTRAP && sig != SIGSYS && sig != SIGABRT;
+}
+
+/* As the program asked for it, from what the kernel has. */
+static void translate(struct sigaction *from_kernel, const struct asked *was)
+{
+    if (!(from_kernel->sa_flags & SA_SIGINFO) || from_kernel->sa_sigaction != stand_in)
+        return;
+    from_kernel->sa_handler = (void (*)(int))was->handler;
+    from_kernel->sa_flags = (from_kernel->sa_flags & ~SA_SIGINFO) | (was->flags & (SA_SIGINFO | (int)SA_RESETHAND));
+    memset(&from_kernel->sa_mask, 0, sizeof from_kernel->sa_mask);
+    memcpy(&from_kernel->sa_mask, &was->mask, MASK_BYTES);
+}
+
+EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old)
+{
+    if (!stood_before(sig))
+        return real.sigaction(sig, act, old);
+    struct asked was = asked[sig];
+    struct sigaction mine, kernel;
+    if (act && act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN) {
+        store_relaxed(&berth_hold_deliver, deliver);
+        mine = *act;
+        mine.sa_sigaction = stand_in;
+        mine.sa_flags = (act->sa_flags | SA_SIGINFO) & ~(int)SA_RESETHAND;
+        memset(&mine.sa_mask, 0xff, sizeof mine.sa_mask);
+        uint64_t all = ~0ull, before, mask;
+        memcpy(&mask, &act->sa_mask, MASK_BYTES);
+        (void)sys_call(SYS_rt_sigprocmask, (long)SIG_SETMASK, &all, &before, (long)MASK_BYTES);
+        store_relaxed(&asked[sig].mask, mask);
+        store_relaxed(&asked[sig].flags, act->sa_flags);
+        store_relaxed(&asked[sig].handler, (uintptr_t)act->sa_handler);
+        int ret = real.sigaction(sig, &mine, &kernel);
+        if (ret < 0)
+            asked[sig] = was;
+        set_mask(before);
+        if (ret < 0)
+            return ret;
+    } else if (real.sigaction(sig, act, &kernel) < 0) {
+        return -1;
+    }
+    if (old) {
+        translate(&kernel, &was);
+        *old = kernel;
+    }
+    return 0;
+}
+
+EXPORT sighandler_t signal(int sig, sighandler_t handler)
+{
+    struct sigaction act = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
+    return sigaction(sig, &act, &old) < 0 ? SIG_ERR : old.sa_handler;
+}
