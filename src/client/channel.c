@@ -31,9 +31,8 @@ static const struct channel *their_channel(const struct peer_box *box)
 
 static void kick(struct peer_box *box)
 {
-    uint64_t one = 1;
     if (box->worker->kick_fd >= 0)
-        (void)sys_write(box->worker->kick_fd, &one, 8L);
+        bell_ring(box->worker->kick_fd);
 }
 
 static void kick_if_needed(struct peer_box *box, const struct slot *peer)

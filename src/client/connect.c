@@ -100,10 +100,11 @@ static int introduce(const struct dir_entry *e, struct route **out)
     err = control_request(&msg, &fd, made ? 1 : 0, &is, sizeof is, &token, &got);
     if (fd >= 0)
         (void)sys_close(fd);
-    struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
+    if (token >= 0)
+        token = own_pipe(token); /* written by every connector: none may make the others block */
+    struct route *r = err || got < 1 || token < 0 ? NULL : memory_get(sizeof *r);
     if (!r) {
-        if (!err && token >= 0)
-            (void)sys_close(token);
+        own_fd_close(token);
         if (made)
             outbox_bury(box);
         return err ? err : BERTH_E_NO_MEMORY;
@@ -112,7 +113,7 @@ static int introduce(const struct dir_entry *e, struct route **out)
     r->epoch = is.epoch;
     r->app = is.app;
     r->backlog = is.backlog;
-    r->token_fd = own_fd(token);
+    r->token_fd = token;
     r->box = box;
     r->next = C->routes;
     C->routes = r;

@@ -508,8 +508,7 @@ int control_request(void *msg, const int *fds, int nfds, void *reply, size_t rep
 
 void own_kick(void)
 {
-    uint64_t one = 1;
-    (void)sys_write(C->kick_fd, &one, 8L);
+    bell_ring(C->kick_fd);
 }
 
 /* ---- attach ------------------------------------------------------------------------------------------------------ */
@@ -593,7 +592,7 @@ static int64_t spin_option(const struct berth_attach_options *o)
     return SPIN_DEFAULT_NS;
 }
 
-static int hello(const struct berth_attach_options *o)
+static int hello(const struct berth_attach_options *o, int bell)
 {
     int page_fd = -1, dir_fd = -1, nfds = 1;
     long net = sys_socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
@@ -612,7 +611,7 @@ static int hello(const struct berth_attach_options *o)
     snprintf(msg.name, sizeof msg.name, "%s", o->name ? o->name : program_invocation_short_name);
     snprintf(msg.ns, sizeof msg.ns, "%s", o->ns ? o->ns : "default");
     snprintf(msg.secret, sizeof msg.secret, "%s", o->secret ? o->secret : "");
-    int fds[3] = {(int)net, page_fd, C->kick_fd};
+    int fds[3] = {(int)net, page_fd, bell};
     struct ctl_welcome is;
     err = control_request(&msg, fds, 3, &is, sizeof is, &dir_fd, &nfds);
     explicit_bzero(msg.secret, sizeof msg.secret);
@@ -658,13 +657,15 @@ int client_attach(const struct berth_attach_options *options)
     C->cpus = cpus_allowed();
     C->daemon_lost = false;
     C->ctl = own_fd(ctl);
-    long kick = sys_eventfd(O_CLOEXEC | O_NONBLOCK);
-    C->kick_fd = kick < 0 ? -1 : own_fd((int)kick);
-    err = kick < 0 ? BERTH_E_NO_MEMORY : family_create();
+    int bell = -1;
+    C->kick_fd = bell_create(&bell);
+    err = C->kick_fd < 0 ? C->kick_fd : family_create();
     if (!err)
         err = listeners_create();
     if (!err)
-        err = hello(o);
+        err = hello(o, bell);
+    if (bell >= 0)
+        (void)sys_close(bell);
     if (err) {
         client_reset();
         plock_release(&attach_lock);
@@ -687,6 +688,7 @@ void client_reset(void)
     client_fds_release();
     own_fd_close(C->ctl);
     own_fd_close(C->kick_fd);
+    bells_forget();
     if (C->page)
         munmap(C->page, WORKER_PAGE_BYTES);
     if (C->dir)

@@ -3,8 +3,19 @@
  * A descriptor that finds the process's table full is lost on its way from the daemon (recvmsg drops it), and where the
  * table is full nothing new can be made. So a few are kept in reserve, and given up together when one is needed; they are
  * made again when there is room for more than them. control.c asks again for what was lost all the same.
+ *
+ * Bells. What wakes a worker is a pipe of its own. It watches it edge-triggered and never reads it: each write is an edge
+ * for every epoll set that has it, also when there are bytes in it already. So one ring wakes all, and none can be stolen.
+ * Whoever gets a bell, or a listener's token pipe, opens it anew through /proc: flags belong to the open file description,
+ * and one that others hold too could be made to block at any moment. A bell that is full is read a little by who wants to
+ * ring it: whoever filled it in between has rung it, after we had published what we ring for.
+ * Where there is no /proc (after chroot), or no descriptor to do it, a pipe is used as it came: then a hostile peer can make
+ * us wait.
  */
+#include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/resource.h>
 
 #include "base/log.h"
@@ -135,4 +146,119 @@ int own_epoll(void)
 void fds_forked(void)
 {
     spare_lock.word = 0;
+}
+
+/* ---- pipes that others write, too ----------------------------------------------------------------------------------- */
+
+#define BELL_BYTES (2 * PAGE_BYTES) /* never drained, so small: two pages, of which one can be emptied by reading */
+#define BELL_TRIES 4
+
+static long open_anew(int fd)
+{
+    char path[32];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    long own = sys_call(SYS_openat, (long)AT_FDCWD, path, (long)(O_RDWR | O_NONBLOCK | O_CLOEXEC), 0);
+    if (own == -EMFILE) {
+        client_fds_release();
+        own = sys_call(SYS_openat, (long)AT_FDCWD, path, (long)(O_RDWR | O_NONBLOCK | O_CLOEXEC), 0);
+    }
+    return own;
+}
+
+/* An anonymous pipe, asked in a way that no file system behind it can delay. 0: no; -1: no /proc to ask. */
+static int is_pipe(int fd)
+{
+    char path[32], target[8] = "";
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    long n = sys_call(SYS_readlinkat, (long)AT_FDCWD, path, target, (long)sizeof target - 1);
+    return n < 0 ? -1 : strncmp(target, "pipe:[", 6) == 0;
+}
+
+int own_pipe(int fd)
+{
+    int pipe = is_pipe(fd);
+    if (pipe < 0 && sys_fcntl(fd, F_GETPIPE_SZ, 0L) > 0)
+        return own_fd(fd);
+    long own = pipe > 0 ? open_anew(fd) : -EINVAL;
+    if (own == -EMFILE || own == -ENFILE)
+        return own_fd(fd);
+    (void)sys_close(fd);
+    return own < 0 ? BERTH_E_PROTOCOL : own_fd((int)own);
+}
+
+/* Without /proc a pipe has two ends: what is watched cannot be written. */
+static struct {
+    int watch, ring;
+} halves[16];
+
+static int keep_halves(int watch, int ring)
+{
+    for (uint32_t i = 0; i < sizeof halves / sizeof halves[0]; i++) {
+        if (halves[i].ring)
+            continue;
+        halves[i].watch = own_fd(watch);
+        halves[i].ring = own_fd(ring);
+        return halves[i].watch;
+    }
+    (void)sys_close(watch);
+    (void)sys_close(ring);
+    return BERTH_E_LIMIT;
+}
+
+static int ring_of(int watch)
+{
+    for (uint32_t i = 0; i < sizeof halves / sizeof halves[0]; i++) {
+        if (halves[i].ring && halves[i].watch == watch)
+            return halves[i].ring;
+    }
+    return -1;
+}
+
+void bells_forget(void)
+{
+    for (uint32_t i = 0; i < sizeof halves / sizeof halves[0]; i++) {
+        if (halves[i].ring)
+            own_fd_close(halves[i].ring);
+        halves[i].ring = 0;
+    }
+}
+
+int bell_create(int *give)
+{
+    int fds[2];
+    if (sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
+        return BERTH_E_NO_MEMORY;
+    (void)sys_fcntl(fds[1], F_SETPIPE_SZ, (long)BELL_BYTES);
+    long own = open_anew(fds[0]);
+    if (own == -ENOENT) {
+        log_debug("no /proc: a hostile peer could make this process wait");
+        own = sys_fcntl(fds[1], F_DUPFD_CLOEXEC, 0L);
+        *give = fds[1];
+        if (own >= 0)
+            return keep_halves(fds[0], (int)own);
+    }
+    if (own < 0) {
+        (void)sys_close(fds[0]);
+        (void)sys_close(fds[1]);
+        *give = -1;
+        return BERTH_E_NO_MEMORY;
+    }
+    long theirs = open_anew(fds[0]); /* for reading too: nobody gets a SIGPIPE from it */
+    *give = theirs < 0 ? fds[1] : (int)theirs;
+    if (theirs >= 0)
+        (void)sys_close(fds[1]);
+    (void)sys_close(fds[0]);
+    return own_fd((int)own);
+}
+
+void bell_ring(int fd)
+{
+    char some[PAGE_BYTES];
+    long n = sys_write(fd, "", 1L);
+    if (__builtin_expect(n == -EBADF, 0) && (fd = ring_of(fd)) >= 0)
+        n = sys_write(fd, "", 1L);
+    for (int i = 0; n == -EAGAIN && i < BELL_TRIES; i++) {
+        (void)sys_read(fd, some, (long)sizeof some);
+        n = sys_write(fd, "", 1L);
+    }
 }

@@ -12,7 +12,7 @@
  *
  * How a shared session's holders hear of news: the peer knows one worker, in whose outbox the slot lies. It puts events into the
  * queue for that worker, which alone takes them out; it looks at the word of WAITER_ANY in that worker's page and writes that
- * worker's eventfd, which all holders have and none reads. So
+ * worker's bell, which all holders have and none reads. So
  *   - the slot names WAITER_ANY, and whoever falls asleep moves that word on in his own page and in those of the workers that
  *     he was forked from (`ancestor`): the next event then kicks, and everybody who sleeps wakes;
  *   - after each kick and before each sleep a holder looks at his shared sessions themselves, not for events;
@@ -275,27 +275,28 @@ int fork_child_ready(void)
     if (C->forked) {
         struct ancestor parent = {.worker = C->worker, .page = C->page, .kick_fd = C->kick_fd};
         int page_fd = -1;
-        long kick = sys_eventfd(02004000 /* O_CLOEXEC | O_NONBLOCK */);
+        int bell = -1, kick = bell_create(&bell);
         err = kick < 0 ? BERTH_E_NO_MEMORY : worker_page_create(&page_fd);
         if (!err &&
-            (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd, (int)kick)) == BERTH_E_DAEMON_GONE) {
+            (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd, bell)) == BERTH_E_DAEMON_GONE) {
             log_warn("a forked child goes on without the daemon, with the sessions that it has");
             C->worker = 0;
             err = 0;
         }
         if (page_fd >= 0)
             (void)sys_close(page_fd);
+        if (bell >= 0)
+            (void)sys_close(bell);
         if (!err) {
             if (C->ancestors == ANCESTORS_MAX)
                 log_warn("forked too often in a row: the oldest sessions may be slow to wake");
             else
                 C->ancestor[C->ancestors++] = parent;
             ancestors_keep();
-            C->kick_fd = own_fd((int)kick);
+            C->kick_fd = kick;
             store_release(&C->forked, false);
         } else {
-            if (kick >= 0)
-                (void)sys_close(kick);
+            own_fd_close(kick);
             C->page = parent.page;
             log_warn("a forked child could not say hello to the daemon: %s", berth_strerror(err));
         }
@@ -316,14 +317,13 @@ void kicks_watch(int epfd, uint64_t data)
 
 void shared_kick(const struct session *s)
 {
-    uint64_t one = 1;
     uint32_t owner = owner_of(s);
     int fd = C->kick_fd;
     for (uint32_t i = 0; i < C->ancestors; i++) {
         if (C->ancestor[i].worker == owner)
             fd = C->ancestor[i].kick_fd;
     }
-    (void)sys_write(fd, &one, 8L);
+    bell_ring(fd);
 }
 
 static void ask_outbox(outbox_handle handle)

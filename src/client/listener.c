@@ -58,17 +58,13 @@ static int make_pipe(struct listener *l)
     int fds[2] = {-1, -1};
     if (sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
         return BERTH_E_NO_MEMORY;
-    char path[32];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fds[1]);
-    long both = sys_call(SYS_openat, (long)AT_FDCWD, path, (long)(O_RDWR | O_NONBLOCK | O_CLOEXEC), 0);
-    if (both >= 0) {
-        (void)sys_close(fds[1]);
-        fds[1] = (int)both;
-    } else {
-        log_debug("no /proc: a connector could see SIGPIPE when this listener dies");
-    }
     l->pipe_rd = own_fd(fds[0]);
-    l->pipe_wr = own_fd(fds[1]);
+    l->pipe_wr = own_pipe(fds[1]);
+    if (l->pipe_wr < 0) {
+        own_fd_close(l->pipe_rd);
+        l->pipe_rd = -1;
+        return l->pipe_wr;
+    }
     return 0;
 }
 

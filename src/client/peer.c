@@ -78,25 +78,33 @@ struct peer_box *peer_box_find(outbox_handle handle)
     return peer_box_of(handle, C->worker);
 }
 
-static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_fd, int kick_fd)
+static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_fd, int bell)
 {
     for (struct peer_worker *w = C->workers; w; w = w->next) {
         if (w->id == is->worker && !w->dead) {
-            own_fd_close(kick_fd);
+            (void)sys_close(page_fd);
+            (void)sys_close(bell);
             return w;
         }
     }
-    struct peer_worker *w = mmap(NULL, sizeof *w, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (w == MAP_FAILED)
-        return NULL;
     const void *page;
     uint64_t size;
     const char *why = "";
-    if (segment_open(page_fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &page, &size, &why) != 0) {
+    int err = segment_open(page_fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &page, &size, &why);
+    (void)sys_close(page_fd); /* so that there is one to open the bell with */
+    int kick_fd = own_pipe(bell);
+    struct peer_worker *w = MAP_FAILED;
+    if (!err)
+        w = mmap(NULL, sizeof *w, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (w == MAP_FAILED) {
         log_warn("worker %u: its page is refused: %s", is->worker, why);
-        munmap(w, sizeof *w);
+        if (!err)
+            segment_unmap(page, size);
+        own_fd_close(kick_fd);
         return NULL;
     }
+    if (kick_fd < 0)
+        log_warn("worker %u: what it gave to be woken by is no pipe", is->worker);
     w->id = is->worker;
     w->app = is->app;
     w->pid = (int32_t)is->pid;
@@ -130,17 +138,18 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
             err = BERTH_E_PROTOCOL;
         }
     }
-    int kick = own_fd(fds[2]);
-    struct peer_worker *w = err ? NULL : worker_add(is, fds[1], kick);
     (void)sys_close(fds[0]);
-    (void)sys_close(fds[1]);
+    struct peer_worker *w = err ? NULL : worker_add(is, fds[1], fds[2]);
+    if (err) {
+        (void)sys_close(fds[1]);
+        (void)sys_close(fds[2]);
+    }
     if (!w) {
         log_warn("outbox %llx is refused: %s", (unsigned long long)is->outbox, why);
         if (map)
             segment_unmap(map, size);
         if (b != MAP_FAILED)
             munmap(b, sizeof *b);
-        own_fd_close(kick);
         return NULL;
     }
     b->handle = is->outbox;

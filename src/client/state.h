@@ -235,7 +235,7 @@ struct peer_worker {
     int32_t pid;
     bool dead;
     const struct worker_page *page;
-    int kick_fd;
+    int kick_fd; /* its bell, see fds.c */
     uint32_t kicked[WAITERS_MAX];
     struct peer_worker *next;
 };
@@ -304,7 +304,7 @@ struct listener {
 
 #define LISTENERS_MAX 4096u
 
-/* A worker that we were forked from and whose sessions we hold: their peers look at its page and write its eventfd. */
+/* A worker that we were forked from and whose sessions we hold: their peers look at its page and ring its bell. */
 struct ancestor {
     uint32_t worker;
     struct worker_page *page;
@@ -323,7 +323,7 @@ struct client {
     uint64_t segment_size, rx_limit, tx_limit;
     int64_t spin_ns;
     uint32_t cpus;
-    int kick_fd;
+    int kick_fd; /* our bell, see fds.c */
     uint32_t seq;
     struct worker_page *page;
     const struct directory *dir;

@@ -54,12 +54,9 @@ static int check_page(int fd)
 }
 
 /* Nobody here writes it, but peers will: it must be what they take it for. */
-static int check_kick(int fd)
+static int check_bell(int fd)
 {
-    char path[64], target[64] = "";
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    ssize_t n = readlink(path, target, sizeof target - 1);
-    return n < 0 || !strncmp(target, "anon_inode:[eventfd]", 20) ? 0 : BERTH_E_PROTOCOL;
+    return is_pipe_for_writing(fd) ? 0 : BERTH_E_PROTOCOL;
 }
 
 static int check_hello(const struct ctl_hello *m)
@@ -125,7 +122,7 @@ static int hello(struct daemon *d, struct request *r)
         return err;
     }
     uint64_t netns = netns_cookie(r->fds[0], &ok);
-    if (!ok || check_page(r->fds[1]) || check_kick(r->fds[2]))
+    if (!ok || check_page(r->fds[1]) || check_bell(r->fds[2]))
         return BERTH_E_PROTOCOL;
     err = space_get(d, ns, netns, &space);
     if (err)
@@ -209,7 +206,7 @@ int handle_child_hello(struct daemon *d, struct request *r)
     struct worker *w = r->conn->worker;
     if (m->version != CTL_VERSION)
         return BERTH_E_VERSION;
-    if (check_page(r->fds[0]) || check_kick(r->fds[1]))
+    if (check_page(r->fds[0]) || check_bell(r->fds[1]))
         return BERTH_E_PROTOCOL;
     w->page_fd = r->fds[0];
     w->kick_fd = r->fds[1];

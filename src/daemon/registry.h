@@ -139,7 +139,7 @@ struct worker {
     uid_t uid;
     pid_t pid;
     uint32_t family, member;
-    int page_fd, kick_fd;      /* -1 before CHILD_HELLO */
+    int page_fd, kick_fd;      /* -1 before CHILD_HELLO; the bell is for peers: nobody here writes or reads it */
     struct ptrset held;        /* outboxes it may write */
     struct ptrset got;         /* outboxes of others that it was given */
     struct ptrset listeners;   /* that it holds */
@@ -291,6 +291,7 @@ int handle_detach(struct daemon *d, struct request *r);
 int handle_lease(struct daemon *d, struct request *r);
 int handle_status(struct daemon *d, struct request *r);
 int handle_listen(struct daemon *d, struct request *r);
+bool is_pipe_for_writing(int fd); /* and nothing behind it that could make us wait */
 int handle_unlisten(struct daemon *d, struct request *r);
 int handle_backlog(struct daemon *d, struct request *r);
 int handle_introduce(struct daemon *d, struct request *r);

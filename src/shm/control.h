@@ -6,9 +6,9 @@
  * A message that breaks these rules is answered with BERTH_E_PROTOCOL and the connection is closed.
  *
  *   request            descriptors                      reply (status first)        descriptors
- *   HELLO              netns socket, page, kick         WELCOME                     directory
+ *   HELLO              netns socket, page, bell         WELCOME                     directory
  *   CHILD              child's end of a socketpair      none
- *   CHILD_HELLO        page, kick                       WELCOME                     directory
+ *   CHILD_HELLO        page, bell                       WELCOME                     directory
  *   DETACH                                              DONE
  *   LISTEN             token pipe, write end            LISTENED
  *   UNLISTEN                                            none
@@ -18,7 +18,7 @@
  *   ANNOUNCE                                            none; target gets PEER
  *   SEGMENT            the segment                      none (bad: connection closed)
  *   RETIRE                                              none; peers get RETIRED
- *   GET_OUTBOX                                          OUTBOX_IS                   segment 0, page, kick
+ *   GET_OUTBOX                                          OUTBOX_IS                   segment 0, page, bell
  *   GET_SEGMENT                                         SEGMENT_IS                  the segment
  *   GET_PEERS                                           none; PEER for each living or left outbox of that app
  *   PORTS                                               PORTS_ARE
@@ -28,7 +28,7 @@
  *   NS_ADD, NS_DEL                                      DONE
  *   STATUS                                              STATUS_IS
  *
- *   of the daemon's own accord: PEER (segment 0, page, kick), DEAD, MEMBER_DEAD, RETIRED, LISTENER_GONE, EVICTED
+ *   of the daemon's own accord: PEER (segment 0, page, bell), DEAD, MEMBER_DEAD, RETIRED, LISTENER_GONE, EVICTED
  */
 #ifndef BERTH_SHM_CONTROL_H
 #define BERTH_SHM_CONTROL_H

@@ -192,7 +192,8 @@ class App:
         return page
 
     def hello(self, netns=None, **more):
-        page, kick = self.page(), os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        page, (watch, kick) = self.page(), os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        os.close(watch)
         probe = netns or socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             m = self.ask("HELLO", self.hello_body(**more), (probe.fileno(), page.fd, kick))
@@ -258,7 +259,8 @@ class App:
         return App(sock=b)
 
     def child_hello(self, version=VERSION):
-        page, kick = self.page(), os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        page, (watch, kick) = self.page(), os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        os.close(watch)
         m = self.ask("CHILD_HELLO", struct.pack("=II", version, os.getpid()), (page.fd, kick))
         os.close(kick)
         if m.status == 0:

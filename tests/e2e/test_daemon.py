@@ -385,7 +385,9 @@ class Hostile(DaemonTest):
 
     def test_hello_with_wrong_descriptors(self):
         self.daemon()
-        page, kick, sock = Memory(8192), os.eventfd(0), socket.socket()
+        page, sock = Memory(8192), socket.socket()
+        wrong, kick = os.pipe()
+        event = os.eventfd(0)
         unsealed, small, garbage = Memory(8192, 0), Memory(4096), Memory(8192)
         struct.pack_into("=IH", page.map, 0, 0x45474150, 1)
         for m in (unsealed, small):
@@ -393,7 +395,8 @@ class Hostile(DaemonTest):
         good = (sock.fileno(), page.fd, kick)
         for fds in ((), good[:2], good + (kick,), (kick, page.fd, kick), (sock.fileno(), kick, kick),
                     (sock.fileno(), unsealed.fd, kick), (sock.fileno(), small.fd, kick), (sock.fileno(), garbage.fd, kick),
-                    (sock.fileno(), page.fd, sock.fileno())):
+                    (sock.fileno(), page.fd, sock.fileno()), (sock.fileno(), page.fd, wrong),
+                    (sock.fileno(), page.fd, event)):
             app = self.app(False)
             self.assertEqual(app.ask("HELLO", app.hello_body(), fds).status, E["E_PROTOCOL"], fds)
             self.assert_closed(app)
@@ -403,7 +406,8 @@ class Hostile(DaemonTest):
         body = bytearray(app.hello_body())
         body[16:80] = b"n" * 64
         self.assertEqual(app.ask("HELLO", bytes(body), good).status, E["E_PROTOCOL"])
-        os.close(kick)
+        for fd in (kick, wrong, event):
+            os.close(fd)
         sock.close()
 
     def test_ends_of_sockets_that_lead_back(self):

@@ -314,7 +314,7 @@ class Outboxes(RegistryTest):
         server.send("ANNOUNCE", outbox_body(back.handle, worker=client.worker))
         m = self.news(client, "PEER")
         self.assertEqual((m.unpack("QIIIII")[:3], len(m.fds)), ((back.handle, server.worker, server.app), 3))
-        self.assertEqual(os.readlink(f"/proc/self/fd/{m.fds[2]}"), "anon_inode:[eventfd]")
+        self.assertTrue(os.readlink(f"/proc/self/fd/{m.fds[2]}").startswith("pipe:["))
         m.close()
         gone = self.app()
         gone.close()

@@ -50,6 +50,8 @@ static void honest(int seconds)
     int64_t end = now() + seconds * SEC, longest = 0;
     berth_session kept = dial();
     for (; now() < end; asked++) {
+        if (asked % 2) /* then the server sleeps, and its bell has to wake it */
+            (void)usleep(next_random(&r) % 500);
         int64_t begin = now();
         ask(kept, &r, 4000);
         if (asked % 16 == 0) { /* new sessions work too */
@@ -62,6 +64,8 @@ static void honest(int seconds)
     }
     printf("the honest client: %llu answers, the slowest after %lld ms\n", (unsigned long long)asked,
            (long long)(longest / 1000000));
+    if (longest > 5 * SEC)
+        fail(0, "a wake was lost: only the sleep's own end helped");
     if (asked < 50)
         fail(0, "the server hardly answered");
     exit(0);
@@ -204,7 +208,33 @@ static void everything(uint64_t *r, uint8_t with)
     (void)next_random(r);
 }
 
-#define KINDS 9
+/* The server's bell as the daemon gives it out: whoever writes to it is to be made to wait. */
+static void block_bell(uint64_t *r)
+{
+    struct peer_box *box = C->boxes;
+    char some[PAGE_BYTES] = {0};
+    static int given = -1;
+    if (!box)
+        return;
+    if (given < 0) {
+        struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg}, .outbox = box->handle};
+        struct ctl_outbox_is is;
+        int fds[3], nfds = 3;
+        if (control_request(&msg, NULL, 0, &is, sizeof is, fds, &nfds) != 0 || nfds != 3)
+            fail(0, "the server's descriptors");
+        given = fds[2];
+    }
+    (void)fcntl(given, F_SETFL, 0);
+    if (next_random(r) % 8 == 0)
+        (void)fcntl(given, F_SETPIPE_SZ, next_random(r) % 2 ? 4096 : 65536);
+    while (write(box->worker->kick_fd, some, next_random(r) % 2 ? 1 : sizeof some) > 0)
+        ;
+    struct token t = {.magic = TOKEN_MAGIC}; /* and what it listens by, in whole tokens */
+    if (C->routes && next_random(r) % 64 == 0)
+        (void)!write(C->routes->token_fd, &t, sizeof t);
+}
+
+#define KINDS 10
 
 static void spoil(uint64_t *r, int kind)
 {
@@ -233,6 +263,9 @@ static void spoil(uint64_t *r, int kind)
     case 7: /* all together */
         spoil(r, (int)(next_random(r) % 4));
         break;
+    case 8:
+        block_bell(r);
+        break;
     default: { /* writes, and never reads, drains or gives back */
         uint8_t buf[3000] = {0};
         (void)berth_write(mine[next_random(r) % SESSIONS], buf, sizeof buf, 0);
@@ -256,10 +289,8 @@ static void hostile(int kind, uint64_t r)
     int64_t end = now() + SEC / 5;
     for (uint64_t i = 0; now() < end; i++) {
         spoil(&r, kind);
-        if (i % 64 == 0 && C->boxes && C->boxes->worker->kick_fd >= 0) {
-            uint64_t one = 1;
-            (void)!write(C->boxes->worker->kick_fd, &one, 8);
-        }
+        if (i % 64 == 0 && C->boxes && C->boxes->worker->kick_fd >= 0)
+            bell_ring(C->boxes->worker->kick_fd);
     }
     _exit(0);
 }

@@ -397,9 +397,14 @@ static int any_descriptor(uint64_t r)
 {
     int fd;
     void *map;
-    switch (r % 4) {
+    int fds[2];
+    switch (r % 5) {
     case 0:
         return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    case 3:
+        assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+        close(fds[0]);
+        return fds[1];
     case 1:
         return memfd_of(PAGE_BYTES, 0, 0, false);
     case 2:

@@ -7,7 +7,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -435,7 +434,7 @@ static void a_child_holds_what_its_parent_held(void **state)
     fake_attach(&b, &the_daemon, "other");
     expect(BERTH_E_ADDRESS_IN_USE, fake_listen(&b, "127.0.0.1", 6200, 0, NULL));
     child.page = fake_page(0);
-    child.kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    child.kick = a_bell();
     int fds[] = {child.page, child.kick};
     struct ctl_child_hello hello = {.version = CTL_VERSION, .pid = (uint32_t)getpid()};
     expect(0, fake_request(&child, CTL_CHILD_HELLO, &hello, sizeof hello, fds, 2));

@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -178,6 +177,14 @@ bool fake_ended(struct fake_app *a)
 
 /* ---- attach ---- */
 
+int a_bell(void)
+{
+    int fds[2];
+    assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+    close(fds[0]);
+    return fds[1];
+}
+
 int fake_page(uint32_t worker)
 {
     int fd;
@@ -230,7 +237,7 @@ int fake_hello(struct fake_app *a, const struct ctl_hello *m)
     if (a->page < 0)
         a->page = fake_page(0);
     if (a->kick < 0)
-        a->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        a->kick = a_bell();
     if (a->netns < 0)
         a->netns = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     int fds[] = {a->netns, a->page, a->kick};

@@ -16,6 +16,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -288,12 +289,22 @@ static void foreign_descriptors_in_hello(void **state)
     hello_with(1, sealed(1 << 20, ABI_MAGIC_PAGE, ABI_VERSION), "a long worker page");
     hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_DIR, ABI_VERSION), "a worker page with another's magic");
     hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_PAGE, ABI_VERSION + 1), "a worker page of another version");
-    hello_with(2, a_descriptor(0), "/dev/null as kick");
-    hello_with(2, a_descriptor(5), "a file as kick");
+    hello_with(2, a_descriptor(0), "/dev/null as bell");
+    hello_with(2, a_descriptor(1), "an eventfd as bell");
+    hello_with(2, a_descriptor(5), "a file as bell");
     int p[2];
     assert_int_equal(pipe2(p, O_CLOEXEC), 0);
-    close(p[0]);
-    hello_with(2, p[1], "a pipe as kick");
+    close(p[1]);
+    hello_with(2, p[0], "the wrong end of a pipe as bell");
+    char name[] = "/tmp/berth-fifo-XXXXXX";
+    assert_non_null(mkdtemp(name));
+    char path[64];
+    snprintf(path, sizeof path, "%s/fifo", name);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    hello_with(2, open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK),
+               "a named pipe, which may be on any file system, as bell");
+    unlink(path);
+    rmdir(name);
     still_serving("foreign descriptors in HELLO");
 }
 

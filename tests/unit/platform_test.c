@@ -179,7 +179,7 @@ static void a_reader_sleeps_on_a_read_only_map(void **state)
     drop(m, SIZE);
 }
 
-/* ---- eventfd and epoll ------------------------------------------------------------------------------------------ */
+/* ---- pipes and epoll ------------------------------------------------------------------------------------------ */
 
 static int ready(int ep, int timeout_ms)
 {
@@ -187,28 +187,63 @@ static int ready(int ep, int timeout_ms)
     return epoll_wait(ep, &ev, 1, timeout_ms);
 }
 
-static void an_eventfd_never_read_is_a_broadcast(void **state)
+/* Opened through /proc: with a description of its own, whose flags nobody else can change. */
+static int open_anew(int fd)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+}
+
+static void a_pipe_never_drained_is_a_broadcast(void **state)
 {
     enum { SETS = 4 };
-    int kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK), ep[SETS];
-    assert_true(kick >= 0);
+    char some[4096];
+    int fds[2], ep[SETS], filled = 0;
+    assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+    int bell = open_anew(fds[0]), ringer = open_anew(fds[0]);
+    assert_true(bell >= 0 && ringer >= 0);
+    assert_int_equal(fcntl(bell, F_SETPIPE_SZ, 8192), 8192);
     for (int i = 0; i < SETS; i++) {
         struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
         ep[i] = epoll_create1(EPOLL_CLOEXEC);
-        assert_int_equal(epoll_ctl(ep[i], EPOLL_CTL_ADD, kick, &ev), 0);
+        assert_int_equal(epoll_ctl(ep[i], EPOLL_CTL_ADD, bell, &ev), 0);
         assert_int_equal(ready(ep[i], 0), 0);
     }
-    for (int round = 0; round < 50; round++) {
-        uint64_t one = 1;
-        assert_int_equal(write(kick, &one, 8), 8);
+    for (int round = 0; round < 20000; round++) {
+        if (write(ringer, "", 1) < 0) { /* full: a page of it is read, and there is room again */
+            assert_int_equal(errno, EAGAIN);
+            assert_int_equal(read(ringer, some, sizeof some), sizeof some);
+            for (int i = 0; i < SETS; i++)
+                (void)ready(ep[i], 0); /* that may be an edge, too */
+            assert_int_equal(write(ringer, "", 1), 1);
+            filled++;
+        }
         for (int i = 0; i < SETS; i++)
-            check(ready(ep[i], 1000) == 1, "round %d: epoll set %d missed the edge of an eventfd", round, i);
+            check(ready(ep[i], 1000) == 1, "round %d: epoll set %d missed the edge of a pipe", round, i);
         for (int i = 0; i < SETS; i++)
             check(ready(ep[i], 0) == 0, "round %d: one write gave epoll set %d two edges", round, i);
     }
+    check(filled >= 2, "it was full %d times only", filled);
     for (int i = 0; i < SETS; i++)
         close(ep[i]);
-    close(kick);
+    close(bell);
+    close(ringer);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+static void a_pipe_opened_anew_has_flags_of_its_own(void **state)
+{
+    int fds[2];
+    assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
+    int mine = open_anew(fds[1]);
+    assert_int_equal(fcntl(fds[1], F_SETFL, 0), 0);
+    assert_true(fcntl(mine, F_GETFL) & O_NONBLOCK);
+    close(fds[0]);
+    close(fds[1]);
+    assert_int_equal(write(mine, "", 1), 1); /* and no SIGPIPE: it is a reader itself */
+    close(mine);
 }
 
 static void epoll_pwait2_takes_nanoseconds(void **state)
@@ -629,7 +664,8 @@ int main(void)
         cmocka_unit_test(sealed_blocks_come_but_do_not_go),
         cmocka_unit_test(a_forked_child_writes_through_the_inherited_map),
         cmocka_unit_test(a_reader_sleeps_on_a_read_only_map),
-        cmocka_unit_test(an_eventfd_never_read_is_a_broadcast),
+        cmocka_unit_test(a_pipe_never_drained_is_a_broadcast),
+        cmocka_unit_test(a_pipe_opened_anew_has_flags_of_its_own),
         cmocka_unit_test(epoll_pwait2_takes_nanoseconds),
         cmocka_unit_test(a_pipe_holds_a_thousand_records),
         cmocka_unit_test(records_are_whole_with_many_writers_and_readers),
