@@ -201,6 +201,7 @@ int family_create(void)
     C->family = map;
     C->cache = cache;
     C->member = 0;
+    berth_lock_id = 0; /* a forked child that detached was another's member */
     C->family->any_arm = 1;
     C->family->member[0].pid = (int32_t)getpid();
     C->family->sessions = 1; /* index 0 is never used, so that no handle is 0 */

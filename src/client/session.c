@@ -196,7 +196,9 @@ void session_event(struct peer_box *box, uint32_t index)
     struct session_cache *c = session_cache_of(s);
     if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_CONNECTOR) {
         const struct slot_info *info = peer_info(box, index);
-        if (slot_state(p) != SLOT_FREE && info && load_relaxed(&info->offer_seq) == load_relaxed(&s->offer_seq))
+        /* slots, generations and numbers of offers begin alike in each process of a family: the outbox tells them apart */
+        if (slot_state(p) != SLOT_FREE && info && load_relaxed(&info->peer_outbox) == r->handle &&
+            load_relaxed(&info->offer_seq) == load_relaxed(&s->offer_seq))
             link_to(s, box, index, p, names);
         return;
     }

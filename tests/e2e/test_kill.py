@@ -107,6 +107,9 @@ class Kills(harness.TestCase):
                 break
             was = now
         self.assertEqual(grew, [], said())
+        err.seek(0)
+        broken = [line for line in err if " is reset: it" in line]  # nobody here breaks the rules, victims neither
+        self.assertEqual(broken, [])
         storm.stdin.write("stop\n")
         self.assertEqual(storm.wait(30), 0, said() + storm.stdout.read())
         settled(self, "the daemon's tables", self.count, lambda c: not any(c.values()))

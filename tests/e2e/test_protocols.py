@@ -64,6 +64,9 @@ class ByLibberth(harness.TestCase):
     def test_word_of_a_death_that_comes_late(self):
         self.scenario("late-word", (1, 2))
 
+    def test_processes_that_count_alike(self):
+        self.scenario("twins", (1, 2))
+
     def test_rings_swapped_under_load_and_taken_at_once(self):
         self.scenario("ring-swap", (1, 2, 3))
 

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,6 +57,44 @@ void late_word(void)
         waitpid(deaf, NULL, 0);
         berth_close(own);
     }
+    kill(far, SIGKILL);
+    waitpid(far, NULL, 0);
+}
+
+static void twin(void *arg)
+{
+    static uint8_t out[8][100000], in[sizeof out[0]];
+    uint64_t r = seed * 1000 + (uint64_t) * (int *)arg + 1;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    for (int i = 0; i < (rounds ? rounds : 30);
+         i++) { /* the far side needs ever new segments; with each comes a look at all slots */
+        berth_session s[8];
+        for (int k = 0; k < 8; k++) {
+            uint64_t key = next_random(&r);
+            for (size_t b = 0; b < sizeof in; b++)
+                out[k][b] = byte_at(key, b);
+            s[k] = dial();
+            put_all(s[k], out[k], sizeof in);
+        }
+        for (int k = 0; k < 8; k++) {
+            get_all(s[k], in, sizeof in);
+            if (memcmp(in, out[k], sizeof in) != 0)
+                fail(0, "the echo is another's");
+            berth_close(s[k]);
+        }
+    }
+}
+
+/* Processes that part at once: whatever they count begins alike, and they meet the same peer. */
+void twins(void)
+{
+    pid_t far = far_side(far_echo_threads);
+    attach("near");
+    pid_t pid[4];
+    for (int i = 0; i < 4; i++)
+        pid[i] = start(twin, &i);
+    for (int i = 0; i < 4; i++)
+        reap(pid[i], "a twin");
     kill(far, SIGKILL);
     waitpid(far, NULL, 0);
 }

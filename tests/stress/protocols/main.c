@@ -32,6 +32,7 @@ static const struct scenario {
     {"child-leaves", child_leaves},
     {"fork-per-session", fork_per_session},
     {"late-word", late_word},
+    {"twins", twins},
     {"ring-swap", ring_swap},
     {"fin", fin_races},
     {"waiters", waiters},

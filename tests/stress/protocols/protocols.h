@@ -45,6 +45,7 @@ void growth(void);
 void child_leaves(void);
 void fork_per_session(void);
 void late_word(void);
+void twins(void);
 void ring_swap(void);
 void fin_races(void);
 void waiters(void);
