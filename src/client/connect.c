@@ -44,6 +44,7 @@ static void route_drop(struct route *r)
         }
     }
     own_fd_close(r->token_fd);
+    ports_listener_gone(r->listener);
     memory_put(r, sizeof *r);
     store_relaxed(&C->own_loose, 1);
 }
@@ -309,7 +310,7 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
     } else {
         if (src && !endpoint_is_wildcard(src->addr))
             memcpy(s->local.addr, src->addr, 16);
-        if ((err = ports_take(s->local.addr, &s->remote, &s->local.port)) != 0)
+        if ((err = ports_take(s->local.addr, &s->remote, e.listener, &s->local.port)) != 0)
             goto fail_route;
         s->port_leased = 1;
     }

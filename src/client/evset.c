@@ -327,6 +327,15 @@ static void name_waiter(struct session *s)
     futex_sleepers_wake(c);
 }
 
+/* A listener's token pipe is waited for by the kernel. EPOLLEXCLUSIVE can be given only when it is added. */
+static void pipe_into_kernel(const struct watch *w, const struct listener *l, int op)
+{
+    uint32_t mask = EPOLLIN | EPOLLET | (op == EPOLL_CTL_ADD ? EPOLLEXCLUSIVE : 0);
+    struct epoll_event ev = {.events = w->events & mask,
+                             .data.u64 = C->tag + TAG_LISTENER0 + (uint32_t)(w->handle & 0xffff)};
+    (void)sys_epoll_ctl(w->set->epfd, op, l->pipe_rd, &ev);
+}
+
 int evset_add(struct evset *set, uint64_t handle, uint32_t events, uint64_t data)
 {
     struct session *s;
@@ -346,9 +355,7 @@ int evset_add(struct evset *set, uint64_t handle, uint32_t events, uint64_t data
         return BERTH_E_BUSY;
     }
     if (l) {
-        struct epoll_event ev = {.events = (events & (EPOLLIN | EPOLLET | EPOLLEXCLUSIVE)),
-                                 .data.u64 = C->tag + TAG_LISTENER0 + (uint32_t)(handle & 0xffff)};
-        (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, l->pipe_rd, &ev);
+        pipe_into_kernel(w, l, EPOLL_CTL_ADD);
         set->listeners++;
     }
     w->next = *list;
@@ -382,11 +389,8 @@ int evset_modify(struct evset *set, uint64_t handle, uint32_t events, uint64_t d
         w->events = events;
         w->data = data;
         w->spent = false;
-        if (l) {
-            struct epoll_event ev = {.events = events & (EPOLLIN | EPOLLET),
-                                     .data.u64 = C->tag + TAG_LISTENER0 + (uint32_t)(handle & 0xffff)};
-            (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_MOD, l->pipe_rd, &ev);
-        }
+        if (l)
+            pipe_into_kernel(w, l, EPOLL_CTL_MOD);
         if (s || l->pending)
             ready_put(w);
     }

@@ -139,7 +139,8 @@ void session_dispose(struct session *s);
 int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out);
 
 /* ---- ports.c ---- */
-int ports_take(const uint8_t addr[16], const endpoint *to, uint16_t *port); /* C->lock is held */
+int ports_take(const uint8_t addr[16], const endpoint *to, uint32_t listener, uint16_t *port); /* C->lock is held */
+void ports_listener_gone(uint32_t listener); /* the same; what was kept for it can go with its last session */
 void ports_release(struct session *s);
 void ports_forget(void);
 

@@ -25,7 +25,9 @@ struct source { /* what is leased for one local address, all of 127/8 being one 
 struct free_ports { /* towards one destination */
     struct source *source;
     endpoint to;
-    uint32_t leases; /* how many of the source's leases are counted in */
+    uint32_t listener; /* who is there, as far as we were introduced; 0: gone */
+    uint32_t leases;   /* how many of the source's leases are counted in */
+    uint32_t used;     /* ports that sessions have */
     uint32_t count;
     uint16_t port[65536];
     struct free_ports *next;
@@ -117,12 +119,13 @@ static int lease_more(struct source *s)
 }
 
 /* C->lock is held. */
-int ports_take(const uint8_t addr[16], const endpoint *to, uint16_t *port)
+int ports_take(const uint8_t addr[16], const endpoint *to, uint32_t listener, uint16_t *port)
 {
     static uint64_t random; /* xorshift64: which of our own ports is next must be hard to guess, not secret */
     struct free_ports *f = free_ports_for(addr, to);
     if (!f)
         return BERTH_E_NO_MEMORY;
+    f->listener = listener;
     if (!random) {
         (void)sys_call(SYS_getrandom, &random, (long)sizeof random, 0L, 0);
         random |= 1;
@@ -144,7 +147,24 @@ int ports_take(const uint8_t addr[16], const endpoint *to, uint16_t *port)
     uint32_t i = (uint32_t)(random >> 32) % f->count;
     *port = f->port[i];
     f->port[i] = f->port[--f->count];
+    f->used++;
     return 0;
+}
+
+/* A list is told again from the leases when it is needed, unless a session has a port out of it. */
+void ports_listener_gone(uint32_t listener)
+{
+    for (struct free_ports **link = &free_lists; *link;) {
+        struct free_ports *f = *link;
+        if (f->listener == listener)
+            f->listener = 0;
+        if (f->listener || f->used) {
+            link = &f->next;
+            continue;
+        }
+        *link = f->next;
+        memory_put(f, sizeof *f);
+    }
 }
 
 void ports_release(struct session *s)
@@ -154,7 +174,10 @@ void ports_release(struct session *s)
     s->port_leased = 0;
     plock_take(&C->lock);
     struct free_ports *f = free_ports_for(s->local.addr, &s->remote);
-    if (f && f->count < 65536)
+    if (f && f->count < 65536) {
         f->port[f->count++] = s->local.port;
+        if (--f->used == 0 && !f->listener)
+            ports_listener_gone(0);
+    }
     plock_release(&C->lock);
 }

@@ -102,14 +102,14 @@ static int known_rule(int level, int name)
 
 void options_release(struct option_set *set)
 {
-    if (set && __atomic_sub_fetch(&set->refs, 1, __ATOMIC_ACQ_REL) == 0)
+    if (set && fetch_add_sc(&set->refs, (uint32_t)-1) == 1)
         free(set);
 }
 
 struct option_set *options_share(struct option_set *set)
 {
     if (set)
-        __atomic_add_fetch(&set->refs, 1, __ATOMIC_RELAXED);
+        fetch_add_sc(&set->refs, 1);
     return set;
 }
 

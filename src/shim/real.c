@@ -37,7 +37,7 @@ static void *find(const char *name)
 void real_resolve(void)
 {
     int saved = errno;
-#define X(ret, name, params, args) __atomic_store_n((void **)&real.name, find(#name), __ATOMIC_RELEASE);
+#define X(ret, name, params, args) store_release((void **)&real.name, find(#name));
     REAL_FUNCTIONS(X)
 #undef X
     errno = saved;

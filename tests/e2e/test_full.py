@@ -123,6 +123,9 @@ class Full(harness.TestCase):
     def test_accept(self):
         self.libberth("accept")
 
+    def test_listeners_come_and_go(self):
+        self.libberth("listeners")
+
     def run_python(self, text, *args):
         return [harness.BERTH, "run", "--", PYTHON, "-c", text, *[str(a) for a in args]]
 

@@ -1,9 +1,10 @@
 /* full.c - processes whose table of descriptors is full when they meet others for the first time.
  *
- *   full connect|accept
+ *   full connect|accept|listeners
  *
  * connect: with a full table, what is in reserve is enough for the first meetings; then a connect fails at once, and says
  * why; with descriptors free again it works. Nothing is silent in between.
+ * listeners: and a client whose listeners come and go does not fill up.
  * accept: the same on the other side. Connectors may have to wait, as on the kernel, but each is served in the end.
  */
 #include <fcntl.h>
@@ -162,6 +163,56 @@ static void accepting(void)
         fail(0, "nobody had to wait");
 }
 
+#define ROUNDS 300
+
+static void come_and_go(berth_listener l)
+{
+    for (;;) {
+        (void)serve_one(l);
+        expect(berth_unlisten(l), "unlisten");
+        l = listen_here(8);
+        if (write(1, uri, sizeof uri) != (ssize_t)sizeof uri)
+            _exit(0);
+    }
+}
+
+static long kilobytes(void)
+{
+    char line[128];
+    long kb = -1;
+    FILE *f = fopen("/proc/self/status", "re");
+    while (f && fgets(line, sizeof line, f))
+        (void)sscanf(line, "VmSize: %ld", &kb);
+    if (f)
+        (void)fclose(f);
+    return kb;
+}
+
+/* A listener that has gone costs a client nothing that stays. */
+static void listeners(void)
+{
+    int tell[2], out = dup(1);
+    expect(pipe(tell), "pipe");
+    (void)dup2(tell[1], 1);
+    (void)far_side(come_and_go);
+    (void)dup2(out, 1);
+    attach("full");
+    long before = 0;
+    for (int i = 0; i < ROUNDS; i++) {
+        berth_session s = dial();
+        ask(s, (uint64_t)i);
+        expect(berth_close(s), "close");
+        if (read(tell[0], uri, sizeof uri) != (ssize_t)sizeof uri)
+            fail(0, "the next listener's address");
+        if (i == ROUNDS / 10)
+            before = kilobytes();
+    }
+    long grown = kilobytes() - before;
+    printf("%ld KB for %d listeners\n", grown, ROUNDS - ROUNDS / 10);
+    if (grown > 4096)
+        fail(0, "listeners that have gone are still paid for");
+}
+
 int main(int argc, char **argv)
 {
     const char *which = argc > 1 ? argv[1] : "";
@@ -170,6 +221,8 @@ int main(int argc, char **argv)
         connecting();
     else if (!strcmp(which, "accept"))
         accepting();
+    else if (!strcmp(which, "listeners"))
+        listeners();
     else
         return 2;
     printf("full %s: passed\n", which);
