@@ -11,7 +11,9 @@
  * rings of all drained fifos are swept up (outbox_sweep). So the memory follows the largest number of fifos that
  * held bytes at one time, not the number of sessions. And when that was long ago it goes back to the kernel: the last
  * segment is retired once none of its rings has been in use for a while (outbox_shrink). Its index is not used again, so that
- * a peer that has not heard of it yet can never take a new segment for the old one.
+ * a peer that has not heard of it yet can never take a new segment for the old one. A peer that does not unmap what was
+ * retired keeps that memory in being, on our account, and nothing can take it away (the seal forbids holes). So an outbox retires no
+ * more in its life than it may have at one time: twice the limit is what the worst of peers can make us hold.
  *
  * A segment that was made after a fork can be written by its maker alone (the seal forbids everybody else a writable
  * mapping), so its rings are passed over by the other members.
@@ -337,6 +339,7 @@ static void retire_last(struct own_box *box, struct outbox_rec *r, uint32_t inde
     struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = index};
     (void)control_send(&msg, NULL, 0);
     r->bytes -= r->seg[index].size;
+    r->retired += r->seg[index].size;
     r->seg[index].size = 0;
     munmap(box->seg[index], box->seg_size[index]);
     store_release(&box->seg[index], NULL);
@@ -358,7 +361,8 @@ void outbox_shrink(void)
             continue;
         outbox_sweep(box);
         family_lock_acquire(&r->lock, C->member);
-        while (index > 0 && (r->seg[index].size == 0 || r->seg[index].live == 0)) {
+        while (index > 0 && (r->seg[index].size == 0 || r->seg[index].live == 0) &&
+               r->retired + r->seg[index].size <= C->outbox_limit) {
             if (r->seg[index].size)
                 retire_last(box, r, index);
             index--;

@@ -94,6 +94,7 @@ struct outbox_rec {
     uint32_t rings_live;
     uint32_t ring_free[RING_CLASSES];
     uint64_t bytes;
+    uint64_t retired; /* bytes of segments given up: a reader may keep them for ever */
     int64_t grown_at;
     struct seg_rec seg[OUTBOX_SEGMENTS];
     struct chan_rec chan[OUTBOX_CHANNELS_USED];

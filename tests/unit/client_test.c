@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "client/internal.h"
 #include "shm/ctlsock.h"
 #include "shm/segment.h"
 
@@ -393,6 +394,49 @@ static void pushes_body(void)
     tell(berth_detach());
 }
 
+/* ---- a reader that never gives back what was retired ---- */
+
+#define KEPT_LIMIT (32u << 20)
+#define KEPT_CYCLES 7
+
+static void retiring_body(void)
+{
+    tell(attach());
+    int fd = -1;
+    uint64_t retired = 0;
+    C->outbox_limit = KEPT_LIMIT;
+    struct own_box *box = outbox_create(SERVER_APP, &fd);
+    if (!box)
+        _exit(9);
+    close(fd);
+    struct outbox_rec *r = outbox_rec_of(box);
+    for (int i = 0; i < KEPT_CYCLES; i++) { /* a burst, and calm after it */
+        uint32_t rec;
+        if (outbox_ring_alloc(box, 4u << 20, NONE, &rec) != 0)
+            _exit(10);
+        outbox_ring_free(box, rec);
+        uint64_t before = r->bytes;
+        r->grown_at = 0;
+        (void)usleep(1010000);
+        outbox_shrink();
+        retired += before - r->bytes;
+    }
+    tell((long)(retired >> 10));
+    tell((long)(r->bytes >> 10));
+}
+
+static void what_a_reader_can_pin_is_bounded(void **state)
+{
+    struct child c = start(retiring_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    int retired = result(&c), bytes = result(&c);
+    check(retired > 0, "nothing was given back at all");
+    check(retired <= (int)(KEPT_LIMIT >> 10), "%d KB were retired, and a reader may have kept them all", retired);
+    check(bytes <= (int)(KEPT_LIMIT >> 10), "%d KB are in use", bytes);
+    finish(&c);
+}
+
 static int any_descriptor(uint64_t r)
 {
     int fd;
@@ -491,7 +535,7 @@ int main(void)
         cmocka_unit_test(calls_without_attach),       cmocka_unit_test(foreign_handles_are_errors_everywhere),
         cmocka_unit_test(a_second_attach_is_refused), cmocka_unit_test(listen_answers),
         cmocka_unit_test(a_daemon_that_goes_away),    cmocka_unit_test(connect_answers),
-        cmocka_unit_test(random_pushes_are_survived),
+        cmocka_unit_test(random_pushes_are_survived), cmocka_unit_test(what_a_reader_can_pin_is_bounded),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
