@@ -196,8 +196,10 @@ void offer_again(struct session *s)
 
 void sessions_reoffer(uint32_t app)
 {
-    C->reoffer_app = app;
-    store_release(&C->reoffer_at, clock_now() + REOFFER_NS);
+    bool planned = load_relaxed(&C->reoffer_at) != 0;
+    C->reoffer_app = !planned || C->reoffer_app == app ? app : 0; /* 0: of several */
+    if (!planned) /* not later for each that dies meanwhile: they may go on dying */
+        store_release(&C->reoffer_at, clock_now() + REOFFER_NS);
 }
 
 static void reoffer_now(void)
@@ -207,8 +209,8 @@ static void reoffer_now(void)
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
         uint32_t state = load_acquire(&s->state);
-        if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || s->app != C->reoffer_app || s->peer_outbox ||
-            !(load_relaxed(&s->flags) & SF_CONNECTOR) || !(s->holders & 1ull << C->member))
+        if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || (C->reoffer_app && s->app != C->reoffer_app) ||
+            s->peer_outbox || !(load_relaxed(&s->flags) & SF_CONNECTOR) || !(s->holders & 1ull << C->member))
             continue;
         struct route *r = route_find(s->listener);
         if (!r || s->own_outbox != r->box->index)

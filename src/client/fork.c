@@ -27,6 +27,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/sys.h"
 #include "client/internal.h"
@@ -371,6 +372,9 @@ static void link_as_known(struct session *s, outbox_handle handle, uint32_t slot
     half_unlock(&s->rx_lock);
     if (!mine)
         return;
+    fence_sc();
+    if (load_acquire(&box->worker->dead)) /* as link_to */
+        fetch_or_sc(&s->flags, SF_DEAD);
     if (ours(owner))
         route_waiting(s, -1);
     session_linked(s);

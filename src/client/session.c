@@ -147,6 +147,10 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     }
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
+    fence_sc();
+    if (load_acquire(
+            &box->worker->dead)) /* word of it may have come before anybody knew that this session was its */
+        fetch_or_sc(&s->flags, SF_DEAD);
     if (box->me == C->worker)
         route_waiting(s, -1);
     session_linked(s);
@@ -614,6 +618,7 @@ void sessions_settle(void)
 void sessions_of_worker_dead(uint32_t worker)
 {
     peer_worker_dead(worker);
+    fence_sc(); /* link_to looks the other way round */
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
         uint32_t state = load_acquire(&s->state);

@@ -40,6 +40,12 @@ class ByLibberth(harness.TestCase):
     def test_no_connection_waits_while_a_worker_sleeps_in_accept(self):
         self.scenario("prefork")
 
+    def test_workers_killed_with_connections_in_hand(self):
+        self.scenario("prefork-killed", (1, 2, 3))
+
+    def test_a_session_belongs_to_who_made_it(self):
+        self.scenario("not-owner")
+
     def test_fork_and_use_both_directions(self):
         self.scenario("fork-two-directions", (1, 2, 3))
 
@@ -370,12 +376,13 @@ class NetworkNamespaces(harness.TestCase):
 
     def serve(self, ns, port, word):
         more, command = self.within(ns, PYTHON, "-c", SERVE_WORD, port, word)
-        server = self.start(*command, **more)
+        return self.listening(ns, port, self.start(*command, **more))
 
-        def listening():
+    def listening(self, ns, port, server):
+        def look():
             done = self.run_program("ip", "netns", "exec", ns, "cat", "/proc/net/tcp")
             return f":{port:04X} 00000000:0000 0A" in done.out
-        self.wait_until(listening, f"a listener in {ns}\n{server}")
+        self.wait_until(look, f"a listener in {ns}\n{server}")
         return server
 
     def ask(self, ns, addr, port):
@@ -396,14 +403,34 @@ class NetworkNamespaces(harness.TestCase):
         self.assertEqual(self.ask(a, "127.0.0.1", port), "of-a")
         self.assertEqual(self.ask(b, "127.0.0.1", port), "of-b")
 
-    def test_another_hosts_address_is_the_kernels(self):
-        self.daemon()
+    def two_hosts(self):
         a, b = self.netns(), self.netns()
         for command in (f"link add berth0 netns {a} type veth peer name berth0 netns {b}",
                         f"-n {a} addr add 192.0.2.1/24 dev berth0", f"-n {b} addr add 192.0.2.2/24 dev berth0",
                         f"-n {a} link set berth0 up", f"-n {b} link set berth0 up"):
             done = self.run_program("ip", *command.split())
             self.assertEqual(done.code, 0, repr(done))
+        return a, b
+
+    @harness.needs("curl")
+    def test_curl_to_another_host_passes_by_the_local_wildcard_listener(self):
+        self.daemon()
+        port = self.free_port()
+        for ns in (hosts := dict(zip("ab", self.two_hosts()))):
+            os.mkdir(os.path.join(self.scratch, ns))
+            self.file(f"{ns}/name", ns)
+            more, command = self.within(hosts[ns], PYTHON, "-m", "http.server", port, "--bind", "0.0.0.0", "-d",
+                                        os.path.join(self.scratch, ns))
+            self.listening(hosts[ns], port, self.start(*command, **more))
+        for at, address, name in (("a", "192.0.2.1", "a"), ("a", "192.0.2.2", "b"), ("b", "192.0.2.1", "a"),
+                                  ("a", "127.0.0.1", "a"), ("b", "127.1.2.3", "b"), ("b", "192.0.2.2", "b")):
+            more, command = self.within(hosts[at], "curl", "-sS", "--max-time", "10", f"http://{address}:{port}/name")
+            done = self.run_program(*command, **more)
+            self.assertEqual((done.code, done.out), (0, name), f"{at} to {address}: {done}")
+
+    def test_another_hosts_address_is_the_kernels(self):
+        self.daemon()
+        a, b = self.two_hosts()
         port = self.free_port()
         self.serve(a, port, "of-a")
         self.assertEqual(self.ask(a, "192.0.2.1", port), "of-a")       # its own address

@@ -419,3 +419,39 @@ void fork_per_session(void)
     kill(server, SIGKILL);
     waitpid(server, NULL, 0);
 }
+
+/* A session that the parent made after the fork is the parent's alone: the child can see its record, and not use it. */
+void not_owner(void)
+{
+    pid_t far = far_side(far_echo);
+    attach("near");
+    int told[2];
+    if (pipe(told) != 0)
+        fail(0, "pipe");
+    pid_t pid = fork();
+    if (pid == 0) {
+        berth_session s;
+        char c;
+        if (read(told[0], &s, sizeof s) != (ssize_t)sizeof s)
+            exit(1);
+        int err[] = {berth_close(s), berth_reset(s), berth_shutdown(s, BERTH_SHUT_WR)};
+        for (int i = 0; i < 3; i++) {
+            if (err[i] != BERTH_E_NOT_OWNER)
+                fail(err[i], "ending the parent's session (%d) gave %d", i, err[i]);
+        }
+        ssize_t n = berth_read(s, &c, 1, 0);
+        if (n != BERTH_E_BAD_HANDLE && n != BERTH_E_NOT_OWNER)
+            fail(n, "reading the parent's session gave %zd", n);
+        exit(0);
+    }
+    berth_session s = dial();
+    if (write(told[1], &s, sizeof s) != (ssize_t)sizeof s)
+        fail(0, "pipe");
+    reap(pid, "the child");
+    struct waiter w = {.s = s};
+    uint64_t r = seed | 1;
+    ask_echo(&w, &r, 20);
+    berth_close(s);
+    kill(far, SIGKILL);
+    waitpid(far, NULL, 0);
+}
