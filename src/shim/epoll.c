@@ -12,6 +12,10 @@
  * It goes when the last descriptor of either is closed. The kernel side of a placeholder must be taken out by hand:
  * its file is never closed.
  *
+ * A listener with EPOLLONESHOT would fire once in each world. So those that are in both are kept in a list, and whoever
+ * returns from a wait with one's event takes the shot: both sides are disarmed, and what the other one has fired
+ * meanwhile is dropped.
+ *
  * A set that came over fork shares its kernel part with the parent. Closing a socket in the child must not disturb
  * that: the reg is then only forgotten.
  */
@@ -26,11 +30,14 @@
 struct reg {
     struct reg *next_of_sock, **prev_of_sock;
     struct reg *next_of_set, **prev_of_set;
+    struct reg *next_shot, **prev_shot; /* prev_shot NULL: not in that list */
     struct sock *sock, *ep;
     int fd;
     struct epoll_event event;
-    bool in_kernel, in_set;
+    bool in_kernel, in_set, shot;
 };
+
+static struct reg *one_shots;
 
 static void reg_link(struct reg *r)
 {
@@ -46,8 +53,35 @@ static void reg_link(struct reg *r)
     r->ep->regs = r;
 }
 
+static void shot_unlink(struct reg *r)
+{
+    if (!r->prev_shot)
+        return;
+    store_release(r->prev_shot, r->next_shot);
+    if (r->next_shot)
+        r->next_shot->prev_shot = r->prev_shot;
+    r->prev_shot = NULL;
+}
+
+/* Armed, in the worlds where it is. */
+static void shot_load(struct reg *r)
+{
+    bool wanted = r->in_kernel && r->in_set && r->event.events & EPOLLONESHOT;
+    r->shot = false;
+    if (!wanted) {
+        shot_unlink(r);
+    } else if (!r->prev_shot) {
+        r->next_shot = one_shots;
+        r->prev_shot = &one_shots;
+        if (one_shots)
+            one_shots->prev_shot = &r->next_shot;
+        store_release(&one_shots, r);
+    }
+}
+
 static void reg_free(struct reg *r)
 {
+    shot_unlink(r);
     *r->prev_of_sock = r->next_of_sock;
     if (r->next_of_sock)
         r->next_of_sock->prev_of_sock = r->prev_of_sock;
@@ -103,8 +137,10 @@ void regs_to_session(struct sock *s)
 
 void regs_to_listener(struct sock *s)
 {
-    for (struct reg *r = s->regs; r; r = r->next_of_sock)
+    for (struct reg *r = s->regs; r; r = r->next_of_sock) {
         set_in(r);
+        shot_load(r);
+    }
 }
 
 void regs_session_to_kernel(struct sock *s)
@@ -220,6 +256,7 @@ static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_e
         return error;
     }
     reg_link(r);
+    shot_load(r);
     return 0;
 }
 
@@ -237,6 +274,7 @@ static int reg_modify(struct reg *r, const struct epoll_event *event)
             return ret == BERTH_E_BAD_HANDLE ? ENOENT : error_number(ret);
     }
     r->event = ev;
+    shot_load(r);
     return 0;
 }
 
@@ -293,14 +331,51 @@ static struct evset *stack_set(int epfd)
     return likely(fd_kind(epfd, &ep) != SOCK_EPOLL) ? NULL : load_acquire(&ep->set);
 }
 
+/* False: the other world has fired it already. */
+static bool shot_take(struct reg *r)
+{
+    if (r->shot)
+        return false;
+    struct epoll_event ev = {.events = 0, .data = r->event.data};
+    (void)sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_MOD, r->fd, &ev);
+    (void)evset_modify(r->ep->set, r->sock->handle, 0, r->event.data.u64);
+    r->shot = true;
+    return true;
+}
+
+/* Takes the shots out of what a wait brought; how many events are left. */
+static int shots_take(const struct evset *set, struct epoll_event *out, int n)
+{
+    int stay = 0;
+    shim_lock();
+    for (int i = 0; i < n; i++) {
+        struct reg *r = one_shots;
+        while (r && (r->ep->set != set || r->event.data.u64 != out[i].data.u64))
+            r = r->next_shot;
+        if (!r || shot_take(r))
+            out[stay++] = out[i];
+    }
+    shim_unlock();
+    return stay;
+}
+
 static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask)
 {
     if (max <= 0) {
         errno = EINVAL;
         return -1;
     }
-    int n = evset_wait(set, out, max, timeout, mask);
-    return n < 0 ? fail(n) : n;
+    int64_t end = likely(!load_acquire(&one_shots)) ? 0 : clock_deadline(timeout);
+    for (;;) {
+        int n = evset_wait(set, out, max, timeout, mask);
+        if (likely(n <= 0 || !load_acquire(&one_shots)))
+            return n < 0 ? fail(n) : n;
+        n = shots_take(set, out, n);
+        if (n || timeout == 0)
+            return n;
+        if (timeout > 0 && end && (timeout = end - clock_now()) < 0)
+            timeout = 0;
+    }
 }
 
 /* After a wait in the kernel: did the set become berth's meanwhile? */
@@ -310,6 +385,8 @@ static int direct(int epfd, int n, struct epoll_event *out, int max, int64_t tim
     if (likely(!set))
         return n;
     n = evset_filter(set, out, n);
+    if (n && load_acquire(&one_shots))
+        n = shots_take(set, out, n);
     return n ? n : set_wait(set, out, max, timeout, mask);
 }
 

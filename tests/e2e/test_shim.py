@@ -106,7 +106,7 @@ class Programs(harness.TestCase):
             return start("iperf3", "-s", "-p", str(port))
 
         def ask(run, port):
-            for more in ((), ("-R",), ("-P", "3", "-Z")):
+            for more in ((), ("-R",), ("-P", "4", "-Z"), ("-P", "4", "-R")):
                 for _ in range(5):
                     done = run("iperf3", "-c", "127.0.0.1", "-p", str(port), "-n", "100M", "-J", *more)
                     self.assertEqual(done.code, 0, repr(done))
