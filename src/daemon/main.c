@@ -250,7 +250,7 @@ static void raise_descriptor_limit(void)
     }
 }
 
-static void daemon_init(struct daemon *d)
+void daemon_init(struct daemon *d)
 {
     *d = (struct daemon){
         .uid = geteuid(),

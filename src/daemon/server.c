@@ -288,30 +288,39 @@ static int next_timeout(const struct daemon *d)
     return wait <= 0 ? 0 : (int)(wait / NS_PER_MS) + 1;
 }
 
-int server_run(struct daemon *d)
+int server_round(struct daemon *d, int timeout)
 {
     static struct epoll_event events[EVENTS]; /* one loop in a process */
     d->round = events;
+    int n = epoll_wait(d->epfd, events, EVENTS, timeout);
+    if (n < 0 && errno != EINTR) {
+        log_error("epoll_wait: %s", strerror(errno));
+        d->round = NULL;
+        return BERTH_E_SYSTEM;
+    }
+    d->round_count = n > 0 ? n : 0;
+    for (int i = 0; i < d->round_count; i++) {
+        struct watch *w = events[i].data.ptr;
+        if (w)
+            w->ready(d, w, events[i].events);
+    }
+    d->round_count = 0;
+    conn_reap(d);
+    d->round = NULL;
+    return n > 0 ? n : 0;
+}
+
+int server_run(struct daemon *d)
+{
     while (!d->stopping) {
         run_timers(d);
         conn_reap(d);
         if (d->stopping)
             break;
-        int n = epoll_wait(d->epfd, events, EVENTS, next_timeout(d));
-        if (n < 0 && errno != EINTR) {
-            log_error("epoll_wait: %s", strerror(errno));
-            return BERTH_E_SYSTEM;
-        }
-        d->round_count = n > 0 ? n : 0;
-        for (int i = 0; i < d->round_count; i++) {
-            struct watch *w = events[i].data.ptr;
-            if (w)
-                w->ready(d, w, events[i].events);
-        }
-        d->round_count = 0;
-        conn_reap(d);
+        int n = server_round(d, next_timeout(d));
+        if (n < 0)
+            return n;
     }
-    d->round = NULL;
     return 0;
 }
 
