@@ -100,6 +100,14 @@ static void share_sessions(uint32_t member)
     waiter_any_asleep(); /* whoever sleeps already was to be woken by another word */
 }
 
+static void share_outboxes(uint32_t member)
+{
+    for (struct own_box *b = C->outboxes; b; b = b->next)
+        fetch_or_sc(&outbox_rec_of(b)->mapped, 1ull << member);
+    for (struct own_box *b = C->own_graves; b; b = b->next)
+        fetch_or_sc(&outbox_rec_of(b)->mapped, 1ull << member);
+}
+
 /* In the order of state.h, so that no thread holds any of them while it is not there any more. */
 static void locks_take(void)
 {
@@ -157,6 +165,7 @@ static void before_fork(void)
     store_release(&berth_family_shared, true); /* for good: a lock is a lock from now on */
     share_sessions(child_member);
     locks_take();
+    share_outboxes(child_member);
 }
 
 static void after_fork_parent(void)
@@ -479,18 +488,14 @@ static void spans_release(struct session *s, uint32_t member)
     half_unlock(&s->tx_lock);
 }
 
-static void outboxes_release(uint32_t member)
+/* What it made, where nobody else has it. */
+static void outboxes_release(uint32_t member, uint64_t alive)
 {
     struct family *f = C->family;
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
         struct outbox_rec *r = &f->outbox[i];
-        if (!load_acquire(&r->used) || r->owner_member != member || outbox_by_index(i))
+        if (!load_acquire(&r->used) || r->owner_member != member || load_relaxed(&r->mapped) & alive)
             continue;
-        bool used = false;
-        for (uint32_t k = 1, n = load_acquire(&f->sessions); k < n && !used; k++)
-            used = session_at(k)->state != SESSION_FREE && session_at(k)->own_outbox == i;
-        if (used)
-            continue; /* a child of the dead one has sessions in it */
         for (uint32_t rec = 0, n = load_acquire(&f->rings); rec < n; rec++) {
             if (f->ring[rec].outbox == i && f->ring[rec].word) {
                 f->ring[rec].word = 0;
@@ -501,22 +506,36 @@ static void outboxes_release(uint32_t member)
     }
 }
 
-static void let_go(uint32_t member)
+static void session_let_go(struct session *s, uint32_t member, uint64_t alive)
 {
-    uint64_t bit = 1ull << member, alive = members_alive();
+    uint64_t bit = 1ull << member;
+    spans_release(s, member);
+    uint64_t held = fetch_and_sc(&s->holders, ~bit);
+    if (!(held & bit))
+        return; /* a relative was faster */
+    if (load_acquire(&s->state) == SESSION_ZOMBIE)
+        zombie_adopt(s);
+    else if (!(held & ~bit & alive))
+        last_holder_gone(s);
+}
+
+/* Each of those who are left lets go of what it can: the slot of a session may be mapped in some of them only. What is
+ * mapped in none is a record and nothing more. True: that was all. */
+static bool let_go(uint32_t member, uint64_t alive)
+{
+    uint64_t bit = 1ull << member;
+    bool all = true;
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
-        uint32_t state = load_acquire(&s->state);
-        if (state == SESSION_FREE || !(load_relaxed(&s->holders) & bit))
+        if (load_acquire(&s->state) == SESSION_FREE || !(load_relaxed(&s->holders) & bit))
             continue;
-        spans_release(s, member);
-        uint64_t left = fetch_and_sc(&s->holders, ~bit) & ~bit & alive;
-        if (state == SESSION_ZOMBIE)
-            zombie_adopt(s);
-        else if (!left)
-            last_holder_gone(s);
+        uint32_t own = load_relaxed(&s->own_outbox);
+        if (own < OUTBOXES_MAX && !outbox_by_index(own) && load_relaxed(&C->family->outbox[own].mapped) & alive)
+            all = false;
+        else
+            session_let_go(s, member, alive);
     }
-    outboxes_release(member);
+    return all;
 }
 
 /* Alone again: what others may have moved is looked up once more, then it is an ordinary session. */
@@ -533,14 +552,22 @@ static void session_unshare(struct session *s)
     half_unlock(&s->rx_lock);
 }
 
-static void member_finish(uint32_t member, uint32_t generation)
+/* When nothing of it is left its place is free. */
+static void member_bury(uint32_t member, uint32_t generation)
 {
-    let_go(member);
-    store_release(&C->family->member[member].life, member_life(0, (generation + 1) & GENERATION_MASK));
+    struct member *m = &C->family->member[member];
+    uint64_t alive = members_alive(), life = member_life(PID_GOING, generation);
+    if (!let_go(member, alive) || !compare_exchange_sc(&m->life, &life, member_life(PID_GONE, generation)))
+        return;
+    outboxes_release(member, alive);
+    for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
+        if (load_relaxed(&C->family->outbox[i].used))
+            fetch_and_sc(&C->family->outbox[i].mapped, ~(1ull << member));
+    }
+    store_release(&m->life, member_life(0, (generation + 1) & GENERATION_MASK));
 }
 
-/* One of those who hear of it does what is to be done once. */
-static void member_bury(uint32_t id)
+static void members_bury(uint32_t id)
 {
     uint32_t member = id % 256, generation = id >> 8;
     if (member >= MEMBERS_MAX || member == C->member)
@@ -548,21 +575,18 @@ static void member_bury(uint32_t id)
     struct member *m = &C->family->member[member];
     uint64_t life = load_acquire(&m->life);
     int32_t pid = (int32_t)life;
-    if (pid == 0 || pid <= PID_GOING || life >> 32 != generation ||
-        !compare_exchange_sc(&m->life, &life, member_life(PID_GOING - (int32_t)C->member, generation)))
-        return;
-    for (uint32_t i = 0; i < MEMBERS_MAX; i++) { /* what it had begun to do for others */
-        struct member *other = &C->family->member[i];
-        uint64_t half = load_acquire(&other->life);
-        if ((int32_t)half == PID_GOING - (int32_t)member)
-            member_finish(i, (uint32_t)(half >> 32));
+    if ((pid > 0 || pid == PID_COMING) && life >> 32 == generation)
+        (void)compare_exchange_sc(&m->life, &life, member_life(PID_GOING, generation));
+    for (uint32_t i = 0; i < MEMBERS_MAX; i++) { /* others too: who was to see to them may have died instead */
+        life = load_acquire(&C->family->member[i].life);
+        if ((int32_t)life == PID_GOING)
+            member_bury(i, (uint32_t)(life >> 32));
     }
-    member_finish(member, generation);
 }
 
 void member_gone(uint32_t id)
 {
-    member_bury(id);
+    members_bury(id);
     uint64_t alive = members_alive();
     bool alone = (alive & (alive - 1)) == 0;
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {

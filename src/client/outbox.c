@@ -103,6 +103,7 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
             memset(&f->outbox[i], 0, sizeof f->outbox[i]);
             f->outbox[i].used = 1;
             f->outbox[i].owner_member = C->member;
+            f->outbox[i].mapped = 1ull << C->member;
             index = i;
             break;
         }
@@ -165,6 +166,7 @@ void outbox_unmap(struct own_box *box)
 {
     struct outbox_rec *r = outbox_rec_of(box);
     store_release(&C->own_by_index[box->index], NULL);
+    fetch_and_sc(&r->mapped, ~(1ull << C->member));
     if (outbox_worker(r->handle) == C->worker) {
         for (uint32_t rec = 0, n = load_acquire(&C->family->rings); rec < n; rec++) {
             struct ring_rec *ring = &C->family->ring[rec];

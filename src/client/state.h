@@ -92,6 +92,7 @@ struct outbox_rec {
     uint32_t slots_live;
     uint32_t swept_rings; /* rings in use after the last sweep */
     uint32_t rings_live;
+    uint64_t mapped; /* bit per member that can write its slots */
     uint32_t ring_free[RING_CLASSES];
     uint64_t bytes;
     uint64_t retired; /* bytes of segments given up: a reader may keep them for ever */
@@ -166,7 +167,8 @@ struct session {
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 
 #define PID_COMING (-1) /* about to be forked */
-#define PID_GOING (-2)  /* and less, by the index of who sees to it: dead, its sessions are being seen to */
+#define PID_GOING (-2)  /* dead, somebody may still have to let go of what it held */
+#define PID_GONE (-3)   /* and now nobody */
 
 /* Of its two halves the pid says what it is: 0 free, a process, or one of the above. The
  * generation moves before it is free again, so that late word of a death is not taken for the next one's. */

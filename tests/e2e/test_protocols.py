@@ -75,6 +75,9 @@ class ByLibberth(harness.TestCase):
     def test_processes_that_count_alike(self):
         self.scenario("twins", (1, 2))
 
+    def test_a_sibling_is_first_to_hear(self):
+        self.scenario("sibling-hears")
+
     def test_rings_swapped_under_load_and_taken_at_once(self):
         self.scenario("ring-swap", (1, 2, 3))
 

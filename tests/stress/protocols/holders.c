@@ -98,3 +98,68 @@ void twins(void)
     kill(far, SIGKILL);
     waitpid(far, NULL, 0);
 }
+
+/* A server that forks for each session; before it accepted any it forked one that has a session of its own, lives on, and is
+ * the first to hear of every death. What the others held it has no part in, and it must not stand in the way. */
+static void serve_beside_a_sibling(void)
+{
+    signal(SIGCHLD, SIG_IGN);
+    attach("forking");
+    berth_listener l = listen_here(64);
+    berth_session own = dial(), other = take(l);
+    if (fork() == 0) {
+        char c;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        berth_close(other);
+        (void)berth_read(own, &c, 1, -1);
+        exit(0);
+    }
+    berth_listener at = listen_here(64);
+    if (write(3, uri, sizeof uri) != (ssize_t)sizeof uri)
+        exit(1);
+    for (int i = 0;; i++) {
+        berth_session s = take(at);
+        pid_t pid = fork();
+        if (pid == 0) {
+            char c;
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
+            get_all(s, &c, 1);
+            put_all(s, &c, 1);
+            if (i % 2)
+                kill(getpid(), SIGKILL);
+            _exit(0);
+        }
+        berth_close(s);
+        waitpid(pid, NULL, 0);
+        pause_ms(20); /* in which the sibling hears of it */
+    }
+}
+
+void sibling_hears(void)
+{
+    int tell[2];
+    if (pipe(tell) != 0)
+        fail(0, "pipe");
+    pid_t server = fork();
+    if (server == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(tell[1], 3);
+        serve_beside_a_sibling();
+    }
+    if (read(tell[0], uri, sizeof uri) != (ssize_t)sizeof uri)
+        fail(0, "the server did not begin");
+    attach("client");
+    for (int i = 0; i < (rounds ? rounds : 20); i++) {
+        berth_session s = dial();
+        char c = 'x';
+        put_all(s, &c, 1);
+        get_all(s, &c, 1);
+        int64_t since = now();
+        expect_end(s);
+        if (now() - since > SEC)
+            fail(0, "the end came after %lld ms", (long long)((now() - since) / MS));
+        berth_close(s);
+    }
+    kill(server, SIGKILL);
+    waitpid(server, NULL, 0);
+}
