@@ -174,7 +174,8 @@ void channel_scan(struct peer_box *box)
         const struct slot *p = peer_slot(box, i);
         if (!p)
             break;
-        if (slot_state(p) == SLOT_ACCEPTED)
+        uint8_t state = slot_state(p); /* CLOSED: accepted, answered and done with before we looked */
+        if (state == SLOT_ACCEPTED || state == SLOT_CLOSED)
             session_event(box, i);
     }
 }

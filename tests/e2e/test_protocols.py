@@ -78,6 +78,9 @@ class ByLibberth(harness.TestCase):
     def test_a_sibling_is_first_to_hear(self):
         self.scenario("sibling-hears")
 
+    def test_a_child_finds_the_answer_to_its_parents_offer(self):
+        self.scenario("heir-of-an-offer")
+
     def test_rings_swapped_under_load_and_taken_at_once(self):
         self.scenario("ring-swap", (1, 2, 3))
 

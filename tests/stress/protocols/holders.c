@@ -163,3 +163,57 @@ void sibling_hears(void)
     kill(server, SIGKILL);
     waitpid(server, NULL, 0);
 }
+
+static void far_brief(berth_listener l)
+{
+    for (;;) {
+        berth_session s;
+        int err = berth_accept(l, PATIENCE, &s);
+        if (err == BERTH_E_INTERRUPTED) /* it was stopped */
+            continue;
+        expect(err, "accept");
+        put_all(s, "hello", 5);
+        berth_close(s);
+    }
+}
+
+/* A child with a connection that was not accepted before the fork, and a parent that does nothing: the child alone finds the
+ * answer, also one that was given and ended long before it looked. */
+void heir_of_an_offer(void)
+{
+    pid_t far = far_side(far_brief);
+    attach("near");
+    char buf[5];
+    for (int i = 0; i < (rounds ? rounds : 20); i++) {
+        way = (enum way)(i % WAYS);
+        kill(far, SIGSTOP);
+        berth_session s = dial();
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct waiter w = waiter_make(s, BERTH_IN);
+            if (i / WAYS % 2 == 0)
+                kill(far, SIGCONT); /* it answers while this one looks */
+            else
+                pause_ms(30);
+            int64_t since = now();
+            for (size_t got = 0; got < sizeof buf;) {
+                ssize_t n = read_some(&w, buf, sizeof buf - got);
+                if (n <= 0)
+                    fail(n, "the answer");
+                got += (size_t)n;
+            }
+            if (read_some(&w, buf, 1) != 0)
+                fail(0, "the end was expected");
+            if (now() - since > 2 * SEC)
+                fail(0, "the answer took %lld ms", (long long)((now() - since) / MS));
+            exit(0);
+        }
+        if (i / WAYS % 2)
+            kill(far, SIGCONT);
+        reap(pid, "the heir");
+        kill(far, SIGCONT);
+        berth_close(s);
+    }
+    kill(far, SIGKILL);
+    waitpid(far, NULL, 0);
+}

@@ -35,6 +35,7 @@ static const struct scenario {
     {"not-owner", not_owner},
     {"late-word", late_word},
     {"twins", twins},
+    {"heir-of-an-offer", heir_of_an_offer},
     {"sibling-hears", sibling_hears},
     {"ring-swap", ring_swap},
     {"fin", fin_races},

@@ -48,6 +48,7 @@ void fork_per_session(void);
 void not_owner(void);
 void late_word(void);
 void twins(void);
+void heir_of_an_offer(void);
 void sibling_hears(void);
 void ring_swap(void);
 void fin_races(void);
