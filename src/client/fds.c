@@ -225,7 +225,7 @@ void bells_forget(void)
 
 int bell_create(int *give)
 {
-    int fds[2];
+    int fds[2] = {-1, -1};
     if (sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
         return BERTH_E_NO_MEMORY;
     (void)sys_fcntl(fds[1], F_SETPIPE_SZ, (long)BELL_BYTES);

@@ -112,7 +112,7 @@ static inline void send_one(int sock, struct input *in)
     m.h.type %= CTL_TYPES + 2;
     if (n == 8) {
         m.h.seq = in->at[2] & 128 ? 0xffffffffu : in->at[2];
-        m.h.status = (int8_t)in->at[3];
+        m.h.status = 64 - (int32_t)in->at[3];
     }
     in->at += n;
     in->left -= n;
