@@ -278,7 +278,8 @@ void evset_destroy(struct evset *set)
     plock_release(&C->watch_lock);
     if (set->owns_epfd) {
         (void)sys_close(set->epfd);
-    } else if (set->wired && C->attached) {
+    } else if (set->wired && C->attached &&
+               set->pid == C->family->member[C->member].pid) { /* else the parent's too */
         (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_DEL, C->kick_fd, NULL);
         (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_DEL, C->ctl, NULL);
     }

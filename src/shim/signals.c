@@ -110,7 +110,7 @@ EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old
         mine.sa_sigaction = stand_in;
         mine.sa_flags = (act->sa_flags | SA_SIGINFO) & ~(int)SA_RESETHAND;
         memset(&mine.sa_mask, 0xff, sizeof mine.sa_mask);
-        uint64_t all = ~0ull, before, mask;
+        uint64_t all = ~0ull, before = 0, mask;
         memcpy(&mask, &act->sa_mask, MASK_BYTES);
         (void)sys_call(SYS_rt_sigprocmask, (long)SIG_SETMASK, &all, &before, (long)MASK_BYTES);
         store_relaxed(&asked[sig].mask, mask);

@@ -348,12 +348,44 @@ class BySockets(harness.TestCase):
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
 
+    def test_a_child_closes_an_epoll_set(self):
+        self.daemon()
+        self.good(self.start_under(PYTHON, "-c", SETS, self.free_port()))
+
     def test_forks_with_connections_held(self):
         self.daemon()
         port = self.free_port()
         server = self.start_under(PYTHON, "-c", ECHO, port)
         self.wait_listening(port, server)
         self.good(self.start_under(PYTHON, "-c", FORKS, port))
+
+
+SETS = """
+import os, select, socket, sys, time
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+for i in range(5):
+    c = socket.create_connection(l.getsockname())
+    s = l.accept()[0]
+    e = select.epoll()
+    e.register(s, select.EPOLLIN)
+    assert not e.poll(0)
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:  # the other end writes when the first process sleeps
+        os.read(r, 1); time.sleep(0.1); c.sendall(b"x"); time.sleep(30); os._exit(0)
+    other = os.fork()
+    if other == 0:
+        e.close()
+        os._exit(0)
+    os.waitpid(other, 0)
+    os.write(w, b"x")
+    begin = time.monotonic()
+    assert e.poll(20)
+    assert time.monotonic() - begin < 2, time.monotonic() - begin
+    os.kill(pid, 9); os.waitpid(pid, 0)
+    e.close(); s.close(); c.close()
+print("good")
+"""
 
 
 SERVE_WORD = """
