@@ -9,8 +9,8 @@
  * Whoever gets a bell, or a listener's token pipe, opens it anew through /proc: flags belong to the open file description,
  * and one that others hold too could be made to block at any moment. A bell that is full is read a little by who wants to
  * ring it: whoever filled it in between has rung it, after we had published what we ring for.
- * Where there is no /proc (after chroot), or no descriptor to do it, a pipe is used as it came: then a hostile peer can make
- * us wait.
+ * Where there is no /proc (after chroot), an eventfd is the bell, and what came is used as it came; so is a pipe when there is no
+ * descriptor to open it anew with. Then a hostile peer can make us wait.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -165,100 +165,67 @@ static long open_anew(int fd)
     return own;
 }
 
-/* An anonymous pipe, asked in a way that no file system behind it can delay. 0: no; -1: no /proc to ask. */
-static int is_pipe(int fd)
+/* A program may give up the rights of the user that it began as, and then still opens what it holds. Who does not hold the
+ * descriptor does not find the pipe. */
+void let_others_open(int fd)
+{
+    (void)sys_call(SYS_fchmod, (long)fd, 0666L, 0, 0);
+}
+
+/* An anonymous pipe, asked in a way that no file system behind it can delay. */
+static bool is_pipe(int fd)
 {
     char path[32], target[8] = "";
     (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     long n = sys_call(SYS_readlinkat, (long)AT_FDCWD, path, target, (long)sizeof target - 1);
-    return n < 0 ? -1 : strncmp(target, "pipe:[", 6) == 0;
+    return n > 0 && strncmp(target, "pipe:[", 6) == 0;
 }
 
 int own_pipe(int fd)
 {
-    int pipe = is_pipe(fd);
-    if (pipe < 0 && sys_fcntl(fd, F_GETPIPE_SZ, 0L) > 0)
-        return own_fd(fd);
-    long own = pipe > 0 ? open_anew(fd) : -EINVAL;
-    if (own == -EMFILE || own == -ENFILE)
-        return own_fd(fd);
+    long own = is_pipe(fd) ? open_anew(fd) : -1;
+    if (own < 0)
+        return own_fd(fd); /* the daemon has seen that it is a pipe or an eventfd */
     (void)sys_close(fd);
-    return own < 0 ? BERTH_E_PROTOCOL : own_fd((int)own);
+    return own_fd((int)own);
 }
 
-/* Without /proc a pipe has two ends: what is watched cannot be written. */
-static struct {
-    int watch, ring;
-} halves[16];
-
-static int keep_halves(int watch, int ring)
+static int bell_without_proc(int *give)
 {
-    for (uint32_t i = 0; i < sizeof halves / sizeof halves[0]; i++) {
-        if (halves[i].ring)
-            continue;
-        halves[i].watch = own_fd(watch);
-        halves[i].ring = own_fd(ring);
-        return halves[i].watch;
-    }
-    (void)sys_close(watch);
-    (void)sys_close(ring);
-    return BERTH_E_LIMIT;
-}
-
-static int ring_of(int watch)
-{
-    for (uint32_t i = 0; i < sizeof halves / sizeof halves[0]; i++) {
-        if (halves[i].ring && halves[i].watch == watch)
-            return halves[i].ring;
-    }
-    return -1;
-}
-
-void bells_forget(void)
-{
-    for (uint32_t i = 0; i < sizeof halves / sizeof halves[0]; i++) {
-        if (halves[i].ring)
-            own_fd_close(halves[i].ring);
-        halves[i].ring = 0;
-    }
+    log_debug("no /proc: a hostile peer could make this process wait");
+    long own = sys_eventfd(O_CLOEXEC | O_NONBLOCK);
+    if (own < 0)
+        return BERTH_E_NO_MEMORY;
+    *give = (int)sys_fcntl((int)own, F_DUPFD_CLOEXEC, 0L);
+    return own_fd((int)own);
 }
 
 int bell_create(int *give)
 {
     int fds[2] = {-1, -1};
+    *give = -1;
     if (sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
         return BERTH_E_NO_MEMORY;
     (void)sys_fcntl(fds[1], F_SETPIPE_SZ, (long)BELL_BYTES);
+    let_others_open(fds[0]);
     long own = open_anew(fds[0]);
-    if (own == -ENOENT) {
-        log_debug("no /proc: a hostile peer could make this process wait");
-        own = sys_fcntl(fds[1], F_DUPFD_CLOEXEC, 0L);
-        *give = fds[1];
-        if (own >= 0)
-            return keep_halves(fds[0], (int)own);
-    }
-    if (own < 0) {
-        (void)sys_close(fds[0]);
-        (void)sys_close(fds[1]);
-        *give = -1;
-        return BERTH_E_NO_MEMORY;
-    }
-    long theirs = open_anew(fds[0]); /* for reading too: nobody gets a SIGPIPE from it */
-    *give = theirs < 0 ? fds[1] : (int)theirs;
-    if (theirs >= 0)
-        (void)sys_close(fds[1]);
+    if (own >= 0)
+        *give = (int)open_anew(fds[0]); /* for reading too: nobody gets a SIGPIPE from it */
     (void)sys_close(fds[0]);
-    return own_fd((int)own);
+    (void)sys_close(fds[1]);
+    if (own >= 0)
+        return own_fd((int)own);
+    return own == -EMFILE || own == -ENFILE ? BERTH_E_NO_MEMORY : bell_without_proc(give);
 }
 
+/* Eight bytes at a time, which an eventfd understands too. */
 void bell_ring(int fd)
 {
     char some[PAGE_BYTES];
-    long n = sys_write(fd, "", 1L);
-    if (__builtin_expect(n == -EBADF, 0) && (fd = ring_of(fd)) >= 0)
-        n = sys_write(fd, "", 1L);
+    uint64_t one = 1;
+    long n = sys_write(fd, &one, 8L);
     for (int i = 0; n == -EAGAIN && i < BELL_TRIES; i++) {
         (void)sys_read(fd, some, (long)sizeof some);
-        n = sys_write(fd, "", 1L);
+        n = sys_write(fd, &one, 8L);
     }
 }

@@ -77,10 +77,10 @@ uint32_t fds_keep(void);   /* the reserve, made up to full if there is room: how
 bool fds_room(uint32_t n); /* are so many free now? */
 void fds_keep_again(void); /* the same, now and then */
 void fds_forked(void);
-int own_pipe(int fd);       /* a pipe that came from others, under a description of our own; fd is closed */
-int bell_create(int *give); /* ours; what peers open it by, for the caller to close. Or an error */
+void let_others_open(int fd); /* of a pipe: whoever holds it, also after setuid */
+int own_pipe(int fd);         /* a pipe that came from others, under a description of our own; fd is closed */
+int bell_create(int *give);   /* ours; what peers open it by, for the caller to close. Or an error */
 void bell_ring(int fd);
-void bells_forget(void);
 int own_epoll(void); /* out of the reserve if need be */
 
 /* ---- control.c ---- */

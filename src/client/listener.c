@@ -59,12 +59,8 @@ static int make_pipe(struct listener *l)
     if (sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
         return BERTH_E_NO_MEMORY;
     l->pipe_rd = own_fd(fds[0]);
+    let_others_open(fds[1]);
     l->pipe_wr = own_pipe(fds[1]);
-    if (l->pipe_wr < 0) {
-        own_fd_close(l->pipe_rd);
-        l->pipe_rd = -1;
-        return l->pipe_wr;
-    }
     return 0;
 }
 

@@ -103,8 +103,6 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
         own_fd_close(kick_fd);
         return NULL;
     }
-    if (kick_fd < 0)
-        log_warn("worker %u: what it gave to be woken by is no pipe", is->worker);
     w->id = is->worker;
     w->app = is->app;
     w->pid = (int32_t)is->pid;

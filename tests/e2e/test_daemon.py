@@ -387,7 +387,7 @@ class Hostile(DaemonTest):
         self.daemon()
         page, sock = Memory(8192), socket.socket()
         wrong, kick = os.pipe()
-        event = os.eventfd(0)
+        other = select.epoll()
         unsealed, small, garbage = Memory(8192, 0), Memory(4096), Memory(8192)
         struct.pack_into("=IH", page.map, 0, 0x45474150, 1)
         for m in (unsealed, small):
@@ -396,7 +396,7 @@ class Hostile(DaemonTest):
         for fds in ((), good[:2], good + (kick,), (kick, page.fd, kick), (sock.fileno(), kick, kick),
                     (sock.fileno(), unsealed.fd, kick), (sock.fileno(), small.fd, kick), (sock.fileno(), garbage.fd, kick),
                     (sock.fileno(), page.fd, sock.fileno()), (sock.fileno(), page.fd, wrong),
-                    (sock.fileno(), page.fd, event)):
+                    (sock.fileno(), page.fd, other.fileno())):
             app = self.app(False)
             self.assertEqual(app.ask("HELLO", app.hello_body(), fds).status, E["E_PROTOCOL"], fds)
             self.assert_closed(app)
@@ -406,7 +406,7 @@ class Hostile(DaemonTest):
         body = bytearray(app.hello_body())
         body[16:80] = b"n" * 64
         self.assertEqual(app.ask("HELLO", bytes(body), good).status, E["E_PROTOCOL"])
-        for fd in (kick, wrong, event):
+        for fd in (kick, wrong):
             os.close(fd)
         sock.close()
 

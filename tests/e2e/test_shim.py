@@ -153,5 +153,73 @@ class Programs(harness.TestCase):
         self.each_pair(serve, ask)
 
 
+SERVER = """
+import os, selectors, socket, sys
+s = socket.socket()
+s.bind(("127.0.0.1", int(sys.argv[2])))
+if sys.argv[1] == "chroot":
+    os.chroot(sys.argv[3])
+s.listen(8)
+if os.fork():
+    os.wait()
+    sys.exit()
+if sys.argv[1] == "setuid":
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+sel = selectors.EpollSelector()
+sel.register(s, selectors.EVENT_READ)
+served = 0
+while True:
+    for key, _ in sel.select():
+        if key.fileobj is s:
+            sel.register(s.accept()[0], selectors.EVENT_READ)
+            continue
+        data = key.fileobj.recv(100)
+        if not data:
+            sys.exit()
+        key.fileobj.send(data)
+"""
+
+CLIENT = """
+import selectors, socket, sys, time
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5)
+s.setblocking(False)
+sel = selectors.EpollSelector()
+sel.register(s, selectors.EVENT_READ)
+times = []
+for i in range(60):
+    before = time.monotonic()
+    s.send(b"%d" % i)
+    sel.select()
+    assert s.recv(100) == b"%d" % i
+    times.append(time.monotonic() - before)
+print(sorted(times)[len(times) // 2])
+"""
+
+
+@harness.needs_preload_into_python
+@harness.needs_root
+class Privileges(harness.TestCase):
+    """Who was root and is not any more, or has no /proc to open anything by, still wakes its peers, and they it."""
+
+    def asleep(self, how):
+        self.daemon()
+        port = self.free_port()
+        env = {"BERTH_SPIN_US": "0"}  # each message has to wake somebody
+        server = self.start_under("/usr/bin/python3", "-c", SERVER, how, port, self.scratch, env=env)
+        self.wait_listening(port, server)
+        done = self.run_under("/usr/bin/python3", "-c", CLIENT, port, env=env)
+        self.assertEqual(done.code, 0, repr(done))
+        self.assertLess(float(done.out), 0.02, f"{how}: as if nobody was woken: {done!r}")
+        self.assertEqual(server.wait(10), 0, repr(server))
+
+    def test_worker_that_is_root_no_more(self):
+        self.asleep("setuid")
+
+    def test_worker_without_proc(self):
+        self.asleep("chroot")
+
+
 if __name__ == "__main__":
     harness.main()
