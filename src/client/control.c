@@ -688,6 +688,7 @@ void client_reset(void)
     client_fds_release();
     own_fd_close(C->ctl);
     own_fd_close(C->kick_fd);
+    crowd_forget();
     if (C->page)
         munmap(C->page, WORKER_PAGE_BYTES);
     if (C->dir)

@@ -257,7 +257,7 @@ static int wire(struct evset *set)
     set->waiter = WAITER_ANY;
     for (uint32_t i = 1; i < WAITERS_MAX; i++) {
         if (!(C->waiters_used & 1ull << i)) {
-            C->waiters_used |= 1ull << i;
+            store_relaxed(&C->waiters_used, C->waiters_used | 1ull << i);
             set->waiter = i;
             break;
         }
@@ -274,7 +274,7 @@ void evset_destroy(struct evset *set)
     while (set->all)
         watch_free(set->all);
     if (set->waiter != WAITER_ANY)
-        C->waiters_used &= ~(1ull << set->waiter);
+        store_relaxed(&C->waiters_used, C->waiters_used & ~(1ull << set->waiter));
     plock_release(&C->watch_lock);
     if (set->owns_epfd) {
         (void)sys_close(set->epfd);
@@ -632,7 +632,9 @@ static int spin(struct evset *set, struct epoll_event *out, int max, int64_t dea
     int64_t budget = set_spin_budget(set);
     if (budget <= 0 || !load_relaxed(&C->polled) || !load_relaxed(&set->count))
         return 0;
-    int64_t now = clock_now(), end = now + budget < deadline ? now + budget : deadline;
+    int64_t now = clock_now(), since = now, end = now + budget < deadline ? now + budget : deadline;
+    if (crowded_lately(now))
+        return 0;
     while (now < end) {
         for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
             int n = look(set, out, max);
@@ -646,7 +648,7 @@ static int spin(struct evset *set, struct epoll_event *out, int max, int64_t dea
             if (n)
                 return n;
         }
-        if (set_spin_budget(set) == 0)
+        if (set_spin_budget(set) == 0 || crowded(now, since))
             break;
     }
     return 0;

@@ -180,6 +180,12 @@ void waiter_any_asleep(void);       /* moves WAITER_ANY's word on, so that the n
 int64_t wait_cap(int64_t deadline); /* how long a sleep may last at most, ns, -1 for ever: see sessions_confirm */
 struct timespec *timespec_of(int64_t ns, struct timespec *ts); /* NULL for -1 */
 
+/* ---- crowd.c ---- */
+bool crowded_lately(int64_t now); /* an event loop had better sleep at once */
+bool crowded(int64_t now,
+             int64_t since); /* one that spins since then had better stop; asks the kernel now and then */
+void crowd_forget(void);
+
 /* ---- evset.c ---- */
 void watches_ready(struct session_cache *c);
 void watches_drop(uint64_t handle, struct watch **list);

@@ -127,7 +127,9 @@ static int spin(struct wait_list *w, struct client_poll_item *items, int n, stru
             store_relaxed(&c->own->cpu, cpu);
     }
     int64_t budget = c ? spin_budget(c) : 0, now = clock_now(), looked = now;
-    int64_t end = now + budget < deadline ? now + budget : deadline;
+    int64_t since = now, end = now + budget < deadline ? now + budget : deadline;
+    if (n + w->nk > 1 && crowded_lately(now))
+        return 0;
     while (now < end) {
         for (int i = 0; i < 16; i++) {
             events_poll(false);
@@ -143,7 +145,7 @@ static int spin(struct wait_list *w, struct client_poll_item *items, int n, stru
             if (found)
                 return found < 0 ? 0 : found;
         }
-        if (spin_budget(c) == 0)
+        if (spin_budget(c) == 0 || (n + w->nk > 1 && crowded(now, since)))
             break;
     }
     return 0;
