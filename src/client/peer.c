@@ -389,9 +389,13 @@ void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int stat
     if (status != 0) {
         log_warn("segment %u of outbox %llx is refused: %s", index, (unsigned long long)handle, why);
         store_release(&box->seg_asked[index], 2);
-    } else if (box->own)
-        channel_scan(box); /* events that came before it said nothing to us */
-    watches_wake_all();    /* sessions that were set aside for it */
+    } else {
+        if (load_acquire(&box->their_channel) == NONE)
+            channel_pair(box); /* perhaps it holds the queue that is for us */
+        if (box->own)
+            channel_scan(box); /* events that came before it said nothing to us */
+    }
+    watches_wake_all(); /* sessions that were set aside for it */
 }
 
 /* Its owner says that every ring in it is drained. Should that be a lie, a thread of ours may be reading there this moment: so
