@@ -37,7 +37,7 @@ struct push {
     int nfds;
     int fds[CTL_FDS_MAX];
     int len;
-    uint8_t data[CTL_MAX];
+    uint8_t data[CTL_MAX] __attribute__((aligned(8))); /* read as any message */
 };
 
 #define RETRY_NS (20 * NS_PER_MS)
