@@ -62,7 +62,7 @@ void channel_event(struct session *s, struct session_cache *c)
     const struct slot *peer = load_relaxed(&c->peer);
     if (!box || load_relaxed(&box->own_channel) == NONE || load_acquire(&box->their_channel) == NONE ||
         load_relaxed(&box->worker->dead)) {
-        if (box && !box->worker->dead)
+        if (box && !load_relaxed(&box->worker->dead))
             channel_pair(box);
         if (!box || box->own_channel == NONE)
             return;

@@ -196,44 +196,74 @@ void offer_again(struct session *s)
 
 void sessions_reoffer(uint32_t app)
 {
+    plock_take(&C->lock);
     bool planned = load_relaxed(&C->reoffer_at) != 0;
     C->reoffer_app = !planned || C->reoffer_app == app ? app : 0; /* 0: of several */
     if (!planned) /* not later for each that dies meanwhile: they may go on dying */
         store_release(&C->reoffer_at, clock_now() + REOFFER_NS);
+    plock_release(&C->lock);
+}
+
+/* Under the session's locks, so that it is not linked by the old offer at the same time. False: to be tried again. */
+static bool offer_anew(struct session *s, uint32_t app)
+{
+    uint32_t state = load_relaxed(&s->state);
+    if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || (app && s->app != app) || s->peer_outbox ||
+        !(load_relaxed(&s->flags) & SF_CONNECTOR) || !(load_relaxed(&s->holders) >> C->member & 1))
+        return true;
+    struct route *r = route_find(s->listener);
+    if (!r || s->own_outbox != r->box->index)
+        return true;
+    struct slot_info *info = outbox_info(r->box, s->own_slot);
+    uint32_t waiting = r->waiting;
+    store_relaxed(&s->offer_seq, s->offer_seq + 1); /* whoever comes with the old one is told that it is too late */
+    store_release(&info->offer_seq, s->offer_seq);
+    if (r->waiting)
+        r->waiting--;
+    int err = offer(s, r);
+    if (err) { /* no room: the old one stays good */
+        r->waiting = waiting;
+        store_relaxed(&s->offer_seq, s->offer_seq - 1);
+        store_release(&info->offer_seq, s->offer_seq);
+    }
+    if (err || state == SESSION_ZOMBIE)
+        store_release(&s->state, state);
+    return !err;
 }
 
 static void reoffer_now(void)
 {
     events_poll(true);
     plock_take(&C->lock);
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+    uint32_t app = C->reoffer_app;
+    bool planned = exchange_sc(&C->reoffer_at, 0) != 0, later = false;
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); planned && i < n; i++) {
         struct session *s = session_at(i);
         uint32_t state = load_acquire(&s->state);
-        if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || (C->reoffer_app && s->app != C->reoffer_app) ||
-            s->peer_outbox || !(load_relaxed(&s->flags) & SF_CONNECTOR) || !(s->holders & 1ull << C->member))
+        if (state != SESSION_OFFERED && state != SESSION_ZOMBIE)
             continue;
-        struct route *r = route_find(s->listener);
-        if (!r || s->own_outbox != r->box->index)
+        if (!family_lock_try(&s->rx_lock, berth_lock_id)) {
+            later = true;
             continue;
-        s->offer_seq++; /* whoever comes with the old one is told that it is too late */
-        store_release(&outbox_info(r->box, s->own_slot)->offer_seq, s->offer_seq);
-        if (r->waiting)
-            r->waiting--;
-        uint32_t before = s->state;
-        (void)offer(s, r);
-        if (before == SESSION_ZOMBIE)
-            store_release(&s->state, before);
+        }
+        if (!family_lock_try(&s->tx_lock, berth_lock_id))
+            later = true;
+        else {
+            later |= !offer_anew(s, app);
+            half_unlock(&s->tx_lock);
+        }
+        half_unlock(&s->rx_lock);
     }
     plock_release(&C->lock);
+    if (later)
+        sessions_reoffer(app);
 }
 
 void sessions_offer_again(void)
 {
     int64_t at = load_relaxed(&C->reoffer_at);
-    if (at && clock_now() >= at) {
-        store_release(&C->reoffer_at, 0);
+    if (at && clock_now() >= at)
         reoffer_now();
-    }
     uint32_t first = load_acquire(&C->queued);
     for (int i = 0; first && i < 64; i++) {
         struct session *s = session_at(first - 1);
@@ -316,10 +346,10 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
             goto fail_route;
         s->port_leased = 1;
     }
-    store_relaxed(&s->flags, SF_CONNECTOR);
-    s->listener = e.listener;
-    s->app = e.app;
-    s->offer_seq = 1;
+    store_relaxed(&s->listener, e.listener);
+    store_relaxed(&s->app, e.app);
+    store_relaxed(&s->offer_seq, 1);
+    fetch_or_sc(&s->flags, SF_CONNECTOR);
     uint32_t own_slot;
     if ((err = outbox_slot_alloc(r->box, &own_slot)) != 0)
         goto fail_slot;

@@ -217,7 +217,8 @@ struct session *session_alloc(void)
         s = session_at(f->session_free - 1);
         f->session_free = s->next;
     } else if (f->sessions < SESSIONS_MAX) {
-        s = session_at(f->sessions++);
+        s = session_at(f->sessions);
+        store_release(&f->sessions, f->sessions + 1); /* read without the lock by who looks at all of them */
     }
     family_lock_drop(&f->lock);
     if (!s)
@@ -232,12 +233,12 @@ struct session *session_alloc(void)
         if (i != rx)
             store_relaxed(&words[i], 0);
     }
-    store_relaxed(&s->flags, 0u);
+    store_release(&s->flags, generation << SF_TAG_SHIFT);
     store_release(&s->generation, generation);
     s->tx_rec = s->left_first = s->left_last = NONE;
     store_relaxed(&s->own_outbox, NONE);
     store_relaxed(&s->own_slot, NONE);
-    s->holders = 1ull << C->member;
+    store_relaxed(&s->holders, 1ull << C->member);
     s->tx_limit = C->tx_limit;
     store_release(&s->state, SESSION_QUEUED);
     return s;

@@ -117,10 +117,14 @@ static void locks_take(void)
     plock_take(&C->watch_lock);
     plock_take(&C->lock);
     plock_take(&C->ctl_lock);
+    plock_take(&C->cache_lock);
+    plock_take(&C->boxes_lock);
 }
 
 static void locks_release(void)
 {
+    plock_release(&C->boxes_lock);
+    plock_release(&C->cache_lock);
     plock_release(&C->ctl_lock);
     plock_release(&C->lock);
     plock_release(&C->watch_lock);
@@ -375,17 +379,15 @@ static void link_as_known(struct session *s, outbox_handle handle, uint32_t slot
         box->sessions++;
         c->box = box;
         store_release(&c->peer, p);
+        fence_sc();
+        if (load_acquire(&box->worker->dead)) /* as link_to */
+            fetch_or_sc(&s->flags, SF_DEAD);
+        if (ours(owner))
+            route_waiting(s, -1);
+        session_linked(s);
     }
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
-    if (!mine)
-        return;
-    fence_sc();
-    if (load_acquire(&box->worker->dead)) /* as link_to */
-        fetch_or_sc(&s->flags, SF_DEAD);
-    if (ours(owner))
-        route_waiting(s, -1);
-    session_linked(s);
 }
 
 void shared_link(struct session *s)

@@ -151,7 +151,7 @@ void outbox_bury(struct own_box *box)
     }
     box->buried = clock_now();
     box->next = C->own_graves;
-    C->own_graves = box;
+    store_relaxed(&C->own_graves, box);
 }
 
 /* Records are zero while they are free. One is several pages: they are given back, not cleared. */
@@ -467,7 +467,8 @@ int outbox_slot_alloc(struct own_box *box, uint32_t *index)
             i = r->slot_free - 1;
             r->slot_free = (uint32_t)outbox_slot(box, i)->extra;
         } else if (r->slots < h->chunks * CHUNK_SLOTS) {
-            i = r->slots++;
+            i = r->slots;
+            store_relaxed(&r->slots, i + 1); /* read without the lock by session_event */
         }
         if (i != NONE)
             r->slots_live++;

@@ -21,15 +21,13 @@ static struct peer_box **bucket(outbox_handle handle)
     return &C->box_hash[(uint32_t)(handle * 0x9e3779b97f4a7c15ull >> 40) % BOX_HASH];
 }
 
-static struct plock boxes_lock; /* the lists of boxes; taken last */
-
 static void enter(struct peer_box *b)
 {
     b->next = C->boxes;
     store_release(&C->boxes, b);
     b->next_hash = *bucket(b->handle);
     store_release(bucket(b->handle), b);
-    if (b->worker->dead)
+    if (load_relaxed(&b->worker->dead))
         fetch_add_sc(&C->dead_boxes, 1);
 }
 
@@ -40,10 +38,10 @@ static struct peer_box *face(struct peer_box *from, uint32_t me)
     struct peer_box *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (b == MAP_FAILED)
         return NULL;
-    plock_take(&boxes_lock);
+    plock_take(&C->boxes_lock);
     for (struct peer_box *other = *bucket(from->handle); other; other = other->next_hash) {
         if (other->handle == from->handle && other->me == me) {
-            plock_release(&boxes_lock);
+            plock_release(&C->boxes_lock);
             munmap(b, sizeof *b);
             return other;
         }
@@ -56,7 +54,7 @@ static struct peer_box *face(struct peer_box *from, uint32_t me)
     memcpy(b->seg_size, from->seg_size, sizeof b->seg_size);
     b->worker->refs++;
     enter(b);
-    plock_release(&boxes_lock);
+    plock_release(&C->boxes_lock);
     return b;
 }
 
@@ -81,7 +79,7 @@ struct peer_box *peer_box_find(outbox_handle handle)
 static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_fd, int bell)
 {
     for (struct peer_worker *w = C->workers; w; w = w->next) {
-        if (w->id == is->worker && !w->dead) {
+        if (w->id == is->worker && !load_relaxed(&w->dead)) {
             (void)sys_close(page_fd);
             (void)sys_close(bell);
             return w;
@@ -156,16 +154,16 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
     b->seg_size[0] = size;
     b->me = C->worker;
     b->own_channel = b->their_channel = NONE;
-    plock_take(&boxes_lock);
+    plock_take(&C->boxes_lock);
     w->refs++;
     enter(b);
-    plock_release(&boxes_lock);
+    plock_release(&C->boxes_lock);
     return b;
 }
 
 static bool faced_twice(const struct peer_box *box)
 {
-    for (const struct peer_box *b = C->boxes; b; b = b->next) {
+    for (const struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
         if (b != box && b->handle == box->handle)
             return true;
     }
@@ -178,9 +176,12 @@ static bool faced_twice(const struct peer_box *box)
 
 static void unmap_box(struct peer_box *box)
 {
-    bool shared = faced_twice(box);
     struct peer_worker *w = box->worker;
-    if (--w->refs == 0 && w->dead) {
+    plock_take(&C->boxes_lock);
+    bool shared = faced_twice(box);
+    uint32_t refs = --w->refs;
+    plock_release(&C->boxes_lock);
+    if (refs == 0 && load_relaxed(&w->dead)) {
         for (struct peer_worker **p = &C->workers; *p; p = &(*p)->next) {
             if (*p == w) {
                 *p = w->next;
@@ -203,14 +204,14 @@ static void unmap_box(struct peer_box *box)
 static void bury(struct peer_box *box)
 {
     struct peer_box **p;
-    plock_take(&boxes_lock);
+    plock_take(&C->boxes_lock);
     for (p = &C->boxes; *p != box; p = &(*p)->next)
         ;
     store_release(p, box->next);
     for (p = bucket(box->handle); *p != box; p = &(*p)->next_hash)
         ;
     store_release(p, box->next_hash);
-    plock_release(&boxes_lock);
+    plock_release(&C->boxes_lock);
     for (p = &C->polled; box->polled && *p; p = &(*p)->next_polled) {
         if (*p == box) {
             store_release(p, box->next_polled);
@@ -227,13 +228,13 @@ static void bury(struct peer_box *box)
     }
     box->buried = clock_now();
     box->next = C->box_graves;
-    C->box_graves = box;
+    store_relaxed(&C->box_graves, box);
 }
 
 static bool app_has_box(uint32_t app)
 {
-    for (struct peer_box *b = C->boxes; b; b = b->next) {
-        if (b->worker->app == app && (!b->worker->dead || load_relaxed(&b->sessions)))
+    for (struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
+        if (b->worker->app == app && (!load_relaxed(&b->worker->dead) || load_relaxed(&b->sessions)))
             return true;
     }
     return false;
@@ -272,13 +273,13 @@ void peers_collect(bool all)
         plock_take(&C->poll_lock);
     plock_take(&C->lock);
     channels_enter(); /* none is on its way to the lists while both locks are held */
-    for (struct peer_box *b = C->boxes, *next; b; b = next) {
+    for (struct peer_box *b = load_acquire(&C->boxes), *next; b; b = next) {
         next = b->next;
-        if (!all && (!b->worker->dead || load_relaxed(&b->sessions) || listeners_want(b->handle)))
+        if (!all && (!load_relaxed(&b->worker->dead) || load_relaxed(&b->sessions) || listeners_want(b->handle)))
             continue;
         struct own_box *own = b->own;
         uint32_t app = b->worker->app;
-        if (b->worker->dead)
+        if (load_relaxed(&b->worker->dead))
             fetch_add_sc(&C->dead_boxes, ~0u);
         bury(b);
         if (own && !app_has_box(app) && load_relaxed(&outbox_rec_of(own)->slots_live) == 0 && own->buried == 0) {
@@ -296,7 +297,7 @@ void peers_collect(bool all)
             p = &b->next;
             continue;
         }
-        *p = b->next;
+        store_relaxed(p, b->next);
         unmap_box(b);
     }
     while (all && C->outboxes)
@@ -307,7 +308,7 @@ void peers_collect(bool all)
             p = &b->next;
             continue;
         }
-        *p = b->next;
+        store_relaxed(p, b->next);
         outbox_unmap(b);
     }
     plock_release(&C->lock);
@@ -376,12 +377,14 @@ void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int stat
             status = BERTH_E_PROTOCOL;
             why = "its header names another segment";
         } else {
-            for (struct peer_box *b = C->boxes; b; b = b->next) {
+            plock_take(&C->lock); /* one that is buried meanwhile would lead to the graves */
+            for (struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
                 if (b->handle == handle) {
                     b->seg_size[index] = size;
                     store_release(&b->seg[index], map);
                 }
             }
+            plock_release(&C->lock);
         }
     }
     if (fd >= 0)
@@ -474,12 +477,16 @@ const struct slot_info *peer_info(struct peer_box *box, uint32_t index)
 
 void peer_worker_dead(uint32_t worker)
 {
+    plock_take(&C->lock);
+    plock_take(&C->boxes_lock);
     for (struct peer_worker *w = C->workers; w; w = w->next) {
-        if (w->id == worker && !w->dead) {
+        if (w->id == worker && !load_relaxed(&w->dead)) {
             store_release(&w->dead, true);
             fetch_add_sc(&C->dead_boxes, w->refs);
         }
     }
+    plock_release(&C->boxes_lock);
+    plock_release(&C->lock);
 }
 
 #define ALIVE_NS (100 * NS_PER_MS)
@@ -487,7 +494,7 @@ void peer_worker_dead(uint32_t worker)
 /* Of a worker that has forked only the daemon could tell whether anybody still holds its sessions: it counts as living. */
 static bool has_died(const struct peer_worker *w)
 {
-    if (w->dead || w->pid <= 0 || load_relaxed(&w->page->forked))
+    if (load_relaxed(&w->dead) || w->pid <= 0 || load_relaxed(&w->page->forked))
         return false;
     long fd = sys_call(SYS_pidfd_open, (long)w->pid, 0L, 0, 0);
     if (fd < 0)

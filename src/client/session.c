@@ -47,38 +47,41 @@ struct session *session_get(session_handle h)
     return load_acquire(&s->generation) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
 }
 
-static struct plock cache_lock; /* taken after all others, but those of peer.c */
-
 struct session_cache *session_cache_of(struct session *s)
 {
     struct session_cache *c = &C->cache[session_index(s)];
     uint32_t generation = load_relaxed(&s->generation);
     if (__builtin_expect(load_acquire(&c->generation) == generation, 1))
         return c;
-    plock_take(&cache_lock); /* one at a time: what one has begun to use another must not make anew */
+    plock_take(&C->cache_lock); /* one at a time: what one has begun to use another must not make anew */
+    generation = load_acquire(&s->generation);
     if (c->generation == generation) {
-        plock_release(&cache_lock);
+        plock_release(&C->cache_lock);
         return c;
     }
-    struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
-    c->own = own ? outbox_slot(own, s->own_slot) : NULL;
-    struct peer_box *box =
-        s->peer_outbox && own ? peer_box_of(s->peer_outbox, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
+    /* a late event may come while the record is being filled anew: it looks again under the locks, and session_cache_make follows */
+    uint32_t own_index = load_relaxed(&s->own_outbox);
+    outbox_handle peer = load_relaxed(&s->peer_outbox);
+    struct own_box *own = own_index == NONE ? NULL : outbox_by_index(own_index);
+    c->own = own ? outbox_slot(own, load_relaxed(&s->own_slot)) : NULL;
+    struct peer_box *box = peer && own ? peer_box_of(peer, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
     store_relaxed(&c->box, box);
-    store_relaxed(&c->peer, box ? peer_slot(box, s->peer_slot) : NULL);
+    store_relaxed(&c->peer, box ? peer_slot(box, load_relaxed(&s->peer_slot)) : NULL);
     c->tx_ring = NULL;
     store_relaxed(&c->rx_ring, NULL);
     c->rx_word = 0;
     store_relaxed(&c->pollers, 0);
     store_release(&c->generation, generation);
-    plock_release(&cache_lock);
+    plock_release(&C->cache_lock);
     return c;
 }
 
 /* Of a session that has just come to have its slot: whoever looked before found it without. */
 struct session_cache *session_cache_make(struct session *s)
 {
+    plock_take(&C->cache_lock); /* whoever is making it of what was there before has ended */
     store_release(&C->cache[session_index(s)].generation, 0u);
+    plock_release(&C->cache_lock);
     return session_cache_of(s);
 }
 
@@ -113,7 +116,17 @@ void session_fill_slot(struct session *s, struct own_box *box)
 
 /* ---- link and confirm ---------------------------------------------------------------------------------------- */
 
-/* `names`: our slot and its generation, as the peer has it. The record may have become another session's meanwhile. */
+/* The peer worker of the session that had these flags is dead. The record may have become another session's since: then the tag
+ * is another. */
+static void session_dead(struct session *s, uint32_t flags)
+{
+    uint32_t now = load_relaxed(&s->flags);
+    while (!((now ^ flags) >> SF_TAG_SHIFT) && !compare_exchange_sc(&s->flags, &now, now | SF_DEAD))
+        ;
+}
+
+/* `names`: our slot and its generation, as the peer has it. The record may have become another session's meanwhile, and the offer
+ * that the peer took may have been made anew (reoffer_now). */
 static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index, const struct slot *p,
                     uint64_t names)
 {
@@ -123,17 +136,19 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     bool waiting = load_relaxed(&s->state) == SESSION_OFFERED || load_relaxed(&s->state) == SESSION_ZOMBIE;
     bool same = s->own_slot == (uint32_t)names && s->own_outbox == box->own->index && c->own &&
                 load_relaxed(&c->own->generation) == (uint32_t)(names >> 32);
-    if (!same || !waiting || c->peer || !(load_relaxed(&s->flags) & SF_CONNECTOR)) {
+    const struct slot_info *theirs = peer_info(box, slot_index);
+    bool in_time = theirs && load_relaxed(&theirs->offer_seq) == s->offer_seq;
+    uint32_t flags = load_relaxed(&s->flags);
+    if (!same || !waiting || !in_time || c->peer || !(flags & SF_CONNECTOR)) {
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
         return;
     }
     struct own_box *own = outbox_by_index(s->own_outbox);
-    const struct slot_info *theirs = peer_info(box, slot_index);
-    s->peer_outbox = box->handle;
-    s->peer_slot = slot_index;
+    store_relaxed(&s->peer_outbox, box->handle);
+    store_relaxed(&s->peer_slot, slot_index);
     s->peer_generation = load_relaxed(&p->generation);
-    uint64_t limit = theirs ? load_relaxed(&theirs->rx_limit) : 0;
+    uint64_t limit = load_relaxed(&theirs->rx_limit);
     if (limit >= 4096 && limit < s->tx_limit)
         s->tx_limit = limit;
     outbox_info(own, s->own_slot)->peer_outbox = box->handle;
@@ -145,15 +160,15 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
         session_set_state(s, SESSION_OPEN);
         slot_set_state(c->own, SLOT_OPEN);
     }
-    half_unlock(&s->tx_lock);
-    half_unlock(&s->rx_lock);
     fence_sc();
     if (load_acquire(
             &box->worker->dead)) /* word of it may have come before anybody knew that this session was its */
-        fetch_or_sc(&s->flags, SF_DEAD);
+        session_dead(s, flags);
     if (box->me == C->worker)
         route_waiting(s, -1);
     session_linked(s);
+    half_unlock(&s->tx_lock); /* only now: as soon as it can be closed, it can be another's */
+    half_unlock(&s->rx_lock);
 }
 
 /* What the acceptor wants to know may have happened before we knew whom to tell. */
@@ -292,13 +307,13 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     uint64_t limit = load_relaxed(&info->rx_limit);
     if (limit >= 4096 && limit < s->tx_limit)
         s->tx_limit = limit;
-    s->listener = listener;
-    s->app = box->worker->app;
-    s->offer_seq = t->offer_seq;
+    store_relaxed(&s->listener, listener);
+    store_relaxed(&s->app, box->worker->app);
+    store_relaxed(&s->offer_seq, t->offer_seq);
     store_relaxed(&s->own_outbox, own->index);
     store_relaxed(&s->own_slot, own_slot);
-    s->peer_outbox = box->handle;
-    s->peer_slot = t->slot;
+    store_relaxed(&s->peer_outbox, box->handle);
+    store_relaxed(&s->peer_slot, t->slot);
     s->peer_generation = t->generation;
     session_fill_slot(s, own);
     struct session_cache *c = session_cache_make(s);
@@ -621,10 +636,11 @@ void sessions_of_worker_dead(uint32_t worker)
     fence_sc(); /* link_to looks the other way round */
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
-        uint32_t state = load_acquire(&s->state);
-        if (state == SESSION_FREE || outbox_worker(s->peer_outbox) != worker || !s->peer_outbox)
+        uint32_t flags = load_acquire(&s->flags); /* before the peer, as session_alloc clears that first */
+        outbox_handle peer = load_relaxed(&s->peer_outbox);
+        if (load_acquire(&s->state) == SESSION_FREE || outbox_worker(peer) != worker || !peer)
             continue;
-        fetch_or_sc(&s->flags, SF_DEAD);
+        session_dead(s, flags);
         struct session_cache *c = session_cache_of(s);
         if (load_acquire(&c->peer)) {
             (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
@@ -639,11 +655,11 @@ void sessions_listener_gone(uint32_t listener)
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
         uint32_t state = load_acquire(&s->state);
-        if (s->listener == listener && load_relaxed(&s->flags) & SF_CONNECTOR && !s->peer_outbox &&
-            s->holders >> C->member & 1 &&
+        if (load_relaxed(&s->listener) == listener && load_relaxed(&s->flags) & SF_CONNECTOR &&
+            !load_relaxed(&s->peer_outbox) && load_relaxed(&s->holders) >> C->member & 1 &&
             (state == SESSION_QUEUED || state == SESSION_OFFERED || state == SESSION_ZOMBIE)) {
             session_try_link(s); /* accepted at the last moment? */
-            if (!s->peer_outbox)
+            if (!load_relaxed(&s->peer_outbox))
                 session_break(s, state == SESSION_QUEUED ? BERTH_E_REFUSED : BERTH_E_RESET, "its listener is gone");
         }
     }
@@ -655,8 +671,8 @@ void sessions_unreachable(uint32_t app)
 {
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
-        if (load_acquire(&s->state) == SESSION_OFFERED && s->app == app && !s->peer_outbox &&
-            s->holders >> C->member & 1)
+        if (load_acquire(&s->state) == SESSION_OFFERED && load_relaxed(&s->app) == app &&
+            !load_relaxed(&s->peer_outbox) && load_relaxed(&s->holders) >> C->member & 1)
             session_break(s, BERTH_E_NO_MEMORY, "no descriptor is free");
     }
 }

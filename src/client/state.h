@@ -19,6 +19,8 @@
  *   outbox_rec.lock (family)                    rings and slots of one outbox
  *   family.lock (family)                        session and ring records
  *   chan_rec.tx_lock, rx_lock (family)          one event queue
+ *   client.cache_lock (process)                 who makes a session's cache
+ *   client.boxes_lock (process)                 the lists of other workers' outboxes
  * and those that are local to a file, taken last. Under watch_lock or client.lock session locks are only tried. What tells a peer
  * something (channel_event) may take client.lock and what comes after it.
  */
@@ -119,6 +121,7 @@ enum session_state {
 #define SF_SHARED 0x80u      /* held by more than one member: see fork.c */
 #define SF_RESET_TOLD 0x200u /* the program has been told of the reset: see client_tell_reset */
 #define SF_DEAD 0x100u       /* the peer worker is gone: what it published can still be read */
+#define SF_TAG_SHIFT 16      /* above: low bits of the generation it was made with, see session_dead */
 
 struct session {
     /* line 0: sending */
@@ -361,7 +364,7 @@ struct client {
     uint32_t inherited_unconfirmed;
     bool sharing; /* there are sessions that another member holds too, or that were inherited */
     uint64_t tag; /* of our own entries in epoll sets */
-    struct plock lock, ctl_lock, watch_lock, zombie_lock, poll_lock;
+    struct plock lock, ctl_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock;
 };
 
 extern struct client berth_client;

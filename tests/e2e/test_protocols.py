@@ -41,7 +41,6 @@ class ByLibberth(harness.TestCase):
     def test_no_connection_waits_while_a_worker_sleeps_in_accept(self):
         self.scenario("prefork")
 
-    @unittest.skipIf(harness.SANITIZER == "thread", "reports of races in peers_collect and session_alloc are not answered yet")
     def test_workers_killed_with_connections_in_hand(self):
         self.scenario("prefork-killed", (1,) if harness.SANITIZER else (1, 2, 3), 20 if harness.SANITIZER else 0)
 
