@@ -70,7 +70,8 @@ int berth_detach(void);
 
 /* berth_endpoint_parse - turn tcp://127.0.0.1:80, tcp://127.0.0.1/80, tcp://[::1]:80 or tcp://::1/80 into an endpoint.
  * for_listen: not 0 admits port 0.
- * message, of message_size bytes (may be NULL, 0): receives, on BERTH_E_URI, a text that points at the offending place.
+ * message, of message_size bytes (may be NULL, 0): receives, on BERTH_E_URI and UNSUPPORTED, a text that points at the offending
+ * place.
  * Returns 0, INVALID or URI. Does not block; any thread. */
 int berth_endpoint_parse(const char *uri, int for_listen, struct berth_endpoint *out, char *message,
                          size_t message_size);

@@ -34,7 +34,7 @@ BERTH_PUBLIC int berth_endpoint_parse(const char *uri, int for_listen, struct be
     if (!uri || !out)
         return BERTH_E_INVALID;
     int code = uri_parse(uri, for_listen != 0, out, host, sizeof host, &err);
-    if (code == BERTH_E_URI && message && message_size)
+    if ((code == BERTH_E_URI || code == BERTH_E_UNSUPPORTED) && message && message_size)
         uri_error_format(uri, &err, message, message_size);
     return code;
 }

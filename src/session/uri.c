@@ -19,6 +19,7 @@
 struct parser {
     const char *text;
     size_t at;
+    int code; /* of the failure */
     struct uri_error err;
 };
 
@@ -79,8 +80,10 @@ static bool parse_protocol(struct parser *p, uint8_t *proto)
     for (size_t i = 0; i < sizeof protocols / sizeof protocols[0]; i++) {
         if (strlen(protocols[i].name) != n || memcmp(protocols[i].name, p->text, n) != 0)
             continue;
+        p->code = BERTH_E_UNSUPPORTED;
         if (!protocols[i].proto)
             return fail(p, 0, "the protocol '%s' is not offered yet; only tcp is", protocols[i].name);
+        p->code = BERTH_E_URI;
         *proto = protocols[i].proto;
         p->at = n + 3;
         return true;
@@ -333,7 +336,7 @@ int uri_parse(const char *text, bool for_listen, endpoint *out, char *host, size
 {
     if (!text || !out)
         return BERTH_E_INVALID;
-    struct parser p = {.text = text};
+    struct parser p = {.text = text, .code = BERTH_E_URI};
     endpoint parsed = {0};
     size_t host_at = 0, host_len = 0;
     bool ok = parse(&p, for_listen, &parsed, &host_at, &host_len);
@@ -342,7 +345,7 @@ int uri_parse(const char *text, bool for_listen, endpoint *out, char *host, size
     if (!ok) {
         if (err)
             *err = p.err;
-        return BERTH_E_URI;
+        return p.code;
     }
     *out = parsed;
     if (host && host_size) {

@@ -137,6 +137,12 @@ if not DELAYS:
 class Hostile(harness.TestCase):
     """A peer of the same user that breaks every rule hurts its own sessions and nothing else."""
 
+    def test_a_segment_that_never_comes(self):
+        self.daemon()
+        done = self.run_program(os.path.join(harness.BUILD, "tests", "stress", "segment"), seconds=60 * SLOW)
+        self.assertEqual(done.code, 0, repr(done))
+        self.assertIn("segment: passed", done.out)
+
     def test_scribbling(self):
         daemon = self.daemon()
         env = {"BERTH_TEST_DAEMON": "" if harness.SANITIZER else str(daemon.pid)}

@@ -157,7 +157,8 @@ static void bad_uris(void **state)
         memset(&ep, 0x5a, sizeof ep);
         before = ep;
         int rc = uri_parse(rows[i].uri, false, &ep, host, sizeof host, &err);
-        check(rc == BERTH_E_URI, "'%s' gave %d", rows[i].uri, rc);
+        int want = strstr(rows[i].part, "not offered yet") ? BERTH_E_UNSUPPORTED : BERTH_E_URI;
+        check(rc == want, "'%s' gave %d", rows[i].uri, rc);
         check(err.at == rows[i].at, "'%s': error at %zu, not %zu: %s", rows[i].uri, err.at, rows[i].at, err.text);
         check(strstr(err.text, rows[i].part), "'%s' says: %s", rows[i].uri, err.text);
         check(!memcmp(&ep, &before, sizeof ep) && !strcmp(host, "before"), "'%s' touched an output", rows[i].uri);
