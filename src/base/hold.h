@@ -9,7 +9,8 @@
  * gets to 0. Whoever sleeps opens the hold for that time (hold_open), so that handlers run then, as they would in the
  * kernel's own call.
  *
- * Only the preload library stands before handlers; in a program that uses libberth itself the count is kept and nobody looks.
+ * Only the preload library stands before handlers, and only from the program's first handler on is anything counted: until then
+ * it costs a look at one word. A thread that holds a lock at that very moment ends a hold that it did not begin.
  */
 #ifndef BERTH_BASE_HOLD_H
 #define BERTH_BASE_HOLD_H
@@ -24,19 +25,25 @@ struct hold {
     uint32_t waiting; /* a handler was put off, and all signals are blocked since */
 };
 
-extern __thread struct hold berth_hold __attribute__((tls_model("initial-exec")));
-extern void (*berth_hold_deliver)(void); /* lets what waits run; set by who puts handlers off */
+extern __thread struct hold berth_hold __attribute__((tls_model("initial-exec"), visibility("hidden")));
+/* Lets what waits run; set by who puts handlers off. NULL: nobody does. */
+extern void (*berth_hold_deliver)(void) __attribute__((visibility("hidden")));
 
 static inline void hold_begin(void)
 {
+    if (!load_relaxed(&berth_hold_deliver))
+        return;
     store_relaxed(&berth_hold.depth, berth_hold.depth + 1);
     fence_compiler();
 }
 
 static inline void hold_end(void)
 {
+    if (!load_relaxed(&berth_hold_deliver))
+        return;
     fence_compiler();
-    uint32_t depth = berth_hold.depth - 1;
+    uint32_t depth = load_relaxed(&berth_hold.depth);
+    depth -= depth > 0;
     store_relaxed(&berth_hold.depth, depth);
     fence_compiler();
     if (__builtin_expect(load_relaxed(&berth_hold.waiting) && !depth, 0))
