@@ -26,7 +26,8 @@
 
 static const struct channel *their_channel(const struct peer_box *box)
 {
-    return (const struct channel *)(const void *)(box->seg[0] + OUTBOX_CHANNELS) + box->their_channel;
+    return (const struct channel *)(const void *)(box->seg[0] + OUTBOX_CHANNELS) +
+           load_relaxed(&box->their_channel);
 }
 
 static void kick(struct peer_box *box)
@@ -126,7 +127,7 @@ void channel_pair(struct peer_box *box)
         box->own = outbox_of(box->worker->app, box->me);
     if (box->own && box->own_channel == NONE)
         (void)outbox_channel_alloc(box->own, box->worker->id, &box->own_channel);
-    if (box->their_channel == NONE)
+    if (load_relaxed(&box->their_channel) == NONE)
         find_theirs(box);
     /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions directly */
     bool ready = box->own_channel != NONE && box->queue && !load_relaxed(&box->polled) && !box->buried &&

@@ -368,7 +368,7 @@ int evset_add(struct evset *set, uint64_t handle, uint32_t events, uint64_t data
     set->count++;
     if (s)
         name_waiter(s);
-    if (s || (l && l->pending))
+    if (s || (l && load_relaxed(&l->pending)))
         ready_put(w);
     bool wake = asleep(set);
     plock_release(&C->watch_lock);
@@ -392,7 +392,7 @@ int evset_modify(struct evset *set, uint64_t handle, uint32_t events, uint64_t d
         w->spent = false;
         if (l)
             pipe_into_kernel(w, l, EPOLL_CTL_MOD);
-        if (s || l->pending)
+        if (s || load_relaxed(&l->pending))
             ready_put(w);
     }
     bool wake = w && asleep(set);

@@ -431,9 +431,9 @@ void shared_confirm(void)
         uint64_t me = c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
         if (!c->peer || s->flags & (SF_DEAD | SF_RESET))
             continue;
-        if (c->box->their_channel == NONE)
+        if (load_acquire(&c->box->their_channel) == NONE)
             channel_pair(c->box);
-        if (load_acquire(&c->peer->peer) == me && c->box->their_channel != NONE)
+        if (load_acquire(&c->peer->peer) == me && load_acquire(&c->box->their_channel) != NONE)
             fetch_or_sc(&s->flags, SF_CONFIRMED);
         else
             left++;

@@ -170,7 +170,7 @@ static void set_aside(struct listener *l, const struct token *t, bool ask)
     if (new) {
         new->token = *t;
         new->ask = number || !ask ? number : ask_outbox(t->outbox);
-        *p = new;
+        store_release(p, new);
     }
     plock_release(&C->lock);
     if (!new)
@@ -189,7 +189,7 @@ void listener_answered(int status, uint32_t ask)
                 p = &this->next;
                 continue;
             }
-            *p = this->next;
+            store_relaxed(p, this->next);
             memory_put(this, sizeof *this);
         }
     }
@@ -221,7 +221,7 @@ static bool take_pending(struct listener *l, struct token *t)
         struct pending_token *this = *p;
         if (peer_box_find(this->token.outbox)) {
             *t = this->token;
-            *p = this->next;
+            store_relaxed(p, this->next);
             memory_put(this, sizeof *this);
             found = true;
             break;
@@ -247,13 +247,13 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
             if (n != (long)sizeof t) {
                 if (n > 0)
                     log_warn("listener %u: %ld stray bytes in its queue", l->id, n);
-                if (l->pending)
+                if (load_relaxed(&l->pending))
                     control_poll();
                 if (take_pending(l, &t))
                     goto have;
                 if (n == -EINTR)
                     return BERTH_E_INTERRUPTED;
-                return l->pending && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
+                return load_relaxed(&l->pending) && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
             }
             if (t.magic != TOKEN_MAGIC || t.listener != l->id)
                 continue;
@@ -314,7 +314,7 @@ void listener_retry_pending(void)
 {
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
         struct listener *l = &C->listeners[i];
-        if (l->generation & 1 && l->pending)
+        if (l->generation & 1 && load_relaxed(&l->pending))
             listener_ready(l);
     }
 }
@@ -395,7 +395,7 @@ static void listener_free(struct listener *l)
     store_release(&l->generation, (l->generation + 1) & 0x7fffffffu);
     while (l->pending) {
         struct pending_token *p = l->pending;
-        l->pending = p->next;
+        store_relaxed(&l->pending, p->next);
         memory_put(p, sizeof *p);
     }
     own_fd_close(l->pipe_rd);

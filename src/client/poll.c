@@ -30,7 +30,7 @@ static int check_items(struct client_poll_item *items, int n)
             struct listener *l = listener_get(items[i].handle);
             if (!l)
                 items[i].revents = EPOLLERR | EPOLLHUP;
-            else if (l->pending && client_listener_ready(items[i].handle))
+            else if (load_relaxed(&l->pending) && client_listener_ready(items[i].handle))
                 items[i].revents = items[i].events & EPOLLIN;
         } else {
             struct session *s = session_get(items[i].handle);

@@ -240,9 +240,9 @@ void sessions_confirm(void)
         bool over = !load_acquire(&c->peer) || load_relaxed(&c->peer->generation) != s->peer_generation ||
                     load_relaxed(&s->flags) & (SF_DEAD | SF_RESET) || load_relaxed(&s->state) != SESSION_OPEN ||
                     (names && names != me);
-        if (c->box && c->box->their_channel == NONE)
+        if (c->box && load_acquire(&c->box->their_channel) == NONE)
             channel_pair(c->box);
-        if (knows && c->box && c->box->their_channel == NONE && !over)
+        if (knows && c->box && load_acquire(&c->box->their_channel) == NONE && !over)
             knows = false; /* it knows us, but not yet how to tell: very soon */
         if (!knows && !over) {
             link = &s->next;
