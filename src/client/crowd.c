@@ -61,7 +61,7 @@ static bool load_open(void)
 /* "0.20 0.18 0.12 3/411 8823": three want to run, the one that asks among them. */
 static uint32_t runnable(void)
 {
-    char text[96];
+    char text[96] = {0};
     long n = sys_call(SYS_pread64, (long)load_fd, text, (long)sizeof text, 0L);
     uint32_t count = 0, unit = 1;
     long at = 0;
