@@ -34,6 +34,9 @@ bool client_attached(void);
 /* For the preload library: attach with defaults if not yet tried in this process; false where there is no daemon (remembered
  * for a second, so that a program without a daemon does not pay for each connect). Blocks for a round trip once. */
 bool client_attach_auto(void);
+/* A child that found no place in its family: it has nothing of its parent's and cannot attach, since the program may still have
+ * handles of before, which must never come to name anything else. */
+bool client_stranded(void);
 
 /* ---- listeners ---- */
 #define LISTEN_V6ONLY 1u
@@ -86,6 +89,8 @@ bool client_connected(session_handle s); /* the connect is through */
 
 int client_shutdown(session_handle s, int how); /* BERTH_SHUT_RD | BERTH_SHUT_WR; CLOSED if both are over already */
 int client_close(session_handle s);
+/* Last of all before this process ends: peers of what it alone holds see the end now. Takes no memory and gives none back. */
+void client_leave(void);
 int client_abort(session_handle s); /* SO_LINGER 0: reset */
 int client_local(session_handle s, endpoint *out);
 int client_remote(session_handle s, endpoint *out);

@@ -209,7 +209,7 @@ static bool offer_anew(struct session *s, uint32_t app)
 {
     uint32_t state = load_relaxed(&s->state);
     if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || (app && s->app != app) || s->peer_outbox ||
-        !(load_relaxed(&s->flags) & SF_CONNECTOR) || !(load_relaxed(&s->holders) >> C->member & 1))
+        !(load_relaxed(&s->flags) & SF_CONNECTOR) || !(members_has(&s->holders, C->member)))
         return true;
     struct route *r = route_find(s->listener);
     if (!r || s->own_outbox != r->box->index)

@@ -635,7 +635,7 @@ int client_attach(const struct berth_attach_options *options)
 {
     static const struct berth_attach_options defaults = {.spin_ns = -1};
     const struct berth_attach_options *o = options ? options : &defaults;
-    int err = check_options(o);
+    int err = client_stranded() ? BERTH_E_LIMIT : check_options(o);
     if (err)
         return err;
     plock_take(&attach_lock);
@@ -712,7 +712,7 @@ int client_detach(void)
     listeners_close();
     for (uint32_t i = 1, n = C->family->sessions; i < n; i++) {
         struct session *s = session_at(i);
-        if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE && s->holders >> C->member & 1)
+        if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE && members_has(&s->holders, C->member))
             (void)client_close(session_handle_of(s));
     }
     struct ctl_header msg = {.type = CTL_DETACH, .len = sizeof msg};
@@ -735,6 +735,8 @@ bool client_attach_auto(void)
         return fork_child_ready() == 0 && !C->daemon_lost;
     int64_t now = clock_now();
     int64_t last = load_relaxed(&failed_at);
+    if (client_stranded())
+        return false; /* its parent has said so */
     if (last && now - last < NS_PER_SEC)
         return false;
     char secret[CTL_SECRET_MAX] = "";

@@ -41,7 +41,7 @@ static uint32_t loops_of(const struct worker_page *page)
 static bool more_than_cpus(void)
 {
     uint32_t n = (uint32_t)__builtin_popcountll(load_relaxed(&C->waiters_used));
-    for (uint32_t i = 0; i < MEMBERS_MAX; i++)
+    for (uint32_t i = 0; i < members_used(); i++)
         n += i != C->member && load_relaxed(&C->family->member[i].pid) > 0;
     for (const struct peer_box *b = C->polled; b && n <= cpus_online; b = b->next_polled)
         n += loops_of(b->worker->page);

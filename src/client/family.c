@@ -19,12 +19,10 @@ bool berth_family_shared;
 
 static bool member_dead(void *unused, uint32_t id)
 {
-    uint32_t index = id % 256;
-    if (index >= MEMBERS_MAX)
-        return true; /* no member's: the word was scribbled on */
+    uint32_t index = member_index(id);
     uint64_t life = load_acquire(&C->family->member[index].life);
     int32_t pid = (int32_t)life;
-    if (pid == 0 || life >> 32 != id >> 8)
+    if (pid == 0 || life >> 32 != member_generation(id))
         return true; /* it ended, and the daemon said so */
     if (pid < 0)
         return pid != PID_COMING;
@@ -204,6 +202,7 @@ int family_create(void)
     berth_lock_id = 0; /* a forked child that detached was another's member */
     C->family->any_arm = 1;
     C->family->member[0].pid = (int32_t)getpid();
+    C->family->members = 1;
     C->family->sessions = 1; /* index 0 is never used, so that no handle is 0 */
     return 0;
 }
@@ -238,7 +237,7 @@ struct session *session_alloc(void)
     s->tx_rec = s->left_first = s->left_last = NONE;
     store_relaxed(&s->own_outbox, NONE);
     store_relaxed(&s->own_slot, NONE);
-    store_relaxed(&s->holders, 1ull << C->member);
+    members_only(&s->holders, C->member);
     s->tx_limit = C->tx_limit;
     store_release(&s->state, SESSION_QUEUED);
     return s;
@@ -279,28 +278,44 @@ void ring_rec_free(uint32_t rec)
     family_lock_drop(&f->lock);
 }
 
-uint64_t members_alive(void)
+uint32_t members_used(void)
 {
-    uint64_t alive = 0;
-    for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
+    uint32_t n = load_acquire(&C->family->members);
+    return n < MEMBERS_MAX ? n : MEMBERS_MAX;
+}
+
+struct member_set members_alive(void)
+{
+    struct member_set alive = {{0}};
+    for (uint32_t i = 0, n = members_used(); i < n; i++) {
         int32_t pid = load_acquire(&C->family->member[i].pid);
         if (!pid || pid <= PID_GOING)
             continue;
         if (pid > 0 && i != C->member && C->daemon_lost &&
             member_dead(NULL, member_id(i, C->family->member[i].generation)))
             continue; /* nobody is there to tell us */
-        alive |= 1ull << i;
+        alive.word[i / 64] |= member_bit(i);
     }
     return alive;
 }
 
-bool members_live(uint64_t members)
+bool member_lives(uint32_t member)
 {
-    for (members &= members_alive(); members; members &= members - 1) {
-        uint32_t i = (uint32_t)__builtin_ctzll(members);
-        int32_t pid = load_acquire(&C->family->member[i].pid);
-        if (pid < 0 || !member_dead(NULL, member_id(i, C->family->member[i].generation)))
-            return true;
+    int32_t pid = load_acquire(&C->family->member[member].pid);
+    if (!pid || pid <= PID_GOING)
+        return false;
+    return pid < 0 || !member_dead(NULL, member_id(member, C->family->member[member].generation));
+}
+
+bool members_others_live(const struct member_set *set)
+{
+    struct member_set in = members_copy(set);
+    in.word[C->member / 64] &= ~member_bit(C->member);
+    for (uint32_t i = 0; i < MEMBER_WORDS; i++) {
+        for (uint64_t left = in.word[i]; left; left &= left - 1) {
+            if (member_lives(64 * i + (uint32_t)__builtin_ctzll(left)))
+                return true;
+        }
     }
     return false;
 }

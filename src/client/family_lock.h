@@ -9,7 +9,7 @@
 #include "base/lock.h"
 
 extern const struct family_members berth_family_members;
-extern uint32_t berth_lock_id; /* this process: member index | generation << 8 */
+extern uint32_t berth_lock_id; /* this process: member_id() */
 void family_repair(struct family_lock *l);
 
 extern bool berth_family_shared; /* there was a fork: other processes may take these locks */

@@ -37,6 +37,7 @@
 static struct plock fork_lock; /* one fork at a time: what follows is the fork's that holds it */
 static int child_end = -1;
 static uint32_t child_member = NONE;
+static bool stranded;
 static uint32_t peers_asked[8], peers_asks; /* apps, see ask_peers */
 
 static uint32_t member_take(void)
@@ -44,6 +45,9 @@ static uint32_t member_take(void)
     for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
         struct member *m = &C->family->member[i];
         uint64_t life = load_acquire(&m->life);
+        uint32_t used = members_used();
+        while (used <= i && !compare_exchange_sc(&C->family->members, &used, i + 1)) /* before it is anybody's */
+            ;
         if ((int32_t)life == 0 &&
             compare_exchange_sc(&m->life, &life, member_life(PID_COMING, (uint32_t)(life >> 32))))
             return i;
@@ -70,7 +74,7 @@ static bool ours(uint32_t owner)
 static bool held_by(const struct session *s, uint32_t member)
 {
     uint32_t state = load_acquire(&s->state);
-    return state != SESSION_FREE && state != SESSION_ZOMBIE && load_relaxed(&s->holders) >> member & 1;
+    return state != SESSION_FREE && state != SESSION_ZOMBIE && members_has(&s->holders, member);
 }
 
 /* ---- before and after the fork -------------------------------------------------------------------------------- */
@@ -84,7 +88,7 @@ static void share_sessions(uint32_t member)
         if (!held_by(s, C->member))
             continue;
         any = true;
-        fetch_or_sc(&s->holders, 1ull << member);
+        members_add(&s->holders, member);
         fetch_or_sc(&s->flags, SF_SHARED);
         struct session_cache *c = session_cache_of(s);
         if (c->own)
@@ -103,9 +107,9 @@ static void share_sessions(uint32_t member)
 static void share_outboxes(uint32_t member)
 {
     for (struct own_box *b = C->outboxes; b; b = b->next)
-        fetch_or_sc(&outbox_rec_of(b)->mapped, 1ull << member);
+        members_add(&outbox_rec_of(b)->mapped, member);
     for (struct own_box *b = C->own_graves; b; b = b->next)
-        fetch_or_sc(&outbox_rec_of(b)->mapped, 1ull << member);
+        members_add(&outbox_rec_of(b)->mapped, member);
 }
 
 /* In the order of state.h, so that no thread holds any of them while it is not there any more. */
@@ -158,13 +162,28 @@ static uint32_t member_find(void)
     return member_take();
 }
 
+static void family_is_full(void)
+{
+    static bool said;
+    if (!said)
+        log_warn("%u processes of this family are alive: those forked now come without their parent's sessions, "
+                 "and stay "
+                 "on the kernel",
+                 MEMBERS_MAX);
+    said = true;
+}
+
 static void before_fork(void)
 {
     if (!C->attached)
         return;
     plock_take(&fork_lock);
-    if (fork_child_ready() != 0 || (child_member = member_find()) == NONE)
+    if (fork_child_ready() != 0)
         return;
+    if ((child_member = member_find()) == NONE) {
+        family_is_full();
+        return;
+    }
     announce_child();
     store_release(&berth_family_shared, true); /* for good: a lock is a lock from now on */
     share_sessions(child_member);
@@ -183,6 +202,11 @@ static void after_fork_parent(void)
     child_end = -1;
     child_member = NONE;
     plock_release(&fork_lock);
+}
+
+bool client_stranded(void)
+{
+    return stranded;
 }
 
 /* Of those that we were forked from: those whose sessions we hold. */
@@ -233,6 +257,7 @@ static void after_fork_child(void)
         own_fd_close(C->ctl);
         C->ctl = -1;
         C->attached = false;
+        stranded = true;
         return;
     }
     locks_release();
@@ -474,7 +499,7 @@ static void last_holder_gone(struct session *s)
     if (c->box && !counted)
         c->box->sessions++;
     fetch_or_sc(&s->flags, SF_SHARED);
-    fetch_or_sc(&s->holders, 1ull << C->member); /* ours now, to close it */
+    members_add(&s->holders, C->member); /* ours now, to close it */
     (void)client_close(session_handle_of(s));
 }
 
@@ -491,12 +516,12 @@ static void spans_release(struct session *s, uint32_t member)
 }
 
 /* What it made, where nobody else has it. */
-static void outboxes_release(uint32_t member, uint64_t alive)
+static void outboxes_release(uint32_t member, const struct member_set *alive)
 {
     struct family *f = C->family;
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
         struct outbox_rec *r = &f->outbox[i];
-        if (!load_acquire(&r->used) || r->owner_member != member || load_relaxed(&r->mapped) & alive)
+        if (!load_acquire(&r->used) || r->owner_member != member || members_any(&r->mapped, alive))
             continue;
         for (uint32_t rec = 0, n = load_acquire(&f->rings); rec < n; rec++) {
             if (f->ring[rec].outbox == i && f->ring[rec].word) {
@@ -508,31 +533,28 @@ static void outboxes_release(uint32_t member, uint64_t alive)
     }
 }
 
-static void session_let_go(struct session *s, uint32_t member, uint64_t alive)
+static void session_let_go(struct session *s, uint32_t member, const struct member_set *alive)
 {
-    uint64_t bit = 1ull << member;
     spans_release(s, member);
-    uint64_t held = fetch_and_sc(&s->holders, ~bit);
-    if (!(held & bit))
+    if (!members_drop(&s->holders, member))
         return; /* a relative was faster */
     if (load_acquire(&s->state) == SESSION_ZOMBIE)
         zombie_adopt(s);
-    else if (!(held & ~bit & alive))
+    else if (!members_any(&s->holders, alive))
         last_holder_gone(s);
 }
 
 /* Each of those who are left lets go of what it can: the slot of a session may be mapped in some of them only. What is
  * mapped in none is a record and nothing more. True: that was all. */
-static bool let_go(uint32_t member, uint64_t alive)
+static bool let_go(uint32_t member, const struct member_set *alive)
 {
-    uint64_t bit = 1ull << member;
     bool all = true;
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
-        if (load_acquire(&s->state) == SESSION_FREE || !(load_relaxed(&s->holders) & bit))
+        if (load_acquire(&s->state) == SESSION_FREE || !members_has(&s->holders, member))
             continue;
         uint32_t own = load_relaxed(&s->own_outbox);
-        if (own < OUTBOXES_MAX && !outbox_by_index(own) && load_relaxed(&C->family->outbox[own].mapped) & alive)
+        if (own < OUTBOXES_MAX && !outbox_by_index(own) && members_any(&C->family->outbox[own].mapped, alive))
             all = false;
         else
             session_let_go(s, member, alive);
@@ -558,28 +580,30 @@ static void session_unshare(struct session *s)
 static void member_bury(uint32_t member, uint32_t generation)
 {
     struct member *m = &C->family->member[member];
-    uint64_t alive = members_alive(), life = member_life(PID_GOING, generation);
-    if (!let_go(member, alive) || !compare_exchange_sc(&m->life, &life, member_life(PID_GONE, generation)))
+    struct member_set alive = members_alive();
+    uint64_t life = member_life(PID_GOING, generation);
+    if (!let_go(member, &alive) || !compare_exchange_sc(&m->life, &life, member_life(PID_GONE, generation)))
         return;
-    outboxes_release(member, alive);
+    outboxes_release(member, &alive);
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
         if (load_relaxed(&C->family->outbox[i].used))
-            fetch_and_sc(&C->family->outbox[i].mapped, ~(1ull << member));
+            (void)members_drop(&C->family->outbox[i].mapped, member);
     }
     store_release(&m->life, member_life(0, (generation + 1) & GENERATION_MASK));
 }
 
 static void members_bury(uint32_t id)
 {
-    uint32_t member = id % 256, generation = id >> 8;
-    if (member >= MEMBERS_MAX || member == C->member)
+    uint32_t member = member_index(id), generation = member_generation(id);
+    if (member == C->member)
         return;
     struct member *m = &C->family->member[member];
     uint64_t life = load_acquire(&m->life);
     int32_t pid = (int32_t)life;
     if ((pid > 0 || pid == PID_COMING) && life >> 32 == generation)
         (void)compare_exchange_sc(&m->life, &life, member_life(PID_GOING, generation));
-    for (uint32_t i = 0; i < MEMBERS_MAX; i++) { /* others too: who was to see to them may have died instead */
+    for (uint32_t i = 0, n = members_used(); i < n;
+         i++) { /* others too: who was to see to them may have died instead */
         life = load_acquire(&C->family->member[i].life);
         if ((int32_t)life == PID_GOING)
             member_bury(i, (uint32_t)(life >> 32));
@@ -589,8 +613,8 @@ static void members_bury(uint32_t id)
 void member_gone(uint32_t id)
 {
     members_bury(id);
-    uint64_t alive = members_alive();
-    bool alone = (alive & (alive - 1)) == 0;
+    struct member_set alive = members_alive();
+    bool alone = !members_other(&alive, C->member, &alive);
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
         if (!(load_relaxed(&s->flags) & SF_SHARED) || !held_by(s, C->member))
@@ -614,9 +638,9 @@ void members_look_alive(int64_t pause)
     int64_t now = clock_now(), last = load_relaxed(&looked);
     if (now - last < pause || !compare_exchange_sc(&looked, &last, now))
         return;
-    for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
+    for (uint32_t i = 0, n = members_used(); i < n; i++) {
         uint64_t life = load_acquire(&C->family->member[i].life);
-        if ((int32_t)life > 0 && i != C->member && !members_live(1ull << i))
+        if ((int32_t)life > 0 && i != C->member && !member_lives(i))
             member_gone(member_id(i, (uint32_t)(life >> 32)));
     }
 }

@@ -13,9 +13,11 @@ struct session *session_alloc(void); /* NULL: none left. state QUEUED, generatio
 void session_free(struct session *s);
 uint32_t ring_rec_alloc(void); /* NONE: none left */
 void ring_rec_free(uint32_t rec);
-uint64_t members_alive(void);        /* bit per member */
-bool members_live(uint64_t members); /* is one of them alive? Asks the kernel: word of a death may be on its way */
-void *memory_get(size_t size);       /* zeroed, of this process */
+uint32_t members_used(void); /* no member has a higher index than this, less one */
+struct member_set members_alive(void);
+bool member_lives(uint32_t member); /* asks the kernel: word of a death may be on its way */
+bool members_others_live(const struct member_set *set);
+void *memory_get(size_t size); /* zeroed, of this process */
 void memory_put(void *p, size_t size);
 
 static inline void half_lock(struct family_lock *l)
@@ -113,7 +115,7 @@ void channel_scan(struct peer_box *box); /* looks for slots that answer offers *
 /* After a fork the records of all members are in reach; only what a process holds is its own. */
 static inline bool session_held(const struct session *s)
 {
-    return !berth_family_shared || load_relaxed(&s->holders) >> C->member & 1;
+    return !berth_family_shared || members_has(&s->holders, C->member);
 }
 
 struct session *session_get(

@@ -103,7 +103,7 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
             memset(&f->outbox[i], 0, sizeof f->outbox[i]);
             f->outbox[i].used = 1;
             f->outbox[i].owner_member = C->member;
-            f->outbox[i].mapped = 1ull << C->member;
+            members_only(&f->outbox[i].mapped, C->member);
             index = i;
             break;
         }
@@ -166,7 +166,7 @@ void outbox_unmap(struct own_box *box)
 {
     struct outbox_rec *r = outbox_rec_of(box);
     store_release(&C->own_by_index[box->index], NULL);
-    fetch_and_sc(&r->mapped, ~(1ull << C->member));
+    (void)members_drop(&r->mapped, C->member);
     if (outbox_worker(r->handle) == C->worker) {
         for (uint32_t rec = 0, n = load_acquire(&C->family->rings); rec < n; rec++) {
             struct ring_rec *ring = &C->family->ring[rec];
@@ -282,7 +282,7 @@ static void outbox_sweep(struct own_box *box)
         if (!owner || owner == NONE || load_relaxed(&ring->outbox) != box->index || load_relaxed(&ring->left))
             continue;
         struct session *s = session_at(owner - 1);
-        if (!(load_relaxed(&s->holders) >> C->member & 1))
+        if (!members_has(&s->holders, C->member))
             continue; /* another member's, of which we may not even have the slot */
         if (!family_lock_try(&s->tx_lock, berth_lock_id))
             continue;
@@ -293,14 +293,31 @@ static void outbox_sweep(struct own_box *box)
     r->swept_rings = r->rings_live;
 }
 
+#define GROW_MIN (SEGMENT_MIN / 4)
+
+/* Each segment is as large as all before it, so that their number stays small: all of this process, or a few children would have
+ * used up the limit of the parent's outbox. */
+static uint64_t own_bytes(const struct own_box *box, const struct outbox_rec *r)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < r->segments; i++) {
+        if (box->writable[i] && r->seg[i].creator == C->member)
+            bytes += r->seg[i].size;
+    }
+    return bytes;
+}
+
 static int grow(struct own_box *box, uint64_t size)
 {
     struct outbox_rec *r = outbox_rec_of(box);
     int fd = -1;
     family_lock_acquire(&r->lock, C->member);
     uint32_t index = r->segments;
-    /* each segment as large as all before it, so that their number stays small */
-    uint64_t want = r->bytes > (256u << 20) ? 256u << 20 : r->bytes;
+    uint64_t want = own_bytes(box, r);
+    if (want < GROW_MIN)
+        want = GROW_MIN;
+    if (want > 256u << 20)
+        want = 256u << 20;
     if (want < 2 * size + PAGE_BYTES)
         want = size >= (16u << 20) ? size + PAGE_BYTES : 2 * size + PAGE_BYTES;
     int err =

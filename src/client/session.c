@@ -457,7 +457,7 @@ static void unconfirmed_take(struct session *s)
 
 void zombie_put(struct session *s)
 {
-    store_release(&s->holders, 1ull << C->member);
+    members_only(&s->holders, C->member);
     plock_take(&C->zombie_lock);
     s->next = 0;
     if (C->zombies_last)
@@ -466,6 +466,20 @@ void zombie_put(struct session *s)
         store_relaxed(&C->zombies_first, session_index(s) + 1);
     C->zombies_last = session_index(s) + 1;
     plock_release(&C->zombie_lock);
+}
+
+/* For the peer and for all handles. Both locks are held. */
+static void end_session(struct session *s, struct session_cache *c, bool abort)
+{
+    bool unread = load_acquire(&c->peer) && !(load_relaxed(&s->flags) & SF_SHUT_RD) &&
+                  count_offset(slot_tail(c->peer)) != s->head;
+    end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
+    s->write_span = 0;
+    session_set_state(s, SESSION_ZOMBIE);
+    slot_set_state(c->own, SLOT_CLOSED);
+    uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
+    store_release(&c->generation, generation); /* what the cache says stays true of the zombie */
+    store_release(&s->generation, generation);
 }
 
 static int finish(session_handle h, bool abort)
@@ -481,10 +495,8 @@ static int finish(session_handle h, bool abort)
         half_unlock(&s->rx_lock);
         return BERTH_E_BAD_HANDLE;
     }
-    uint64_t me = 1ull << C->member;
-    uint64_t others = berth_family_shared ? load_sc(&s->holders) & ~me : 0;
-    if (others && members_live(others)) { /* they go on with it */
-        fetch_and_sc(&s->holders, ~me);
+    if (berth_family_shared && members_others_live(&s->holders)) { /* they go on with it */
+        (void)members_drop(&s->holders, C->member);
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
         watches_drop(h, &c->watches);
@@ -495,18 +507,11 @@ static int finish(session_handle h, bool abort)
         c->generation = 0;
         return 0;
     }
-    store_release(&s->holders, me); /* until the slot is given back: should we die, somebody else has to do it */
+    members_only(&s->holders,
+                 C->member); /* until the slot is given back: should we die, somebody else has to do it */
     watches_drop(h, &c->watches);
     uint32_t was = s->state;
-    bool unread = load_acquire(&c->peer) && !(load_relaxed(&s->flags) & SF_SHUT_RD) &&
-                  count_offset(slot_tail(c->peer)) != s->head;
-    end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
-    s->write_span = 0;
-    session_set_state(s, SESSION_ZOMBIE);
-    slot_set_state(c->own, SLOT_CLOSED);
-    uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
-    store_release(&c->generation, generation); /* what the cache says stays true of the zombie */
-    store_release(&s->generation, generation);
+    end_session(s, c, abort);
     stream_release_ring(s, c);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
@@ -525,6 +530,60 @@ int client_close(session_handle h)
     return finish(h, false);
 }
 
+/* A fault in the program's own buffer may have stopped this very thread while it held the lock, and its handler ends the process. */
+static bool half_lock_until(struct family_lock *l, int64_t deadline)
+{
+    while (!family_lock_try(l, berth_lock_id)) {
+        if (clock_now() >= deadline)
+            return false;
+        cpu_relax();
+    }
+    return true;
+}
+
+static void leave_session(struct session *s, int64_t deadline)
+{
+    struct session_cache *c = session_cache_of(s);
+    if (!half_lock_until(&s->rx_lock, deadline))
+        return;
+    if (!half_lock_until(&s->tx_lock, deadline)) {
+        half_unlock(&s->rx_lock);
+        return;
+    }
+    uint32_t state = s->state;
+    if ((state == SESSION_OPEN || state == SESSION_OFFERED) && session_held(s) && c->own) {
+        if (!members_others_live(&s->holders)) {
+            members_only(&s->holders, C->member); /* a relative gives the slot back when it hears of our death */
+            end_session(s, c, false);
+        } else { /* whoever closes it after us shall not wait for word of our death before that ends it */
+            if (s->flags & SF_READ_SPAN && s->read_spanner == C->member + 1)
+                fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+            if (s->write_span && s->write_spanner == C->member + 1)
+                s->write_span = 0;
+            (void)members_drop(&s->holders, C->member);
+        }
+    }
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+}
+
+/* The daemon tells peers of our death where all that lies in an outbox ends with us. Where a relative has the outbox too, it is
+ * the relative's to end what nobody holds any more, and it may be asleep for long. */
+void client_leave(void)
+{
+    if (!C->attached || !berth_family_shared)
+        return;
+    struct member_set alive = members_alive();
+    int64_t deadline = clock_now() + 20 * NS_PER_MS;
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        uint32_t state = load_acquire(&s->state), own = load_relaxed(&s->own_outbox);
+        if ((state == SESSION_OPEN || state == SESSION_OFFERED) && session_held(s) && own < OUTBOXES_MAX &&
+            members_other(&C->family->outbox[own].mapped, C->member, &alive))
+            leave_session(s, deadline);
+    }
+}
+
 bool client_accepted(session_handle h)
 {
     struct session *s = session_get(h);
@@ -538,7 +597,10 @@ bool client_accepted(session_handle h)
 bool client_shared(session_handle h)
 {
     struct session *s = session_get(h);
-    return s && load_relaxed(&s->holders) & members_alive() & ~(1ull << C->member);
+    if (!s)
+        return false;
+    struct member_set alive = members_alive();
+    return members_other(&s->holders, C->member, &alive);
 }
 
 int client_abort(session_handle h)
@@ -656,7 +718,7 @@ void sessions_listener_gone(uint32_t listener)
         struct session *s = session_at(i);
         uint32_t state = load_acquire(&s->state);
         if (load_relaxed(&s->listener) == listener && load_relaxed(&s->flags) & SF_CONNECTOR &&
-            !load_relaxed(&s->peer_outbox) && load_relaxed(&s->holders) >> C->member & 1 &&
+            !load_relaxed(&s->peer_outbox) && members_has(&s->holders, C->member) &&
             (state == SESSION_QUEUED || state == SESSION_OFFERED || state == SESSION_ZOMBIE)) {
             session_try_link(s); /* accepted at the last moment? */
             if (!load_relaxed(&s->peer_outbox))
@@ -672,7 +734,7 @@ void sessions_unreachable(uint32_t app)
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
         struct session *s = session_at(i);
         if (load_acquire(&s->state) == SESSION_OFFERED && load_relaxed(&s->app) == app &&
-            !load_relaxed(&s->peer_outbox) && load_relaxed(&s->holders) >> C->member & 1)
+            !load_relaxed(&s->peer_outbox) && members_has(&s->holders, C->member))
             session_break(s, BERTH_E_NO_MEMORY, "no descriptor is free");
     }
 }

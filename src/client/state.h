@@ -35,6 +35,7 @@
 #include "berth/berth.h"
 #include "client/client.h"
 #include "client/family_lock.h"
+#include "client/members.h"
 #include "session/directory.h"
 #include "session/endpoint.h"
 #include "shm/abi.h"
@@ -94,7 +95,7 @@ struct outbox_rec {
     uint32_t slots_live;
     uint32_t swept_rings; /* rings in use after the last sweep */
     uint32_t rings_live;
-    uint64_t mapped; /* bit per member that can write its slots */
+    struct member_set mapped; /* who can write its slots */
     uint32_t ring_free[RING_CLASSES];
     uint64_t bytes;
     uint64_t retired; /* bytes of segments given up: a reader may keep them for ever */
@@ -154,18 +155,17 @@ struct session {
     outbox_handle peer_outbox;
     uint32_t peer_slot;
     uint32_t peer_generation;
-    uint64_t holders; /* bit per member */
+    struct member_set holders;
     uint32_t listener;
     uint32_t offer_seq;
-    uint32_t next; /* free list, zombie list, unconfirmed list */
-    uint32_t app;
-    uint8_t port_leased;
-    uint8_t read_spanner, write_spanner; /* member + 1 that has the span open */
-    uint8_t pad[13];
     /* line 3 */
     endpoint local, remote;
     int64_t looked; /* when, while one_way counts */
-    uint64_t spare[2];
+    uint32_t next;  /* free list, zombie list, unconfirmed list */
+    uint32_t app;
+    uint16_t read_spanner, write_spanner; /* member + 1 that has the span open */
+    uint8_t port_leased;
+    uint8_t pad[3];
 };
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 
@@ -194,10 +194,18 @@ static inline uint64_t member_life(int32_t pid, uint32_t generation)
 /* What locks and messages name a member by. */
 static inline uint32_t member_id(uint32_t index, uint32_t generation)
 {
-    return index | generation << 8;
+    return index | generation << MEMBER_BITS;
 }
 
-#define MEMBERS_MAX 64u
+static inline uint32_t member_index(uint32_t id)
+{
+    return id % MEMBERS_MAX;
+}
+
+static inline uint32_t member_generation(uint32_t id)
+{
+    return id >> MEMBER_BITS;
+}
 
 struct family {
     struct family_lock lock;
@@ -206,8 +214,8 @@ struct family {
     uint32_t ring_free;    /* index + 1 */
     uint32_t rings;
     uint32_t next_outbox; /* count for handles, per family */
-    uint32_t pad;
-    uint32_t any_arm; /* WAITER_ANY's */
+    uint32_t members;     /* ever used */
+    uint32_t any_arm;     /* WAITER_ANY's */
     struct member member[MEMBERS_MAX];
     struct outbox_rec outbox[OUTBOXES_MAX];
     struct ring_rec ring[RINGS_MAX];

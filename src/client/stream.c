@@ -334,7 +334,7 @@ int client_read_spans(session_handle h, struct iovec spans[2])
             size_t first = s->rx_size - pos < (size_t)avail ? (size_t)(s->rx_size - pos) : (size_t)avail;
             spans[0] = (struct iovec){.iov_base = (void *)(uintptr_t)(c->rx_ring + pos), .iov_len = first};
             spans[1] = (struct iovec){.iov_base = (void *)(uintptr_t)c->rx_ring, .iov_len = (size_t)avail - first};
-            s->read_spanner = (uint8_t)(C->member + 1);
+            s->read_spanner = (uint16_t)(C->member + 1);
             fetch_or_sc(&s->flags, SF_READ_SPAN);
             result = first < (size_t)avail ? 2 : 1;
         }
@@ -633,7 +633,7 @@ int client_write_spans(session_handle h, size_t want, struct iovec spans[2])
             size_t first = s->tx_size - pos < (size_t)room ? (size_t)(s->tx_size - pos) : (size_t)room;
             spans[0] = (struct iovec){.iov_base = c->tx_ring + pos, .iov_len = first};
             spans[1] = (struct iovec){.iov_base = c->tx_ring, .iov_len = (size_t)room - first};
-            s->write_spanner = (uint8_t)(C->member + 1);
+            s->write_spanner = (uint16_t)(C->member + 1);
             s->write_span = (uint32_t)room;
             result = first < (size_t)room ? 2 : 1;
         }

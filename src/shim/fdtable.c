@@ -70,6 +70,8 @@ static void fork_child(void)
         signals_after_fork();
     }
     fork_parent();
+    if (unlikely(client_stranded())) /* told by the second run: libberth's handler stands between the two */
+        sessions_lost();
 }
 
 static void register_fork(void)

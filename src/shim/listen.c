@@ -198,6 +198,18 @@ static int accept_look(int fd, struct sock *s, listener_handle l, struct sockadd
     return ret;
 }
 
+/* Where nothing comes through the stack. As client_listener_wait. */
+static int wait_kernel(int fd, int64_t deadline)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    int64_t left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_now();
+    struct timespec ts = {.tv_sec = (time_t)(left / NS_PER_SEC), .tv_nsec = (long)(left % NS_PER_SEC)};
+    if (deadline != DEADLINE_NEVER && left <= 0)
+        return BERTH_E_TIMED_OUT;
+    long n = sys_ppoll(&p, 1, deadline == DEADLINE_NEVER ? NULL : &ts, NULL);
+    return n == -EINTR ? BERTH_E_INTERRUPTED : n < 0 || p.revents & POLLNVAL ? BERTH_E_BAD_HANDLE : 0;
+}
+
 static int listener_accept(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len,
                            int flags)
 {
@@ -221,6 +233,8 @@ static int listener_accept(int fd, struct sock *s, listener_handle l, struct soc
             errno = EINTR;
             return -1;
         }
+        if (r == BERTH_E_BAD_HANDLE && client_stranded())
+            r = wait_kernel(fd, deadline);
         if (r == BERTH_E_BAD_HANDLE) /* closed or shut down meanwhile: the kernel's answer is the right one */
             return real.accept4(fd, addr, len, flags);
         if (r < 0 && r != BERTH_E_INTERRUPTED)

@@ -268,6 +268,24 @@ static void put_over(int fd, void *arg)
     (void)sys_call(SYS_dup3, (long)p->with, (long)fd, flags > 0 && flags & FD_CLOEXEC ? (long)O_CLOEXEC : 0L, 0L);
 }
 
+void sessions_lost(void)
+{
+    int pair[2] = {-1, -1};
+    if (sys_call(SYS_socketpair, (long)AF_UNIX, (long)(SOCK_STREAM | SOCK_CLOEXEC), 0L, pair) < 0)
+        return;
+    sys_close(pair[1]);
+    for (int fd = 0; fd < (int)FD_MAX; fd++) {
+        struct sock *s;
+        uint64_t h;
+        struct put p = {pair[0]};
+        if (likely(!fd_words[fd]) || fd_view(fd, &s, &h) != SOCK_SESSION)
+            continue;
+        put_over(fd, &p);
+        store_release(&fd_words[fd], 0); /* epoll sets that know it are the parent's */
+    }
+    sys_close(pair[0]);
+}
+
 uint8_t relay_unaccepted;
 
 /* The daemon tells this process who accepted, not its children. */

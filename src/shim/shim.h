@@ -154,6 +154,7 @@ ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int co
 /* ---- relay.c ---- */
 extern uint8_t relay_unaccepted; /* a session was connected since it was last known that all were accepted */
 void relay_before_fork(void);
+void sessions_lost(void);  /* they were the parent's, and could not be had here: their descriptors find the end */
 void fd_to_kernel(int fd); /* whatever it is becomes a plain socket of the kernel's, if it can */
 
 /* ---- exec.c ---- */

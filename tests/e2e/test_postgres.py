@@ -14,13 +14,15 @@ port = {port}
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 fsync = off
-max_connections = 50
+max_connections = {connections}
 """
 
 
 @harness.needs_preload
 @harness.needs(f"{BIN}/postgres", f"{BIN}/pgbench", f"{BIN}/psql", "setpriv")
 class Postgres(harness.TestCase):
+    connections = 50
+
     def setUp(self):
         super().setUp()
         self.become = []
@@ -36,7 +38,7 @@ class Postgres(harness.TestCase):
         self.assertEqual(done.code, 0, repr(done))
         self.port = self.free_port()
         with open(os.path.join(data, "postgresql.conf"), "a") as f:
-            f.write(CONF.format(port=self.port))
+            f.write(CONF.format(port=self.port, connections=self.connections))
         self.data = data
 
     def command(self, under, program, *args):
@@ -114,6 +116,26 @@ class Postgres(harness.TestCase):
             self.ask(True)
         self.server.kill(signal.SIGINT)
         self.assertEqual(self.server.wait(15), 0, repr(self.server))
+
+
+class ManyConnections(Postgres):
+    """A family of more than a hundred processes."""
+
+    connections = 200
+    test_both_ends = test_each_end_alone = test_backends_killed = None
+
+    def test_a_hundred_clients(self):
+        self.serve(True)
+        self.check(True, "pgbench", "-i", "-q")
+        bench = self.start(*self.command(True, "pgbench", "-n", "-S", "-h", "127.0.0.1", "-p", str(self.port), "-U", "test", "-c",
+                                         "100", "-j", "2", "-T", "4", "postgres"))
+        self.wait_until(lambda: len(self.show("sessions")) >= 100 or not bench.running(), "100 sessions", 30)
+        self.assertTrue(bench.running(), f"{bench!r}\n{self.server!r}")  # else the kernel carries them
+        self.assertEqual(bench.wait(40), 0, f"{bench!r}\n{self.server!r}")
+        self.assertIn("number of failed transactions: 0", bench.out)
+        self.assertEqual(self.bench(True, "-c", "100", "-j", "2", "-t", "2"), 200)  # writing; in the places of the first
+        self.ask(True)
+        self.stop_fast()
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ static void relatives_count(void **state)
     }
     usleep(2000);
     loops(1);
+    C->family->members = (uint32_t)cpus + 1;
     for (int i = 1; i <= cpus; i++)
         C->family->member[i].pid = hogs[i];
     assert_true(crowded_within(5 * NS_PER_SEC));
