@@ -67,6 +67,8 @@ class Postgres(harness.TestCase):
         self.assertEqual(self.check(under, "psql", "-XAtc", "select 6*7", seconds=10), "42\n")
 
     def stop_fast(self):
+        # a backend whose client has just left would be told to end, and log that it was
+        self.wait_until(lambda: not self.backends(), "the backends' ends", 10)
         self.server.kill(signal.SIGINT)
         self.assertEqual(self.server.wait(15), 0, repr(self.server))
         self.assertIn("database system is shut down", self.server.err)
