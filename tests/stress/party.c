@@ -26,7 +26,7 @@ void fail(long code, const char *format, ...)
     va_list ap;
     va_start(ap, format);
     fprintf(stderr, "%s[%d]: ", role, (int)getpid());
-    vfprintf(stderr, format, ap);
+    vfprintf(stderr, format, ap); /* NOLINT(clang-analyzer-valist.Uninitialized): va_start is above */
     va_end(ap);
     fprintf(stderr, "%s%s\n", code < 0 ? ": " : "", code < 0 ? berth_strerror((int)code) : "");
     exit(1);

@@ -50,7 +50,7 @@ static int end_hogs(void **state)
     return 0;
 }
 
-static void loops(int n)
+static void loops(unsigned n)
 {
     C->waiters_used = n >= 64 ? ~0ull : (1ull << n) - 1;
 }
@@ -67,7 +67,7 @@ static bool crowded_within(int64_t ns)
 
 static void a_pair_spins_whatever_else_runs(void **state)
 {
-    loops(cpus);
+    loops((unsigned)cpus);
     assert_false(crowded_within(20 * NS_PER_MS));
     assert_false(crowded_lately(clock_now()));
 }
@@ -78,7 +78,7 @@ static void many_loops_where_somebody_waits(void **state)
         print_message("more CPUs than a process has event loops\n");
         skip();
     }
-    loops(cpus + 1);
+    loops((unsigned)cpus + 1);
     assert_true(crowded_within(5 * NS_PER_SEC));
     assert_true(crowded_lately(clock_now()));
     usleep(2000);
@@ -105,7 +105,7 @@ static void relatives_count(void **state)
 
 static void who_just_began_does_not_ask(void **state)
 {
-    loops(cpus + 1);
+    loops((unsigned)cpus + 1);
     for (int i = 0; i < 1000; i++) {
         int64_t now = clock_now();
         assert_false(crowded(now, now - 1000));
