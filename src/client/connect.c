@@ -102,7 +102,7 @@ static int introduce(const struct dir_entry *e, struct route **out)
     if (fd >= 0)
         (void)sys_close(fd);
     if (token >= 0)
-        token = own_pipe(token); /* written by every connector: none may make the others block */
+        token = own_fd(token);
     struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
     if (!r) {
         own_fd_close(token);

@@ -526,24 +526,27 @@ int worker_page_create(int *fd)
     return 0;
 }
 
-int welcome(const struct ctl_welcome *w, int dir_fd)
+int welcome(const struct ctl_welcome *w, const int fds[2])
 {
     const void *map;
     uint64_t size;
     const char *why = "";
-    int err = segment_open(dir_fd, DIRECTORY_BYTES, DIRECTORY_BYTES, false, &map, &size, &why);
-    (void)sys_close(dir_fd);
+    int err = segment_open(fds[0], DIRECTORY_BYTES, DIRECTORY_BYTES, false, &map, &size, &why);
+    (void)sys_close(fds[0]);
     if (err) {
         log_error("the daemon's listener directory is refused: %s", why);
+        (void)sys_close(fds[1]);
         return err;
     }
     const struct directory *dir = map;
     if (!w->worker || dir->magic != ABI_MAGIC_DIR || dir->version != ABI_VERSION) {
         log_error("the daemon's welcome or listener directory is not of this version");
         segment_unmap(map, size);
+        (void)sys_close(fds[1]);
         return BERTH_E_PROTOCOL;
     }
     C->dir = map;
+    C->kick_fd = own_fd(fds[1]); /* our bell, under a description that nobody else has */
     C->worker = w->worker;
     C->app = w->app;
     C->uid = w->uid;
@@ -592,12 +595,27 @@ static int64_t spin_option(const struct berth_attach_options *o)
     return SPIN_DEFAULT_NS;
 }
 
-static int hello(const struct berth_attach_options *o, int bell)
+/* The request of a HELLO or CHILD_HELLO, and what its WELCOME brings. */
+int hello_request(void *msg, const int *fds, int nfds)
 {
-    int page_fd = -1, dir_fd = -1, nfds = 1;
+    struct ctl_welcome is;
+    int got[2] = {-1, -1}, n = 2;
+    int err = control_request(msg, fds, nfds, &is, sizeof is, got, &n);
+    if (err)
+        return err;
+    if (n == 2 && is.version == CTL_VERSION)
+        return welcome(&is, got);
+    while (n > 0)
+        (void)sys_close(got[--n]);
+    return is.version == CTL_VERSION ? BERTH_E_PROTOCOL : BERTH_E_VERSION;
+}
+
+static int hello(const struct berth_attach_options *o)
+{
+    int page_fd = -1, bell = bell_create();
     long net = sys_socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     int err = worker_page_create(&page_fd);
-    if (err || net < 0) {
+    if (err || net < 0 || bell < 0) {
         err = BERTH_E_NO_MEMORY;
         goto out;
     }
@@ -612,16 +630,11 @@ static int hello(const struct berth_attach_options *o, int bell)
     snprintf(msg.ns, sizeof msg.ns, "%s", o->ns ? o->ns : "default");
     snprintf(msg.secret, sizeof msg.secret, "%s", o->secret ? o->secret : "");
     int fds[3] = {(int)net, page_fd, bell};
-    struct ctl_welcome is;
-    err = control_request(&msg, fds, 3, &is, sizeof is, &dir_fd, &nfds);
+    err = hello_request(&msg, fds, 3);
     explicit_bzero(msg.secret, sizeof msg.secret);
-    if (!err && is.version != CTL_VERSION)
-        err = BERTH_E_VERSION;
-    if (!err)
-        err = nfds == 1 ? welcome(&is, dir_fd) : BERTH_E_PROTOCOL;
-    else if (dir_fd >= 0)
-        (void)sys_close(dir_fd);
 out:
+    if (bell >= 0)
+        (void)sys_close(bell);
     if (net >= 0)
         (void)sys_close(net);
     if (page_fd >= 0)
@@ -657,15 +670,11 @@ int client_attach(const struct berth_attach_options *options)
     C->cpus = cpus_allowed();
     C->daemon_lost = false;
     C->ctl = own_fd(ctl);
-    int bell = -1;
-    C->kick_fd = bell_create(&bell);
-    err = C->kick_fd < 0 ? C->kick_fd : family_create();
+    err = family_create();
     if (!err)
         err = listeners_create();
     if (!err)
-        err = hello(o, bell);
-    if (bell >= 0)
-        (void)sys_close(bell);
+        err = hello(o);
     if (err) {
         client_reset();
         plock_release(&attach_lock);

@@ -6,16 +6,15 @@
  *
  * Bells. What wakes a worker is a pipe of its own. It watches it edge-triggered and never reads it: each write is an edge
  * for every epoll set that has it, also when there are bytes in it already. So one ring wakes all, and none can be stolen.
- * Whoever gets a bell, or a listener's token pipe, opens it anew through /proc: flags belong to the open file description,
- * and one that others hold too could be made to block at any moment. A bell that is full is read a little by who wants to
+ * O_NONBLOCK belongs to the open file description, and one that others hold too could be made to block at any moment. So the
+ * daemon, which has a /proc wherever we are, opens a bell or a listener's token pipe anew for each whom it gives it to, the owner
+ * of the bell among them: what came from there is nobody else's. A bell that is full is read a little by who wants to
  * ring it: whoever filled it in between has rung it, after we had published what we ring for.
- * Where there is no /proc (after chroot), an eventfd is the bell, and what came is used as it came; so is a pipe when there is no
- * descriptor to open it anew with. Then a hostile peer can make us wait.
+ * One thing is left: the kernel holds a pipe's lock while it copies what is written. Who writes out of memory whose pages
+ * come when he likes (a FUSE file, userfaultfd) makes others wait for it, whatever their flags.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/resource.h>
 
 #include "base/log.h"
@@ -148,77 +147,41 @@ void fds_forked(void)
     spare_lock.word = 0;
 }
 
-/* ---- pipes that others write, too ----------------------------------------------------------------------------------- */
+/* ---- pipes that others write too ----------------------------------------------------------------------------------- */
 
 #define BELL_BYTES (2 * PAGE_BYTES) /* never drained, so small: two pages, of which one can be emptied by reading */
 #define BELL_TRIES 4
 
-static long open_anew(int fd)
-{
-    char path[32];
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    long own = sys_call(SYS_openat, (long)AT_FDCWD, path, (long)(O_RDWR | O_NONBLOCK | O_CLOEXEC), 0);
-    if (own == -EMFILE) {
-        client_fds_release();
-        own = sys_call(SYS_openat, (long)AT_FDCWD, path, (long)(O_RDWR | O_NONBLOCK | O_CLOEXEC), 0);
-    }
-    return own;
-}
-
-/* A program may give up the rights of the user that it began as, and then still opens what it holds. Who does not hold the
- * descriptor does not find the pipe. */
+/* The daemon may be of another user than we are now or were when the pipe was made, and opens what we gave it. Who does not
+ * hold the descriptor does not find the pipe. */
 void let_others_open(int fd)
 {
     (void)sys_call(SYS_fchmod, (long)fd, 0666L, 0, 0);
 }
 
-/* An anonymous pipe, asked in a way that no file system behind it can delay. */
-static bool is_pipe(int fd)
-{
-    char path[32], target[8] = "";
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    long n = sys_call(SYS_readlinkat, (long)AT_FDCWD, path, target, (long)sizeof target - 1);
-    return n > 0 && strncmp(target, "pipe:[", 6) == 0;
-}
-
-int own_pipe(int fd)
-{
-    long own = is_pipe(fd) ? open_anew(fd) : -1;
-    if (own < 0)
-        return own_fd(fd); /* the daemon has seen that it is a pipe or an eventfd */
-    (void)sys_close(fd);
-    return own_fd((int)own);
-}
-
-static int bell_without_proc(int *give)
-{
-    log_debug("no /proc: a hostile peer could make this process wait");
-    long own = sys_eventfd(O_CLOEXEC | O_NONBLOCK);
-    if (own < 0)
-        return BERTH_E_NO_MEMORY;
-    *give = (int)sys_fcntl((int)own, F_DUPFD_CLOEXEC, 0L);
-    return own_fd((int)own);
-}
-
-int bell_create(int *give)
+int bell_create(void)
 {
     int fds[2] = {-1, -1};
-    *give = -1;
-    if (sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) < 0)
+    long err = sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC);
+    if (err == -EMFILE) {
+        client_fds_release();
+        err = sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC);
+    }
+    if (err < 0)
         return BERTH_E_NO_MEMORY;
     (void)sys_fcntl(fds[1], F_SETPIPE_SZ, (long)BELL_BYTES);
-    let_others_open(fds[0]);
-    long own = open_anew(fds[0]);
-    if (own >= 0)
-        *give = (int)open_anew(fds[0]); /* for reading too: nobody gets a SIGPIPE from it */
+    let_others_open(fds[1]);
     (void)sys_close(fds[0]);
-    (void)sys_close(fds[1]);
-    if (own >= 0)
-        return own_fd((int)own);
-    return own == -EMFILE || own == -ENFILE ? BERTH_E_NO_MEMORY : bell_without_proc(give);
+    return fds[1];
 }
 
-/* Eight bytes at a time, which an eventfd understands too. */
+int bell_without_daemon(void)
+{
+    long fd = sys_eventfd(O_CLOEXEC | O_NONBLOCK);
+    return fd < 0 ? BERTH_E_NO_MEMORY : own_fd((int)fd);
+}
+
+/* Eight bytes at a time, which bell_without_daemon's understands too. */
 void bell_ring(int fd)
 {
     char some[PAGE_BYTES];

@@ -291,16 +291,28 @@ static void after_fork_child(void)
 
 /* ---- the child's first use --------------------------------------------------------------------------------------- */
 
-static int child_hello(int page_fd, int kick)
+static int child_hello(int page_fd)
 {
     struct ctl_child_hello msg = {
         .h = {.type = CTL_CHILD_HELLO, .len = sizeof msg}, .version = CTL_VERSION, .pid = (uint32_t)getpid()};
-    struct ctl_welcome is;
-    int fds[2] = {page_fd, kick}, dir_fd = -1, nfds = 1;
-    int err = control_request(&msg, fds, 2, &is, sizeof is, &dir_fd, &nfds);
-    if (err)
-        return err;
-    return nfds == 1 ? welcome(&is, dir_fd) : BERTH_E_PROTOCOL;
+    int bell = bell_create();
+    if (bell < 0)
+        return bell;
+    int fds[2] = {page_fd, bell};
+    int err = hello_request(&msg, fds, 2);
+    (void)sys_close(bell);
+    return err;
+}
+
+static int go_on_alone(void)
+{
+    int bell = bell_without_daemon();
+    if (bell < 0)
+        return bell;
+    log_warn("a forked child goes on without the daemon, with the sessions that it has");
+    C->kick_fd = bell;
+    C->worker = 0;
+    return 0;
 }
 
 int fork_child_ready(void)
@@ -313,28 +325,19 @@ int fork_child_ready(void)
     if (C->forked) {
         struct ancestor parent = {.worker = C->worker, .page = C->page, .kick_fd = C->kick_fd};
         int page_fd = -1;
-        int bell = -1, kick = bell_create(&bell);
-        err = kick < 0 ? BERTH_E_NO_MEMORY : worker_page_create(&page_fd);
-        if (!err &&
-            (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd, bell)) == BERTH_E_DAEMON_GONE) {
-            log_warn("a forked child goes on without the daemon, with the sessions that it has");
-            C->worker = 0;
-            err = 0;
-        }
+        err = worker_page_create(&page_fd);
+        if (!err && (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd)) == BERTH_E_DAEMON_GONE)
+            err = go_on_alone();
         if (page_fd >= 0)
             (void)sys_close(page_fd);
-        if (bell >= 0)
-            (void)sys_close(bell);
         if (!err) {
             if (C->ancestors == ANCESTORS_MAX)
                 log_warn("forked too often in a row: the oldest sessions may be slow to wake");
             else
                 C->ancestor[C->ancestors++] = parent;
             ancestors_keep();
-            C->kick_fd = kick;
             store_release(&C->forked, false);
         } else {
-            own_fd_close(kick);
             C->page = parent.page;
             log_warn("a forked child could not say hello to the daemon: %s", berth_strerror(err));
         }

@@ -79,9 +79,9 @@ uint32_t fds_keep(void);   /* the reserve, made up to full if there is room: how
 bool fds_room(uint32_t n); /* are so many free now? */
 void fds_keep_again(void); /* the same, now and then */
 void fds_forked(void);
-void let_others_open(int fd); /* of a pipe: whoever holds it, also after setuid */
-int own_pipe(int fd);         /* a pipe that came from others, under a description of our own; fd is closed */
-int bell_create(int *give);   /* ours; what peers open it by, for the caller to close. Or an error */
+void let_others_open(int fd);  /* of a pipe: the daemon, whoever its user and ours are */
+int bell_create(void);         /* what the daemon opens ours by, for the caller to close; or an error */
+int bell_without_daemon(void); /* ours, that none but our family rings */
 void bell_ring(int fd);
 int own_epoll(void); /* out of the reserve if need be */
 
@@ -98,7 +98,8 @@ bool control_in_vain(void);       /* it was, and found none again; where there i
 bool control_pushes(void);        /* something waits to be worked off by control_poll */
 void own_kick(void);              /* wakes every waiter of this process */
 int worker_page_create(int *fd);
-int welcome(const struct ctl_welcome *w, int dir_fd);
+int welcome(const struct ctl_welcome *w, const int fds[2]); /* directory, bell: taken */
+int hello_request(void *msg, const int *fds, int nfds);     /* of a HELLO or CHILD_HELLO */
 void client_reset(void);
 #define SPIN_GIVEN (1u << 31) /* in options.flags: spin_ns 0 means none */
 

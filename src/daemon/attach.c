@@ -53,18 +53,15 @@ static int check_page(int fd)
     return err;
 }
 
-/* Nobody here writes it, but peers will: it must be what they take it for. */
-/* An app that has no /proc gives an eventfd. */
-static bool is_eventfd(int fd)
+/* Nobody here writes it, but peers will: it must be what they take it for. What WELCOME gives back is it, opened anew. */
+static int take_bell(struct daemon *d, const struct conn *c, int fd, int *own)
 {
-    char path[32], target[32] = "";
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return readlink(path, target, sizeof target - 1) > 0 && !strcmp(target, "anon_inode:[eventfd]");
-}
-
-static int check_bell(int fd)
-{
-    return is_pipe_for_writing(fd) || is_eventfd(fd) ? 0 : BERTH_E_PROTOCOL;
+    if (!is_pipe_for_writing(fd)) {
+        log_warn("pid %d: what it wants to be woken by is no pipe for writing", (int)c->pid);
+        return BERTH_E_PROTOCOL;
+    }
+    *own = pipe_open_anew(d, fd);
+    return *own < 0 ? *own : 0;
 }
 
 static int check_hello(const struct ctl_hello *m)
@@ -75,7 +72,7 @@ static int check_hello(const struct ctl_hello *m)
     return !m->name[0] || m->flags & ~CTL_FLAGS_ALL ? BERTH_E_INVALID : 0;
 }
 
-static void send_welcome(struct daemon *d, struct worker *w, uint32_t seq)
+static void send_welcome(struct daemon *d, struct worker *w, uint32_t seq, int bell)
 {
     struct ctl_welcome m = {.h = {.type = CTL_WELCOME, .len = sizeof m, .seq = seq},
                             .version = CTL_VERSION,
@@ -87,7 +84,9 @@ static void send_welcome(struct daemon *d, struct worker *w, uint32_t seq)
                             .daemon_pid = (uint32_t)getpid()};
     memcpy(m.name, w->app->name, sizeof m.name);
     memcpy(m.ns, w->app->space->ns->id, sizeof m.ns);
-    conn_send(d, w->conn, &m, sizeof m, &w->app->space->directory_fd, 1);
+    int fds[2] = {w->app->space->directory_fd, bell};
+    conn_send(d, w->conn, &m, sizeof m, fds, 2);
+    pipe_sent(d, bell);
 }
 
 static int enter_app(struct daemon *d, struct conn *c, const struct ctl_hello *m, struct space *space,
@@ -130,20 +129,25 @@ static int hello(struct daemon *d, struct request *r)
         return err;
     }
     uint64_t netns = netns_cookie(r->fds[0], &ok);
-    if (!ok || check_page(r->fds[1]) || check_bell(r->fds[2]))
+    if (!ok || check_page(r->fds[1]))
         return BERTH_E_PROTOCOL;
+    int bell = -1;
+    err = take_bell(d, c, r->fds[2], &bell);
+    if (err)
+        return err;
     err = space_get(d, ns, netns, &space);
-    if (err)
+    if (!err)
+        err = enter_app(d, c, m, space, &w);
+    if (err) {
+        pipe_sent(d, bell);
         return err;
-    err = enter_app(d, c, m, space, &w);
-    if (err)
-        return err;
+    }
     w->page_fd = r->fds[1];
     w->kick_fd = r->fds[2];
     r->fds[1] = r->fds[2] = -1;
     c->state = CONN_ATTACHED;
     log_debug("worker %u: pid %d, app %u '%s'", w->id, (int)w->pid, w->app_id, w->app->name);
-    send_welcome(d, w, r->seq);
+    send_welcome(d, w, r->seq, bell);
     return 0;
 }
 
@@ -214,14 +218,18 @@ int handle_child_hello(struct daemon *d, struct request *r)
     struct worker *w = r->conn->worker;
     if (m->version != CTL_VERSION)
         return BERTH_E_VERSION;
-    if (check_page(r->fds[0]) || check_bell(r->fds[1]))
+    if (check_page(r->fds[0]))
         return BERTH_E_PROTOCOL;
+    int bell = -1;
+    int err = take_bell(d, r->conn, r->fds[1], &bell);
+    if (err)
+        return err;
     w->page_fd = r->fds[0];
     w->kick_fd = r->fds[1];
     r->fds[0] = r->fds[1] = -1;
     w->pid = r->conn->pid = (pid_t)m->pid;
     r->conn->state = CONN_ATTACHED;
-    send_welcome(d, w, r->seq);
+    send_welcome(d, w, r->seq, bell);
     return 0;
 }
 

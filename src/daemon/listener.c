@@ -3,7 +3,7 @@
  * Theory of operation
  *
  * A listener is a line in the directory of its space and the write end of a pipe, its accept queue, which INTRODUCE
- * hands to connectors. Its epoch is that of the space at the time it was made; a grant names it, so that a grant
+ * opens anew for each connector (pipes.c). Its epoch is that of the space at the time it was made; a grant names it, so that a grant
  * for a listener that has gone is worth nothing even if its endpoint is taken again.
  *
  * Conflicts. Where a kernel socket holds the port too (CTL_LISTEN_KERNEL) the kernel has decided, and only the very
@@ -12,8 +12,6 @@
  * v6-only. REUSEPORT on both, and one user, lifts it. Workers of one app that each attached may each listen on one
  * endpoint; connects are spread over them.
  */
-#include <fcntl.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -81,17 +79,6 @@ static int check_conflicts(struct daemon *d, const struct worker *w, struct dir_
             return BERTH_E_ADDRESS_IN_USE;
     }
     return 0;
-}
-
-/* An anonymous one. Asked so that no file system can delay the answer: that of a foreign descriptor may be anybody's. */
-bool is_pipe_for_writing(int fd)
-{
-    char path[32], target[8] = "";
-    int flags = fcntl(fd, F_GETFL);
-    if (flags < 0 || flags & O_PATH || (flags & O_ACCMODE) == O_RDONLY || fcntl(fd, F_GETPIPE_SZ) < 0)
-        return false;
-    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    return readlink(path, target, sizeof target - 1) < 0 || !strncmp(target, "pipe:[", 6);
 }
 
 static uint32_t new_listener_id(struct daemon *d)
@@ -192,6 +179,10 @@ int handle_listen(struct daemon *d, struct request *r)
         return BERTH_E_NO_ROUTE;
     if (!is_pipe_for_writing(r->fds[0]))
         return BERTH_E_PROTOCOL;
+    int own = pipe_open_anew(d, r->fds[0]); /* what no connector could be given is refused here */
+    if (own < 0)
+        return own;
+    pipe_sent(d, own);
     int err = check_address(w, m, &entry);
     if (!err)
         err = check_conflicts(d, w, &entry, m->flags);
@@ -258,14 +249,20 @@ int handle_introduce(struct daemon *d, struct request *r)
         return BERTH_E_REFUSED;
     if (l->app->uid != w->uid)
         return BERTH_E_PERMISSION;
+    int queue = pipe_open_anew(d, l->pipe_fd);
+    if (queue < 0)
+        return queue;
     int err = introduce_outbox(d, r, l->app);
-    if (err)
+    if (err) {
+        pipe_sent(d, queue);
         return err;
+    }
     struct ctl_introduced reply = {.h = {.type = CTL_INTRODUCED, .len = sizeof reply, .seq = r->seq},
                                    .listener = l->id,
                                    .epoch = l->entry.epoch,
                                    .app = l->app->id,
                                    .backlog = l->entry.backlog};
-    conn_send(d, r->conn, &reply, sizeof reply, &l->pipe_fd, 1);
+    conn_send(d, r->conn, &reply, sizeof reply, &queue, 1);
+    pipe_sent(d, queue);
     return 0;
 }

@@ -368,6 +368,11 @@ int server_open(struct daemon *d)
     d->epfd = epoll_create1(EPOLL_CLOEXEC);
     if (d->epfd < 0)
         return BERTH_E_SYSTEM;
+    if (!pipes_can_be_opened(d)) {
+        log_error("there is no /proc here, through which the pipes that wake processes are opened: mount it first");
+        return BERTH_E_SYSTEM;
+    }
+    pipes_reserve(d);
     int err = open_signals(d);
     if (!err)
         err = netaddr_open(d);
@@ -391,6 +396,8 @@ void server_close(struct daemon *d)
     netaddr_close(d);
     if (d->signals.fd >= 0)
         close(d->signals.fd);
+    if (d->reserve_fd >= 0)
+        close(d->reserve_fd);
     if (d->epfd >= 0)
         close(d->epfd);
 }

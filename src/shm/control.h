@@ -6,9 +6,9 @@
  * A message that breaks these rules is answered with BERTH_E_PROTOCOL and the connection is closed.
  *
  *   request            descriptors                      reply (status first)        descriptors
- *   HELLO              netns socket, page, bell         WELCOME                     directory
+ *   HELLO              netns socket, page, bell         WELCOME                     directory, own bell
  *   CHILD              child's end of a socketpair      none
- *   CHILD_HELLO        page, bell                       WELCOME                     directory
+ *   CHILD_HELLO        page, bell                       WELCOME                     directory, own bell
  *   DETACH                                              DONE
  *   LISTEN             token pipe, write end            LISTENED
  *   UNLISTEN                                            none
@@ -28,6 +28,7 @@
  *   NS_ADD, NS_DEL                                      DONE
  *   STATUS                                              STATUS_IS
  *
+ *   Bells and token pipes come as a worker's end for writing of an anonymous pipe, and go out opened anew for each receiver.
  *   of the daemon's own accord: PEER (segment 0, page, bell), DEAD, MEMBER_DEAD, RETIRED, LISTENER_GONE, EVICTED
  */
 #ifndef BERTH_SHM_CONTROL_H
@@ -37,7 +38,7 @@
 
 #include "shm/abi.h"
 
-#define CTL_VERSION 1u
+#define CTL_VERSION 2u
 #define CTL_MAGIC 0x48545242u /* "BRTH" */
 #define CTL_MAX 4096u         /* the longest packet */
 #define CTL_FDS_MAX 4u

@@ -34,7 +34,7 @@ SHOW = _enum(os.path.join(SHM, "control.h"), "ctl_show_what", "CTL_SHOW_")
 NAME = {v: k for k, v in CTL.items()}
 
 HEADER = struct.Struct("=HHIiI")
-MAGIC, VERSION = 0x48545242, 1
+MAGIC, VERSION = 0x48545242, 2
 LOCAL, GLOBAL, PROXY, JOIN = 1, 2, 4, 8
 V6ONLY, REUSEPORT, KERNEL = 1, 2, 4
 SEALS = 2 | 4 | 0x10  # SHRINK, GROW, FUTURE_WRITE

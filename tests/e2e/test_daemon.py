@@ -264,7 +264,7 @@ class Attach(DaemonTest):
         self.assertEqual(self.app(False).ns("NS_ADD", "vault", secret="gold", mode=0o600), 0)
         app = self.app(False)
         self.assertEqual(app.hello(ns="nowhere"), E["E_UNKNOWN_NAMESPACE"])
-        self.assertEqual(app.hello(version=2), E["E_VERSION"])
+        self.assertEqual(app.hello(version=3), E["E_VERSION"])
         self.assertEqual(app.ask("HELLO", struct.pack("=II", 0x48545242, 99)).status, E["E_VERSION"])
         self.assertEqual(app.hello(name=""), E["E_INVALID"])
         self.assertEqual(app.hello(flags=1 << 20), E["E_INVALID"])
@@ -387,7 +387,7 @@ class Hostile(DaemonTest):
         self.daemon()
         page, sock = Memory(8192), socket.socket()
         wrong, kick = os.pipe()
-        other = select.epoll()
+        event, other = os.eventfd(0), select.epoll()
         unsealed, small, garbage = Memory(8192, 0), Memory(4096), Memory(8192)
         struct.pack_into("=IH", page.map, 0, 0x45474150, 1)
         for m in (unsealed, small):
@@ -396,7 +396,7 @@ class Hostile(DaemonTest):
         for fds in ((), good[:2], good + (kick,), (kick, page.fd, kick), (sock.fileno(), kick, kick),
                     (sock.fileno(), unsealed.fd, kick), (sock.fileno(), small.fd, kick), (sock.fileno(), garbage.fd, kick),
                     (sock.fileno(), page.fd, sock.fileno()), (sock.fileno(), page.fd, wrong),
-                    (sock.fileno(), page.fd, other.fileno())):
+                    (sock.fileno(), page.fd, event), (sock.fileno(), page.fd, other.fileno())):
             app = self.app(False)
             self.assertEqual(app.ask("HELLO", app.hello_body(), fds).status, E["E_PROTOCOL"], fds)
             self.assert_closed(app)
@@ -406,7 +406,7 @@ class Hostile(DaemonTest):
         body = bytearray(app.hello_body())
         body[16:80] = b"n" * 64
         self.assertEqual(app.ask("HELLO", bytes(body), good).status, E["E_PROTOCOL"])
-        for fd in (kick, wrong):
+        for fd in (kick, wrong, event):
             os.close(fd)
         sock.close()
 

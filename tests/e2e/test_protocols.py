@@ -144,10 +144,17 @@ class Hostile(harness.TestCase):
         self.assertIn("segment: passed", done.out)
 
     def test_scribbling(self):
+        self.scribbling((1, 2, 3))
+
+    @harness.needs_root
+    def test_scribbling_at_a_server_without_proc(self):
+        self.scribbling((8, 9), self.scratch)
+
+    def scribbling(self, seeds, *root):
         daemon = self.daemon()
         env = {"BERTH_TEST_DAEMON": "" if harness.SANITIZER else str(daemon.pid)}
-        for seed in (1, 2, 3):
-            done = self.run_program(HOSTILE, seed, 4, env={k: v for k, v in env.items() if v}, seconds=60 * SLOW)
+        for seed in seeds:
+            done = self.run_program(HOSTILE, seed, 4, *root, env={k: v for k, v in env.items() if v}, seconds=60 * SLOW)
             self.assertEqual(done.code, 0, repr(done))
             self.assertIn("hostile: passed", done.out)
             self.assertIn("is reset", done.err)  # and it was said why

@@ -28,12 +28,10 @@ static void attach(void)
     C->segment_size = SEGMENT_MIN;
     C->tx_limit = C->rx_limit = 65536;
     C->cpus = 1;
-    int bell = -1, page = -1;
-    C->kick_fd = bell_create(&bell);
-    MUST(C->kick_fd >= 0 && family_create() == 0 && listeners_create() == 0);
+    int page = -1, came[2] = {dup(directory_fd), a_pipe()};
+    MUST(family_create() == 0 && listeners_create() == 0);
     MUST(worker_page_create(&page) == 0);
-    MUST(welcome(&w, dup(directory_fd)) == 0);
-    close(bell);
+    MUST(welcome(&w, came) == 0);
     close(page);
     C->attached = true;
 }

@@ -1,6 +1,6 @@
 /* hostile.c - a peer of the same user that breaks every rule it can, beside one that keeps them.
  *
- *   hostile [seed [seconds]]
+ *   hostile [seed [seconds [directory]]]     the server does chroot to that directory, where it has no /proc
  *
  * A server echoes; an honest client asks it all the time and checks each byte and how long it takes. Meanwhile one process after
  * the other attaches, connects and talks like anybody, by the library's own code, and then scribbles over what it may write:
@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,8 +23,12 @@
 
 #define SESSIONS 6
 
+static const char *root;
+
 static void serve(berth_listener l)
 {
+    if (root && chroot(root) != 0)
+        fail(0, "chroot");
     echo_serve(l, &(struct echo_rules){.hostile = 1, .wait = 30 * SEC});
 }
 
@@ -234,7 +239,28 @@ static void block_bell(uint64_t *r)
         (void)!write(C->routes->token_fd, &t, sizeof t);
 }
 
-#define KINDS 10
+/* Its own, by all it has of it: who wakes it is to be made to wait. */
+static void block_own_bell(void)
+{
+    static bool full;
+    char some[PAGE_BYTES] = {0};
+    uint32_t any = C->page->waiter[WAITER_ANY].arm | 1;
+    for (uint32_t i = 0; i < WAITERS_MAX; i++)
+        store_sc(&C->page->waiter[i].arm, (any += 2)); /* asleep: each news rings */
+    if (full)
+        return;
+    while (write(C->kick_fd, some, sizeof some) > 0 || write(C->kick_fd, some, 1) > 0)
+        ;
+    for (int fd = 3; fd < 4096; fd++) {
+        struct stat st, bell;
+        if (fstat(fd, &st) == 0 && fstat(C->kick_fd, &bell) == 0 && st.st_ino == bell.st_ino &&
+            st.st_dev == bell.st_dev)
+            (void)fcntl(fd, F_SETFL, 0);
+    }
+    full = true;
+}
+
+#define KINDS 11
 
 static void spoil(uint64_t *r, int kind)
 {
@@ -265,6 +291,10 @@ static void spoil(uint64_t *r, int kind)
         break;
     case 8:
         block_bell(r);
+        break;
+    case 9:
+        block_own_bell();
+        (void)usleep(100);
         break;
     default: { /* writes, and never reads, drains or gives back */
         uint8_t buf[3000] = {0};
@@ -315,6 +345,7 @@ int main(int argc, char **argv)
     signal(SIGPIPE, SIG_IGN);
     seed = argc > 1 ? strtoull(argv[1], NULL, 0) : 1;
     int seconds = argc > 2 ? atoi(argv[2]) : 5;
+    root = argc > 3 ? argv[3] : NULL;
     const char *daemon = getenv("BERTH_TEST_DAEMON");
     pid_t srv = far_side(serve);
     pid_t good = fork();

@@ -138,6 +138,9 @@ static void spoil(struct answer *a, int i)
     case 18:
         a->fds[0] = memfd_of(DIRECTORY_BYTES, ABI_MAGIC_DIR, ABI_VERSION + 1, true);
         break;
+    case 19:
+        a->nfds = 1;
+        break; /* no bell */
     default:
         a->len = 0;
         break; /* nothing at all */
@@ -146,7 +149,7 @@ static void spoil(struct answer *a, int i)
 
 static void spoiled_welcomes_are_errors(void **state)
 {
-    for (int i = 0; i <= 19; i++)
+    for (int i = 0; i <= 20; i++)
         attach_with(spoil, i, BERTH_E_LAST, -1, "spoiled WELCOME");
 }
 

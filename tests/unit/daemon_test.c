@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -445,6 +447,113 @@ static void a_child_holds_what_its_parent_held(void **state)
     fake_close(&b);
 }
 
+/* Fills a pipe by a description that it then makes block. */
+static void fill_and_block(int fd)
+{
+    static const char some[4096];
+    assert_true(fcntl(fd, F_GETFL) & O_NONBLOCK || fcntl(fd, F_SETFL, O_NONBLOCK) == 0);
+    while (write(fd, some, sizeof some) > 0)
+        ;
+    while (write(fd, some, 1) > 0)
+        ;
+    assert_int_equal(errno, EAGAIN);
+    assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
+}
+
+static void cannot_block(int fd, const char *what)
+{
+    check((fcntl(fd, F_GETFL) & (O_ACCMODE | O_NONBLOCK)) == (O_RDWR | O_NONBLOCK), "%s: flags %x", what,
+          (unsigned)fcntl(fd, F_GETFL));
+    alarm(20);
+    check(write(fd, "", 1) == -1 && errno == EAGAIN, "%s is not the pipe that was filled", what);
+    alarm(0);
+}
+
+/* Whatever others that hold a pipe do to the description that they have of it, who rings it is not made to wait. */
+static void nobody_shares_a_description(void **state)
+{
+    struct pair p;
+    struct fake_app second, owner, other;
+    introduce(&p, 6300);
+    fill_and_block(p.client.in_fds[0]); /* the connector's, of the listener's queue */
+    outbox_handle box;
+    fake_attach(&second, &the_daemon, "second");
+    expect(0, fake_introduce(&second, p.listener, 1, p.server.app, &box));
+    cannot_block(second.in_fds[0], "the queue, as a second connector gets it");
+    fake_close(&second);
+
+    expect(0, get(&p.server, CTL_GET_OUTBOX, p.outbox, 0));
+    fill_and_block(p.client.kick); /* the owner's, given by HELLO */
+    cannot_block(p.server.in_fds[2], "a peer's bell, as it was given before");
+    expect(0, get(&p.server, CTL_GET_OUTBOX, p.outbox, 0));
+    cannot_block(p.server.in_fds[2], "a peer's bell");
+    assert_int_equal(fcntl(p.server.in_fds[2], F_SETFL, 0), 0);
+    expect(0, get(&p.server, CTL_GET_OUTBOX, p.outbox, 0));
+    cannot_block(p.server.in_fds[2], "a peer's bell, as it is given again");
+    pair_close(&p);
+
+    struct ctl_hello m;
+    fake_connect(&owner, &the_daemon);
+    fake_hello_fill(&m, "owner", NULL, NULL, CTL_SCOPE_LOCAL);
+    owner.kick = a_bell();
+    fake_connect(&other, &the_daemon);
+    other.kick = fcntl(owner.kick, F_DUPFD_CLOEXEC, 0); /* two workers that give one and the same */
+    expect(0, fake_hello(&owner, &m));
+    fill_and_block(owner.kick);
+    cannot_block(owner.in_fds[1], "one's own bell");
+    assert_int_equal(fcntl(owner.in_fds[1], F_SETFL, 0), 0);
+    expect(0, fake_hello(&other, &m));
+    cannot_block(other.in_fds[1], "a bell that another has, too");
+    fake_close(&owner);
+    fake_close(&other);
+}
+
+/* The daemon's table is full to the last place, and still it introduces those whom it knows. */
+static void introductions_in_a_full_table(void **state)
+{
+    struct pair p;
+    int more[64];
+    uint32_t n = 0;
+    introduce(&p, 6500);
+    struct rlimit was, full = {0};
+    assert_int_equal(prlimit(the_daemon.pid, RLIMIT_NOFILE, NULL, &was), 0);
+    full = (struct rlimit){(rlim_t)daemon_descriptors(&the_daemon) + 8, was.rlim_max};
+    assert_int_equal(prlimit(the_daemon.pid, RLIMIT_NOFILE, &full, NULL), 0);
+    int before = -1;
+    for (; n < 64 && daemon_descriptors(&the_daemon) != before; n++) {
+        before = daemon_descriptors(&the_daemon);
+        more[n] = ctl_connect(the_daemon.dir);
+        assert_true(more[n] >= 0);
+        usleep(30000);
+    }
+    assert_true(n < 64);
+    for (int i = 0; i < 5; i++) {
+        expect(0, get(&p.server, CTL_GET_OUTBOX, p.outbox, 0));
+        assert_int_equal(p.server.in_nfds, 3);
+    }
+    struct ctl_introduce again = {.listener = p.listener, .outbox = p.outbox};
+    expect(0, fake_request(&p.client, CTL_INTRODUCE, &again, sizeof again, NULL, 0));
+    assert_int_equal(p.client.in_nfds, 1);
+    assert_int_equal(prlimit(the_daemon.pid, RLIMIT_NOFILE, &was, NULL), 0);
+    while (n > 0)
+        close(more[--n]);
+    pair_close(&p);
+}
+
+/* Of a pipe that the daemon cannot open nobody else hears; that of the asker is no rule broken. (A daemon of root's opens all.) */
+static void a_pipe_that_cannot_be_opened(void **state)
+{
+    struct pair p;
+    if (geteuid() == 0)
+        skip();
+    introduce(&p, 6400);
+    assert_int_equal(fchmod(p.client.kick, 0), 0);
+    expect(BERTH_E_PERMISSION, get(&p.server, CTL_GET_OUTBOX, p.outbox, 0));
+    expect(0, fake_status(&p.server));
+    expect(0, fake_status(&p.client));
+    pair_close(&p);
+}
+
 static void a_lease_is_for_oneself(void **state)
 {
     pid_t pid = fork(); /* whose end is that of the lease, too */
@@ -519,6 +628,9 @@ int main(void)
         cmocka_unit_test(introduction),
         cmocka_unit_test(outboxes_go_to_whom_they_face),
         cmocka_unit_test(a_segment_is_waited_for),
+        cmocka_unit_test(nobody_shares_a_description),
+        cmocka_unit_test(introductions_in_a_full_table),
+        cmocka_unit_test(a_pipe_that_cannot_be_opened),
         cmocka_unit_test(parked_questions_are_bounded),
         cmocka_unit_test(the_dead_are_announced),
         cmocka_unit_test(announce_reaches_the_peer),

@@ -257,7 +257,7 @@ void fake_attach(struct fake_app *a, const struct test_daemon *d, const char *na
     int rc = fake_hello(a, &m);
     check(rc == 0, "attach of '%s': %s", name, berth_strerror(rc));
     assert_true(a->worker != 0 && a->app != 0);
-    assert_int_equal(a->in_nfds, 1); /* the directory */
+    assert_int_equal(a->in_nfds, 2); /* the directory, its bell */
 }
 
 int fake_status(struct fake_app *a)

@@ -290,6 +290,7 @@ static void foreign_descriptors_in_hello(void **state)
     hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_DIR, ABI_VERSION), "a worker page with another's magic");
     hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_PAGE, ABI_VERSION + 1), "a worker page of another version");
     hello_with(2, a_descriptor(0), "/dev/null as bell");
+    hello_with(2, a_descriptor(1), "an eventfd as bell");
     hello_with(2, a_descriptor(4), "a memfd as bell");
     hello_with(2, a_descriptor(5), "a file as bell");
     int p[2];
