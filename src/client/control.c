@@ -695,6 +695,7 @@ void client_reset(void)
     pushes_forget();
     lost_forget();
     client_fds_release();
+    eps_close();
     own_fd_close(C->ctl);
     own_fd_close(C->kick_fd);
     crowd_forget();

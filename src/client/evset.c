@@ -218,7 +218,7 @@ static int unshare_kernel_set(struct evset *set)
         struct epoll_event ev;
         unsigned long long data;
         if (sscanf(line, "tfd: %d events: %x data: %llx", &fd, &ev.events, &data) != 3 ||
-            data - C->tag < TAG_LISTENER0)
+            data - load_relaxed(&C->tag) < TAG_LISTENER0)
             continue;
         ev.data.u64 = data;
         (void)sys_epoll_ctl((int)ep, EPOLL_CTL_ADD, fd, &ev);
@@ -233,6 +233,16 @@ static int unshare_kernel_set(struct evset *set)
     return err < 0 ? BERTH_E_NO_MEMORY : 0;
 }
 
+/* One for all sets, whichever threads make the first ones at once. */
+static uint64_t tag_of_process(const struct evset *set)
+{
+    uint64_t is = load_relaxed(&C->tag);
+    uint64_t tag = ((uint64_t)clock_now() * 0x9e3779b97f4a7c15ull ^ (uintptr_t)set) & ~0xffffull;
+    if (!is && compare_exchange_sc(&C->tag, &is, tag))
+        is = tag;
+    return is;
+}
+
 /* Puts our descriptors into the set's epoll descriptor; in a forked child anew, since it has others. */
 static int wire(struct evset *set)
 {
@@ -244,14 +254,13 @@ static int wire(struct evset *set)
         return 0;
     if (set->wired && (unready = unshare_kernel_set(set)) != 0)
         return unready;
-    if (!C->tag)
-        C->tag = ((uint64_t)clock_now() * 0x9e3779b97f4a7c15ull ^ (uintptr_t)set) & ~0xffffull;
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = C->tag + TAG_KICK};
+    uint64_t tag = tag_of_process(set);
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = tag + TAG_KICK};
     long err = sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, C->kick_fd, &ev);
     if (err < 0 && err != -EEXIST)
         return BERTH_E_NO_MEMORY;
-    kicks_watch(set->epfd, C->tag + TAG_KICK);
-    ev = (struct epoll_event){.events = EPOLLIN, .data.u64 = C->tag + TAG_CONTROL};
+    kicks_watch(set->epfd, tag + TAG_KICK);
+    ev = (struct epoll_event){.events = EPOLLIN, .data.u64 = tag + TAG_CONTROL};
     (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, C->ctl, &ev);
     plock_take(&C->watch_lock);
     set->waiter = WAITER_ANY;
@@ -333,7 +342,7 @@ static void pipe_into_kernel(const struct watch *w, const struct listener *l, in
 {
     uint32_t mask = EPOLLIN | EPOLLET | (op == EPOLL_CTL_ADD ? EPOLLEXCLUSIVE : 0);
     struct epoll_event ev = {.events = w->events & mask,
-                             .data.u64 = C->tag + TAG_LISTENER0 + (uint32_t)(w->handle & 0xffff)};
+                             .data.u64 = load_relaxed(&C->tag) + TAG_LISTENER0 + (uint32_t)(w->handle & 0xffff)};
     (void)sys_epoll_ctl(w->set->epfd, op, l->pipe_rd, &ev);
 }
 
@@ -543,7 +552,8 @@ static int kernel_wait(struct evset *set, struct epoll_event *out, int max, int6
         return (int)got;
     int n = 0;
     for (long i = 0; i < got; i++) {
-        uint64_t tag = ev[i].data.u64 - C->tag; /* NOLINT(clang-analyzer-*): filled by a raw system call */
+        uint64_t tag =
+            ev[i].data.u64 - load_relaxed(&C->tag); /* NOLINT(clang-analyzer-*): filled by a raw system call */
         if (tag == TAG_KICK) {
             *kicked = true;
         } else if (tag == TAG_CONTROL) {
@@ -563,7 +573,7 @@ int evset_filter(struct evset *set, struct epoll_event *events, int n)
 {
     int stay = 0;
     for (int i = 0; i < n && set->wired; i++) {
-        if (events[i].data.u64 - C->tag >= TAG_LISTENER0 + LISTENERS_MAX)
+        if (events[i].data.u64 - load_relaxed(&C->tag) >= TAG_LISTENER0 + LISTENERS_MAX)
             events[stay++] = events[i];
     }
     return set->wired ? stay : n;

@@ -77,7 +77,7 @@ static void repair_sending(struct session *s, struct slot *slot)
     s->tail = count_offset(load_acquire(&slot->tail));
     s->write_span = 0;
     s->tx_rec = s->left_first = s->left_last = NONE;
-    s->tx_size = 0;
+    store_relaxed(&s->tx_size, 0);
     for (uint32_t i = 0, n = load_acquire(&f->rings); i < n; i++) {
         struct ring_rec *ring = &f->ring[i];
         if (ring->owner != session_index(s) + 1 || ring->outbox != s->own_outbox || !ring->word)
@@ -85,7 +85,7 @@ static void repair_sending(struct session *s, struct slot *slot)
         if (ring->word == word) {
             ring->left = 0;
             s->tx_rec = i;
-            s->tx_size = 1ull << ring_log2(word);
+            store_relaxed(&s->tx_size, 1ull << ring_log2(word));
             continue;
         }
         ring->left = 1;
@@ -263,7 +263,8 @@ uint32_t ring_rec_alloc(void)
         rec = f->ring_free - 1;
         f->ring_free = f->ring[rec].next;
     } else if (f->rings < RINGS_MAX) {
-        rec = f->rings++;
+        rec = f->rings;
+        store_release(&f->rings, rec + 1); /* who sweeps looks without the lock */
     }
     family_lock_drop(&f->lock);
     return rec;

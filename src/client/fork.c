@@ -284,6 +284,7 @@ static void after_fork_child(void)
     control_forget();
     ports_forget();
     routes_forget();
+    eps_close();
     sessions_inherit();
     child_end = -1;
     child_member = NONE;

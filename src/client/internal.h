@@ -178,7 +178,9 @@ void notify_space(struct session *s, struct session_cache *c, uint64_t old_offse
 int64_t spin_budget(const struct session_cache *c);
 uint32_t cpu_here(void); /* plus one */
 /* An epoll descriptor of the calling thread with the worker's kick and the control socket in it. */
-int thread_ep(void);
+int ep_take(void); /* an epoll set on which the worker is kicked, until ep_give */
+void ep_give(int ep);
+void eps_close(void);
 void waiter_any_asleep(void);       /* moves WAITER_ANY's word on, so that the next event kicks */
 int64_t wait_cap(int64_t deadline); /* how long a sleep may last at most, ns, -1 for ever: see sessions_confirm */
 struct timespec *timespec_of(int64_t ns, struct timespec *ts); /* NULL for -1 */

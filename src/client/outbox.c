@@ -290,7 +290,9 @@ static void outbox_sweep(struct own_box *box)
             stream_release_ring(s, session_cache_of(s));
         half_unlock(&s->tx_lock);
     }
+    family_lock_acquire(&r->lock, C->member);
     r->swept_rings = r->rings_live;
+    family_lock_drop(&r->lock);
 }
 
 #define GROW_MIN (SEGMENT_MIN / 4)

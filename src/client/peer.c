@@ -174,14 +174,14 @@ static bool faced_twice(const struct peer_box *box)
     return false;
 }
 
-static void unmap_box(struct peer_box *box)
+static void unmap_box(struct peer_box *box, bool all)
 {
     struct peer_worker *w = box->worker;
     plock_take(&C->boxes_lock);
     bool shared = faced_twice(box);
     uint32_t refs = --w->refs;
     plock_release(&C->boxes_lock);
-    if (refs == 0 && load_relaxed(&w->dead)) {
+    if (refs == 0 && (all || load_relaxed(&w->dead))) {
         for (struct peer_worker **p = &C->workers; *p; p = &(*p)->next) {
             if (*p == w) {
                 *p = w->next;
@@ -298,7 +298,7 @@ void peers_collect(bool all)
             continue;
         }
         store_relaxed(p, b->next);
-        unmap_box(b);
+        unmap_box(b, all);
     }
     while (all && C->outboxes)
         outbox_bury(C->outboxes);

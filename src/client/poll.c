@@ -235,11 +235,12 @@ int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int 
         if (l)
             w.fds[w.count++] = (struct pollfd){.fd = l->pipe_rd, .events = POLLIN};
     }
-    int tep = thread_ep();
-    int result = tep;
-    if (tep >= 0) {
-        w.fds[w.count++] = (struct pollfd){.fd = tep, .events = POLLIN};
+    int ep = ep_take();
+    int result = ep;
+    if (ep >= 0) {
+        w.fds[w.count++] = (struct pollfd){.fd = ep, .events = POLLIN};
         result = wait_loop(&w, items, n, kfds, timeout_ns, mask);
+        ep_give(ep);
     }
     if (w.fds != stack)
         memory_put(w.fds, 0);

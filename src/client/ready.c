@@ -49,7 +49,7 @@ bool stream_writable(struct session *s, struct session_cache *c)
     if (state == SESSION_QUEUED)
         return false;
     uint64_t size = load_relaxed(&s->tx_size);
-    if (size < s->tx_limit)
+    if (size < load_relaxed(&s->tx_limit))
         return true; /* none yet, or it can grow */
     uint64_t head = load_relaxed(&s->head_seen);
     if (load_acquire(&c->peer)) {

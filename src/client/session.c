@@ -149,8 +149,8 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     store_relaxed(&s->peer_slot, slot_index);
     s->peer_generation = load_relaxed(&p->generation);
     uint64_t limit = load_relaxed(&theirs->rx_limit);
-    if (limit >= 4096 && limit < s->tx_limit)
-        s->tx_limit = limit;
+    if (limit >= 4096 && limit < load_relaxed(&s->tx_limit))
+        store_relaxed(&s->tx_limit, limit);
     outbox_info(own, s->own_slot)->peer_outbox = box->handle;
     fetch_add_sc(&box->sessions, 1);
     store_relaxed(&c->box, box);
@@ -305,8 +305,8 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     s->local.proto = s->remote.proto = PROTO_TCP;
     s->local.family = s->remote.family = load_relaxed(&info->addr_kind) == 6 ? 6 : 4;
     uint64_t limit = load_relaxed(&info->rx_limit);
-    if (limit >= 4096 && limit < s->tx_limit)
-        s->tx_limit = limit;
+    if (limit >= 4096 && limit < load_relaxed(&s->tx_limit))
+        store_relaxed(&s->tx_limit, limit);
     store_relaxed(&s->listener, listener);
     store_relaxed(&s->app, box->worker->app);
     store_relaxed(&s->offer_seq, t->offer_seq);
@@ -327,11 +327,12 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
         fetch_or_sc(&s->flags, SF_DEAD);
     } else {
         channel_event(s, c);
-        if (!box->announced) {
+        if (!load_relaxed(&box->announced)) { /* by two at once: the daemon minds it no more than we do */
             struct ctl_outbox msg = {.h = {.type = CTL_ANNOUNCE, .len = sizeof msg},
                                      .outbox = outbox_rec_of(own)->handle,
                                      .worker = box->worker->id};
-            box->announced = control_send(&msg, NULL, 0) == 0;
+            if (control_send(&msg, NULL, 0) == 0)
+                store_relaxed(&box->announced, true);
         }
     }
     plock_take(&C->zombie_lock);
@@ -614,7 +615,7 @@ void session_dispose(struct session *s)
     struct session_cache *c = session_cache_of(s);
     struct own_box *own = outbox_by_index(s->own_outbox);
     family_lock_acquire(&s->tx_lock, C->member);
-    s->head_seen = s->tail; /* whatever is unread stays so */
+    store_relaxed(&s->head_seen, s->tail); /* whatever is unread stays so */
     for (; s->left_first != NONE;) {
         uint32_t rec = s->left_first;
         s->left_first = C->family->ring[rec].next;
@@ -785,8 +786,8 @@ int client_set_fifo_limit(session_handle h, uint64_t rx, uint64_t tx)
     if ((rx && (rx < 4096 || rx > 1ull << RING_MAX_LOG2)) || (tx && (tx < 4096 || tx > 1ull << RING_MAX_LOG2)))
         return BERTH_E_INVALID;
     if (tx)
-        s->tx_limit = tx;
+        store_relaxed(&s->tx_limit, tx);
     if (rx)
-        outbox_info(outbox_by_index(s->own_outbox), s->own_slot)->rx_limit = (uint32_t)rx;
+        store_relaxed(&outbox_info(outbox_by_index(s->own_outbox), s->own_slot)->rx_limit, (uint32_t)rx);
     return 0;
 }

@@ -389,13 +389,13 @@ void stream_release_ring(struct session *s, struct session_cache *c)
     if (s->tx_rec == NONE || s->write_span)
         return;
     if (load_acquire(&c->peer))
-        s->head_seen = count_offset(slot_head(c->peer));
+        store_relaxed(&s->head_seen, count_offset(slot_head(c->peer)));
     if (s->head_seen != s->tail)
         return;
     reclaim_left(s);
     uint32_t rec = s->tx_rec;
     s->tx_rec = NONE;
-    s->tx_size = 0;
+    store_relaxed(&s->tx_size, 0);
     c->tx_ring = NULL;
     slot_set_ring(c->own, 0);
     outbox_ring_free(outbox_by_index(s->own_outbox), rec);
@@ -437,7 +437,7 @@ static int swap_ring(struct session *s, struct session_cache *c, uint64_t size)
         store_release(&left->left, 1);
     }
     s->tx_rec = rec;
-    s->tx_size = new_size;
+    store_relaxed(&s->tx_size, new_size);
     c->tx_ring = to;
     slot_set_ring(c->own, ring->word); /* release: the copied bytes are there */
     if (old != NONE) {
@@ -458,7 +458,7 @@ static bool reader_moves(struct session *s, struct session_cache *c, int64_t pat
     while (clock_now() < end) {
         uint64_t head = count_offset(slot_head(c->peer));
         if (head != s->head_seen && head <= s->tail && head > s->head_seen) {
-            s->head_seen = head;
+            store_relaxed(&s->head_seen, head);
             return true;
         }
         cpu_relax();
@@ -486,7 +486,7 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             session_break(s, BERTH_E_PROTOCOL, "its head makes no sense");
             return BERTH_E_RESET;
         }
-        s->head_seen = head;
+        store_relaxed(&s->head_seen, head);
     } else if (load_relaxed(&s->state) == SESSION_QUEUED) {
         return BERTH_E_WOULD_BLOCK;
     }
@@ -514,11 +514,12 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
         if (room >= want)
             return (ssize_t)room;
     }
-    if (s->tx_size < s->tx_limit && (s->tx_size < STEADY || (!room && !reader_moves(s, c, PATIENCE_NS)))) {
+    uint64_t limit = load_relaxed(&s->tx_limit);
+    if (s->tx_size < limit && (s->tx_size < STEADY || (!room && !reader_moves(s, c, PATIENCE_NS)))) {
         uint64_t size = s->tx_size ? s->tx_size * 4 : 1u << RING_MIN_LOG2;
-        while (size < unread + want && size < s->tx_limit && size < STEADY)
+        while (size < unread + want && size < limit && size < STEADY)
             size *= 4;
-        while (size > s->tx_limit && size > 1u << RING_MIN_LOG2)
+        while (size > limit && size > 1u << RING_MIN_LOG2)
             size /= 4;
         if (size > s->tx_size && swap_ring(s, c, size) != 0 && !s->tx_size)
             return BERTH_E_NO_MEMORY;

@@ -94,25 +94,61 @@ int64_t wait_cap(int64_t deadline)
 
 /* ---- sleeping on the kick --------------------------------------------------------------------------------- */
 
-static __thread int tls_ep = -1;
-static __thread int32_t tls_ep_pid;
+/* Each sleeper needs an epoll set of its own while it sleeps. Threads end without a word, so the sets are the process's:
+ * who is done leaves his for the next. An entry is 0 or the descriptor + 1, with EP_USED while somebody has it. */
+#define EPS_KEPT 64u
+#define EP_USED (1u << 31)
 
-int thread_ep(void)
+static uint32_t eps[EPS_KEPT];
+
+static int ep_make(void)
 {
-    int32_t pid = C->family->member[C->member].pid;
-    if (tls_ep >= 0 && tls_ep_pid == pid)
-        return tls_ep;
-    own_fd_close(tls_ep); /* the parent's */
-    tls_ep = own_epoll();
-    if (tls_ep < 0)
+    int ep = own_epoll();
+    if (ep < 0)
         return BERTH_E_NO_MEMORY;
-    tls_ep_pid = pid;
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u32 = 0};
-    (void)sys_epoll_ctl(tls_ep, EPOLL_CTL_ADD, C->kick_fd, &ev);
-    kicks_watch(tls_ep, 0);
+    (void)sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->kick_fd, &ev);
+    kicks_watch(ep, 0);
     ev.events = EPOLLIN;
-    (void)sys_epoll_ctl(tls_ep, EPOLL_CTL_ADD, C->ctl, &ev);
-    return tls_ep;
+    (void)sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->ctl, &ev);
+    return ep;
+}
+
+int ep_take(void)
+{
+    for (uint32_t i = 0; i < EPS_KEPT; i++) {
+        uint32_t is = load_relaxed(&eps[i]);
+        if (is && !(is & EP_USED) && compare_exchange_sc(&eps[i], &is, is | EP_USED))
+            return (int)(is - 1);
+    }
+    int ep = ep_make();
+    for (uint32_t i = 0; ep >= 0 && i < EPS_KEPT; i++) {
+        uint32_t none = 0;
+        if (!load_relaxed(&eps[i]) && compare_exchange_sc(&eps[i], &none, ((uint32_t)ep + 1) | EP_USED))
+            break;
+    }
+    return ep;
+}
+
+void ep_give(int ep)
+{
+    for (uint32_t i = 0; i < EPS_KEPT; i++) {
+        if (load_relaxed(&eps[i]) == (((uint32_t)ep + 1) | EP_USED)) {
+            store_release(&eps[i], (uint32_t)ep + 1);
+            return;
+        }
+    }
+    own_fd_close(ep);
+}
+
+/* When nobody sleeps: at the end, and in a forked child, where they are the parent's. */
+void eps_close(void)
+{
+    for (uint32_t i = 0; i < EPS_KEPT; i++) {
+        uint32_t is = exchange_sc(&eps[i], 0u);
+        if (is)
+            own_fd_close((int)((is & ~EP_USED) - 1));
+    }
 }
 
 void waiter_any_asleep(void)

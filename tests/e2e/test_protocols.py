@@ -14,6 +14,7 @@ import harness
 
 PROTOCOLS = os.path.join(harness.BUILD, "tests", "stress", "protocols")
 STRESS = os.path.join(harness.BUILD, "tests", "stress", "stress")
+SOAK = os.path.join(harness.BUILD, "tests", "stress", "soak")
 HOSTILE = os.path.join(harness.BUILD, "tests", "stress", "hostile")
 PYTHON = "/usr/bin/python3"
 SLOW = 4 if harness.SANITIZER else 1
@@ -181,6 +182,40 @@ class Stress(harness.TestCase):
         self.stress(1)
 
 
+class Soak(harness.TestCase):
+    """Everything at once for a while, then nothing is left; see tests/stress/soak.c."""
+
+    limit = 180
+    seconds = 8 if harness.SANITIZER else 30
+
+    def soak(self, *args):
+        soak = self.start(SOAK, *args, stdin=-1)
+        self.wait_until(lambda: "quiet" in soak.out or not soak.running(), f"the end of the soak\n{soak!r}", 120)
+        return soak
+
+    def test_all_at_once(self):
+        self.daemon()
+        seed = int(time.time()) % 100_000  # it is said, and a longer run is another one anyway
+        soak = self.soak(self.seconds, seed)
+        self.assertTrue(soak.running(), f"seed {seed}: {soak!r}")
+        self.wait_until(lambda: not self.show("sessions"), "the last sessions to go")
+        # three of them, each with an outbox for each of the three
+        self.wait_until(lambda: sum(s["bytes"] for s in self.show("segments")) <= 9 * 4 << 20,
+                        "memory that nobody uses to be given back")
+        soak.process.stdin.write(b"detach\n")
+        soak.process.stdin.close()
+        self.assertEqual(soak.wait(60), 0, f"seed {seed}: {soak!r}")
+        self.assertIn("soak: passed", soak.out)
+        for what in ("workers", "segments", "listeners", "apps"):
+            self.wait_until(lambda: not self.show(what), f"the last {what} to go")
+
+    def test_it_can_fail(self):
+        self.daemon()
+        soak = self.soak(5, 1, "break")
+        self.assertEqual(soak.wait(30), 1, repr(soak))
+        self.assertRegex(soak.err, r"byte \d+ of \d+ is \d+, not \d+")
+
+
 ONE_THREAD = """
 import socket, sys
 l = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=16)
@@ -255,6 +290,24 @@ def serve(s):
     s.close()
 while True:
     threading.Thread(target=serve, args=(l.accept()[0],), daemon=True).start()
+"""
+
+THREADS_THAT_POLL = """
+import os, select, socket, sys, threading
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+c = socket.create_connection(l.getsockname()); s = l.accept()[0]
+def once():
+    p = select.poll(); p.register(s, select.POLLIN); assert not p.poll(5)
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+def run(n):
+    for i in range(n):
+        t = threading.Thread(target=once); t.start(); t.join()
+run(3)
+before = descriptors()
+run(40)
+assert descriptors() == before, (before, descriptors())
+print("good")
 """
 
 # Parent and child in turn, then one writes while the other reads, by blocking calls, poll and epoll; then the parent leaves.
@@ -359,6 +412,10 @@ class BySockets(harness.TestCase):
         self.good(self.start_under(PYTHON, "-c", EIGHT_CLIENTS, port))
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+    def test_threads_that_wait_and_end_leave_no_descriptor(self):
+        self.daemon()
+        self.good(self.start_under(PYTHON, "-c", THREADS_THAT_POLL, self.free_port()))
 
     def test_a_child_closes_an_epoll_set(self):
         self.daemon()
