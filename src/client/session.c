@@ -416,6 +416,19 @@ static int no_session(session_handle h)
                                                                                    : BERTH_E_BAD_HANDLE;
 }
 
+/* Whoever holds it and sleeps for a half that is over: threads of ours on the peer's words, event waits, other processes. */
+static void own_sleepers_wake(struct session *s, struct session_cache *c, int how)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    if (peer && how & BERTH_SHUT_RD)
+        (void)sys_futex_wake(slot_tail_futex(peer), (long)INT_MAX);
+    if (peer && how & BERTH_SHUT_WR)
+        (void)sys_futex_wake(slot_head_futex(peer), (long)INT_MAX);
+    watches_ready(c);
+    if (load_relaxed(&s->flags) & SF_SHARED)
+        shared_kick(s);
+}
+
 int client_shutdown(session_handle h, int how)
 {
     struct session *s = session_get(h);
@@ -436,11 +449,8 @@ int client_shutdown(session_handle h, int how)
         end_halves(s, c, BERTH_SHUT_WR, false);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
-    if (!err) {
-        if (how & BERTH_SHUT_RD && c->peer)
-            (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX); /* our own readers */
-        watches_ready(c);
-    }
+    if (!err)
+        own_sleepers_wake(s, c, how);
     return err;
 }
 

@@ -172,6 +172,17 @@ class Family(harness.TestCase):
         self.assertEqual(self.server.err.count("processes of this family are alive"), 1, repr(self.server))
         self.assertEqual(self.server.err.count("\n"), 1, repr(self.server))
 
+    def test_shutdown_by_one_who_holds_it_is_everyones(self):
+        script = os.path.join(harness.TOP, "tests", "e2e", "shutdowns.py")
+        self.daemon()
+        kernel = self.start(PYTHON, script, self.free_port())
+        berth = self.start_under(PYTHON, script, self.free_port())
+        self.wait_until(lambda: self.show("sessions") or not berth.running(), "a session, else the kernel carries them")
+        self.assertEqual((berth.wait(60), kernel.wait(60)), (0, 0), f"{berth!r}\n{kernel!r}")
+        self.assertIn("done", kernel.out)
+        self.assertNotIn("late", kernel.out)
+        self.assertEqual(berth.out, kernel.out)
+
     def test_child_ends_while_the_family_sleeps(self):
         for how in ("_exit", "exit", "quick_exit", "_Exit", "thread"):
             self.serve(ENDS, how)
