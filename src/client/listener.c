@@ -159,23 +159,23 @@ static struct peer_box *fetch_outbox(outbox_handle handle, int *err)
 
 static void set_aside(struct listener *l, const struct token *t, bool ask)
 {
-    uint32_t n = 0, number = 0;
+    uint32_t number = 0;
     plock_take(&C->lock);
     struct pending_token **p = &l->pending;
     for (; *p; p = &(*p)->next) {
-        n++;
         if ((*p)->token.outbox == t->outbox)
             number = (*p)->ask;
     }
-    struct pending_token *new = n < PENDING_MAX ? memory_get(sizeof *new) : NULL;
+    struct pending_token *new = memory_get(sizeof *new);
     if (new) {
+        l->pending_count++;
         new->token = *t;
         new->ask = number || !ask ? number : ask_outbox(t->outbox);
         store_release(p, new);
     }
     plock_release(&C->lock);
     if (!new)
-        log_warn("listener %u: an offer is dropped, %u wait for their outbox", l->id, n);
+        log_warn("listener %u: an offer is dropped: out of memory", l->id);
 }
 
 /* Of an outbox that is not to be had nobody waits for the session any more. */
@@ -191,6 +191,7 @@ void listener_answered(int status, uint32_t ask)
                 continue;
             }
             store_relaxed(p, this->next);
+            l->pending_count--;
             memory_put(this, sizeof *this);
         }
     }
@@ -223,6 +224,7 @@ static bool take_pending(struct listener *l, struct token *t)
         if (peer_box_find(this->token.outbox)) {
             *t = this->token;
             store_relaxed(p, this->next);
+            l->pending_count--;
             memory_put(this, sizeof *this);
             found = true;
             break;
@@ -230,6 +232,14 @@ static bool take_pending(struct listener *l, struct token *t)
     }
     plock_release(&C->lock);
     return found;
+}
+
+/* For want of something that the program may have soon: the offer stands, as a connection does that accept cannot take. */
+static int put_back(struct listener *l, const struct token *t, int err)
+{
+    set_aside(l, t, false);
+    listener_ready(l);
+    return err;
 }
 
 static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, session_handle *out)
@@ -244,7 +254,9 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
     for (;;) {
         struct token t = {0};
         if (!take_pending(l, &t)) {
-            long n = sys_read(l->pipe_rd, &t, (long)sizeof t);
+            long n = -EAGAIN;
+            if (load_relaxed(&l->pending_count) < PENDING_MAX) /* else they are as well off in the pipe */
+                n = sys_read(l->pipe_rd, &t, (long)sizeof t);
             if (n != (long)sizeof t) {
                 if (n > 0)
                     log_warn("listener %u: %ld stray bytes in its queue", l->id, n);
@@ -268,16 +280,17 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
             set_aside(l, &t, true);
             continue;
         }
-        if (may && !may(arg)) {
-            set_aside(l, &t, false);
-            listener_ready(l);
-            return BERTH_E_LIMIT;
-        }
+        if (may && !may(arg))
+            return put_back(l, &t, BERTH_E_LIMIT);
         err = session_accept(box, &t, l->id, out);
         if (err == BERTH_E_IN_PROGRESS) /* its outbox was given up at this very moment: ask for it once more */
             set_aside(l, &t, true);
+        else if (err == 0)
+            return 0;
+        else if (err == BERTH_E_DAEMON_GONE) /* nobody else could tell the connector who has accepted */
+            log_warn("listener %u: an offer is dropped, the daemon is gone", l->id);
         else if (err != BERTH_E_REFUSED)
-            return err;
+            return put_back(l, &t, err);
     }
 }
 

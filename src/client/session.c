@@ -262,7 +262,35 @@ void sessions_confirm(void)
 
 /* ---- accept -------------------------------------------------------------------------------------------------- */
 
-/* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; or a reason not to go on. */
+/* Ours that faces the connector's app: it is made, and the daemon told, at the first offer from there. */
+static struct own_box *answering_outbox(struct peer_box *box, int *err)
+{
+    int fd = -1;
+    plock_take(&C->lock);
+    *err = 0;
+    struct own_box *own = box->own ? box->own : outbox_find(box->worker->app);
+    if (!own) {
+        if ((own = outbox_create(box->worker->app, &fd))) {
+            struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
+                                     .outbox = outbox_rec_of(own)->handle,
+                                     .facing_app = box->worker->app};
+            *err = control_send(&msg, &fd, 1);
+            (void)sys_close(fd);
+        } else {
+            *err = BERTH_E_NO_MEMORY;
+        }
+    }
+    if (*err && own) {
+        outbox_bury(own); /* nobody knows it */
+        own = NULL;
+    }
+    box->own = own;
+    plock_release(&C->lock);
+    return own;
+}
+
+/* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; or a reason not to go on, and then it
+ * still stands. */
 static int accept_offer(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
 {
     const struct slot *p = peer_slot_wait(box, t->slot) ? peer_slot(box, t->slot) : NULL;
@@ -274,22 +302,10 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
         load_acquire(&p->peer) != 0 || load_relaxed(&info->offer_seq) != t->offer_seq ||
         load_relaxed(&info->listener) != listener)
         return BERTH_E_REFUSED;
-    plock_take(&C->lock);
-    int err = 0, fd = -1;
-    if (!box->own && !(box->own = outbox_find(box->worker->app))) {
-        box->own = outbox_create(box->worker->app, &fd);
-        if (box->own) {
-            struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
-                                     .outbox = outbox_rec_of(box->own)->handle,
-                                     .facing_app = box->worker->app};
-            err = control_send(&msg, &fd, 1);
-            (void)sys_close(fd);
-        }
-    }
-    struct own_box *own = box->own;
-    plock_release(&C->lock);
-    if (!own || err)
-        return err ? err : BERTH_E_NO_MEMORY;
+    int err;
+    struct own_box *own = answering_outbox(box, &err);
+    if (!own)
+        return err;
     struct session *s = session_alloc();
     if (!s)
         return BERTH_E_LIMIT;

@@ -312,7 +312,8 @@ struct listener {
     int wait_ep_kernel;
     uint32_t backlog;
     endpoint at;
-    struct pending_token *pending; /* taken, but the outbox is not here yet */
+    struct pending_token *pending; /* taken, but the outbox is not here yet, or not what an answer needs */
+    uint32_t pending_count;
     struct watch *watches;
 };
 

@@ -1,6 +1,7 @@
 """Programs whose table of descriptors is full when they meet: nothing is silent, and all works when there is room again."""
 
 import os
+import signal
 
 import harness
 
@@ -98,9 +99,54 @@ for i in range(int(sys.argv[1])):
 print("served", flush=True)
 """
 
+# accepts as many as it is told to out of the reserve, then what comes from elsewhere: whatever it is that finds no descriptor,
+# the connection stays in the queue
+TIGHT_SERVER = COMMON + """
+small_table()
+first, all = int(sys.argv[1]), int(sys.argv[1]) + 6
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+l = socket.create_server(("127.0.0.1", 0), backlog=64)
+print(l.getsockname()[1], flush=True)
+taken = fill()
+l.settimeout(0.1)
+end = time.monotonic() + 20
+held = []
+refused = 0
+while len(held) < all and refused < 8:
+    assert time.monotonic() < end, f"{len(held)} accepted, {refused} refused"
+    try:
+        held.append(l.accept()[0])
+        if len(held) == first:
+            print("more", flush=True)
+            signal.sigwait([signal.SIGUSR1])
+            l.settimeout(0)
+            try: # asks who they are, and then knows them all at once
+                held.append(l.accept()[0])
+            except BlockingIOError:
+                time.sleep(0.2)
+            l.settimeout(0.1)
+    except TimeoutError:
+        pass
+    except OSError as e:
+        assert e.errno == errno.EMFILE, e
+        refused += 1
+        time.sleep(0.01)
+print(f"{len(held)} accepted of {all}, {refused} times refused", file=sys.stderr)
+for fd in taken[:40]:
+    os.close(fd)
+l.settimeout(20)
+while len(held) < all:
+    held.append(l.accept()[0])
+for s in held:
+    s.settimeout(20)
+    s.sendall(s.recv(1000))
+    s.close()
+"""
+
 ASKER = """
 import socket, sys
-socks = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(4)]
+socks = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
+print("connected", flush=True)
 for s in socks:
     s.settimeout(30)
     s.sendall(b"hello")
@@ -148,7 +194,21 @@ class Full(harness.TestCase):
         self.daemon()
         server = self.start_python(FULL_SERVER, 24)
         port = self.port_of(server)
-        clients = [self.start_python(ASKER, port) for _ in range(6)]
+        clients = [self.start_python(ASKER, port, 4) for _ in range(6)]
         for client in clients:
             self.assertEqual(client.wait(), 0, f"{client!r}\n{server!r}")
         self.assertEqual(server.wait(), 0, repr(server))
+
+    @harness.needs_preload_into_python
+    def test_program_accepts_in_little_room(self):
+        self.daemon()
+        for first in range(1, 9):
+            server = self.start_python(TIGHT_SERVER, first)
+            port = self.port_of(server)
+            clients = [self.start_python(ASKER, port, first)]
+            self.wait_until(lambda: "more" in server.out or server.err, "the first connections")
+            clients += [self.start_python(ASKER, port, 2) for _ in range(3)]
+            self.wait_until(lambda: all("connected" in c.out or c.err for c in clients), "connections")
+            os.kill(server.pid, signal.SIGUSR1)
+            for program in (*clients, server):
+                self.assertEqual(program.wait(), 0, f"{program!r}\n{server!r}")
