@@ -642,7 +642,7 @@ out:
     return err;
 }
 
-static struct plock attach_lock;
+struct plock attach_lock;
 
 int client_attach(const struct berth_attach_options *options)
 {
@@ -651,6 +651,7 @@ int client_attach(const struct berth_attach_options *options)
     int err = client_stranded() ? BERTH_E_LIMIT : check_options(o);
     if (err)
         return err;
+    fork_install();
     plock_take(&attach_lock);
     if (C->attached) {
         plock_release(&attach_lock);
@@ -680,7 +681,6 @@ int client_attach(const struct berth_attach_options *options)
         plock_release(&attach_lock);
         return err;
     }
-    fork_install();
     (void)fds_keep();
     store_release(&C->attached, true);
     plock_release(&attach_lock);

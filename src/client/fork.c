@@ -34,7 +34,8 @@
 
 #define GENERATION_MASK 0x3fffffu /* fits a lock's word with the index */
 
-static struct plock fork_lock; /* one fork at a time: what follows is the fork's that holds it */
+static struct plock hello_lock; /* one says hello */
+static bool forking; /* this fork is a worker's. It and what follows are under attach_lock: one fork at a time */
 static int child_end = -1;
 static uint32_t child_member = NONE;
 static bool stranded;
@@ -175,10 +176,13 @@ static void family_is_full(void)
 
 static void before_fork(void)
 {
-    if (!C->attached)
+    plock_take(&attach_lock); /* what another thread began is done, or will be begun anew by the child */
+    forking = C->attached;
+    if (!forking)
         return;
-    plock_take(&fork_lock);
-    if (fork_child_ready() != 0)
+    int err = fork_child_ready();
+    plock_take(&hello_lock);
+    if (err)
         return;
     if ((child_member = member_find()) == NONE) {
         family_is_full();
@@ -193,15 +197,16 @@ static void before_fork(void)
 
 static void after_fork_parent(void)
 {
-    if (!C->attached || !fork_lock.word)
-        return;
-    if (child_member != NONE)
-        locks_release();
-    if (child_end >= 0)
-        (void)sys_close(child_end); /* so that its end of file tells of the child's death */
-    child_end = -1;
-    child_member = NONE;
-    plock_release(&fork_lock);
+    if (forking) {
+        if (child_member != NONE)
+            locks_release();
+        if (child_end >= 0)
+            (void)sys_close(child_end); /* so that its end of file tells of the child's death */
+        child_end = -1;
+        child_member = NONE;
+        plock_release(&hello_lock);
+    }
+    plock_release(&attach_lock);
 }
 
 bool client_stranded(void)
@@ -249,10 +254,12 @@ static void sessions_inherit(void)
 
 static void after_fork_child(void)
 {
-    if (!C->attached)
+    bool worker = forking;
+    if (worker)
+        plock_release(&hello_lock);
+    plock_release(&attach_lock);
+    if (!worker)
         return;
-    fork_lock.word = 0;
-    hold_end();
     if (child_member == NONE) { /* no room in the family: on its own, without what its parent had */
         own_fd_close(C->ctl);
         C->ctl = -1;
@@ -320,7 +327,6 @@ int fork_child_ready(void)
 {
     if (__builtin_expect(!load_acquire(&C->forked), 1))
         return 0;
-    static struct plock hello_lock;
     plock_take(&hello_lock);
     int err = 0;
     if (C->forked) {
@@ -649,9 +655,17 @@ void members_look_alive(int64_t pause)
     }
 }
 
+static void install(void)
+{
+    if (pthread_atfork(before_fork, after_fork_parent, after_fork_child) != 0)
+        log_warn("no memory to stand by at forks: children will not do");
+}
+
+/* Once, however many threads attach at once, and before any of them has a lock. */
 void fork_install(void)
 {
-    static bool done;
-    if (!done)
-        done = pthread_atfork(before_fork, after_fork_parent, after_fork_child) == 0;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    hold_begin();
+    (void)pthread_once(&once, install);
+    hold_end();
 }

@@ -207,6 +207,7 @@ int listeners_create(void);
 void listeners_close(void);
 
 /* ---- fork.c ---- */
+extern struct plock attach_lock; /* who attaches, and who forks */
 void fork_install(void);
 void shared_link(struct session *s); /* an inherited session whose acceptor another member, or nobody, has met */
 void shared_confirm(void);           /* inherited sessions that the connector may not know of */

@@ -9,6 +9,8 @@
  *
  * Locks, in the order in which they may be taken; a lock may be skipped, never taken against the order, and no thread takes
  * one that it holds. Builds with -Dberth_delays=true check both (base/order.h).
+ *   attach_lock (control.c)                     who attaches; who forks, from before the fork until after it
+ *   hello_lock (fork.c)                         which thread of a forked child says hello
  *   dispatch_lock (control.c)                   who works off what the daemon said
  *   client.poll_lock (process)                  who takes events off the queues; the lists of channels
  *   client.zombie_lock (process)                lists through session.next

@@ -69,6 +69,10 @@ class ByLibberth(harness.TestCase):
     def test_a_child_for_each_session(self):
         self.scenario("fork-per-session", (1, 2))
 
+    @unittest.skipIf(harness.SANITIZER == "thread", "TSan knows no threads made by the child of a process with threads")
+    def test_forks_while_another_thread_begins(self):
+        self.scenario("fork-meanwhile", rounds=5 if harness.SANITIZER else 0)
+
     def test_word_of_a_death_that_comes_late(self):
         self.scenario("late-word", (1, 2))
 
@@ -116,7 +120,8 @@ class Delayed(ByLibberth):
     limit = 240
 
     def scenario(self, name, seeds=(1,), rounds=0, env=None):
-        rounds = {"fin": 300, "waiters": 100, "two-sets": 200, "ring-swap": 8, "fork-killed": 80, "fault": 60}.get(name, rounds)
+        rounds = {"fin": 300, "waiters": 100, "two-sets": 200, "ring-swap": 8, "fork-killed": 80, "fault": 60,
+                  "fork-meanwhile": 8}.get(name, rounds)
         for permille in (20, 250):
             delays = {"BERTH_DELAYS": str(permille), "BERTH_DELAY_SEED": str(permille), "BERTH_FAULTS": "1"}
             super().scenario(name, seeds, rounds, {**delays, **(env or {})})

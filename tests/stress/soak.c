@@ -202,9 +202,10 @@ static void check_came(struct flow *f, const uint8_t *buf, size_t n)
     if (n > in_length(f) - at)
         fail(0, "%zu bytes came after %llu of %llu", n, (unsigned long long)at, (unsigned long long)in_length(f));
     for (size_t i = 0; i < n; i++) {
-        if (buf[i] != byte_at(key, at + i))
-            fail(0, "byte %llu of %llu is %u, not %u", (unsigned long long)(at + i),
-                 (unsigned long long)in_length(f), buf[i], byte_at(key, at + i));
+        unsigned long long place = at + i;
+        if (buf[i] != byte_at(key, place))
+            fail(0, "byte %llu of %llu is %u, not %u", place, (unsigned long long)in_length(f), buf[i],
+                 byte_at(key, place));
     }
     f->got = at + n;
 }

@@ -455,3 +455,57 @@ void not_owner(void)
     kill(far, SIGKILL);
     waitpid(far, NULL, 0);
 }
+
+/* A thread uses berth for the first time while others fork: whatever it had begun, the children can use berth too, and so can
+ * theirs. */
+static void *first_use(void *arg)
+{
+    int err = enter("near");
+    if (err && err != BERTH_E_ALREADY_ATTACHED)
+        fail(err, "attach");
+    struct berth_event ev;
+    berth_waitset *set = berth_waitset_create();
+    if (!set)
+        fail(0, "no waitset");
+    expect(berth_waitset_wait(set, &ev, 1, 0), "a wait");
+    berth_waitset_destroy(set);
+    return arg;
+}
+
+static void use_it(void)
+{
+    char c = 'x';
+    (void)first_use(NULL);
+    berth_session s = dial();
+    put_all(s, &c, 1);
+    get_all(s, &c, 1);
+    berth_close(s);
+}
+
+static void forks_meanwhile(void *arg)
+{
+    int depth = *(int *)arg - 1;
+    pid_t pid[4];
+    pthread_t user;
+    alarm(30);
+    if (pthread_create(&user, NULL, first_use, NULL) != 0)
+        fail(0, "no thread");
+    for (int i = 0; i < 4 && depth > 0; i++) {
+        pid[i] = start(forks_meanwhile, &depth);
+        usleep((useconds_t)(i * 40));
+    }
+    for (int i = 0; i < 4 && depth > 0; i++)
+        reap(pid[i], "a child forked while its parent met berth");
+    pthread_join(user, NULL);
+    use_it();
+}
+
+void fork_meanwhile(void)
+{
+    pid_t far = far_side(far_echo_threads);
+    int depth = 3;
+    for (int i = 0; i < (rounds ? rounds : 25); i++)
+        reap(start(forks_meanwhile, &depth), "a process that forked while it met berth");
+    kill(far, SIGKILL);
+    waitpid(far, NULL, 0);
+}

@@ -32,6 +32,7 @@ static const struct scenario {
     {"growth", growth},
     {"child-leaves", child_leaves},
     {"fork-per-session", fork_per_session},
+    {"fork-meanwhile", fork_meanwhile},
     {"not-owner", not_owner},
     {"late-word", late_word},
     {"twins", twins},

@@ -45,6 +45,7 @@ void daemonize(void);
 void growth(void);
 void child_leaves(void);
 void fork_per_session(void);
+void fork_meanwhile(void);
 void not_owner(void);
 void late_word(void);
 void twins(void);
