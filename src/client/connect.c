@@ -102,7 +102,7 @@ static int introduce(const struct dir_entry *e, struct route **out)
     if (fd >= 0)
         (void)sys_close(fd);
     if (token >= 0)
-        token = own_fd(token);
+        token = own_pipe(token);
     struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
     if (!r) {
         own_fd_close(token);
@@ -138,7 +138,7 @@ static int offer(struct session *s, struct route *r)
                       .offer_seq = s->offer_seq,
                       .epoch = r->epoch};
     session_set_state(s, SESSION_OFFERED);
-    long n = sys_write(r->token_fd, &t, (long)sizeof t);
+    long n = pipe_put(r->token_fd, &t, sizeof t);
     if (n == (long)sizeof t) {
         r->waiting++;
         return 0;

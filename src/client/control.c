@@ -612,10 +612,10 @@ int hello_request(void *msg, const int *fds, int nfds)
 
 static int hello(const struct berth_attach_options *o)
 {
-    int page_fd = -1, bell = bell_create();
+    int page_fd = -1;
     long net = sys_socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     int err = worker_page_create(&page_fd);
-    if (err || net < 0 || bell < 0) {
+    if (err || net < 0) {
         err = BERTH_E_NO_MEMORY;
         goto out;
     }
@@ -629,12 +629,10 @@ static int hello(const struct berth_attach_options *o)
     snprintf(msg.name, sizeof msg.name, "%s", o->name ? o->name : program_invocation_short_name);
     snprintf(msg.ns, sizeof msg.ns, "%s", o->ns ? o->ns : "default");
     snprintf(msg.secret, sizeof msg.secret, "%s", o->secret ? o->secret : "");
-    int fds[3] = {(int)net, page_fd, bell};
-    err = hello_request(&msg, fds, 3);
+    int fds[2] = {(int)net, page_fd};
+    err = hello_request(&msg, fds, 2);
     explicit_bzero(msg.secret, sizeof msg.secret);
 out:
-    if (bell >= 0)
-        (void)sys_close(bell);
     if (net >= 0)
         (void)sys_close(net);
     if (page_fd >= 0)

@@ -6,16 +6,22 @@
  *
  * Bells. What wakes a worker is a pipe of its own. It watches it edge-triggered and never reads it: each write is an edge
  * for every epoll set that has it, also when there are bytes in it already. So one ring wakes all, and none can be stolen.
- * O_NONBLOCK belongs to the open file description, and one that others hold too could be made to block at any moment. So the
- * daemon, which has a /proc wherever we are, opens a bell or a listener's token pipe anew for each whom it gives it to, the owner
- * of the bell among them: what came from there is nobody else's. A bell that is full is read a little by who wants to
- * ring it: whoever filled it in between has rung it, after we had published what we ring for.
- * One thing is left: the kernel holds a pipe's lock while it copies what is written. Who writes out of memory whose pages
- * come when he likes (a FUSE file, userfaultfd) makes others wait for it, whatever their flags.
+ * One that is full is emptied a little by who wants to ring it: whoever filled it in between has rung it, after we had
+ * published what we ring for.
+ *
+ * O_NONBLOCK belongs to the open file description, and one that others hold too could be made to block at any moment. Our own
+ * bell's nobody else has. Those of peers, and token pipes, come under one that others share, and we open them anew through /proc.
+ * Where that cannot be (after chroot; no free descriptor) they stay as they came, marked, and are never written by their flags: vmsplice
+ * takes its own, and needs no descriptor. What it puts into a pipe is a page, not a copy; so it is one that nobody writes any more.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/uio.h>
 
 #include "base/log.h"
 #include "base/sys.h"
@@ -25,16 +31,28 @@
 
 #define OWN_FDS_MAX (1u << 20)
 static uint8_t own_fds[OWN_FDS_MAX / 8]; /* zero pages until touched */
+static uint8_t as_came[OWN_FDS_MAX / 8]; /* pipes of others, under a description that others share */
 
-void own_fd_set(int fd, bool ours)
+static void bit_set(uint8_t *bits, int fd, bool on)
 {
     if (fd < 0 || (uint32_t)fd >= OWN_FDS_MAX)
         return;
     uint8_t bit = (uint8_t)(1u << (fd % 8));
-    if (ours)
-        fetch_or_sc(&own_fds[fd / 8], bit);
+    if (on)
+        fetch_or_sc(&bits[fd / 8], bit);
     else
-        fetch_and_sc(&own_fds[fd / 8], (uint8_t)~bit);
+        fetch_and_sc(&bits[fd / 8], (uint8_t)~bit);
+}
+
+static bool is_as_came(int fd)
+{
+    return (uint32_t)fd >= OWN_FDS_MAX || load_relaxed(&as_came[fd / 8]) >> (fd % 8) & 1;
+}
+
+void own_fd_set(int fd, bool ours)
+{
+    bit_set(own_fds, fd, ours);
+    bit_set(as_came, fd, false);
 }
 
 bool client_owns_fd(int fd)
@@ -149,30 +167,38 @@ void fds_forked(void)
 
 /* ---- pipes that others write too ----------------------------------------------------------------------------------- */
 
-#define BELL_BYTES (2 * PAGE_BYTES) /* never drained, so small: two pages, of which one can be emptied by reading */
 #define BELL_TRIES 4
 
-/* The daemon may be of another user than we are now or were when the pipe was made, and opens what we gave it. Who does not
- * hold the descriptor does not find the pipe. */
+static long open_anew(int fd)
+{
+    char path[32];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return sys_call(SYS_openat, (long)AT_FDCWD, path, (long)(O_RDWR | O_NONBLOCK | O_CLOEXEC), 0);
+}
+
+int own_pipe(int fd)
+{
+    if (fd < 0)
+        return fd;
+    long own = open_anew(fd);
+    if (own == -EMFILE) {
+        client_fds_release();
+        own = open_anew(fd);
+    }
+    if (own >= 0) {
+        (void)sys_close(fd);
+        return own_fd((int)own);
+    }
+    fd = own_fd(fd);
+    bit_set(as_came, fd, true);
+    return fd;
+}
+
+/* Whoever connects to us may be of another user than we are now or were when the pipe was made, and opens what it was given. Who
+ * does not hold the descriptor does not find the pipe. */
 void let_others_open(int fd)
 {
     (void)sys_call(SYS_fchmod, (long)fd, 0666L, 0, 0);
-}
-
-int bell_create(void)
-{
-    int fds[2] = {-1, -1};
-    long err = sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC);
-    if (err == -EMFILE) {
-        client_fds_release();
-        err = sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC);
-    }
-    if (err < 0)
-        return BERTH_E_NO_MEMORY;
-    (void)sys_fcntl(fds[1], F_SETPIPE_SZ, (long)BELL_BYTES);
-    let_others_open(fds[1]);
-    (void)sys_close(fds[0]);
-    return fds[1];
 }
 
 int bell_without_daemon(void)
@@ -181,14 +207,63 @@ int bell_without_daemon(void)
     return fd < 0 ? BERTH_E_NO_MEMORY : own_fd((int)fd);
 }
 
+/* A pipe that has no reader any more raises SIGPIPE, which the program must not see: it is taken while it is blocked. */
+static long splice_in(int fd, const void *still, size_t n)
+{
+    const uint64_t all = ~0ull, sigpipe = 1ull << (SIGPIPE - 1);
+    const struct timespec now = {0};
+    uint64_t was = 0, pending = 0;
+    struct iovec v = {.iov_base = (void *)(uintptr_t)still, .iov_len = n};
+    (void)sys_call(SYS_rt_sigprocmask, (long)SIG_SETMASK, &all, &was, 8L);
+    (void)sys_call(SYS_rt_sigpending, &pending, 8L, 0, 0);
+    long ret = sys_call(SYS_vmsplice, (long)fd, &v, 1L, (long)SPLICE_F_NONBLOCK);
+    if (ret == -EPIPE && !(pending & sigpipe))
+        (void)sys_call(SYS_rt_sigtimedwait, &sigpipe, 0, &now, 8L);
+    (void)sys_call(SYS_rt_sigprocmask, (long)SIG_SETMASK, &was, 0, 8L);
+    return ret;
+}
+
+long pipe_put(int fd, const void *data, size_t n)
+{
+    if (!is_as_came(fd))
+        return sys_write(fd, data, (long)n);
+    void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return -EAGAIN;
+    memcpy(page, data, n);
+    long ret = splice_in(fd, page, n);
+    (void)munmap(page, PAGE_BYTES);
+    return ret;
+}
+
 /* Eight bytes at a time, which bell_without_daemon's understands too. */
-void bell_ring(int fd)
+static long ring_once(int fd)
+{
+    static const uint64_t one = 1;
+    return is_as_came(fd) ? splice_in(fd, &one, sizeof one) : sys_write(fd, &one, (long)sizeof one);
+}
+
+/* What cannot be read without its flags goes into our own bell, where a ring too many does no harm. */
+static void empty_a_little(int fd)
 {
     char some[PAGE_BYTES];
-    uint64_t one = 1;
-    long n = sys_write(fd, &one, 8L);
-    for (int i = 0; n == -EAGAIN && i < BELL_TRIES; i++) {
+    if (!is_as_came(fd)) {
         (void)sys_read(fd, some, (long)sizeof some);
-        n = sys_write(fd, &one, 8L);
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        long n = sys_call6(SYS_splice, fd, 0, C->kick_fd, 0, (long)PAGE_BYTES, SPLICE_F_NONBLOCK);
+        if (n != -EAGAIN)
+            break;
+        (void)sys_read(C->kick_fd, some, (long)sizeof some);
+    }
+}
+
+void bell_ring(int fd)
+{
+    long n = ring_once(fd);
+    for (int i = 0; n == -EAGAIN && i < BELL_TRIES; i++) {
+        empty_a_little(fd);
+        n = ring_once(fd);
     }
 }

@@ -303,13 +303,7 @@ static int child_hello(int page_fd)
 {
     struct ctl_child_hello msg = {
         .h = {.type = CTL_CHILD_HELLO, .len = sizeof msg}, .version = CTL_VERSION, .pid = (uint32_t)getpid()};
-    int bell = bell_create();
-    if (bell < 0)
-        return bell;
-    int fds[2] = {page_fd, bell};
-    int err = hello_request(&msg, fds, 2);
-    (void)sys_close(bell);
-    return err;
+    return hello_request(&msg, &page_fd, 1);
 }
 
 static int go_on_alone(void)

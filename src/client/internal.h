@@ -79,9 +79,11 @@ uint32_t fds_keep(void);   /* the reserve, made up to full if there is room: how
 bool fds_room(uint32_t n); /* are so many free now? */
 void fds_keep_again(void); /* the same, now and then */
 void fds_forked(void);
-void let_others_open(int fd);  /* of a pipe: the daemon, whoever its user and ours are */
-int bell_create(void);         /* what the daemon opens ours by, for the caller to close; or an error */
+void let_others_open(int fd);  /* of a pipe: whoever is given it */
+int own_pipe(int fd);          /* a pipe that came from others: taken; for pipe_put and bell_ring only */
 int bell_without_daemon(void); /* ours, that none but our family rings */
+long pipe_put(int fd, const void *data,
+              size_t n); /* write(2) that never waits and raises no signal; up to a page */
 void bell_ring(int fd);
 int own_epoll(void); /* out of the reserve if need be */
 

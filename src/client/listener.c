@@ -1,9 +1,7 @@
 /* listener.c - listening and accepting.
  *
  * The accept queue is a pipe of 64-byte tokens, made here and inherited by fork: so the kernel decides who gets a token, wakes one
- * sleeper, and keeps tokens when a worker dies. What the daemon
- * gives to connectors is open for reading too: their writes can then never raise SIGPIPE, and a listener that is gone is told
- * by the daemon.
+ * sleeper, and keeps tokens when a worker dies. That its end for writing goes to others is why fds.c opens pipes anew.
  *
  * A token whose outbox is not known yet is set aside (`pending`) while the daemon is asked for it.
  */
@@ -61,7 +59,7 @@ static int make_pipe(struct listener *l)
         return BERTH_E_NO_MEMORY;
     l->pipe_rd = own_fd(fds[0]);
     let_others_open(fds[1]);
-    l->pipe_wr = own_fd(fds[1]);
+    l->pipe_wr = own_pipe(fds[1]); /* for reading too, if it can be */
     return 0;
 }
 

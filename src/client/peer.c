@@ -89,8 +89,8 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
     uint64_t size;
     const char *why = "";
     int err = segment_open(page_fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &page, &size, &why);
-    (void)sys_close(page_fd);
-    int kick_fd = own_fd(bell);
+    (void)sys_close(page_fd); /* so that there is one to open the bell with */
+    int kick_fd = own_pipe(bell);
     struct peer_worker *w = MAP_FAILED;
     if (!err)
         w = mmap(NULL, sizeof *w, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -53,17 +53,6 @@ static int check_page(int fd)
     return err;
 }
 
-/* Nobody here writes it, but peers will: it must be what they take it for. What WELCOME gives back is it, opened anew. */
-static int take_bell(struct daemon *d, const struct conn *c, int fd, int *own)
-{
-    if (!is_pipe_for_writing(fd)) {
-        log_warn("pid %d: what it wants to be woken by is no pipe for writing", (int)c->pid);
-        return BERTH_E_PROTOCOL;
-    }
-    *own = pipe_open_anew(d, fd);
-    return *own < 0 ? *own : 0;
-}
-
 static int check_hello(const struct ctl_hello *m)
 {
     if (m->magic != CTL_MAGIC || !terminated(m->name, sizeof m->name) || !terminated(m->ns, sizeof m->ns) ||
@@ -86,7 +75,7 @@ static void send_welcome(struct daemon *d, struct worker *w, uint32_t seq, int b
     memcpy(m.ns, w->app->space->ns->id, sizeof m.ns);
     int fds[2] = {w->app->space->directory_fd, bell};
     conn_send(d, w->conn, &m, sizeof m, fds, 2);
-    pipe_sent(d, bell);
+    close_aside(bell); /* the owner has it already, and may hold its lock */
 }
 
 static int enter_app(struct daemon *d, struct conn *c, const struct ctl_hello *m, struct space *space,
@@ -131,20 +120,21 @@ static int hello(struct daemon *d, struct request *r)
     uint64_t netns = netns_cookie(r->fds[0], &ok);
     if (!ok || check_page(r->fds[1]))
         return BERTH_E_PROTOCOL;
-    int bell = -1;
-    err = take_bell(d, c, r->fds[2], &bell);
+    int peers = -1, bell = -1;
+    err = bell_make(&peers, &bell);
     if (err)
         return err;
     err = space_get(d, ns, netns, &space);
     if (!err)
         err = enter_app(d, c, m, space, &w);
     if (err) {
-        pipe_sent(d, bell);
+        close(peers);
+        close(bell);
         return err;
     }
     w->page_fd = r->fds[1];
-    w->kick_fd = r->fds[2];
-    r->fds[1] = r->fds[2] = -1;
+    w->kick_fd = peers;
+    r->fds[1] = -1;
     c->state = CONN_ATTACHED;
     log_debug("worker %u: pid %d, app %u '%s'", w->id, (int)w->pid, w->app_id, w->app->name);
     send_welcome(d, w, r->seq, bell);
@@ -157,7 +147,7 @@ int handle_hello(struct daemon *d, struct request *r)
     const struct ctl_hello *m = &r->msg->hello;
     if (m->magic == CTL_MAGIC && m->version != CTL_VERSION)
         return BERTH_E_VERSION;
-    if (r->msg->h.len != sizeof *m || r->nfds != 3)
+    if (r->msg->h.len != sizeof *m || r->nfds != 2)
         return BERTH_E_PROTOCOL;
     int err = hello(d, r);
     OPENSSL_cleanse((void *)(uintptr_t)m->secret, sizeof m->secret);
@@ -221,12 +211,11 @@ int handle_child_hello(struct daemon *d, struct request *r)
     if (check_page(r->fds[0]))
         return BERTH_E_PROTOCOL;
     int bell = -1;
-    int err = take_bell(d, r->conn, r->fds[1], &bell);
+    int err = bell_make(&w->kick_fd, &bell);
     if (err)
         return err;
     w->page_fd = r->fds[0];
-    w->kick_fd = r->fds[1];
-    r->fds[0] = r->fds[1] = -1;
+    r->fds[0] = -1;
     w->pid = r->conn->pid = (pid_t)m->pid;
     r->conn->state = CONN_ATTACHED;
     send_welcome(d, w, r->seq, bell);

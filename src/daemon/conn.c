@@ -46,7 +46,7 @@ static void out_free(struct conn *c, struct out_packet *p)
     c->out_count--;
     c->out_bytes -= p->len;
     for (uint32_t i = 0; i < p->nfds; i++)
-        close(p->fds[i]);
+        close_aside(p->fds[i]);
     free(p);
 }
 
@@ -166,7 +166,7 @@ void conn_reap(struct daemon *d)
         while (!list_empty(&c->out))
             out_free(c, container_of(c->out.next, struct out_packet, link)); /* NOLINT(clang-analyzer-*): unlinks */
         watch_remove(d, &c->watch);
-        close(c->watch.fd);
+        close_aside(c->watch.fd);
         d->conn_count--;
         if (c->lease)
             d->lease_count--;

@@ -3,7 +3,7 @@
  * Theory of operation
  *
  * A listener is a line in the directory of its space and the write end of a pipe, its accept queue, which INTRODUCE
- * opens anew for each connector (pipes.c). Its epoch is that of the space at the time it was made; a grant names it, so that a grant
+ * hands to connectors. Its epoch is that of the space at the time it was made; a grant names it, so that a grant
  * for a listener that has gone is worth nothing even if its endpoint is taken again.
  *
  * Conflicts. Where a kernel socket holds the port too (CTL_LISTEN_KERNEL) the kernel has decided, and only the very
@@ -163,7 +163,7 @@ void listener_let_go(struct daemon *d, struct listener *l, struct worker *w)
     list_unlink(&l->link);
     l->app->listener_count--;
     ptrset_free(&l->holders);
-    close(l->pipe_fd);
+    close_aside(l->pipe_fd);
     free(l);
 }
 
@@ -179,10 +179,6 @@ int handle_listen(struct daemon *d, struct request *r)
         return BERTH_E_NO_ROUTE;
     if (!is_pipe_for_writing(r->fds[0]))
         return BERTH_E_PROTOCOL;
-    int own = pipe_open_anew(d, r->fds[0]); /* what no connector could be given is refused here */
-    if (own < 0)
-        return own;
-    pipe_sent(d, own);
     int err = check_address(w, m, &entry);
     if (!err)
         err = check_conflicts(d, w, &entry, m->flags);
@@ -249,20 +245,14 @@ int handle_introduce(struct daemon *d, struct request *r)
         return BERTH_E_REFUSED;
     if (l->app->uid != w->uid)
         return BERTH_E_PERMISSION;
-    int queue = pipe_open_anew(d, l->pipe_fd);
-    if (queue < 0)
-        return queue;
     int err = introduce_outbox(d, r, l->app);
-    if (err) {
-        pipe_sent(d, queue);
+    if (err)
         return err;
-    }
     struct ctl_introduced reply = {.h = {.type = CTL_INTRODUCED, .len = sizeof reply, .seq = r->seq},
                                    .listener = l->id,
                                    .epoch = l->entry.epoch,
                                    .app = l->app->id,
                                    .backlog = l->entry.backlog};
-    conn_send(d, r->conn, &reply, sizeof reply, &queue, 1);
-    pipe_sent(d, queue);
+    conn_send(d, r->conn, &reply, sizeof reply, &l->pipe_fd, 1);
     return 0;
 }

@@ -260,7 +260,6 @@ void daemon_init(struct daemon *d)
         .epfd = -1,
         .lock_fd = -1,
         .log_fd = -1,
-        .reserve_fd = -1,
         .accept.fd = -1,
         .signals.fd = -1,
         .netlink.fd = -1,

@@ -366,16 +366,11 @@ static bool may_read(const struct worker *w, const struct outbox *o)
 static int give_outbox(struct daemon *d, struct worker *to, struct outbox *o, uint16_t type, uint32_t seq)
 {
     const struct worker *owner = o->owner;
-    int bell = pipe_open_anew(d, owner->kick_fd);
-    if (bell < 0)
-        return bell;
     int err = ptrset_add(&to->got, o);
     if (!err && (err = ptrset_add(&o->got, to)))
         (void)ptrset_remove(&to->got, o);
-    if (err) {
-        pipe_sent(d, bell);
+    if (err)
         return err;
-    }
     struct ctl_outbox_is m = {.h = {.type = type, .len = sizeof m, .seq = seq},
                               .outbox = o->handle,
                               .worker = owner->id,
@@ -383,9 +378,8 @@ static int give_outbox(struct daemon *d, struct worker *to, struct outbox *o, ui
                               .uid = owner->uid,
                               .pid = owner->pid > 0 ? (uint32_t)owner->pid : 0,
                               .dead = o->dead};
-    int fds[3] = {o->segments[0].fd, owner->page_fd, bell};
+    int fds[3] = {o->segments[0].fd, owner->page_fd, owner->kick_fd};
     conn_send(d, to->conn, &m, sizeof m, fds, 3);
-    pipe_sent(d, bell);
     return 0;
 }
 

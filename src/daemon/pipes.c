@@ -1,42 +1,47 @@
-/* pipes.c - pipes of workers, by which others wake them and offer them sessions, opened anew for each who gets them.
+/* pipes.c - pipes that wake workers, and the closing of what workers gave.
  *
  * Theory of operation
  *
- * Whoever writes into a pipe of another must not be made to wait, and O_NONBLOCK belongs to the open file description: whoever
- * holds one together with others can clear it at any moment. So no two processes are given the same one: each handout opens the
- * pipe anew, through /proc/self/fd, which the daemon has even where workers have none. What a worker gave is kept to open it by,
- * and never written or read here.
+ * The kernel holds a pipe's lock while it copies what somebody writes. Who writes out of memory whose pages come when he likes (a FUSE
+ * file, userfaultfd) holds it as long as he likes, and whoever opens the pipe, asks for its size, reads or writes it waits. Between
+ * processes of one user that hurts nobody who could not be killed as well; the daemon serves many. So it does nothing of
+ * the kind with a pipe that anybody else has: it asks for flags and the name only, and passes descriptors on.
  *
- * Only anonymous pipes are opened, and the kernel says which these are without asking a file system: that of a foreign
- * descriptor may be anybody's, and answer when it likes.
+ * A worker's bell is made here, while nobody else knows it, so that workers need no /proc for it: one description for the owner
+ * alone, one for all peers (client/fds.c says what they make of it). Both are for reading too: no write raises SIGPIPE, and a full bell
+ * can be emptied.
  *
- * What is left: the kernel holds a pipe's lock while it copies what is written, and an open waits for it. A worker that writes
- * out of memory whose pages come when it likes (a FUSE file, userfaultfd) can so make its own introductions wait, and with them
- * the daemon.
- *
- * An open needs a descriptor for as long as its message takes to be sent. One is kept in reserve for it, so that a full table
- * delays nobody's introduction: there is one thread, so it is back before the next needs it.
+ * The last close of a description can wait likewise: a pipe's for the lock, a FUSE file's for its server, a socket's for its peer, and
+ * that of a socket with descriptors unread for all of these. Each such close has a thread of its own, which does nothing else.
+ * Two are left: descriptors that come while our table is full the kernel closes itself, and a daemon that is to end ends when such
+ * threads do.
  */
-#include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "daemon/registry.h"
+
+#define BELL_BYTES ((int)(2 * PAGE_BYTES)) /* never drained, so small: two pages, of which one can be emptied */
+#define CLOSER_STACK (64u << 10)
 
 static void path_of(int fd, char path[32])
 {
     (void)snprintf(path, 32, "/proc/self/fd/%d", fd);
 }
 
-bool pipes_can_be_opened(const struct daemon *d)
+bool pipes_can_be_known(const struct daemon *d)
 {
     char path[32], target[8];
     path_of(d->epfd, path);
     return readlink(path, target, sizeof target) > 0;
 }
 
+/* The kernel names anonymous pipes itself: no file system, which may be anybody's, is asked. */
 bool is_pipe_for_writing(int fd)
 {
     char path[32], target[8] = "";
@@ -47,33 +52,62 @@ bool is_pipe_for_writing(int fd)
     return readlink(path, target, sizeof target - 1) > 0 && !strncmp(target, "pipe:[", 6);
 }
 
-void pipes_reserve(struct daemon *d)
+int bell_make(int *peers, int *owner)
 {
-    if (d->reserve_fd < 0)
-        d->reserve_fd = fcntl(d->epfd, F_DUPFD_CLOEXEC, 3);
-}
-
-int pipe_open_anew(struct daemon *d, int fd)
-{
+    int p[2];
     char path[32];
-    path_of(fd, path);
-    /* for reading too: a pipe whose owner has gone raises no SIGPIPE in those who write, and a full one can be emptied */
-    int own = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
-    if (own < 0 && errno == EMFILE && d->reserve_fd >= 0) {
-        close(d->reserve_fd);
-        d->reserve_fd = -1;
-        own = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (pipe2(p, O_NONBLOCK | O_CLOEXEC) < 0)
+        return BERTH_E_NO_MEMORY;
+    (void)fcntl(p[1], F_SETPIPE_SZ, BELL_BYTES);
+    (void)fchmod(p[1], 0666); /* whoever holds it opens it anew, whatever his user; nobody else finds it */
+    path_of(p[1], path);
+    int one = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    int other = one < 0 ? -1 : open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    close(p[0]);
+    close(p[1]);
+    if (other < 0) {
+        if (one >= 0)
+            close(one);
+        return BERTH_E_NO_MEMORY;
     }
-    if (own >= 0)
-        return own;
-    int err = errno;
-    log_warn("a pipe of a worker cannot be opened: %s", strerror(err));
-    pipes_reserve(d);
-    return err == EMFILE || err == ENFILE || err == ENOMEM ? BERTH_E_NO_MEMORY : BERTH_E_PERMISSION;
+    *peers = one;
+    *owner = other;
+    return 0;
 }
 
-void pipe_sent(struct daemon *d, int own)
+static void *close_it(void *arg)
 {
-    close(own);
-    pipes_reserve(d);
+    close((int)(intptr_t)arg);
+    return NULL;
+}
+
+static bool closes_at_once(int fd)
+{
+    int type = 0, domain = 0;
+    socklen_t len = sizeof type;
+    if (fcntl(fd, F_GET_SEALS) >= 0) /* a memfd, as most are */
+        return true;
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) == 0 && type == SOCK_DGRAM &&
+           getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_INET;
+}
+
+void close_aside(int fd)
+{
+    pthread_attr_t attr;
+    pthread_t thread;
+    if (fd < 0)
+        return;
+    if (closes_at_once(fd)) {
+        close(fd);
+        return;
+    }
+    int err = pthread_attr_init(&attr);
+    if (!err) {
+        (void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+        (void)pthread_attr_setstacksize(&attr, CLOSER_STACK);
+        err = pthread_create(&thread, &attr, close_it, (void *)(intptr_t)fd);
+        (void)pthread_attr_destroy(&attr);
+    }
+    if (err) /* better one descriptor less than a daemon that may hang */
+        log_warn("no thread to close a descriptor in: %s", strerror(err));
 }

@@ -297,8 +297,7 @@ void worker_release(struct daemon *d, struct worker *w)
     ptrset_free(&w->made_leases);
     if (w->page_fd >= 0)
         close(w->page_fd);
-    if (w->kick_fd >= 0)
-        close(w->kick_fd);
+    close_aside(w->kick_fd);
     struct app *app = w->app;
     free(w); /* before its app: its leases named pools of the app's space */
     app->shadows--;

@@ -139,7 +139,7 @@ struct worker {
     uid_t uid;
     pid_t pid;
     uint32_t family, member;
-    int page_fd, kick_fd;      /* -1 before CHILD_HELLO; the bell is there to be opened anew for peers */
+    int page_fd, kick_fd;      /* -1 before CHILD_HELLO; the bell is for peers: nobody here writes or reads it */
     struct ptrset held;        /* outboxes it may write */
     struct ptrset got;         /* outboxes of others that it was given */
     struct ptrset listeners;   /* that it holds */
@@ -198,7 +198,6 @@ struct daemon {
     gid_t gid;
     int64_t started;
     int log_fd, lock_fd;
-    int reserve_fd; /* see pipes.c */
 
     /* server.c */
     int epfd;
@@ -314,11 +313,10 @@ int handle_ns_del(struct daemon *d, struct request *r);
 void lease_procs_free(struct daemon *d);
 
 /* ---- pipes.c ---- */
-bool pipes_can_be_opened(const struct daemon *d); /* is there a /proc? */
-bool is_pipe_for_writing(int fd);                 /* an anonymous one, not its end for reading */
-int pipe_open_anew(struct daemon *d, int fd); /* under a description of its own, for one receiver; or an error */
-void pipe_sent(struct daemon *d, int own);    /* closes what pipe_open_anew gave */
-void pipes_reserve(struct daemon *d);         /* a descriptor for it, if there is none */
+bool pipes_can_be_known(const struct daemon *d); /* is there a /proc? */
+bool is_pipe_for_writing(int fd);                /* an anonymous one, not its end for reading; never waits */
+int bell_make(int *peers, int *owner);           /* one pipe, a description for each; or an error */
+void close_aside(int fd); /* what a worker has or had too: the close may wait, and does so elsewhere */
 
 /* ---- listener.c ---- */
 void listener_let_go(struct daemon *d, struct listener *l,

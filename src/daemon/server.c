@@ -50,7 +50,7 @@ static const struct row rows[CTL_TYPES] = {
     [CTL_HELLO] = {sizeof(struct ctl_header) + 8, CTL_MAX, CONN_NEW, 0, 4, CTL_WELCOME, sizeof(struct ctl_welcome),
                    handle_hello, true},
     [CTL_CHILD] = {EXACTLY(ctl_child), WORKER, 1, 1, 0, 0, handle_child},
-    [CTL_CHILD_HELLO] = {EXACTLY(ctl_child_hello), CONN_CHILD, 2, 2, CTL_WELCOME, sizeof(struct ctl_welcome),
+    [CTL_CHILD_HELLO] = {EXACTLY(ctl_child_hello), CONN_CHILD, 1, 1, CTL_WELCOME, sizeof(struct ctl_welcome),
                          handle_child_hello},
     [CTL_DETACH] = {EXACTLY(ctl_header), WORKER, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_detach},
     [CTL_LISTEN] = {EXACTLY(ctl_listen), WORKER, 1, 1, CTL_LISTENED, sizeof(struct ctl_listened), handle_listen},
@@ -163,7 +163,7 @@ static bool conn_read_one(struct daemon *d, struct conn *c)
     dispatch(d, &r, (size_t)n);
     for (int i = 0; i < r.nfds; i++) {
         if (fds[i] >= 0)
-            close(fds[i]);
+            close_aside(fds[i]);
     }
     if (c->doomed || !list_empty(&c->out))
         return false;
@@ -368,11 +368,11 @@ int server_open(struct daemon *d)
     d->epfd = epoll_create1(EPOLL_CLOEXEC);
     if (d->epfd < 0)
         return BERTH_E_SYSTEM;
-    if (!pipes_can_be_opened(d)) {
-        log_error("there is no /proc here, through which the pipes that wake processes are opened: mount it first");
+    if (!pipes_can_be_known(d)) {
+        log_error("there is no /proc here, by which the pipes of processes are known: mount it first");
         return BERTH_E_SYSTEM;
     }
-    pipes_reserve(d);
+    ctl_close = close_aside;
     int err = open_signals(d);
     if (!err)
         err = netaddr_open(d);
@@ -396,8 +396,6 @@ void server_close(struct daemon *d)
     netaddr_close(d);
     if (d->signals.fd >= 0)
         close(d->signals.fd);
-    if (d->reserve_fd >= 0)
-        close(d->reserve_fd);
     if (d->epfd >= 0)
         close(d->epfd);
 }

@@ -6,9 +6,9 @@
  * A message that breaks these rules is answered with BERTH_E_PROTOCOL and the connection is closed.
  *
  *   request            descriptors                      reply (status first)        descriptors
- *   HELLO              netns socket, page, bell         WELCOME                     directory, own bell
+ *   HELLO              netns socket, page               WELCOME                     directory, own bell
  *   CHILD              child's end of a socketpair      none
- *   CHILD_HELLO        page, bell                       WELCOME                     directory, own bell
+ *   CHILD_HELLO        page                             WELCOME                     directory, own bell
  *   DETACH                                              DONE
  *   LISTEN             token pipe, write end            LISTENED
  *   UNLISTEN                                            none
@@ -28,7 +28,8 @@
  *   NS_ADD, NS_DEL                                      DONE
  *   STATUS                                              STATUS_IS
  *
- *   Bells and token pipes come as a worker's end for writing of an anonymous pipe, and go out opened anew for each receiver.
+ *   A bell is a pipe of the daemon's making: WELCOME has a description for the owner alone, the others one that peers share. A
+ *   token pipe goes out as it came. Whoever receives what others share opens it anew or never writes it by its flags.
  *   of the daemon's own accord: PEER (segment 0, page, bell), DEAD, MEMBER_DEAD, RETIRED, LISTENER_GONE, EVICTED
  */
 #ifndef BERTH_SHM_CONTROL_H

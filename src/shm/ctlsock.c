@@ -191,6 +191,22 @@ int ctl_send(int sock, const void *msg, size_t len, const int *fds, int nfds, in
     return ret < 0 ? send_error(ret) : 0;
 }
 
+/* As many as the kernel lets through. What finds no room it would close itself, and us wait for it (daemon/pipes.c). */
+#define FDS_OF_A_PACKET 253u /* its SCM_MAX_FD */
+
+union receive_room {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(FDS_OF_A_PACKET * sizeof(int))];
+};
+
+static void close_now(int fd)
+{
+    (void)sys_close(fd);
+}
+
+void (*ctl_close)(int fd) = close_now;
+
+/* How many there are; those beyond CTL_FDS_MAX are closed. */
 static int take_descriptors(struct msghdr *mh, int out[CTL_FDS_MAX])
 {
     int n = 0;
@@ -198,13 +214,13 @@ static int take_descriptors(struct msghdr *mh, int out[CTL_FDS_MAX])
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
             continue;
         size_t count = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        for (size_t i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i++, n++) {
             int fd;
             memcpy(&fd, CMSG_DATA(c) + i * sizeof(int), sizeof fd);
             if (n < (int)CTL_FDS_MAX)
-                out[n++] = fd;
+                out[n] = fd;
             else
-                (void)sys_close(fd);
+                ctl_close(fd);
         }
     }
     return n;
@@ -212,26 +228,30 @@ static int take_descriptors(struct msghdr *mh, int out[CTL_FDS_MAX])
 
 int ctl_recv(int sock, void *buf, size_t size, int *fds, int *nfds, int flags)
 {
-    union control_room room = {0};
+    union receive_room room;
     struct iovec iov = {.iov_base = buf, .iov_len = size};
     struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = room.bytes, .msg_controllen = sizeof room};
     int got[CTL_FDS_MAX] = {0}, n, err = 0;
 
+    room.align = (struct cmsghdr){0};
     if (nfds)
         *nfds = 0;
     long ret = sys_recvmsg(sock, &mh, flags | MSG_CMSG_CLOEXEC);
     if (ret < 0)
         return ret == -EAGAIN ? BERTH_E_WOULD_BLOCK : ret == -EINTR ? BERTH_E_INTERRUPTED : BERTH_E_DAEMON_GONE;
     n = take_descriptors(&mh, got);
-    /* the kernel drops what does not fit: into `room` (the sender's fault) or into this process's table (ours) */
-    if (mh.msg_flags & MSG_CTRUNC)
-        err = n == (int)CTL_FDS_MAX ? BERTH_E_PROTOCOL : BERTH_E_NO_MEMORY;
+    if (mh.msg_flags & MSG_CTRUNC) /* this process's table is full */
+        err = BERTH_E_NO_MEMORY;
+    if (n > (int)CTL_FDS_MAX) {
+        n = (int)CTL_FDS_MAX;
+        err = BERTH_E_PROTOCOL;
+    }
     if (mh.msg_flags & MSG_TRUNC ||
         (ret == 0 && n > 0)) /* an empty packet is no message, and no end if it has descriptors */
         err = BERTH_E_PROTOCOL;
     if (err || !fds || !nfds) {
         while (n > 0)
-            (void)sys_close(got[--n]);
+            ctl_close(got[--n]);
         return err ? err : (int)ret;
     }
     memcpy(fds, got, (size_t)n * sizeof got[0]);

@@ -34,4 +34,6 @@ int ctl_send(int sock, const void *msg, size_t len, const int *fds, int nfds, in
  * On failure no descriptor is kept and *nfds is 0. */
 int ctl_recv(int sock, void *buf, size_t size, int *fds, int *nfds, int flags);
 
+extern void (*ctl_close)(int fd); /* by which ctl_recv closes what it does not keep; close(2) unless set */
+
 #endif

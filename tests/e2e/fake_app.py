@@ -192,13 +192,11 @@ class App:
         return page
 
     def hello(self, netns=None, **more):
-        page, (watch, kick) = self.page(), os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        os.close(watch)
+        page = self.page()
         probe = netns or socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
-            m = self.ask("HELLO", self.hello_body(**more), (probe.fileno(), page.fd, kick))
+            m = self.ask("HELLO", self.hello_body(**more), (probe.fileno(), page.fd))
         finally:
-            os.close(kick)
             if not netns:
                 probe.close()
         if m.status == 0:
@@ -259,10 +257,8 @@ class App:
         return App(sock=b)
 
     def child_hello(self, version=VERSION):
-        page, (watch, kick) = self.page(), os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        os.close(watch)
-        m = self.ask("CHILD_HELLO", struct.pack("=II", version, os.getpid()), (page.fd, kick))
-        os.close(kick)
+        page = self.page()
+        m = self.ask("CHILD_HELLO", struct.pack("=II", version, os.getpid()), (page.fd,))
         if m.status == 0:
             _, self.worker, self.app, self.uid = m.unpack("IIII")
         m.close()

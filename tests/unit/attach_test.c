@@ -28,7 +28,7 @@ static void what_hello_says(void **state)
     assert_int_equal(m->version, CTL_VERSION);
     assert_string_equal(m->name, "child");
     assert_int_not_equal(m->h.seq, 0);
-    assert_int_equal(c.nfds, 3);
+    assert_int_equal(c.nfds, 2);
     const void *map;
     uint64_t size;
     const char *why = "";

@@ -177,14 +177,6 @@ bool fake_ended(struct fake_app *a)
 
 /* ---- attach ---- */
 
-int a_bell(void)
-{
-    int fds[2];
-    assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
-    close(fds[0]);
-    return fds[1];
-}
-
 int fake_page(uint32_t worker)
 {
     int fd;
@@ -236,13 +228,12 @@ int fake_hello(struct fake_app *a, const struct ctl_hello *m)
     struct ctl_hello copy = *m;
     if (a->page < 0)
         a->page = fake_page(0);
-    if (a->kick < 0)
-        a->kick = a_bell();
     if (a->netns < 0)
         a->netns = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    int fds[] = {a->netns, a->page, a->kick};
-    int rc = fake_request(a, CTL_HELLO, &copy, sizeof copy, fds, 3);
+    int fds[] = {a->netns, a->page};
+    int rc = fake_request(a, CTL_HELLO, &copy, sizeof copy, fds, 2);
     if (rc == 0) {
+        a->kick = fcntl(a->in_fds[1], F_DUPFD_CLOEXEC, 0);
         a->worker = a->in.welcome.worker;
         a->app = a->in.welcome.app;
     }

@@ -84,7 +84,6 @@ void fake_expect_left(struct fake_app *a, uint32_t workers, uint32_t apps, int d
 int fake_listen(struct fake_app *a, const char *addr, uint16_t port, uint8_t flags,
                 int *read_end); /* a->in.listened */
 int fake_ns(struct fake_app *a, uint16_t type, const char *id, const char *secret);
-int a_bell(void);               /* the end of a pipe that is given to others */
 int fake_page(uint32_t worker); /* a sealed worker page */
 int fake_outbox_segment(outbox_handle h, uint32_t index,
                         uint32_t facing_app); /* a sealed segment that tells the truth */

@@ -45,9 +45,9 @@ static const struct {
     int fds;
     bool replied;
 } rows[] = {
-    {CTL_HELLO, sizeof(struct ctl_hello), 3, true},
+    {CTL_HELLO, sizeof(struct ctl_hello), 2, true},
     {CTL_CHILD, sizeof(struct ctl_child), 1, false},
-    {CTL_CHILD_HELLO, sizeof(struct ctl_child_hello), 2, true},
+    {CTL_CHILD_HELLO, sizeof(struct ctl_child_hello), 1, true},
     {CTL_DETACH, sizeof(struct ctl_header), 0, true},
     {CTL_LISTEN, sizeof(struct ctl_listen), 1, true},
     {CTL_UNLISTEN, sizeof(struct ctl_listener), 0, false},
@@ -259,10 +259,9 @@ static void hello_with(int place, int fd, const char *what)
     fake_connect(&a, &the_daemon);
     fake_hello_fill(&m, "liar", NULL, NULL, CTL_SCOPE_LOCAL);
     m.h = (struct ctl_header){.type = CTL_HELLO, .len = sizeof m, .seq = 1};
-    int fds[] = {place == 0 ? fd : a_descriptor(2), place == 1 ? fd : fake_page(0),
-                 place == 2 ? fd : a_descriptor(1)};
-    must_end_it(&a, &m, sizeof m, fds, 3, what, place);
-    for (int i = 0; i < 3; i++)
+    int fds[] = {place == 0 ? fd : a_descriptor(2), place == 1 ? fd : fake_page(0)};
+    must_end_it(&a, &m, sizeof m, fds, 2, what, place);
+    for (int i = 0; i < 2; i++)
         close(fds[i]);
 }
 
@@ -289,24 +288,40 @@ static void foreign_descriptors_in_hello(void **state)
     hello_with(1, sealed(1 << 20, ABI_MAGIC_PAGE, ABI_VERSION), "a long worker page");
     hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_DIR, ABI_VERSION), "a worker page with another's magic");
     hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_PAGE, ABI_VERSION + 1), "a worker page of another version");
-    hello_with(2, a_descriptor(0), "/dev/null as bell");
-    hello_with(2, a_descriptor(1), "an eventfd as bell");
-    hello_with(2, a_descriptor(4), "a memfd as bell");
-    hello_with(2, a_descriptor(5), "a file as bell");
+    still_serving("foreign descriptors in HELLO");
+}
+
+static void listen_with(int fd, const char *what)
+{
+    struct fake_app a;
+    struct ctl_listen l = {.h = {.type = CTL_LISTEN, .len = sizeof l, .seq = 1}, .port = 7000, .proto = PROTO_TCP};
+    memcpy(l.addr, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1", 16);
+    check(fd >= 0, "%s: %s", what, strerror(errno));
+    liar(&a, true);
+    must_end_it(&a, &l, sizeof l, &fd, 1, what, 0);
+    close(fd);
+}
+
+static void foreign_descriptors_in_listen(void **state)
+{
+    listen_with(a_descriptor(0), "/dev/null as queue");
+    listen_with(a_descriptor(1), "an eventfd as queue");
+    listen_with(a_descriptor(4), "a memfd as queue");
+    listen_with(a_descriptor(5), "a file as queue");
     int p[2];
     assert_int_equal(pipe2(p, O_CLOEXEC), 0);
     close(p[1]);
-    hello_with(2, p[0], "the wrong end of a pipe as bell");
+    listen_with(p[0], "the wrong end of a pipe as queue");
     char name[] = "/tmp/berth-fifo-XXXXXX";
     assert_non_null(mkdtemp(name));
     char path[64];
     snprintf(path, sizeof path, "%s/fifo", name);
     assert_int_equal(mkfifo(path, 0600), 0);
-    hello_with(2, open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK),
-               "a named pipe, which may be on any file system, as bell");
+    listen_with(open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK),
+                "a named pipe, which may be on any file system, as queue");
     unlink(path);
     rmdir(name);
-    still_serving("foreign descriptors in HELLO");
+    still_serving("foreign descriptors in LISTEN");
 }
 
 static void foreign_descriptors_elsewhere(void **state)
@@ -404,9 +419,9 @@ static void unterminated_strings(void **state)
         fake_hello_fill(&m, "liar", NULL, NULL, CTL_SCOPE_LOCAL);
         m.h = (struct ctl_header){.type = CTL_HELLO, .len = sizeof m, .seq = 1};
         memset(which == 0 ? m.name : which == 1 ? m.ns : m.secret, 'x', which == 2 ? CTL_SECRET_MAX : CTL_NAME_MAX);
-        int fds[] = {a_descriptor(2), fake_page(0), a_descriptor(1)};
-        must_end_it(&a, &m, sizeof m, fds, 3, "unterminated string", which);
-        for (int i = 0; i < 3; i++)
+        int fds[] = {a_descriptor(2), fake_page(0)};
+        must_end_it(&a, &m, sizeof m, fds, 2, "unterminated string", which);
+        for (int i = 0; i < 2; i++)
             close(fds[i]);
     }
     for (int which = 0; which < 3; which++) {
@@ -476,17 +491,16 @@ static void replayed_messages(void **state)
     close(fd);
 
     struct ctl_child_hello ch = {.version = CTL_VERSION, .pid = 1};
-    int fds[] = {fake_page(0), a_descriptor(1)};
+    int page = fake_page(0);
     liar(&a, true);
-    int rc = fake_request(&a, CTL_CHILD_HELLO, &ch, sizeof ch, fds, 2);
+    int rc = fake_request(&a, CTL_CHILD_HELLO, &ch, sizeof ch, &page, 1);
     check(rc < 0, "CHILD_HELLO of a worker that is no child was taken");
     fake_close(&a);
     liar(&a, false);
-    rc = fake_request(&a, CTL_CHILD_HELLO, &ch, sizeof ch, fds, 2);
+    rc = fake_request(&a, CTL_CHILD_HELLO, &ch, sizeof ch, &page, 1);
     check(rc < 0, "CHILD_HELLO of a stranger was taken");
     fake_close(&a);
-    close(fds[0]);
-    close(fds[1]);
+    close(page);
     still_serving("replayed messages");
 }
 
@@ -578,8 +592,8 @@ static int random_descriptors(uint64_t *seed, const union fake_packet *m, int fd
     for (int i = 0; i < n; i++) {
         int p[2];
         uint64_t kind = next_random(seed);
-        if (m->h.type == CTL_HELLO && n == 3 && kind % 8)
-            fds[i] = a_descriptor(i == 0 ? 2 : i == 1 ? 3 : 1);
+        if (m->h.type == CTL_HELLO && n == 2 && kind % 8)
+            fds[i] = a_descriptor(i == 0 ? 2 : 3);
         else if ((m->h.type == CTL_OUTBOX || m->h.type == CTL_SEGMENT) && kind % 8)
             fds[i] = fake_outbox_segment(m->outbox.outbox, m->h.type == CTL_OUTBOX ? 0 : m->outbox.index,
                                          m->outbox.facing_app);
@@ -694,6 +708,7 @@ int main(void)
         cmocka_unit_test(wrong_numbers_of_descriptors),
         cmocka_unit_test(more_descriptors_than_any_message_has),
         cmocka_unit_test(foreign_descriptors_in_hello),
+        cmocka_unit_test(foreign_descriptors_in_listen),
         cmocka_unit_test(foreign_descriptors_elsewhere),
         cmocka_unit_test(segments_that_lie),
         cmocka_unit_test(unterminated_strings),

@@ -21,6 +21,7 @@
 #include <sys/rseq.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -262,6 +263,31 @@ static void epoll_pwait2_takes_nanoseconds(void **state)
     }
     check(best < 900 * NS_PER_US, "epoll_pwait2 rounds 200 us up to %lld ns", (long long)best);
     close(ep);
+}
+
+/* SPLICE_F_NONBLOCK holds whatever the flags of the descriptions: full or empty, nobody waits. */
+static void splices_do_not_wait_for_pipes(void **state)
+{
+    int from[2], to[2];
+    char some[4096] = {0};
+    struct iovec v = {.iov_base = some, .iov_len = 8};
+    assert_int_equal(pipe2(from, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(to, O_CLOEXEC), 0);
+    alarm(20);
+    check(splice(from[0], NULL, to[1], NULL, 64, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN, "empty to empty: %s",
+          strerror(errno));
+    int slots = fcntl(to[1], F_GETPIPE_SZ) / 4096;
+    for (int i = 0; i < slots; i++)
+        check(vmsplice(to[1], &v, 1, SPLICE_F_NONBLOCK) == 8, "page %d into a pipe of %d: %s", i, slots,
+              strerror(errno));
+    check(vmsplice(to[1], &v, 1, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN, "vmsplice into a full pipe");
+    assert_int_equal(write(from[1], some, 8), 8);
+    check(splice(from[0], NULL, to[1], NULL, 64, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN, "into a full pipe");
+    alarm(0);
+    for (int i = 0; i < 2; i++) {
+        close(from[i]);
+        close(to[i]);
+    }
 }
 
 /* ---- the accept queue: a pipe of 64-byte records ----------------------------------------------------------------- */
@@ -667,6 +693,7 @@ int main(void)
         cmocka_unit_test(a_pipe_never_drained_is_a_broadcast),
         cmocka_unit_test(a_pipe_opened_anew_has_flags_of_its_own),
         cmocka_unit_test(epoll_pwait2_takes_nanoseconds),
+        cmocka_unit_test(splices_do_not_wait_for_pipes),
         cmocka_unit_test(a_pipe_holds_a_thousand_records),
         cmocka_unit_test(records_are_whole_with_many_writers_and_readers),
         cmocka_unit_test(one_record_wakes_one_exclusive_sleeper),

@@ -1,0 +1,184 @@
+/* pipes_test.c - writing into pipes of others under a description that they share, as where there is no /proc to open one's own.
+ *
+ * A full table of descriptors stands for the missing /proc: the pipe cannot be opened anew, and stays as it came.
+ */
+#include "check.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "client/internal.h"
+
+/* Taken while nothing can be opened, and then made to block. */
+static int came(int fd)
+{
+    struct rlimit was, none;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    none = (struct rlimit){3, was.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    int own = own_pipe(fd);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+    assert_int_equal(own, fd);
+    assert_int_equal(fcntl(own, F_SETFL, 0), 0);
+    return own;
+}
+
+static int both_ends(int fd)
+{
+    char path[32];
+    (void)snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    int both = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    assert_true(both >= 0);
+    return both;
+}
+
+static void fill(int fd)
+{
+    static const char some[4096];
+    int both = both_ends(fd);
+    while (write(both, some, sizeof some) > 0 || write(both, some, 1) > 0)
+        ;
+    assert_int_equal(errno, EAGAIN);
+    close(both);
+}
+
+static void a_full_pipe_is_no_wait(void **state)
+{
+    int p[2];
+    assert_int_equal(pipe(p), 0);
+    int fd = came(p[1]);
+    fill(fd);
+    assert_int_equal(pipe_put(fd, "token", 5), -EAGAIN);
+    own_fd_close(fd);
+    close(p[0]);
+}
+
+static void what_is_put_stays_what_it_was(void **state)
+{
+    int p[2];
+    char token[64], got[64];
+    assert_int_equal(pipe(p), 0);
+    int fd = came(p[1]);
+    for (int i = 0; i < 5; i++) {
+        memset(token, 'a' + i, sizeof token);
+        assert_int_equal(pipe_put(fd, token, sizeof token), 64);
+    }
+    for (int i = 0; i < 5; i++) {
+        memset(token, 'a' + i, sizeof token);
+        assert_int_equal(read(p[0], got, sizeof got), 64);
+        assert_memory_equal(got, token, 64);
+    }
+    own_fd_close(fd);
+    close(p[0]);
+}
+
+/* In a child, which SIGPIPE would end. */
+static void put_without_reader(bool already)
+{
+    int p[2];
+    sigset_t pending, some;
+    signal(SIGPIPE, SIG_DFL);
+    alarm(20);
+    if (pipe(p) != 0)
+        _exit(1);
+    int fd = came(p[1]);
+    close(p[0]);
+    sigemptyset(&some);
+    sigaddset(&some, SIGPIPE);
+    if (already && (sigprocmask(SIG_BLOCK, &some, NULL) != 0 || raise(SIGPIPE) != 0))
+        _exit(2);
+    if (pipe_put(fd, "token", 5) != -EPIPE)
+        _exit(3);
+    bell_ring(fd);
+    if (sigpending(&pending) != 0 || sigismember(&pending, SIGPIPE) != already)
+        _exit(4);
+    if (already)
+        _exit(0);
+    sigprocmask(SIG_BLOCK, NULL, &some);
+    if (sigismember(&some, SIGPIPE) || sigismember(&some, SIGTERM))
+        _exit(5);
+    signal(SIGPIPE, SIG_IGN);
+    if (pipe_put(fd, "token", 5) != -EPIPE)
+        _exit(6);
+    _exit(sigpending(&pending) != 0 || sigismember(&pending, SIGPIPE) ? 7 : 0);
+}
+
+static void no_reader_is_no_signal(void **state)
+{
+    for (int already = 0; already < 2; already++) {
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0)
+            put_without_reader(already);
+        int status = -1;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        check(status == 0, "put into a pipe without reader, a signal pending %d: status %#x", already, status);
+    }
+}
+
+/* Full, and of a peer that made it block: still each ring is an edge. */
+static void a_full_bell_rings(void **state)
+{
+    int p[2], mine[2];
+    assert_int_equal(pipe(p), 0);
+    assert_int_equal(pipe(mine), 0);
+    (void)fcntl(p[1], F_SETPIPE_SZ, 8192);
+    (void)fcntl(mine[1], F_SETPIPE_SZ, 8192);
+    int watch = both_ends(p[0]), fd = came(both_ends(p[0])), ep = epoll_create1(EPOLL_CLOEXEC);
+    C->kick_fd = both_ends(mine[0]);
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
+    assert_int_equal(epoll_ctl(ep, EPOLL_CTL_ADD, watch, &ev), 0);
+    for (int i = 0; i < 40; i++) {
+        if (i % 2)
+            fill(fd);
+        if (i % 4 == 3)
+            fill(C->kick_fd);
+        (void)epoll_wait(ep, &ev, 1, 0);
+        bell_ring(fd);
+        check(epoll_wait(ep, &ev, 1, 0) == 1, "ring %d was not heard", i);
+    }
+    own_fd_close(fd);
+    close(C->kick_fd);
+    C->kick_fd = -1;
+    for (int i = 0; i < 2; i++) {
+        close(p[i]);
+        close(mine[i]);
+    }
+    close(watch);
+    close(ep);
+}
+
+/* Where it can be, flags are our own; and what a number was once is forgotten when it is closed. */
+static void flags_of_ones_own(void **state)
+{
+    int p[2];
+    assert_int_equal(pipe(p), 0);
+    own_fd_close(came(dup(p[1])));
+    int fd = own_pipe(dup(p[1]));
+    assert_int_equal(fcntl(fd, F_GETFL) & (O_ACCMODE | O_NONBLOCK), O_RDWR | O_NONBLOCK);
+    assert_int_equal(fcntl(p[1], F_GETFL) & O_NONBLOCK, 0);
+    fill(fd);
+    assert_int_equal(pipe_put(fd, "token", 5), -EAGAIN);
+    own_fd_close(fd);
+    close(p[0]);
+    close(p[1]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_full_pipe_is_no_wait), cmocka_unit_test(what_is_put_stays_what_it_was),
+        cmocka_unit_test(no_reader_is_no_signal), cmocka_unit_test(a_full_bell_rings),
+        cmocka_unit_test(flags_of_ones_own),
+    };
+    alarm(60);
+    signal(SIGPIPE, SIG_IGN);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
