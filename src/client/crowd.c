@@ -12,6 +12,8 @@
  *
  * Measured: nginx with two workers and wrk with two threads on two CPUs, a connection per request: 1.9 times the requests.
  *
+ * Two that share a CPU are another case, see wait.c: they may hand it to and fro if nobody else wants it (alone_lately).
+ *
  * It is a hint for choosing how to wait. Races between threads cost a look too many.
  */
 #include <fcntl.h>
@@ -24,7 +26,8 @@
 #define ASK_NS (10 * NS_PER_US)       /* between two questions */
 #define CROWDED_NS (1000 * NS_PER_US) /* how long the answer yes is believed */
 
-static int64_t asked, until;
+static int64_t asked, until, alone_asked;
+static bool alone;
 static int load_fd; /* 0: not opened yet, -1: there is none */
 static uint32_t cpus_online;
 
@@ -91,10 +94,22 @@ bool crowded(int64_t now, int64_t since)
     return yes;
 }
 
+bool alone_lately(int64_t now)
+{
+    if (now - load_relaxed(&alone_asked) >= CROWDED_NS && plock_try(&C->poll_lock)) {
+        store_relaxed(&alone_asked, now);
+        uint32_t most = load_open() ? cpus_online < 2 ? 2 : cpus_online : 0;
+        store_relaxed(&alone, most && runnable() <= most);
+        plock_release(&C->poll_lock);
+    }
+    return load_relaxed(&alone);
+}
+
 void crowd_forget(void)
 {
     if (load_fd > 0)
         own_fd_close(load_fd);
     load_fd = 0;
-    until = asked = 0;
+    until = asked = alone_asked = 0;
+    alone = false;
 }

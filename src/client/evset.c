@@ -60,6 +60,7 @@ struct evset {
     struct watch *all;
     struct watch *ready_first, *ready_last;
     uint64_t last; /* session handle of the last event, for the spin budget */
+    uint8_t vain;  /* how often in a row spinning did not pay */
 };
 
 /* ---- lists. watch_lock is held -------------------------------------------------------------------------------- */
@@ -631,34 +632,44 @@ static int look(struct evset *set, struct epoll_event *out, int max)
     return load_acquire(&set->ready_first) ? harvest(set, out, max) : 0;
 }
 
-static int64_t set_spin_budget(const struct evset *set)
+static int64_t set_spin_budget(const struct evset *set, int64_t now, bool *stacked)
 {
     struct session *s = set->last ? session_get(set->last) : NULL;
-    return spin_budget(s ? session_cache_of(s) : NULL);
+    return spin_budget(s ? session_cache_of(s) : NULL, now, stacked);
 }
 
-static int spin(struct evset *set, struct epoll_event *out, int max, int64_t deadline)
+static void set_cpu_publish(const struct evset *set)
 {
-    int64_t budget = set_spin_budget(set);
+    uint32_t cpu = cpu_here();
+    if (load_relaxed(&C->page->waiter[set->waiter].cpu) != cpu)
+        store_relaxed(&C->page->waiter[set->waiter].cpu, cpu);
+}
+
+static int spin(struct evset *set, struct epoll_event *out, int max, int64_t now, int64_t deadline)
+{
+    bool stacked = false;
+    int64_t budget = spin_pays(&set->vain) ? set_spin_budget(set, now, &stacked) : 0;
     if (budget <= 0 || !load_relaxed(&C->polled) || !load_relaxed(&set->count))
         return 0;
-    int64_t now = clock_now(), since = now, end = now + budget < deadline ? now + budget : deadline;
+    int64_t since = now, end = now + budget < deadline ? now + budget : deadline;
     if (crowded_lately(now))
         return 0;
     while (now < end) {
-        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+        for (int i = 0; i < (stacked ? 1 : LOOKS_PER_CLOCK); i++) {
             int n = look(set, out, max);
             if (n)
                 return n;
-            cpu_relax();
+            spin_pause(stacked);
         }
         now = clock_now();
+        if (stacked)
+            set_cpu_publish(set);
         if (now - set->kernel_looked > KERNEL_LOOK_NS) {
             int n = look_at_kernel(set, out, max, now);
             if (n)
                 return n;
         }
-        if (set_spin_budget(set) == 0 || crowded(now, since))
+        if (set_spin_budget(set, now, &stacked) == 0 || crowded(now, since))
             break;
     }
     return 0;
@@ -698,9 +709,7 @@ static int wait_held(struct evset *set, struct epoll_event *out, int max, int64_
     int err = wire(set);
     if (err)
         return err;
-    uint32_t cpu = cpu_here();
-    if (load_relaxed(&C->page->waiter[set->waiter].cpu) != cpu)
-        store_relaxed(&C->page->waiter[set->waiter].cpu, cpu);
+    set_cpu_publish(set);
     struct waiter_line *line = &C->page->waiter[set->waiter];
     if (set->waiter != WAITER_ANY && line->arm & 1)
         store_sc(&line->arm, line->arm + 1); /* the last wait left it armed for evset_fd */
@@ -713,10 +722,12 @@ static int wait_held(struct evset *set, struct epoll_event *out, int max, int64_
         }
         return n;
     }
-    int64_t deadline = clock_deadline(timeout_ns);
+    int64_t deadline = clock_deadline(timeout_ns), began = timeout_ns ? clock_now() : 0;
     channel_rearm();
-    if (timeout_ns != 0 && (n = spin(set, out, max, deadline)) > 0)
+    if (timeout_ns != 0 && (n = spin(set, out, max, began, deadline)) > 0) {
+        spin_learn(&set->vain, 0);
         return n;
+    }
     for (;;) {
         n = sleep_in_kernel(set, out, max, deadline, mask);
         if (n < 0 && n != -EINTR)
@@ -724,6 +735,8 @@ static int wait_held(struct evset *set, struct epoll_event *out, int max, int64_
         if (n == -EINTR)
             return BERTH_E_INTERRUPTED;
         n += look(set, out + n, max - n);
+        if (n && timeout_ns)
+            spin_learn(&set->vain, clock_now() - began);
         if (n)
             return n;
         if (deadline != DEADLINE_NEVER && clock_now() >= deadline)

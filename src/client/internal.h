@@ -177,8 +177,13 @@ void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset
 void notify_space(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset);
 
 /* ---- wait.c ---- */
-int64_t spin_budget(const struct session_cache *c);
-uint32_t cpu_here(void); /* plus one */
+/* 0: not now. Where both sides run on one CPU (`stacked`) a spinner gives it away between two looks. */
+int64_t spin_budget(const struct session_cache *c, int64_t now, bool *stacked);
+void spin_pause(bool stacked);
+void cpu_publish(struct slot *own);                /* where we run */
+bool spin_pays(const uint8_t *vain);               /* or has it been in vain of late? */
+void spin_learn(uint8_t *vain, int64_t waited_ns); /* what a wait has shown, from its beginning to its event */
+uint32_t cpu_here(void);                           /* plus one */
 /* An epoll descriptor of the calling thread with the worker's kick and the control socket in it. */
 int ep_take(void); /* an epoll set on which the worker is kicked, until ep_give */
 void ep_give(int ep);
@@ -191,6 +196,8 @@ struct timespec *timespec_of(int64_t ns, struct timespec *ts); /* NULL for -1 */
 bool crowded_lately(int64_t now); /* an event loop had better sleep at once */
 bool crowded(int64_t now,
              int64_t since); /* one that spins since then had better stop; asks the kernel now and then */
+bool alone_lately(
+    int64_t now); /* no more threads want to run than two, or than there are CPUs; asks each millisecond */
 void crowd_forget(void);
 
 /* ---- evset.c ---- */

@@ -117,35 +117,34 @@ static bool queued(struct client_poll_item *items, int n)
     return false;
 }
 
-static int spin(struct wait_list *w, struct client_poll_item *items, int n, struct pollfd *kfds, int64_t deadline)
+static int spin(struct wait_list *w, struct client_poll_item *items, int n, struct pollfd *kfds,
+                struct session_cache *c, int64_t now, int64_t deadline)
 {
-    struct session *s = n && !handle_is_listener(items[0].handle) ? session_get(items[0].handle) : NULL;
-    struct session_cache *c = s ? session_cache_of(s) : NULL;
-    if (c && c->own) {
-        uint8_t cpu = (uint8_t)cpu_here();
-        if (load_relaxed(&c->own->cpu) != cpu)
-            store_relaxed(&c->own->cpu, cpu);
-    }
-    int64_t budget = c ? spin_budget(c) : 0, now = clock_now(), looked = now;
+    bool stacked = false;
+    if (c && c->own)
+        cpu_publish(c->own);
+    int64_t budget = c && spin_pays(&c->vain_read) ? spin_budget(c, now, &stacked) : 0, looked = now;
     int64_t since = now, end = now + budget < deadline ? now + budget : deadline;
     if (n + w->nk > 1 && crowded_lately(now))
         return 0;
     while (now < end) {
-        for (int i = 0; i < 16; i++) {
+        for (int i = 0; i < (stacked ? 1 : 16); i++) {
             events_poll(false);
             int found = check_items(items, n);
             if (found)
                 return found;
-            cpu_relax();
+            spin_pause(stacked);
         }
         now = clock_now();
+        if (stacked && c->own)
+            cpu_publish(c->own);
         if (now - looked > KERNEL_LOOK_NS) {
             looked = now;
             int found = check_kernel(w, items, n, kfds, 0, NULL, false);
             if (found)
                 return found < 0 ? 0 : found;
         }
-        if (spin_budget(c) == 0 || (n + w->nk > 1 && crowded(now, since)))
+        if (spin_budget(c, now, &stacked) == 0 || (n + w->nk > 1 && crowded(now, since)))
             break;
     }
     return 0;
@@ -165,9 +164,14 @@ static int wait_loop(struct wait_list *w, struct client_poll_item *items, int n,
     /* the program's own descriptors first: where one is ready nothing else need be asked */
     if (w->nk && (found = check_kernel(w, items, n, kfds, 0, NULL, false)) > 0)
         return found;
-    int64_t deadline = clock_deadline(timeout);
-    if ((found = spin(w, items, n, kfds, deadline)) != 0)
+    int64_t deadline = clock_deadline(timeout), began = clock_now();
+    struct session *first = n && !handle_is_listener(items[0].handle) ? session_get(items[0].handle) : NULL;
+    struct session_cache *c = first ? session_cache_of(first) : NULL;
+    if ((found = spin(w, items, n, kfds, c, began, deadline)) != 0) {
+        if (c)
+            spin_learn(&c->vain_read, 0);
         return found;
+    }
     int tep = w->fds[w->count - 1].fd;
     for (;;) {
         struct epoll_event ev[4];
@@ -202,8 +206,11 @@ static int wait_loop(struct wait_list *w, struct client_poll_item *items, int n,
             found = check_items(items, n);
         else
             found = (int)was;
-        if (found + kernel)
+        if (found + kernel) {
+            if (c)
+                spin_learn(&c->vain_read, clock_now() - began);
             return found + kernel;
+        }
         if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
             return 0;
     }

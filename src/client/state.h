@@ -239,8 +239,9 @@ struct session_cache {
     uint64_t rx_word;
     struct peer_box *box;
     struct watch *watches;
-    uint32_t generation; /* of the record this was made for */
-    uint32_t pollers;    /* threads inside client_poll that wait for it */
+    uint32_t generation;           /* of the record this was made for */
+    uint16_t pollers;              /* threads inside client_poll that wait for it */
+    uint8_t vain_read, vain_write; /* how often in a row spinning did not pay, see wait.c */
 };
 _Static_assert(sizeof(struct session_cache) == CACHE_LINE, "one line per session");
 

@@ -3,8 +3,16 @@
  * Theory of operation
  *
  * Waking a sleeper costs 50 to 100 microseconds, so a thread that waits first watches the peer's cache line for the spin
- * budget. It does not when that could only delay the peer: when the peer last ran on our CPU (both sides publish where they
- * run), or when there is one CPU.
+ * budget. It does not when that could only delay others: when there is one CPU, or when spinning has been in vain of late: where the last waits all outlasted the budget,
+ * the next one sleeps at once, and it goes on so until one turns out to be shorter than the budget. A spin in vain costs more than its
+ * CPU time: it keeps the two sides on two CPUs, and a CPU that has gone idle a moment ago is the slowest to be woken (a guest's:
+ * 17 us for the interrupt and 12 for the switch, by sched_waking, sched_wakeup and sched_switch), where a reader that sleeps
+ * from the beginning is mostly woken on the writer's CPU, in 4 us.
+ *
+ * Where the peer last ran on our CPU (both sides publish where they run), spinning would keep it from running. If the two are
+ * all that wants to run, the spinner gives the CPU away between two looks (sched_yield): two switches for a round trip instead of
+ * two wakes, and, as both then always want to run, the kernel soon moves one to the CPU that is idle. If more want to run,
+ * the thread sleeps: a stranger might take the CPU for milliseconds.
  *
  * To sleep, the thread sets its `want` with the futex flag, looks once more, and sleeps on the low half of the peer's
  * counter. The kernel compares that word with what was seen, so a store between look and sleep cannot be missed;
@@ -41,16 +49,50 @@ static uint32_t peer_cpu(const struct session_cache *c)
     return load_relaxed(&c->box->worker->page->waiter[waiter].cpu);
 }
 
-int64_t spin_budget(const struct session_cache *c)
+int64_t spin_budget(const struct session_cache *c, int64_t now, bool *stacked)
 {
+    *stacked = false;
     if (C->cpus < 2)
         return 0;
     if (c && load_acquire(&c->peer)) {
         uint32_t theirs = peer_cpu(c);
-        if (theirs && theirs == cpu_here())
-            return 0;
+        *stacked = theirs && theirs == cpu_here();
     }
-    return C->spin_ns;
+    return *stacked && !alone_lately(now) ? 0 : C->spin_ns;
+}
+
+void spin_pause(bool stacked)
+{
+    if (stacked)
+        (void)sys_call(SYS_sched_yield, 0, 0, 0, 0);
+    else
+        cpu_relax();
+}
+
+void cpu_publish(struct slot *own)
+{
+    uint8_t cpu = (uint8_t)cpu_here();
+    if (load_relaxed(&own->cpu) != cpu)
+        store_relaxed(&own->cpu, cpu);
+}
+
+#define VAIN_MAX                                                                                                   \
+    4 /* waits in a row; arrivals at random, one in a budget on average, then still mostly meet a spinner */
+
+bool spin_pays(const uint8_t *vain)
+{
+    return load_relaxed(vain) < VAIN_MAX;
+}
+
+void spin_learn(uint8_t *vain, int64_t waited_ns)
+{
+    uint8_t n = load_relaxed(vain);
+    if (waited_ns <= C->spin_ns) {
+        if (n)
+            store_relaxed(vain, 0);
+    } else if (n < VAIN_MAX) {
+        store_relaxed(vain, n + 1);
+    }
 }
 
 struct timespec *timespec_of(int64_t ns, struct timespec *ts)
@@ -175,21 +217,25 @@ static bool ready_for(struct session *s, struct session_cache *c, uint32_t event
            (load_acquire(&c->peer) && events & EPOLLOUT && slot_head(c->peer) & COUNT_FLAG);
 }
 
-static int spin(struct session *s, struct session_cache *c, uint32_t events, int64_t deadline)
+static int spin(struct session *s, struct session_cache *c, uint32_t events, int64_t now, int64_t deadline)
 {
-    int64_t budget = spin_budget(c);
+    bool stacked;
+    int64_t budget = spin_budget(c, now, &stacked);
     if (budget <= 0)
         return BERTH_E_WOULD_BLOCK;
-    int64_t end = clock_now() + budget;
+    int64_t end = now + budget;
     if (end > deadline)
         end = deadline;
     for (;;) {
-        for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
+        for (int i = 0; i < (stacked ? 1 : LOOKS_PER_CLOCK); i++) {
             if (ready_for(s, c, events))
                 return 0;
-            cpu_relax();
+            spin_pause(stacked);
         }
-        if (clock_now() > end || spin_budget(c) == 0)
+        now = clock_now();
+        if (stacked)
+            cpu_publish(c->own);
+        if (now > end || spin_budget(c, now, &stacked) == 0)
             return BERTH_E_WOULD_BLOCK;
     }
 }
@@ -222,13 +268,18 @@ static long sleep_once(struct session *s, struct session_cache *c, uint32_t even
 
 int client_wait(session_handle h, uint32_t events, int64_t deadline)
 {
+    int64_t began = 0;
     for (;;) {
         struct session *s = session_get(h);
         if (!s)
             return BERTH_E_BAD_HANDLE;
         struct session_cache *c = session_cache_of(s);
-        if (ready_for(s, c, events))
+        uint8_t *vain = events & EPOLLIN ? &c->vain_read : &c->vain_write;
+        if (ready_for(s, c, events)) {
+            if (began)
+                spin_learn(vain, clock_now() - began);
             return 0;
+        }
         if (!load_acquire(&c->peer))
             session_try_link(s);
         if (events & EPOLLIN && stream_segment_missing(s, c)) {
@@ -241,11 +292,14 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline)
         if (!load_acquire(&c->peer) || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) ||
             load_acquire(&c->watches) || load_relaxed(&c->pollers) || load_relaxed(&s->flags) & SF_SHARED)
             return wait_poll(h, events, deadline);
-        uint8_t cpu = (uint8_t)cpu_here();
-        if (load_relaxed(&c->own->cpu) != cpu)
-            store_relaxed(&c->own->cpu, cpu);
-        if (spin(s, c, events, deadline) == 0)
-            return 0;
+        cpu_publish(c->own);
+        if (!began) { /* the first time round */
+            began = clock_now();
+            if (spin_pays(vain) && spin(s, c, events, began, deadline) == 0) {
+                spin_learn(vain, 0);
+                return 0;
+            }
+        }
         if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
             return BERTH_E_TIMED_OUT;
         stream_flush_head(s, false);
