@@ -5,7 +5,7 @@
  *     NAME msgs   [--read N] [--pin 0|1] [--ms N]
  *     NAME conn   [--one-thread 0|1] [--ms N]
  *     NAME fanin  [--clients N] [--ms N]
- *     NAME idle   [--sessions N] [--addresses N] [--daemon PID]
+ *     NAME idle   [--sessions N] [--used N] [--addresses N] [--daemon PID]
  * NAME is berth-bench or sock-bench; the latter takes --world tcp|unix as well.
  *
  * The program itself is the server. The peer is this program again, by exec, with "peer" as its first argument; it
@@ -452,12 +452,13 @@ static void idle_peer(void)
     int64_t setup = now_ns() - start;
     uint64_t after = pss_of(getpid()) + pss_of(server) + pss_of(daemon_pid), slab_after = kernel_memory();
 
-    /* Any session, any time: what finding one among them costs. */
+    /* Any session, any time, or any of some that lie far apart: what finding one among them costs. */
+    uint64_t used_sessions = (uint64_t)number("--used", (long)sessions), apart = sessions / used_sessions;
     uint64_t seed = 88172645463325252ull;
     int64_t end = now_ns() + duration();
     for (int64_t t = now_ns(); t < end;) {
         seed ^= seed << 13, seed ^= seed >> 7, seed ^= seed << 17;
-        link_t s = table.session[seed % sessions];
+        link_t s = table.session[seed % used_sessions * apart];
         int64_t begin = now_ns();
         link_write(s, echo, 8);
         if (!link_read_all(s, echo, 8))

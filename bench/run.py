@@ -245,10 +245,12 @@ def fanin(b):
 def idle(b):
     ms = ("--ms", b.ms)
 
-    def own(n, addresses):
+    def own(n, addresses, *more):
         return b.own("idle", "--sessions", n, "--addresses", addresses, "--daemon", b.lab.daemon.process.pid,
-                     "--patience", 90, *ms, timeout=100)
-    sizes = {"libberth, 10": own(10, 1), "libberth, 1,000": own(1000, 1), "libberth, 100,000": own(100000, 8)}
+                     "--patience", 90, *ms, *more, timeout=100)
+    some = "libberth, 1,000 used of 100,000"
+    sizes = {"libberth, 10": own(10, 1), "libberth, 1,000": own(1000, 1), "libberth, 100,000": own(100000, 8),
+             some: own(100000, 8, "--used", 1000)}
     f = b.measure("idle", "idle sessions between two apps", dict(
         sizes, **{"kernel TCP, 1,000": b.sock("tcp", "idle", "--sessions", 1000, *ms)}), rounds=min(b.rounds, 3))
     f["show"] = [("bytes_per_session", "{:,.0f} B each"), ("bytes_per_session_used", "{:,.0f} B after use"),
@@ -257,6 +259,8 @@ def idle(b):
     for text, field in (("set-up", "setup_us"), ("lookup", "lookup_p50_ns")):
         b.target(f, "%s at 100,000 over at 1,000 sessions" % text,
                  b.ratio(f, "libberth, 1,000", "libberth, 100,000", field, True), 2, True)
+    b.target(f, "lookup of one of 1,000 that are used, among 100,000",
+             b.ratio(f, "libberth, 1,000", some, "lookup_p50_ns", True), 2, True)
 
 
 def iperf3(b):
