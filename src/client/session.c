@@ -672,6 +672,13 @@ bool client_tell_reset(session_handle h)
     return s && !(fetch_or_sc(&s->flags, SF_RESET_TOLD) & SF_RESET_TOLD);
 }
 
+bool client_write_lost(session_handle h)
+{
+    struct session *s = session_get(h);
+    return s && !(load_relaxed(&s->flags) & (SF_SHUT_WR | SF_RESET)) &&
+           !(fetch_or_sc(&s->flags, SF_WRITE_LOST) & SF_WRITE_LOST);
+}
+
 int client_local(session_handle h, endpoint *out)
 {
     struct session *s = session_get(h);

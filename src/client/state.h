@@ -124,6 +124,7 @@ enum session_state {
 #define SF_SHARED 0x80u      /* held by more than one member: see fork.c */
 #define SF_RESET_TOLD 0x200u /* the program has been told of the reset: see client_tell_reset */
 #define SF_DEAD 0x100u       /* the peer worker is gone: what it published can still be read */
+#define SF_WRITE_LOST 0x400u /* the program wrote after the peer had closed: see client_write_lost */
 #define SF_TAG_SHIFT 16      /* above: low bits of the generation it was made with, see session_dead */
 
 struct session {

@@ -278,6 +278,8 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
         } else if (r == BERTH_E_WOULD_BLOCK || r == BERTH_E_BUSY) {
             error = block ? wait_for(h, EPOLLOUT, s->snd_timeout, &deadline) : EAGAIN;
         } else {
+            if (r == BERTH_E_CLOSED && !done && client_write_lost(h))
+                return (ssize_t)total;
             error = r == BERTH_E_RESET && !done && !client_tell_reset(h) ? EPIPE : error_number((int)r);
         }
         if (error) {

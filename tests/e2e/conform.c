@@ -282,6 +282,22 @@ static void ends(int l)
     close(c);
     close(s);
 
+    puts("# written after the peer has closed");
+    pair(l, &c, &s);
+    SAY(write(s, "answer", 6));
+    close(s);
+    settle(c, POLLRDHUP);
+    sigpipes = 0;
+    SAY(write(c, "lost", 4));
+    printf("SIGPIPE %d\n", sigpipes);
+    SAY(read(c, b, 16));
+    SAY(read(c, b, 16));
+    SAY(write(c, "x", 1));
+    printf("SIGPIPE %d\n", sigpipes);
+    SAY(send(c, "x", 1, MSG_NOSIGNAL));
+    SAY(read(c, b, 16));
+    close(c);
+
     puts("# closed with bytes unread");
     pair(l, &c, &s);
     SAY(write(c, "unread", 6));
