@@ -157,18 +157,6 @@ static void queued_put(struct session *s)
     plock_release(&C->zombie_lock);
 }
 
-void queued_take(const struct session *s)
-{
-    plock_take(&C->zombie_lock);
-    for (uint32_t *link = &C->queued; *link; link = &session_at(*link - 1)->next) {
-        if (*link == session_index(s) + 1) {
-            store_release(link, s->next);
-            break;
-        }
-    }
-    plock_release(&C->zombie_lock);
-}
-
 /* A session that found no room tries again. */
 void offer_again(struct session *s)
 {

@@ -374,8 +374,10 @@ void control_poll(void)
     hold_begin(); /* memory is taken and given back */
     if (C->daemon_lost) {
         peers_look_alive();
-        if (berth_family_shared)
+        if (berth_family_shared && plock_try(&dispatch_lock)) { /* not while another thread forks */
             members_look_alive(100 * NS_PER_MS);
+            plock_release(&dispatch_lock);
+        }
     }
     fds_keep_again();
     while (!C->daemon_lost && plock_try(&C->ctl_lock)) {

@@ -130,6 +130,7 @@ void family_repair(struct family_lock *l)
         f->session_free = 0; /* both stacks may be torn; what was on them is lost, the tables go on */
         f->ring_free = 0;
     }
+    /* bury_lock: whoever has it now does what is left to do */
     /* session locks: tail, head and ring are single stores, and what they say is the truth */
     if (at >= (const uint8_t *)f->session && at < (const uint8_t *)(f->session + SESSIONS_MAX)) {
         struct session *s =
@@ -168,6 +169,8 @@ static const char *lock_class(const void *lock)
         return NULL;
     if (lock == &f->lock)
         return "family.lock";
+    if (lock == &f->bury_lock)
+        return "family.bury_lock";
     if (at >= (uintptr_t)f->session)
         return (at - (uintptr_t)f->session) % sizeof f->session[0] == offsetof(struct session, rx_lock)
                    ? "session.rx_lock"

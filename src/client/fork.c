@@ -80,21 +80,45 @@ static bool held_by(const struct session *s, uint32_t member)
 
 /* ---- before and after the fork -------------------------------------------------------------------------------- */
 
-/* What is shared is marked so, and held by the child from now on. */
-static void share_sessions(uint32_t member)
+#define SHARE_NS (500 * NS_PER_MS)
+
+/* What another thread is about to make has no handle yet. */
+static bool is_made(const struct session *s)
 {
-    bool any = false;
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
-        if (!held_by(s, C->member))
-            continue;
-        any = true;
+    const struct session_cache *c = &C->cache[session_index(s)];
+    return load_acquire(&s->state) != SESSION_QUEUED || (load_acquire(&c->generation) == s->generation && c->own);
+}
+
+/* Under its locks: who ends a session looks for other holders, and then is the only one (finish). Should this very thread have
+ * been stopped under them by a signal that forks now, there is nobody to wait for. */
+static bool share_session(struct session *s, uint32_t member, int64_t deadline)
+{
+    bool locked = session_lock_until(s, deadline);
+    bool ours = held_by(s, C->member) && is_made(s);
+    if (ours) {
         members_add(&s->holders, member);
         fetch_or_sc(&s->flags, SF_SHARED);
         struct session_cache *c = session_cache_of(s);
         if (c->own)
             store_sc(&c->own->waiter, (uint8_t)WAITER_ANY);
         futex_sleepers_wake(c);
+    }
+    if (locked) {
+        half_unlock(&s->tx_lock);
+        half_unlock(&s->rx_lock);
+    }
+    return ours;
+}
+
+/* What is shared is marked so, and held by the child from now on. */
+static void share_sessions(uint32_t member)
+{
+    bool any = false;
+    int64_t deadline = clock_now() + SHARE_NS;
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        if (held_by(s, C->member) && is_made(s))
+            any |= share_session(s, member, deadline);
     }
     if (any) {
         C->sharing = true;
@@ -113,10 +137,9 @@ static void share_outboxes(uint32_t member)
         members_add(&outbox_rec_of(b)->mapped, member);
 }
 
-/* In the order of state.h, so that no thread holds any of them while it is not there any more. */
+/* In the order of state.h (control_fork_lock is before them), so that no thread holds any of them while it is not there any more. */
 static void locks_take(void)
 {
-    control_fork_lock();
     plock_take(&C->poll_lock);
     plock_take(&C->zombie_lock);
     plock_take(&C->watch_lock);
@@ -190,6 +213,7 @@ static void before_fork(void)
     }
     announce_child();
     store_release(&berth_family_shared, true); /* for good: a lock is a lock from now on */
+    control_fork_lock(); /* nobody hears meanwhile that a relative died, and finds that nothing is shared any more */
     share_sessions(child_member);
     locks_take();
     share_outboxes(child_member);
@@ -489,34 +513,25 @@ static void zombie_adopt(struct session *s)
     zombie_put(s);
 }
 
-/* A session of the dead one's that nobody else holds. */
-static void last_holder_gone(struct session *s)
+/* A session of the dead one's that nobody else holds: ours now, to close it. Its locks are held. */
+static void last_holder(struct session *s)
 {
-    struct own_box *own = outbox_by_index(s->own_outbox);
-    if (!own || !outbox_slot(own, s->own_slot)) {
-        session_free(s); /* made by it alone; the daemon tells the peer */
-        return;
-    }
     struct session_cache *c = &C->cache[session_index(s)];
     bool counted = c->generation == s->generation;
     c = session_cache_of(s);
     if (c->box && !counted)
-        c->box->sessions++;
+        fetch_add_sc(&c->box->sessions, 1);
     fetch_or_sc(&s->flags, SF_SHARED);
-    members_add(&s->holders, C->member); /* ours now, to close it */
-    (void)client_close(session_handle_of(s));
+    members_add(&s->holders, C->member);
 }
 
+/* Both locks are held. */
 static void spans_release(struct session *s, uint32_t member)
 {
-    half_lock(&s->rx_lock);
     if (s->flags & SF_READ_SPAN && s->read_spanner == member + 1)
         fetch_and_sc(&s->flags, ~SF_READ_SPAN);
-    half_unlock(&s->rx_lock);
-    half_lock(&s->tx_lock);
     if (s->write_span && s->write_spanner == member + 1)
         s->write_span = 0;
-    half_unlock(&s->tx_lock);
 }
 
 /* What it made, where nobody else has it. */
@@ -537,15 +552,29 @@ static void outboxes_release(uint32_t member, const struct member_set *alive)
     }
 }
 
+/* What becomes of it is decided under its locks, as in finish: another thread of ours may be closing it. */
 static void session_let_go(struct session *s, uint32_t member, const struct member_set *alive)
 {
+    half_lock(&s->rx_lock);
+    half_lock(&s->tx_lock);
     spans_release(s, member);
-    if (!members_drop(&s->holders, member))
-        return; /* a relative was faster */
-    if (load_acquire(&s->state) == SESSION_ZOMBIE)
+    bool dropped = members_drop(&s->holders, member); /* else a relative was faster */
+    uint32_t state = load_acquire(&s->state);
+    session_handle h = session_handle_of(s);
+    struct own_box *own = outbox_by_index(s->own_outbox);
+    bool reached = own && outbox_slot(own, s->own_slot);
+    bool adopt = dropped && state == SESSION_ZOMBIE;
+    bool last = dropped && !adopt && state != SESSION_FREE && !members_any(&s->holders, alive);
+    if (last && reached)
+        last_holder(s);
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    if (adopt)
         zombie_adopt(s);
-    else if (!members_any(&s->holders, alive))
-        last_holder_gone(s);
+    else if (last && reached)
+        (void)client_close(h);
+    else if (last)
+        session_free(s); /* made by it alone; the daemon tells the peer */
 }
 
 /* Each of those who are left lets go of what it can: the slot of a session may be mapped in some of them only. What is
@@ -574,20 +603,21 @@ static void session_unshare(struct session *s)
     half_lock(&s->tx_lock);
     c->rx_ring = NULL;
     c->tx_ring = NULL;
-    if (ours(owner_of(s))) /* else its peer still knows us by another worker */
+    bool met = c->peer || !s->peer_outbox; /* else it was another who met the peer */
+    if (ours(owner_of(s)) && met)          /* else its peer still knows us by another worker */
         fetch_and_sc(&s->flags, ~SF_SHARED);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
 }
 
-/* When nothing of it is left its place is free. */
+/* When nothing of it is left its place is free, and the next child's. */
 static void member_bury(uint32_t member, uint32_t generation)
 {
     struct member *m = &C->family->member[member];
     struct member_set alive = members_alive();
-    uint64_t life = member_life(PID_GOING, generation);
-    if (!let_go(member, &alive) || !compare_exchange_sc(&m->life, &life, member_life(PID_GONE, generation)))
+    if (!let_go(member, &alive))
         return;
+    store_release(&m->life, member_life(PID_GONE, generation));
     outboxes_release(member, &alive);
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
         if (load_relaxed(&C->family->outbox[i].used))
@@ -596,22 +626,25 @@ static void member_bury(uint32_t member, uint32_t generation)
     store_release(&m->life, member_life(0, (generation + 1) & GENERATION_MASK));
 }
 
+/* One relative at a time: a set of holders does not tell a dead member from the next one in its place. */
 static void members_bury(uint32_t id)
 {
     uint32_t member = member_index(id), generation = member_generation(id);
     if (member == C->member)
         return;
+    family_lock_acquire(&C->family->bury_lock, C->member);
     struct member *m = &C->family->member[member];
     uint64_t life = load_acquire(&m->life);
     int32_t pid = (int32_t)life;
     if ((pid > 0 || pid == PID_COMING) && life >> 32 == generation)
         (void)compare_exchange_sc(&m->life, &life, member_life(PID_GOING, generation));
     for (uint32_t i = 0, n = members_used(); i < n;
-         i++) { /* others too: who was to see to them may have died instead */
+         i++) { /* others too: who was to see to them may have died instead, even in the midst of it */
         life = load_acquire(&C->family->member[i].life);
-        if ((int32_t)life == PID_GOING)
+        if ((int32_t)life == PID_GOING || (int32_t)life == PID_GONE)
             member_bury(i, (uint32_t)(life >> 32));
     }
+    family_lock_release(&C->family->bury_lock);
 }
 
 void member_gone(uint32_t id)

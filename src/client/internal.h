@@ -138,6 +138,8 @@ void sessions_unreachable(
     uint32_t app); /* what is offered there: there is no descriptor to meet who has accepted it */
 void zombies_reap(int most);
 void zombie_put(struct session *s);
+void queued_take(const struct session *s); /* off the list of those that found no room in a listener's queue */
+bool session_lock_until(struct session *s, int64_t deadline); /* both locks; false: too late, none */
 void session_set_state(struct session *s, uint32_t state);
 void session_fill_slot(struct session *s, struct own_box *box);
 void session_dispose(struct session *s);
@@ -155,7 +157,6 @@ void route_gone(uint32_t listener);
 void routes_forget(void);
 bool route_has_box(const struct own_box *box);
 void routes_drop_box(const struct own_box *box);
-void queued_take(const struct session *s);
 void sessions_offer_again(void); /* what found no room in a listener's queue, or was in a dead worker's hands */
 void sessions_reoffer(uint32_t app);
 void offer_again(struct session *s); /* one that is QUEUED */

@@ -101,9 +101,9 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
         if (!f->outbox[i].used) {
             memset(&f->outbox[i], 0, sizeof f->outbox[i]);
-            f->outbox[i].used = 1;
             f->outbox[i].owner_member = C->member;
             members_only(&f->outbox[i].mapped, C->member);
+            store_release(&f->outbox[i].used, 1); /* last: who lets go of the dead one's looks without the lock */
             index = i;
             break;
         }

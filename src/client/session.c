@@ -139,7 +139,9 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     const struct slot_info *theirs = peer_info(box, slot_index);
     bool in_time = theirs && load_relaxed(&theirs->offer_seq) == s->offer_seq;
     uint32_t flags = load_relaxed(&s->flags);
-    if (!same || !waiting || !in_time || c->peer || !(flags & SF_CONNECTOR)) {
+    /* a forked process that looks for its own comes by those that were made after the fork, too: whose they are would not hear of it */
+    bool may = session_held(s) || box->me == C->worker;
+    if (!same || !waiting || !in_time || c->peer || !(flags & SF_CONNECTOR) || !may) {
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
         return;
@@ -356,15 +358,28 @@ int client_shutdown(session_handle h, int how)
     return err;
 }
 
-static void unconfirmed_take(struct session *s)
+/* zombie_lock is held. */
+static void list_take(uint32_t *link, const struct session *s)
 {
-    plock_take(&C->zombie_lock);
-    for (uint32_t *link = &C->unconfirmed; *link; link = &session_at(*link - 1)->next) {
+    for (; *link; link = &session_at(*link - 1)->next) {
         if (*link == session_index(s) + 1) {
             store_release(link, s->next);
             break;
         }
     }
+}
+
+static void unconfirmed_take(const struct session *s)
+{
+    plock_take(&C->zombie_lock);
+    list_take(&C->unconfirmed, s);
+    plock_release(&C->zombie_lock);
+}
+
+void queued_take(const struct session *s)
+{
+    plock_take(&C->zombie_lock);
+    list_take(&C->queued, s);
     plock_release(&C->zombie_lock);
 }
 
@@ -395,30 +410,41 @@ static void end_session(struct session *s, struct session_cache *c, bool abort)
     store_release(&s->generation, generation);
 }
 
+/* Others go on with it. All that is ours goes before they can hear that we do not hold it any more: from then on the record may
+ * become another session's at any moment. Both locks and zombie_lock are held. */
+static void let_others_go_on(session_handle h, struct session *s, struct session_cache *c)
+{
+    watches_drop(h, &c->watches);
+    list_take(&C->unconfirmed, s);
+    list_take(&C->queued, s);
+    if (c->box)
+        fetch_add_sc(&c->box->sessions, ~0u);
+    store_release(&c->generation, 0u);
+    (void)members_drop(&s->holders, C->member);
+}
+
 static int finish(session_handle h, bool abort)
 {
     struct session *s = session_get(h);
     if (!s)
         return no_session(h);
     struct session_cache *c = session_cache_of(s);
+    bool shared = load_relaxed(&s->flags) & SF_SHARED;
+    if (shared)
+        plock_take(&C->zombie_lock);
     family_lock_acquire(&s->rx_lock, C->member);
     family_lock_acquire(&s->tx_lock, C->member);
-    if (load_relaxed(&s->generation) != (uint32_t)(h >> 32) || !session_held(s)) {
+    bool mine = load_relaxed(&s->generation) == (uint32_t)(h >> 32) && session_held(s);
+    bool again = mine && !shared && load_relaxed(&s->flags) & SF_SHARED; /* forked a moment ago */
+    bool go_on = mine && shared && members_others_live(&s->holders);
+    if (go_on)
+        let_others_go_on(h, s, c);
+    if (shared)
+        plock_release(&C->zombie_lock);
+    if (!mine || again || go_on) {
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
-        return BERTH_E_BAD_HANDLE;
-    }
-    if (berth_family_shared && members_others_live(&s->holders)) { /* they go on with it */
-        (void)members_drop(&s->holders, C->member);
-        half_unlock(&s->tx_lock);
-        half_unlock(&s->rx_lock);
-        watches_drop(h, &c->watches);
-        unconfirmed_take(s);
-        queued_take(s);
-        if (c->box)
-            c->box->sessions--;
-        c->generation = 0;
-        return 0;
+        return again ? finish(h, abort) : mine ? 0 : BERTH_E_BAD_HANDLE;
     }
     members_only(&s->holders,
                  C->member); /* until the slot is given back: should we die, somebody else has to do it */
@@ -454,15 +480,21 @@ static bool half_lock_until(struct family_lock *l, int64_t deadline)
     return true;
 }
 
+bool session_lock_until(struct session *s, int64_t deadline)
+{
+    if (!half_lock_until(&s->rx_lock, deadline))
+        return false;
+    if (half_lock_until(&s->tx_lock, deadline))
+        return true;
+    half_unlock(&s->rx_lock);
+    return false;
+}
+
 static void leave_session(struct session *s, int64_t deadline)
 {
     struct session_cache *c = session_cache_of(s);
-    if (!half_lock_until(&s->rx_lock, deadline))
+    if (!session_lock_until(s, deadline))
         return;
-    if (!half_lock_until(&s->tx_lock, deadline)) {
-        half_unlock(&s->rx_lock);
-        return;
-    }
     uint32_t state = s->state;
     if ((state == SESSION_OPEN || state == SESSION_OFFERED) && session_held(s) && c->own) {
         if (!members_others_live(&s->holders)) {

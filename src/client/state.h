@@ -12,6 +12,7 @@
  *   attach_lock (control.c)                     who attaches; who forks, from before the fork until after it
  *   hello_lock (fork.c)                         which thread of a forked child says hello
  *   dispatch_lock (control.c)                   who works off what the daemon said
+ *   family.bury_lock (family)                   who lets go of what a dead member held
  *   client.poll_lock (process)                  who takes events off the queues; the lists of channels
  *   client.zombie_lock (process)                lists through session.next
  *   session.rx_lock, session.tx_lock (family)   the state of one half of a session
@@ -219,6 +220,7 @@ struct family {
     uint32_t next_outbox; /* count for handles, per family */
     uint32_t members;     /* ever used */
     uint32_t any_arm;     /* WAITER_ANY's */
+    struct family_lock bury_lock;
     struct member member[MEMBERS_MAX];
     struct outbox_rec outbox[OUTBOXES_MAX];
     struct ring_rec ring[RINGS_MAX];

@@ -71,7 +71,11 @@ class ByLibberth(harness.TestCase):
 
     @unittest.skipIf(harness.SANITIZER, "the sanitizers' own locks do not survive a fork among threads")
     def test_forks_while_another_thread_begins(self):
-        self.scenario("fork-meanwhile")
+        self.scenario("fork-meanwhile", (1, 2))
+
+    @unittest.skipIf(harness.SANITIZER, "the sanitizers' own locks do not survive a fork among threads")
+    def test_forks_while_other_threads_use_sessions(self):
+        self.scenario("forks-among-users", (1, 2, 3, 4, 5, 6))
 
     def test_word_of_a_death_that_comes_late(self):
         self.scenario("late-word", (1, 2))
@@ -121,7 +125,7 @@ class Delayed(ByLibberth):
 
     def scenario(self, name, seeds=(1,), rounds=0, env=None):
         rounds = {"fin": 300, "waiters": 100, "two-sets": 200, "ring-swap": 8, "fork-killed": 80, "fault": 60,
-                  "fork-meanwhile": 8}.get(name, rounds)
+                  "fork-meanwhile": 8, "forks-among-users": 20}.get(name, rounds)
         for permille in (20, 250):
             delays = {"BERTH_DELAYS": str(permille), "BERTH_DELAY_SEED": str(permille), "BERTH_FAULTS": "1"}
             super().scenario(name, seeds, rounds, {**delays, **(env or {})})

@@ -456,10 +456,25 @@ void not_owner(void)
     waitpid(far, NULL, 0);
 }
 
-/* A thread uses berth for the first time while others fork: whatever it had begun, the children can use berth too, and so can
- * theirs. */
+/* A thread uses berth for the first time, and then goes on, while others fork: whatever it had begun, its own sessions stay as
+ * they are, and the children can use berth too, and so can theirs. */
+static void use_it(uint64_t r)
+{
+    uint8_t out[6000], in[6000];
+    size_t n = next_random(&r) % 4 ? 1 : next_random(&r) % sizeof out + 1;
+    for (size_t i = 0; i < n; i++)
+        out[i] = (uint8_t)next_random(&r);
+    berth_session s = dial();
+    put_all(s, out, n);
+    get_all(s, in, n);
+    if (memcmp(in, out, n) != 0)
+        fail(0, "the echo differs");
+    berth_close(s);
+}
+
 static void *first_use(void *arg)
 {
+    const int *over = arg;
     int err = enter("near");
     if (err && err != BERTH_E_ALREADY_ATTACHED)
         fail(err, "attach");
@@ -469,26 +484,18 @@ static void *first_use(void *arg)
         fail(0, "no waitset");
     expect(berth_waitset_wait(set, &ev, 1, 0), "a wait");
     berth_waitset_destroy(set);
+    for (uint64_t i = 1; i < 4 || !__atomic_load_n(over, __ATOMIC_RELAXED); i++)
+        use_it(seed * 1000 + i);
     return arg;
-}
-
-static void use_it(void)
-{
-    char c = 'x';
-    (void)first_use(NULL);
-    berth_session s = dial();
-    put_all(s, &c, 1);
-    get_all(s, &c, 1);
-    berth_close(s);
 }
 
 static void forks_meanwhile(void *arg)
 {
-    int depth = *(int *)arg - 1;
+    int depth = *(int *)arg - 1, over = 0;
     pid_t pid[4];
     pthread_t user;
     alarm(30);
-    if (pthread_create(&user, NULL, first_use, NULL) != 0)
+    if (pthread_create(&user, NULL, first_use, &over) != 0)
         fail(0, "no thread");
     for (int i = 0; i < 4 && depth > 0; i++) {
         pid[i] = start(forks_meanwhile, &depth);
@@ -496,8 +503,54 @@ static void forks_meanwhile(void *arg)
     }
     for (int i = 0; i < 4 && depth > 0; i++)
         reap(pid[i], "a child forked while its parent met berth");
+    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
     pthread_join(user, NULL);
-    use_it();
+    use_it(seed);
+}
+
+static void any_child(void *arg)
+{
+    int kind = *(int *)arg % 12; /* one in twelve: a server meets so many workers of an app and no more */
+    if (kind == 0)
+        use_it(seed);
+    if (kind % 2)
+        _exit(0);
+}
+
+/* The same with threads that began long ago, and with children that end at once, at the same time as others are forked: what they
+ * leave behind is let go of while sessions are made and closed. */
+static void among_users(void *arg)
+{
+    pthread_t user[2];
+    int over = 0;
+    attach("near");
+    for (int i = 0; i < 2; i++) {
+        if (pthread_create(&user[i], NULL, first_use, &over) != 0)
+            fail(0, "no thread");
+    }
+    for (int i = 0; i < *(int *)arg; i++) {
+        pid_t pid[3];
+        for (int k = 0; k < 3; k++)
+            pid[k] = start(any_child, &(int){i + k});
+        for (int k = 0; k < 3; k++)
+            reap(pid[k], "a child forked among threads");
+    }
+    __atomic_store_n(&over, 1, __ATOMIC_RELAXED);
+    for (int i = 0; i < 2; i++)
+        pthread_join(user[i], NULL);
+}
+
+void forks_among_users(void)
+{
+    pid_t far = far_side(far_echo_threads),
+          family[3]; /* more than there are CPUs, perhaps: each is stopped anywhere */
+    int times = rounds ? rounds : 300;
+    for (int i = 0; i < 3; i++)
+        family[i] = start(among_users, &times);
+    for (int i = 0; i < 3; i++)
+        reap(family[i], "a process that forked among threads");
+    kill(far, SIGKILL);
+    waitpid(far, NULL, 0);
 }
 
 void fork_meanwhile(void)

@@ -33,6 +33,7 @@ static const struct scenario {
     {"child-leaves", child_leaves},
     {"fork-per-session", fork_per_session},
     {"fork-meanwhile", fork_meanwhile},
+    {"forks-among-users", forks_among_users},
     {"not-owner", not_owner},
     {"late-word", late_word},
     {"twins", twins},

@@ -46,6 +46,7 @@ void growth(void);
 void child_leaves(void);
 void fork_per_session(void);
 void fork_meanwhile(void);
+void forks_among_users(void);
 void not_owner(void);
 void late_word(void);
 void twins(void);
