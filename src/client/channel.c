@@ -104,8 +104,8 @@ static void find_theirs(struct peer_box *box)
     for (uint32_t i = 0; i < CHANNELS_MAX; i++) {
         uint64_t word = load_acquire(&table[i].queue);
         if (!word)
-            return; /* they are handed out in order */
-        if (load_relaxed(&table[i].peer_worker) != box->me)
+            return;                                         /* they are handed out in order */
+        if (load_acquire(&table[i].peer_worker) != box->me) /* acquire: it may have been another's */
             continue;
         uint64_t size;
         int err = 0;
@@ -125,8 +125,20 @@ void channel_pair(struct peer_box *box)
     plock_take(&C->lock);
     if (!box->own)
         box->own = outbox_of(box->worker->app, box->me);
-    if (box->own && box->own_channel == NONE)
-        (void)outbox_channel_alloc(box->own, box->worker->id, &box->own_channel);
+    if (box->own && box->own_channel == NONE) {
+        bool got = outbox_channel_alloc(box->own, box->worker->id, &box->own_channel) == 0;
+        if (got && box->starved) { /* what should have been told meanwhile */
+            struct channel *ch = outbox_channel(box->own, box->own_channel);
+            struct ctl_outbox msg = {.h = {.type = CTL_ANNOUNCE, .len = sizeof msg},
+                                     .outbox = outbox_rec_of(box->own)->handle,
+                                     .worker = box->worker->id};
+            store_sc(&ch->resync, ch->resync + 1);
+            (void)control_send(&msg, NULL, 0); /* it looks for our channel when it hears of our outbox */
+        }
+        store_relaxed(&box->starved, !got);
+        if (!got)
+            store_relaxed(&C->starved, true);
+    }
     if (load_relaxed(&box->their_channel) == NONE)
         find_theirs(box);
     /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions directly */

@@ -175,13 +175,13 @@ static void announce_child(void)
     (void)sys_close(pair[0]);
 }
 
-/* A parent that does nothing but fork has not heard of the ends of those it forked. */
+/* A parent that does nothing but fork has not heard of the ends of those it forked, and the daemon listens to nobody who does not. */
 static uint32_t member_find(void)
 {
+    control_poll();
     uint32_t member = member_take();
     if (member != NONE)
         return member;
-    control_poll();
     members_look_alive(0);
     return member_take();
 }

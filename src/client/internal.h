@@ -44,6 +44,7 @@ int outbox_slot_alloc(struct own_box *box, uint32_t *index); /* the slot is FREE
 void outbox_slot_free(struct own_box *box, uint32_t index);
 struct channel *outbox_channel(struct own_box *box, uint32_t channel);
 int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *channel);
+void outbox_channel_free(struct own_box *box, uint32_t channel); /* its worker is dead, and nobody here uses it */
 /* A ring of at least `size` bytes that this process can write, for session `owner` (index + 1; NONE: for good).
  * Its record in *rec. NO_MEMORY when the outbox is at its limit. */
 int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32_t *rec);

@@ -538,6 +538,52 @@ struct channel *outbox_channel(struct own_box *box, uint32_t channel)
     return (struct channel *)(void *)(box->seg[0] + OUTBOX_CHANNELS) + channel;
 }
 
+/* A channel is the pair of workers', and workers come and go: that of a dead one is the next one's. A late event of the dead one's
+ * sessions does no harm in its queue: whoever gets it finds that the slot is not his. */
+void outbox_channel_free(struct own_box *box, uint32_t channel)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    if (outbox_worker(r->handle) != C->worker || members_others_live(&r->mapped))
+        return; /* relatives may face the same worker through it */
+    store_release(&outbox_channel(box, channel)->peer_worker, NONE);
+    store_release(&r->chan[channel].peer_worker, NONE);
+}
+
+static bool channel_reuse(struct own_box *box, uint32_t i, uint32_t peer_worker)
+{
+    struct chan_rec *chan = &outbox_rec_of(box)->chan[i];
+    struct channel *ch = outbox_channel(box, i);
+    bool writable = false;
+    uint8_t *queue = outbox_ring_at(box, chan->queue, &writable);
+    if (!writable)
+        return false;
+    family_lock_acquire(&chan->rx_lock, C->member);
+    family_lock_acquire(&chan->tx_lock, C->member);
+    memset(queue, 0, 1u << QUEUE_LOG2);
+    chan->tx_pos = 0;
+    store_relaxed(&ch->qhead, 0u);
+    store_relaxed(&ch->arm, 0u);
+    store_relaxed(&ch->resync, 0u);
+    family_lock_drop(&chan->tx_lock);
+    family_lock_drop(&chan->rx_lock);
+    store_release(&ch->peer_worker, peer_worker);
+    store_release(&chan->peer_worker, peer_worker);
+    return true;
+}
+
+static uint32_t channel_of_the_dead(struct own_box *box, uint32_t peer_worker)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    uint32_t found = NONE;
+    family_lock_acquire(&r->lock, C->member);
+    for (uint32_t i = 0; i < r->channels && found == NONE; i++) {
+        if (load_relaxed(&r->chan[i].peer_worker) == NONE && channel_reuse(box, i, peer_worker))
+            found = i;
+    }
+    family_lock_drop(&r->lock);
+    return found;
+}
+
 int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *channel)
 {
     struct outbox_rec *r = outbox_rec_of(box);
@@ -547,6 +593,8 @@ int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *ch
             return 0;
         }
     }
+    if ((*channel = channel_of_the_dead(box, peer_worker)) != NONE)
+        return 0;
     uint32_t rec;
     int err = outbox_ring_alloc(box, 1u << QUEUE_LOG2, NONE, &rec);
     if (err)

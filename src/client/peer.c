@@ -174,9 +174,26 @@ static bool faced_twice(const struct peer_box *box)
     return false;
 }
 
+/* A worker that had several outboxes in turn has one channel of ours for them all. */
+static bool channel_needed(const struct peer_box *box)
+{
+    for (const struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
+        if (b != box && b->own == box->own && b->own_channel == box->own_channel)
+            return true;
+    }
+    for (const struct peer_box *b = C->box_graves; b; b = b->next) {
+        if (b != box && b->own == box->own && b->own_channel == box->own_channel)
+            return true;
+    }
+    return false;
+}
+
 static void unmap_box(struct peer_box *box, bool all)
 {
     struct peer_worker *w = box->worker;
+    if (!all && box->own && !box->own->buried && box->own_channel != NONE && load_relaxed(&w->dead) &&
+        !channel_needed(box))
+        outbox_channel_free(box->own, box->own_channel);
     plock_take(&C->boxes_lock);
     bool shared = faced_twice(box);
     uint32_t refs = --w->refs;
@@ -313,6 +330,13 @@ void peers_collect(bool all)
     }
     plock_release(&C->lock);
     plock_release(&C->poll_lock);
+    if (!all && load_relaxed(&C->starved)) { /* perhaps there is a channel now */
+        store_relaxed(&C->starved, false);
+        for (struct peer_box *b = load_acquire(&C->boxes); b; b = load_acquire(&b->next)) {
+            if (load_relaxed(&b->starved))
+                channel_pair(b);
+        }
+    }
 }
 
 static void ask_segment(struct peer_box *box, uint32_t index)

@@ -49,8 +49,8 @@
 #define OUTBOXES_MAX 4096u
 #define BOX_HASH 1024u /* buckets */
 #define OUTBOX_SEGMENTS 1024u
-#define OUTBOX_CHANNELS_USED 256u
-#define RING_CLASSES 8u /* 4 KiB, 16 KiB, 64 KiB … 64 MiB: powers of four */
+#define OUTBOX_CHANNELS_USED 1024u /* as many as the ABI has */
+#define RING_CLASSES 8u            /* 4 KiB, 16 KiB, 64 KiB … 64 MiB: powers of four */
 #define NONE 0xffffffffu
 
 #define FIFO_DEFAULT (4u << 20)
@@ -80,7 +80,7 @@ struct seg_rec {
 struct chan_rec {
     struct family_lock tx_lock;
     struct family_lock rx_lock;
-    uint32_t peer_worker;
+    uint32_t peer_worker; /* NONE: it has gone, the channel may be another's */
     uint64_t tx_pos;
     uint64_t queue; /* ring word of our queue */
 };
@@ -273,7 +273,8 @@ struct peer_box { /* an outbox of another worker, facing our app */
     uint32_t idle;     /* rounds without an event */
     uint32_t me;       /* as which worker we face it: ours, or the one that we were forked from */
     bool polled, announced;
-    bool tardy; /* it named a segment that never came */
+    bool tardy;   /* it named a segment that never came */
+    bool starved; /* there was no channel for it when one was wanted */
     const uint8_t *seg[OUTBOX_SEGMENTS];
     uint64_t seg_size[OUTBOX_SEGMENTS];
     uint8_t seg_asked[OUTBOX_SEGMENTS];
@@ -365,6 +366,7 @@ struct client {
     uint32_t extra_segments; /* of our own outboxes beyond the first of each */
     uint32_t own_loose;      /* an outbox may have lost its last use: a route or a session went */
     uint32_t dead_boxes;     /* boxes of dead workers, to be buried when no session is in them */
+    bool starved;            /* some box has no channel */
     uint32_t queued;         /* sessions whose token found no room; list by session.next */
     uint32_t reoffer_app;
     int64_t reoffer_at; /* when to offer again what a dead worker of that app may have taken; 0: nothing */

@@ -127,6 +127,47 @@ print("end" if took < 1 else f"end after {took:.1f} s")
 """
 
 
+# One child after the other asks and ends, the parent stays: each is a worker of the same app, more than an app has channels.
+ONE_BY_ONE = """
+import os, socket, sys
+port, count = int(sys.argv[1]), int(sys.argv[2])
+def ask(s, text):
+    s.settimeout(20)
+    s.sendall(text)
+    assert s.recv(100) == text, text
+held = socket.create_connection(("127.0.0.1", port))
+ask(held, b"before")
+for i in range(count):
+    pid = os.fork()
+    if pid == 0:
+        with socket.create_connection(("127.0.0.1", port)) as s:
+            ask(s, b"%d" % i)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0, i
+ask(held, b"after")
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+ECHO = """
+import selectors, socket, sys
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=300)
+look = selectors.DefaultSelector()
+look.register(l, selectors.EVENT_READ)
+while True:
+    for key, _ in look.select():
+        if key.fileobj is l:
+            look.register(l.accept()[0], selectors.EVENT_READ)
+            continue
+        data = key.fileobj.recv(100)
+        if data:
+            key.fileobj.sendall(data)
+        else:
+            look.unregister(key.fileobj)
+            key.fileobj.close()
+"""
+
+
 @harness.needs_preload_into_python
 class Family(harness.TestCase):
     limit = 120
@@ -171,6 +212,15 @@ class Family(harness.TestCase):
         self.assertEqual(client.wait(30), 0, f"{client!r}\n{self.server!r}")
         self.assertEqual(self.server.err.count("processes of this family are alive"), 1, repr(self.server))
         self.assertEqual(self.server.err.count("\n"), 1, repr(self.server))
+
+    def test_workers_that_come_and_go_one_by_one(self):
+        self.serve(ECHO)
+        client = self.start_under(PYTHON, "-c", ONE_BY_ONE, self.port, 1500, stdin=-1)
+        self.wait_until(lambda: "done" in client.out or not client.running(), "all children's answers", 60)
+        self.assertIn("done", client.out, f"{client!r}\n{self.server!r}")
+        self.wait_until(lambda: len(self.show("sessions")) == 1, "the parent's session alone")
+        client.process.stdin.close()
+        self.assertEqual((client.wait(30), client.err, self.server.err), (0, "", ""), f"{client!r}\n{self.server!r}")
 
     def test_shutdown_by_one_who_holds_it_is_everyones(self):
         script = os.path.join(harness.TOP, "tests", "e2e", "shutdowns.py")
