@@ -223,9 +223,19 @@ static long splice_in(int fd, const void *still, size_t n)
     return ret;
 }
 
-long pipe_put(int fd, const void *data, size_t n)
+/* Not as long as it does not block: a write adds to the page that the last one began, what is spliced takes a page of the few for
+ * itself. Only who clears the flag in this very moment, a process of our own user, can still make us wait. */
+static bool must_splice(int fd)
 {
     if (!is_as_came(fd))
+        return false;
+    long flags = sys_fcntl(fd, F_GETFL, 0L);
+    return flags < 0 || !(flags & O_NONBLOCK) || (flags & O_ACCMODE) != O_RDWR; /* else a write may raise SIGPIPE */
+}
+
+long pipe_put(int fd, const void *data, size_t n)
+{
+    if (!must_splice(fd))
         return sys_write(fd, data, (long)n);
     void *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED)
@@ -240,14 +250,14 @@ long pipe_put(int fd, const void *data, size_t n)
 static long ring_once(int fd)
 {
     static const uint64_t one = 1;
-    return is_as_came(fd) ? splice_in(fd, &one, sizeof one) : sys_write(fd, &one, (long)sizeof one);
+    return must_splice(fd) ? splice_in(fd, &one, sizeof one) : sys_write(fd, &one, (long)sizeof one);
 }
 
 /* What cannot be read without its flags goes into our own bell, where a ring too many does no harm. */
 static void empty_a_little(int fd)
 {
     char some[PAGE_BYTES];
-    if (!is_as_came(fd)) {
+    if (!must_splice(fd)) {
         (void)sys_read(fd, some, (long)sizeof some);
         return;
     }

@@ -174,6 +174,16 @@ static bool faced_twice(const struct peer_box *box)
     return false;
 }
 
+/* Our outbox may have gone before the box. C->lock is held. */
+static bool channel_is_ours(const struct peer_box *box)
+{
+    const struct own_box *own = C->outboxes;
+    while (own && own != box->own)
+        own = own->next;
+    return own && box->own_channel != NONE &&
+           load_relaxed(&outbox_rec_of(own)->chan[box->own_channel].peer_worker) == box->worker->id;
+}
+
 /* A worker that had several outboxes in turn has one channel of ours for them all. */
 static bool channel_needed(const struct peer_box *box)
 {
@@ -191,8 +201,7 @@ static bool channel_needed(const struct peer_box *box)
 static void unmap_box(struct peer_box *box, bool all)
 {
     struct peer_worker *w = box->worker;
-    if (!all && box->own && !box->own->buried && box->own_channel != NONE && load_relaxed(&w->dead) &&
-        !channel_needed(box))
+    if (!all && load_relaxed(&w->dead) && channel_is_ours(box) && !channel_needed(box))
         outbox_channel_free(box->own, box->own_channel);
     plock_take(&C->boxes_lock);
     bool shared = faced_twice(box);
@@ -251,7 +260,8 @@ static void bury(struct peer_box *box)
 static bool app_has_box(uint32_t app)
 {
     for (struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
-        if (b->worker->app == app && (!load_relaxed(&b->worker->dead) || load_relaxed(&b->sessions)))
+        if (b->worker->app == app &&
+            (!load_relaxed(&b->worker->dead) || load_relaxed(&b->sessions) || listeners_want(b->handle)))
             return true;
     }
     return false;

@@ -129,22 +129,22 @@ uint32_t client_readiness(session_handle h)
     return s ? stream_ready(s, session_cache_of(s)) : EPOLLERR | EPOLLHUP;
 }
 
+/* Bytes between a head and a tail, one of which is the peer's word: as much as may be. */
+static size_t between(uint64_t head, uint64_t tail)
+{
+    return tail > head && tail - head <= 1ull << RING_MAX_LOG2 ? (size_t)(tail - head) : 0;
+}
+
 size_t client_readable(session_handle h)
 {
     struct session *s = session_get(h);
-    if (!s)
-        return 0;
-    struct session_cache *c = session_cache_of(s);
-    uint64_t tail = load_acquire(&c->peer) ? count_offset(slot_tail(c->peer)) : 0, head = load_relaxed(&s->head);
-    return tail > head && tail - head <= 1ull << RING_MAX_LOG2 ? (size_t)(tail - head) : 0;
+    const struct slot *peer = s ? load_acquire(&session_cache_of(s)->peer) : NULL;
+    return peer ? between(load_relaxed(&s->head), count_offset(slot_tail(peer))) : 0;
 }
 
 size_t client_unread(session_handle h)
 {
     struct session *s = session_get(h);
-    if (!s)
-        return 0;
-    struct session_cache *c = session_cache_of(s);
-    uint64_t head = load_acquire(&c->peer) ? count_offset(slot_head(c->peer)) : 0, tail = load_relaxed(&s->tail);
-    return tail > head ? (size_t)(tail - head) : 0;
+    const struct slot *peer = s ? load_acquire(&session_cache_of(s)->peer) : NULL;
+    return s ? between(peer ? count_offset(slot_head(peer)) : 0, load_relaxed(&s->tail)) : 0;
 }

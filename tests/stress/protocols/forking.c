@@ -371,41 +371,31 @@ void child_leaves(void)
     waitpid(far, NULL, 0);
 }
 
+static void serve_in_children(berth_listener l)
+{
+    signal(SIGCHLD, SIG_IGN);
+    for (int i = 0;; i++) {
+        berth_session s;
+        expect(berth_accept(l, -1, &s), "accept");
+        if (fork() == 0) {
+            char buf[64];
+            ssize_t n;
+            while ((n = berth_read(s, buf, sizeof buf, PATIENCE)) > 0 && memchr(buf, '!', (size_t)n) == NULL)
+                put_all(s, buf, (size_t)n);
+            if (i % 3 == 0)
+                berth_close(s);
+            if (i % 3 == 1)
+                kill(getpid(), SIGKILL);
+            _exit(0);
+        }
+        expect(berth_close(s), "the parent's close");
+    }
+}
+
 /* A server that forks for each session, and closes its own copy: the end is seen when the child ends, however it does. */
 void fork_per_session(void)
 {
-    int tell[2];
-    if (pipe(tell) != 0)
-        fail(0, "pipe");
-    pid_t server = fork();
-    if (server == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        signal(SIGCHLD, SIG_IGN);
-        attach("forking");
-        berth_listener l = listen_here(64);
-        if (write(tell[1], uri, sizeof uri) != (ssize_t)sizeof uri)
-            exit(1);
-        for (int i = 0;; i++) {
-            berth_session s;
-            if (berth_accept(l, -1, &s) != 0)
-                exit(1);
-            if (fork() == 0) {
-                char buf[64];
-                ssize_t n;
-                while ((n = berth_read(s, buf, sizeof buf, PATIENCE)) > 0 && memchr(buf, '!', (size_t)n) == NULL)
-                    put_all(s, buf, (size_t)n);
-                if (i % 3 == 0)
-                    berth_close(s);
-                if (i % 3 == 1)
-                    kill(getpid(), SIGKILL);
-                _exit(0);
-            }
-            if (berth_close(s) != 0)
-                fail(0, "the parent's close");
-        }
-    }
-    if (read(tell[0], uri, sizeof uri) != (ssize_t)sizeof uri)
-        fail(0, "the server did not begin");
+    pid_t server = far_side(serve_in_children);
     attach("client");
     for (int i = 0; i < (rounds ? rounds : 100); i++) { /* more than a family may have members at once */
         berth_session s = dial();
