@@ -129,8 +129,8 @@ int64_t wait_cap(int64_t deadline)
         if (left < 0 || left > pause)
             left = pause < 0 ? 0 : pause;
     }
-    if ((load_relaxed(&C->box_graves) || load_relaxed(&C->own_graves)) && (left < 0 || left > GRAVE_NS))
-        left = GRAVE_NS; /* then their memory may go */
+    if ((load_relaxed(&C->box_graves) || load_relaxed(&C->own_graves)) && (left < 0 || left > GRAVE_NS / 4))
+        left = GRAVE_NS / 4; /* then perhaps their memory may go */
     return left;
 }
 
