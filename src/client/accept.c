@@ -101,13 +101,9 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
         fetch_or_sc(&s->flags, SF_DEAD);
     } else {
         channel_event(s, c);
-        if (!load_relaxed(&box->announced)) { /* by two at once: the daemon minds it no more than we do */
-            struct ctl_outbox msg = {.h = {.type = CTL_ANNOUNCE, .len = sizeof msg},
-                                     .outbox = outbox_rec_of(own)->handle,
-                                     .worker = box->worker->id};
-            if (control_send(&msg, NULL, 0) == 0)
-                store_relaxed(&box->announced, true);
-        }
+        if (!load_relaxed(&box->announced) &&
+            channel_announce(box)) /* by two at once: the daemon minds it no more than we do */
+            store_relaxed(&box->announced, true);
     }
     plock_take(&C->zombie_lock);
     s->next = C->unconfirmed;

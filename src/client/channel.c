@@ -118,6 +118,14 @@ static void find_theirs(struct peer_box *box)
     }
 }
 
+bool channel_announce(const struct peer_box *box)
+{
+    struct ctl_outbox msg = {.h = {.type = CTL_ANNOUNCE, .len = sizeof msg},
+                             .outbox = outbox_rec_of(box->own)->handle,
+                             .worker = box->worker->id};
+    return control_send(&msg, NULL, 0) == 0;
+}
+
 /* It comes from everywhere where somebody is told something, so it takes no lock that is held while sessions are looked at:
  * whoever takes events next finds the box on C->paired. */
 void channel_pair(struct peer_box *box)
@@ -129,11 +137,8 @@ void channel_pair(struct peer_box *box)
         bool got = outbox_channel_alloc(box->own, box->worker->id, &box->own_channel) == 0;
         if (got && box->starved) { /* what should have been told meanwhile */
             struct channel *ch = outbox_channel(box->own, box->own_channel);
-            struct ctl_outbox msg = {.h = {.type = CTL_ANNOUNCE, .len = sizeof msg},
-                                     .outbox = outbox_rec_of(box->own)->handle,
-                                     .worker = box->worker->id};
             store_sc(&ch->resync, ch->resync + 1);
-            (void)control_send(&msg, NULL, 0); /* it looks for our channel when it hears of our outbox */
+            (void)channel_announce(box); /* it looks for our channel when it hears of our outbox */
         }
         store_relaxed(&box->starved, !got);
         if (!got)

@@ -11,8 +11,9 @@
  *
  * O_NONBLOCK belongs to the open file description, and one that others hold too could be made to block at any moment. Our own
  * bell's nobody else has. Those of peers, and token pipes, come under one that others share, and we open them anew through /proc.
- * Where that cannot be (after chroot; no free descriptor) they stay as they came, marked, and are never written by their flags: vmsplice
- * takes its own, and needs no descriptor. What it puts into a pipe is a page, not a copy; so it is one that nobody writes any more.
+ * Where that cannot be (after chroot; no free descriptor) they stay as they came, marked, and each time it is asked whether they would
+ * block. Into one that would goes vmsplice, which takes its own flags and needs no descriptor. What it puts into a pipe is a page,
+ * not a copy; so it is one that nobody writes any more.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -110,10 +110,11 @@ void client_reset(void);
 void channel_pair(struct peer_box *box); /* makes our side and finds theirs, as far as it can be done now */
 void channels_enter(void);               /* those met since take part in polling; under poll_lock */
 void channel_event(struct session *s, struct session_cache *c);
-void events_poll(bool all);              /* takes events from the channels that are polled, or from all */
-bool events_waiting(void);               /* anything in a polled channel? */
-void channel_rearm(void);                /* sends seldom used channels to sleep */
-void channel_scan(struct peer_box *box); /* looks for slots that answer offers */
+bool channel_announce(const struct peer_box *box); /* tells its worker of our outbox, through the daemon */
+void events_poll(bool all);                        /* takes events from the channels that are polled, or from all */
+bool events_waiting(void);                         /* anything in a polled channel? */
+void channel_rearm(void);                          /* sends seldom used channels to sleep */
+void channel_scan(struct peer_box *box);           /* looks for slots that answer offers */
 
 /* ---- session.c ---- */
 /* After a fork the records of all members are in reach; only what a process holds is its own. */

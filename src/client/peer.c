@@ -161,17 +161,29 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
     return b;
 }
 
-static bool faced_twice(const struct peer_box *box)
+/* Is there another like it, in use or in its grave? */
+static bool another_box(const struct peer_box *box, bool (*like)(const struct peer_box *, const struct peer_box *))
 {
     for (const struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
-        if (b != box && b->handle == box->handle)
+        if (b != box && like(b, box))
             return true;
     }
     for (const struct peer_box *b = C->box_graves; b; b = b->next) {
-        if (b != box && b->handle == box->handle)
+        if (b != box && like(b, box))
             return true;
     }
     return false;
+}
+
+static bool same_outbox(const struct peer_box *a, const struct peer_box *b)
+{
+    return a->handle == b->handle;
+}
+
+/* A worker that had several outboxes in turn has one channel of ours for them all. */
+static bool same_channel(const struct peer_box *a, const struct peer_box *b)
+{
+    return a->own == b->own && a->own_channel == b->own_channel;
 }
 
 /* Our outbox may have gone before the box. C->lock is held. */
@@ -184,27 +196,13 @@ static bool channel_is_ours(const struct peer_box *box)
            load_relaxed(&outbox_rec_of(own)->chan[box->own_channel].peer_worker) == box->worker->id;
 }
 
-/* A worker that had several outboxes in turn has one channel of ours for them all. */
-static bool channel_needed(const struct peer_box *box)
-{
-    for (const struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
-        if (b != box && b->own == box->own && b->own_channel == box->own_channel)
-            return true;
-    }
-    for (const struct peer_box *b = C->box_graves; b; b = b->next) {
-        if (b != box && b->own == box->own && b->own_channel == box->own_channel)
-            return true;
-    }
-    return false;
-}
-
 static void unmap_box(struct peer_box *box, bool all)
 {
     struct peer_worker *w = box->worker;
-    if (!all && load_relaxed(&w->dead) && channel_is_ours(box) && !channel_needed(box))
+    if (!all && load_relaxed(&w->dead) && channel_is_ours(box) && !another_box(box, same_channel))
         outbox_channel_free(box->own, box->own_channel);
     plock_take(&C->boxes_lock);
-    bool shared = faced_twice(box);
+    bool shared = another_box(box, same_outbox);
     uint32_t refs = --w->refs;
     plock_release(&C->boxes_lock);
     if (refs == 0 && (all || load_relaxed(&w->dead))) {

@@ -20,6 +20,23 @@ def fill():
     return taken
 def small_table():
     resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+def listen_with_full_table():
+    small_table()
+    l = socket.create_server(("127.0.0.1", 0), backlog=64)
+    print(l.getsockname()[1], flush=True)
+    taken = fill()
+    l.settimeout(0.1)
+    return l, taken
+def refuses(l, held, pause):
+    try:
+        held.append(l.accept()[0])
+    except (TimeoutError, BlockingIOError):
+        pass
+    except OSError as e:
+        assert e.errno == errno.EMFILE, e
+        time.sleep(pause)
+        return 1
+    return 0
 """
 
 SERVER = COMMON + """
@@ -70,24 +87,13 @@ print("passed")
 # accepts with a full table: at first out of berth's reserve, then it is told EMFILE, and the connections stay; all are
 # served when there is a little room
 FULL_SERVER = COMMON + """
-small_table()
-l = socket.create_server(("127.0.0.1", 0), backlog=64)
-print(l.getsockname()[1], flush=True)
-taken = fill()
-l.settimeout(0.1)
+l, taken = listen_with_full_table()
 end = time.monotonic() + 20
 held = []
 refused = 0
 while refused < 5:
     assert time.monotonic() < end, f"{len(held)} accepted, {refused} refused"
-    try:
-        held.append(l.accept()[0])
-    except TimeoutError:
-        pass
-    except OSError as e:
-        assert e.errno == errno.EMFILE, e
-        refused += 1
-        time.sleep(0.05)
+    refused += refuses(l, held, 0.05)
 for fd in taken[:5]:
     os.close(fd)
 l.settimeout(20)
@@ -102,35 +108,24 @@ print("served", flush=True)
 # accepts as many as it is told to out of the reserve, then what comes from elsewhere: whatever it is that finds no descriptor,
 # the connection stays in the queue
 TIGHT_SERVER = COMMON + """
-small_table()
 first, all = int(sys.argv[1]), int(sys.argv[1]) + 6
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-l = socket.create_server(("127.0.0.1", 0), backlog=64)
-print(l.getsockname()[1], flush=True)
-taken = fill()
-l.settimeout(0.1)
+l, taken = listen_with_full_table()
+told = False
 end = time.monotonic() + 20
 held = []
 refused = 0
 while len(held) < all and refused < 8:
     assert time.monotonic() < end, f"{len(held)} accepted, {refused} refused"
-    try:
-        held.append(l.accept()[0])
-        if len(held) == first:
-            print("more", flush=True)
-            signal.sigwait([signal.SIGUSR1])
-            l.settimeout(0)
-            try: # asks who they are, and then knows them all at once
-                held.append(l.accept()[0])
-            except BlockingIOError:
-                time.sleep(0.2)
-            l.settimeout(0.1)
-    except TimeoutError:
-        pass
-    except OSError as e:
-        assert e.errno == errno.EMFILE, e
-        refused += 1
-        time.sleep(0.01)
+    refused += refuses(l, held, 0.01)
+    if len(held) == first and not told:
+        print("more", flush=True)
+        told = True
+        signal.sigwait([signal.SIGUSR1])
+        l.settimeout(0)
+        refused += refuses(l, held, 0.01) # asks who they are, and then knows them all at once
+        time.sleep(0.2)
+        l.settimeout(0.1)
 print(f"{len(held)} accepted of {all}, {refused} times refused", file=sys.stderr)
 for fd in taken[:40]:
     os.close(fd)
