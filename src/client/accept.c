@@ -105,6 +105,10 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
             channel_announce(box)) /* by two at once: the daemon minds it no more than we do */
             store_relaxed(&box->announced, true);
     }
+    /* All that tells the connector of us is on its way: if its number has not moved yet, it will hear of us before it asks anybody
+     * else (slot_set_state is the fence between). Otherwise it may have chosen another. */
+    if (t->offer_seq > 1 || load_sc(&info->offer_seq) != t->offer_seq)
+        fetch_or_sc(&s->flags, SF_TENTATIVE);
     plock_take(&C->zombie_lock);
     s->next = C->unconfirmed;
     store_release(&C->unconfirmed, session_index(s) + 1);

@@ -4,9 +4,13 @@
  * connect to a listener asks the daemon for an introduction: it registers our outbox and hands out the token pipe (a
  * route). Every further connect is a slot and one write to the pipe, and obeys the backlog by our own count.
  *
- * A token that finds no room leaves its session QUEUED; it is offered again when anybody of this process waits. When a worker of
- * the listener's app dies it may have had tokens of ours in its hands: what nobody accepts within a moment is offered
- * again under a new offer_seq, and an acceptor that comes with the old one is told that it is too late.
+ * A token that finds no room leaves its session QUEUED; it is offered again when anybody of this process waits.
+ *
+ * When a worker of the listener's app dies it may have had tokens of ours in its hands, or another worker that is merely slow
+ * has them. Two must not serve one connection. So what was on offer then, and is still after a moment, is first withdrawn: its
+ * offer_seq moves, and who comes with the old one finds it stale. Who had accepted before that has said so already, and is given
+ * another moment to be heard, whatever number it has. Only then a token with the new number goes out, and whoever takes that
+ * (or was overtaken by the withdrawal) touches no byte before it sees that the connector has chosen it (session_judge).
  */
 #include <errno.h>
 #include <string.h>
@@ -178,73 +182,99 @@ void offer_again(struct session *s)
         watches_ready(session_cache_of(s));
 }
 
-/* The connector's part when a worker of `app` died: what it had offered and nobody has accepted may have been in that worker's
- * hands. Another living worker may have it too, so it is given a moment to say so. */
+/* The connector's part when a worker of `app` died: one step for each offer in doubt every REOFFER_NS. */
 #define REOFFER_NS (50 * NS_PER_MS)
+
+enum {
+    DOUBT_NONE,
+    DOUBT_NEW, /* since the last step: a moment more */
+    DOUBT_OLD, /* to be withdrawn */
+    DOUBT_WITHDRAWN,
+};
+
+/* Ours to offer, and nobody has accepted that we know of. C->lock is held. */
+static struct route *unanswered(const struct session *s)
+{
+    uint32_t state = load_acquire(&s->state);
+    if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || load_relaxed(&s->peer_outbox) ||
+        !(load_relaxed(&s->flags) & SF_CONNECTOR) || !members_has(&s->holders, C->member))
+        return NULL;
+    struct route *r = route_find(load_relaxed(&s->listener));
+    return r && load_relaxed(&s->own_outbox) == r->box->index ? r : NULL;
+}
 
 void sessions_reoffer(uint32_t app)
 {
+    bool any = false;
     plock_take(&C->lock);
-    bool planned = load_relaxed(&C->reoffer_at) != 0;
-    C->reoffer_app = !planned || C->reoffer_app == app ? app : 0; /* 0: of several */
-    if (!planned) /* not later for each that dies meanwhile: they may go on dying */
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        if (load_relaxed(&s->app) != app || !unanswered(s))
+            continue;
+        any = true;
+        if (load_relaxed(&s->doubt) == DOUBT_NONE)
+            store_relaxed(&s->doubt, (uint8_t)DOUBT_NEW);
+    }
+    if (any && !load_relaxed(&C->reoffer_at))
         store_release(&C->reoffer_at, clock_now() + REOFFER_NS);
     plock_release(&C->lock);
 }
 
-/* Under the session's locks, so that it is not linked by the old offer at the same time. False: to be tried again. */
-static bool offer_anew(struct session *s, uint32_t app)
+/* With the new number. The session's locks are held, so that it is not linked at the same time. False: there is no room. */
+static bool offer_anew(struct session *s, struct route *r)
 {
-    uint32_t state = load_relaxed(&s->state);
-    if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || (app && s->app != app) || s->peer_outbox ||
-        !(load_relaxed(&s->flags) & SF_CONNECTOR) || !(members_has(&s->holders, C->member)))
-        return true;
-    struct route *r = route_find(s->listener);
-    if (!r || s->own_outbox != r->box->index)
-        return true;
-    struct slot_info *info = outbox_info(r->box, s->own_slot);
-    uint32_t waiting = r->waiting;
-    store_relaxed(&s->offer_seq, s->offer_seq + 1); /* whoever comes with the old one is told that it is too late */
-    store_release(&info->offer_seq, s->offer_seq);
+    uint32_t state = load_relaxed(&s->state), waiting = r->waiting;
     if (r->waiting)
         r->waiting--;
     int err = offer(s, r);
-    if (err) { /* no room: the old one stays good */
+    if (err)
         r->waiting = waiting;
-        store_relaxed(&s->offer_seq, s->offer_seq - 1);
-        store_release(&info->offer_seq, s->offer_seq);
-    }
     if (err || state == SESSION_ZOMBIE)
         store_release(&s->state, state);
     return !err;
+}
+
+/* The next step for an offer in doubt: what the doubt is then. C->lock is held. */
+static uint8_t doubt_step(struct session *s, uint8_t doubt)
+{
+    if (!family_lock_try(&s->rx_lock, berth_lock_id))
+        return doubt;
+    uint8_t next = doubt;
+    if (family_lock_try(&s->tx_lock, berth_lock_id)) {
+        struct route *r = unanswered(s);
+        next = DOUBT_NONE;
+        if (r && doubt == DOUBT_NEW) {
+            next = DOUBT_OLD;
+        } else if (r && doubt == DOUBT_OLD) {
+            store_relaxed(&s->offer_seq, s->offer_seq + 1);
+            store_sc(&outbox_info(r->box, s->own_slot)->offer_seq, s->offer_seq);
+            next = DOUBT_WITHDRAWN;
+        } else if (r && !offer_anew(s, r)) {
+            next = DOUBT_WITHDRAWN;
+        }
+        half_unlock(&s->tx_lock);
+    }
+    half_unlock(&s->rx_lock);
+    return next;
 }
 
 static void reoffer_now(void)
 {
     events_poll(true);
     plock_take(&C->lock);
-    uint32_t app = C->reoffer_app;
     bool planned = exchange_sc(&C->reoffer_at, 0) != 0, later = false;
     for (uint32_t i = 1, n = load_acquire(&C->family->sessions); planned && i < n; i++) {
         struct session *s = session_at(i);
-        uint32_t state = load_acquire(&s->state);
-        if (state != SESSION_OFFERED && state != SESSION_ZOMBIE)
+        uint8_t doubt = load_relaxed(&s->doubt);
+        if (doubt == DOUBT_NONE || !unanswered(s))
             continue;
-        if (!family_lock_try(&s->rx_lock, berth_lock_id)) {
-            later = true;
-            continue;
-        }
-        if (!family_lock_try(&s->tx_lock, berth_lock_id))
-            later = true;
-        else {
-            later |= !offer_anew(s, app);
-            half_unlock(&s->tx_lock);
-        }
-        half_unlock(&s->rx_lock);
+        doubt = doubt_step(s, doubt);
+        store_relaxed(&s->doubt, doubt);
+        later |= doubt != DOUBT_NONE;
     }
-    plock_release(&C->lock);
     if (later)
-        sessions_reoffer(app);
+        store_release(&C->reoffer_at, clock_now() + REOFFER_NS);
+    plock_release(&C->lock);
 }
 
 void sessions_offer_again(void)

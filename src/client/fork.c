@@ -481,14 +481,7 @@ void shared_confirm(void)
         if (!held_by(s, C->member) || load_relaxed(&s->flags) & (SF_CONNECTOR | SF_CONFIRMED) || ours(owner_of(s)))
             continue;
         struct session_cache *c = session_cache_of(s);
-        uint64_t me = c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
-        if (!c->peer || s->flags & (SF_DEAD | SF_RESET))
-            continue;
-        if (load_acquire(&c->box->their_channel) == NONE)
-            channel_pair(c->box);
-        if (load_acquire(&c->peer->peer) == me && load_acquire(&c->box->their_channel) != NONE)
-            fetch_or_sc(&s->flags, SF_CONFIRMED);
-        else
+        if (c->peer && !session_judge(s, c))
             left++;
         watches_ready(c);
     }

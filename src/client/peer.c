@@ -530,12 +530,12 @@ static bool has_died(const struct peer_worker *w)
         return false;
     long fd = sys_call(SYS_pidfd_open, (long)w->pid, 0L, 0, 0);
     if (fd < 0)
-        return fd == -ESRCH;
+        return fd == -ESRCH && !load_acquire(&w->page->forked); /* at the last moment? */
     struct pollfd p = {.fd = (int)fd, .events = POLLIN};
     struct timespec ts = {0};
     long n = sys_ppoll(&p, 1, &ts, NULL);
     (void)sys_close(fd);
-    return n > 0;
+    return n > 0 && !load_acquire(&w->page->forked);
 }
 
 void peers_look_alive(void)

@@ -10,9 +10,10 @@
 
 bool stream_readable(struct session *s, struct session_cache *c)
 {
-    if (load_relaxed(&s->flags) & (SF_RESET | SF_SHUT_RD | SF_DEAD))
+    uint32_t flags = load_relaxed(&s->flags);
+    if (flags & (SF_RESET | SF_SHUT_RD | SF_DEAD))
         return true;
-    if (!load_acquire(&c->peer))
+    if (!load_acquire(&c->peer) || flags & SF_TENTATIVE)
         return false;
     uint64_t word = slot_tail(c->peer);
     if (count_offset(word) == load_relaxed(&s->head))
@@ -25,7 +26,7 @@ bool stream_segment_missing(struct session *s, struct session_cache *c)
 {
     int err = BERTH_E_PROTOCOL;
     uint64_t size;
-    if (!load_acquire(&c->peer) || load_relaxed(&c->rx_ring) ||
+    if (!load_acquire(&c->peer) || load_relaxed(&s->flags) & SF_TENTATIVE || load_relaxed(&c->rx_ring) ||
         count_offset(slot_tail(c->peer)) == load_relaxed(&s->head))
         return false;
     return !peer_ring(c->box, slot_ring(c->peer), &size, false, &err) && err == BERTH_E_WOULD_BLOCK;
@@ -45,8 +46,7 @@ bool stream_writable(struct session *s, struct session_cache *c)
 {
     if (load_relaxed(&s->flags) & (SF_RESET | SF_SHUT_WR | SF_DEAD))
         return true;
-    uint32_t state = load_relaxed(&s->state);
-    if (state == SESSION_QUEUED)
+    if (load_relaxed(&s->state) == SESSION_QUEUED || load_relaxed(&s->flags) & SF_TENTATIVE)
         return false;
     uint64_t size = load_relaxed(&s->tx_size);
     if (size < load_relaxed(&s->tx_limit))
@@ -107,7 +107,7 @@ uint32_t stream_ready(struct session *s, struct session_cache *c)
         return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | error;
     uint32_t events = error;
     bool ended = flags & (SF_SHUT_RD | SF_DEAD), closed = cut || flags & SF_SHUT_WR;
-    if (load_acquire(&c->peer)) {
+    if (load_acquire(&c->peer) && !(flags & SF_TENTATIVE)) {
         ended = ended || slot_tail(c->peer) & COUNT_FLAG;
         if (slot_head(c->peer) & COUNT_FLAG)
             events |= EPOLLOUT; /* a write tells */

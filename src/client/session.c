@@ -125,8 +125,14 @@ static void session_dead(struct session *s, uint32_t flags)
         ;
 }
 
-/* `names`: our slot and its generation, as the peer has it. The record may have become another session's meanwhile, and the offer
- * that the peer took may have been made anew (reoffer_now). */
+/* The first who answers has it, whichever of its offers he took: they have the slot's generation in common. */
+static bool answers_offer(const struct slot_info *theirs, const struct session *s)
+{
+    uint32_t seq = load_relaxed(&theirs->offer_seq);
+    return seq && seq <= load_relaxed(&s->offer_seq);
+}
+
+/* `names`: our slot and its generation, as the peer has it. The record may have become another session's meanwhile. */
 static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index, const struct slot *p,
                     uint64_t names)
 {
@@ -137,7 +143,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     bool same = s->own_slot == (uint32_t)names && s->own_outbox == box->own->index && c->own &&
                 load_relaxed(&c->own->generation) == (uint32_t)(names >> 32);
     const struct slot_info *theirs = peer_info(box, slot_index);
-    bool in_time = theirs && load_relaxed(&theirs->offer_seq) == s->offer_seq;
+    bool in_time = theirs && answers_offer(theirs, s);
     uint32_t flags = load_relaxed(&s->flags);
     /* a forked process that looks for its own comes by those that were made after the fork, too: whose they are would not hear of it */
     bool may = session_held(s) || box->me == C->worker;
@@ -219,12 +225,42 @@ void session_event(struct peer_box *box, uint32_t index)
         const struct slot_info *info = peer_info(box, index);
         /* slots, generations and numbers of offers begin alike in each process of a family: the outbox tells them apart */
         if (slot_state(p) != SLOT_FREE && info && load_relaxed(&info->peer_outbox) == r->handle &&
-            load_relaxed(&info->offer_seq) == load_relaxed(&s->offer_seq))
+            answers_offer(info, s))
             link_to(s, box, index, p, names);
         return;
     }
     if (load_acquire(&c->peer) == p)
         watches_ready(c);
+}
+
+/* Does the connector know our slot, does it know another's, or is it past knowing? */
+bool session_judge(struct session *s, struct session_cache *c)
+{
+    uint64_t me = c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
+    const struct slot *peer = load_acquire(&c->peer);
+    uint32_t flags = load_relaxed(&s->flags);
+    uint64_t names = peer ? load_acquire(&peer->peer) : 0; /* once: it may come to name us at any moment */
+    bool still = peer && load_relaxed(&peer->generation) == s->peer_generation;
+    bool over =
+        !still || flags & (SF_DEAD | SF_RESET) || load_relaxed(&s->state) != SESSION_OPEN || (names && names != me);
+    bool knows = still && names == me;
+    if (c->box && load_acquire(&c->box->their_channel) == NONE) {
+        channel_pair(c->box);
+        if (load_acquire(&c->box->their_channel) == NONE && !over)
+            return false; /* it may know us, but not yet how to tell: very soon */
+    }
+    if (!knows && !over)
+        return false;
+    if (knows) {
+        fetch_and_sc(&s->flags, ~SF_TENTATIVE);
+    } else if (load_relaxed(&s->state) == SESSION_OPEN && !(flags & SF_RESET) &&
+               (flags & SF_TENTATIVE || !(flags & SF_DEAD))) {
+        if (names)
+            fetch_or_sc(&s->flags, SF_TENTATIVE); /* for good: the bytes are another's */
+        session_break(s, BERTH_E_RESET, "the connector has another acceptor");
+    }
+    fetch_or_sc(&s->flags, SF_CONFIRMED);
+    return true;
 }
 
 void sessions_confirm(void)
@@ -235,29 +271,15 @@ void sessions_confirm(void)
     while (*link) {
         struct session *s = session_at(*link - 1);
         struct session_cache *c = session_cache_of(s);
-        uint64_t me = (uint64_t)c->own->generation << 32 | s->own_slot;
-        uint64_t names = load_acquire(&c->peer) ? load_acquire(&c->peer->peer)
-                                                : 0; /* once: it may come to name us at any moment */
-        bool knows = names == me && load_relaxed(&c->peer->generation) == s->peer_generation;
-        bool over = !load_acquire(&c->peer) || load_relaxed(&c->peer->generation) != s->peer_generation ||
-                    load_relaxed(&s->flags) & (SF_DEAD | SF_RESET) || load_relaxed(&s->state) != SESSION_OPEN ||
-                    (names && names != me);
-        if (c->box && load_acquire(&c->box->their_channel) == NONE)
-            channel_pair(c->box);
-        if (knows && c->box && load_acquire(&c->box->their_channel) == NONE && !over)
-            knows = false; /* it knows us, but not yet how to tell: very soon */
-        if (!knows && !over) {
+        bool judged = session_judge(s, c);
+        if (judged) {
+            store_release(link, s->next);
+            s->next = 0;
+        } else {
             link = &s->next;
-            if (stream_readable(s, c))
-                watches_ready(c);
-            continue;
         }
-        if (!knows && load_relaxed(&s->state) == SESSION_OPEN && !(load_relaxed(&s->flags) & (SF_DEAD | SF_RESET)))
-            session_break(s, BERTH_E_RESET, "the connector has another acceptor");
-        fetch_or_sc(&s->flags, SF_CONFIRMED);
-        store_release(link, s->next);
-        s->next = 0;
-        watches_ready(c);
+        if (judged || stream_readable(s, c))
+            watches_ready(c);
     }
     plock_release(&C->zombie_lock);
 }

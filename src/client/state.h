@@ -126,7 +126,9 @@ enum session_state {
 #define SF_RESET_TOLD 0x200u /* the program has been told of the reset: see client_tell_reset */
 #define SF_DEAD 0x100u       /* the peer worker is gone: what it published can still be read */
 #define SF_WRITE_LOST 0x400u /* the program wrote after the peer had closed: see client_write_lost */
-#define SF_TAG_SHIFT 16      /* above: low bits of the generation it was made with, see session_dead */
+#define SF_TENTATIVE                                                                                               \
+    0x800u /* acceptor: the offer was made more than once, the connector may have another: see session_judge */
+#define SF_TAG_SHIFT 16 /* above: low bits of the generation it was made with, see session_dead */
 
 struct session {
     /* line 0: sending */
@@ -169,7 +171,8 @@ struct session {
     uint32_t app;
     uint16_t read_spanner, write_spanner; /* member + 1 that has the span open */
     uint8_t port_leased;
-    uint8_t pad[3];
+    uint8_t doubt; /* connector: see sessions_reoffer */
+    uint8_t pad[2];
 };
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 
@@ -368,8 +371,7 @@ struct client {
     uint32_t dead_boxes;     /* boxes of dead workers, to be buried when no session is in them */
     bool starved;            /* some box has no channel */
     uint32_t queued;         /* sessions whose token found no room; list by session.next */
-    uint32_t reoffer_app;
-    int64_t reoffer_at; /* when to offer again what a dead worker of that app may have taken; 0: nothing */
+    int64_t reoffer_at;      /* when to look at the offers that a dead worker may have taken; 0: there are none */
     struct route *routes;
     uint32_t unconfirmed; /* sessions accepted that the connector may not know of; list by session.next */
     uint32_t zombies_first, zombies_last;

@@ -124,7 +124,7 @@ bool stream_cut(struct session *s, struct session_cache *c)
     uint32_t flags = load_relaxed(&s->flags);
     if (flags & SF_RESET)
         return true;
-    if (!load_acquire(&c->peer))
+    if (!load_acquire(&c->peer) || flags & SF_TENTATIVE)
         return false;
     if (slot_tail(c->peer) & COUNT_FLAG)
         return load_relaxed(&c->peer->flags) & SLOT_RESET;
@@ -260,6 +260,14 @@ static __attribute__((noinline)) void asked_in_vain(void)
     control_poll();
 }
 
+/* The connector may have another acceptor: its words may be about somebody else's bytes. */
+static __attribute__((noinline)) ssize_t tentative(const struct session *s)
+{
+    if (load_relaxed(&s->flags) & SF_RESET)
+        return s->error ? s->error : BERTH_E_RESET;
+    return BERTH_E_WOULD_BLOCK;
+}
+
 static ssize_t receive(session_handle h, const struct iovec *iov, int count, uint32_t flags)
 {
     struct session *s = enter(h);
@@ -272,8 +280,8 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     uint64_t old = 0, word = 0;
     if (__builtin_expect(stale(s, h), 0))
         goto out;
-    if (__builtin_expect(load_relaxed(&s->flags) & SF_READ_SPAN, 0)) {
-        result = BERTH_E_BUSY;
+    if (__builtin_expect(load_relaxed(&s->flags) & (SF_READ_SPAN | SF_TENTATIVE), 0)) {
+        result = load_relaxed(&s->flags) & SF_READ_SPAN ? BERTH_E_BUSY : tentative(s);
         goto out;
     }
     result = receive_look(s, c, &word);
@@ -295,7 +303,9 @@ out:
     if (tell)
         notify_space(s, c, old, load_relaxed(&s->head_published));
     if (result == BERTH_E_WOULD_BLOCK) {
-        if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= load_relaxed(&s->head), 1)) {
+        if (__builtin_expect(load_relaxed(&s->flags) & SF_TENTATIVE, 0)) {
+            sessions_confirm();
+        } else if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= load_relaxed(&s->head), 1)) {
             asked_in_vain();
         } else {
             control_poll(); /* the same with the acceptor, or with the segment */
@@ -326,6 +336,8 @@ int client_read_spans(session_handle h, struct iovec spans[2])
     half_lock(&s->rx_lock);
     uint64_t word = 0;
     int result = stale(s, h) ? BERTH_E_BAD_HANDLE : load_relaxed(&s->flags) & SF_READ_SPAN ? BERTH_E_BUSY : 0;
+    if (result == 0 && load_relaxed(&s->flags) & SF_TENTATIVE)
+        result = (int)tentative(s);
     if (result == 0) {
         ssize_t avail = receive_look(s, c, &word);
         result = (int)avail;
@@ -471,9 +483,11 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
 {
     int err;
     uint32_t flags = load_relaxed(&s->flags);
-    if (__builtin_expect(flags & (SF_SHUT_WR | SF_RESET | SF_DEAD), 0)) {
+    if (__builtin_expect(flags & (SF_SHUT_WR | SF_RESET | SF_DEAD | SF_TENTATIVE), 0)) {
         if (flags & SF_SHUT_WR)
             return BERTH_E_CLOSED;
+        if (flags & SF_TENTATIVE)
+            return tentative(s);
         if (flags & SF_RESET)
             return s->error ? s->error : BERTH_E_RESET;
         return stream_cut(s, c) ? BERTH_E_RESET : BERTH_E_CLOSED;

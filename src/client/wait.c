@@ -290,7 +290,8 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline)
         }
         /* `want` is one word: where an event set, a poll or another process may set it too, nobody sleeps by futex */
         if (!load_acquire(&c->peer) || (events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) ||
-            load_acquire(&c->watches) || load_relaxed(&c->pollers) || load_relaxed(&s->flags) & SF_SHARED)
+            load_acquire(&c->watches) || load_relaxed(&c->pollers) ||
+            load_relaxed(&s->flags) & (SF_SHARED | SF_TENTATIVE))
             return wait_poll(h, events, deadline);
         cpu_publish(c->own);
         if (!began) { /* the first time round */

@@ -13,9 +13,10 @@
  *
  * GET_SEGMENT for a segment that is not there yet is parked until it comes or the outbox dies.
  */
+#include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -198,37 +199,41 @@ void outbox_drop(struct daemon *d, struct outbox *o)
 }
 
 /* Of offers that nobody is seen to have answered it cannot be told whether they lie in a queue, are just being
- * taken, or were taken and closed since. So it takes a few looks in a row, seconds apart, at which no queue has
- * anything and no slot names them. */
+ * taken, or were taken and closed since. A queue gives in order: once it has been found empty after the death, theirs have
+ * been taken. Whoever took them last is given a few looks more, seconds apart, to name them in a slot of his. */
 #define UNWANTED_LOOKS 3
+#define UNSEEN_LOOKS 8 /* of a queue that we cannot see into; they take a minute */
 
-static bool queues_empty(const struct app *app)
+/* Asks the kernel nothing for which it would take the pipe's lock (pipes.c). */
+static bool queues_empty(const struct app *app, struct outbox *o)
 {
+    bool unseen = false;
     list_for_each(&app->space->listeners, it, after)
     {
         const struct listener *l = container_of(it, struct listener, link);
-        int waiting = 0;
-        if (l->app == app && (ioctl(l->pipe_fd, FIONREAD, &waiting) < 0 || waiting > 0))
+        struct pollfd p = {.fd = l->pipe_fd, .events = POLLIN};
+        if (l->app != app)
+            continue;
+        if ((fcntl(l->pipe_fd, F_GETFL) & O_ACCMODE) != O_RDWR) /* made by a worker without /proc */
+            unseen = true;
+        else if (poll(&p, 1, 0) != 0)
             return false;
     }
-    return true;
+    return !unseen || ++o->looks >= UNSEEN_LOOKS;
 }
 
 static bool needed(struct daemon *d, struct outbox *o)
 {
     if (!o->facing->worker_count)
         return false;
-    switch (slots_need(d, o)) {
-    case NEED_NOTHING:
+    enum need need = slots_need(d, o);
+    if (need == NEED_NOTHING)
         return false;
-    case NEED_ANSWERS:
-        if (queues_empty(o->facing) && !slots_named(o))
-            return ++o->unwanted < UNWANTED_LOOKS;
-        break;
-    case NEED_SESSIONS:
-        break;
-    }
-    o->unwanted = 0;
+    o->drained = o->drained || (need == NEED_ANSWERS && queues_empty(o->facing, o));
+    if (need == NEED_SESSIONS || slots_named(o))
+        o->unwanted = 0;
+    else if (o->drained && ++o->unwanted >= UNWANTED_LOOKS)
+        return false;
     return true;
 }
 

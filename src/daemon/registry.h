@@ -170,7 +170,9 @@ struct outbox {
     struct ptrset got;     /* living workers that were given it */
     struct list parked;    /* GET_SEGMENT that wait for a segment of it */
     bool dead;
-    uint8_t unwanted; /* how often in a row nobody seemed to want it */
+    bool drained;     /* whoever may want it has been seen to have taken what was offered from it */
+    uint8_t looks;    /* at queues that cannot be seen into */
+    uint8_t unwanted; /* how often in a row nobody seemed to want it, since then */
 };
 
 struct parked {

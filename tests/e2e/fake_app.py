@@ -207,8 +207,10 @@ class App:
     def listen(self, where="127.0.0.1", port=0, flags=0, backlog=16, proto=6):
         """(status, listener, epoch, port); the read end of its queue is kept in self.queue"""
         r, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        m = self.ask("LISTEN", struct.pack("=16sHBBIQ", address(where), port, proto, flags, backlog, 7), (w,))
+        both = os.open(f"/proc/self/fd/{w}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # as libberth has it
         os.close(w)
+        m = self.ask("LISTEN", struct.pack("=16sHBBIQ", address(where), port, proto, flags, backlog, 7), (both,))
+        os.close(both)
         queue = os.fdopen(r, "rb", buffering=0)
         self.keep.append(queue)
         self.queue = queue

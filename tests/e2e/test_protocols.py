@@ -45,6 +45,12 @@ class ByLibberth(harness.TestCase):
     def test_workers_killed_with_connections_in_hand(self):
         self.scenario("prefork-killed", (1,) if harness.SANITIZER else (1, 2, 3), 20 if harness.SANITIZER else 0)
 
+    def test_what_is_offered_twice_is_served_once(self):
+        self.daemon()
+        done = self.run_program(os.path.join(harness.BUILD, "tests", "stress", "offers"), seconds=60 * SLOW)
+        self.assertEqual(done.code, 0, repr(done))
+        self.assertIn("offers: passed", done.out)
+
     def test_a_session_belongs_to_who_made_it(self):
         self.scenario("not-owner")
 

@@ -414,17 +414,32 @@ class Death(RegistryTest):
         m.close()
         self.assert_closed(mine)
 
-    def test_offers_are_kept_while_somebody_may_take_them(self):
+    def offer(self):
+        """One that its connector does not live to see answered."""
         server, client, box = self.pair()
         box.info(0, ("127.0.0.1", 4000), ("127.0.0.1", 8080), listener=self.listener)
         box.slot(0, OFFERED)
         m = client.ask("INTRODUCE", struct.pack("=IIQ", self.listener, 0, box.handle))
         os.write(m.fds[0], b"t" * 64)
+        queue = os.dup(m.fds[0])
+        self.addCleanup(os.close, queue)
         m.close()
         client.close()
+        return server, box, queue
+
+    def test_offers_are_kept_while_somebody_may_take_them(self):
+        server, box, _ = self.offer()
         time.sleep(3)
         self.assertEqual(server.get_outbox(box.handle)[3], 1)
         self.assertEqual(server.queue.read(), b"t" * 64)  # taken and forgotten: then it goes, after a few looks
+        self.wait_until(lambda: server.get_outbox(box.handle)[0] == E["E_BAD_HANDLE"], "the outbox to go", 20)
+
+    def test_offers_of_others_in_the_queue_keep_nothing(self):
+        server, box, queue = self.offer()
+        self.assertEqual(server.queue.read(), b"t" * 64)
+        time.sleep(0.5)  # the daemon has looked, and seen that it was taken
+        self.assertEqual(server.get_outbox(box.handle)[3], 1)
+        os.write(queue, b"o" * 64)
         self.wait_until(lambda: server.get_outbox(box.handle)[0] == E["E_BAD_HANDLE"], "the outbox to go", 20)
 
     def test_sessions_are_kept_until_the_peer_is_done(self):
