@@ -12,18 +12,21 @@
  * can be emptied.
  *
  * The last close of a description can wait likewise: a pipe's for the lock, a FUSE file's for its server, a socket's for its peer, and
- * that of a socket with descriptors unread for all of these. Each such close has a thread of its own, which does nothing else.
- * Two are left: descriptors that come while our table is full the kernel closes itself, and a daemon that is to end ends when such
+ * that of a socket with descriptors unread for all of these. Such closes have threads of their own, which do nothing else, as many
+ * as wait and one more. Two are left: descriptors that come while our table is full the kernel closes itself, and a daemon that is to end ends when such
  * threads do.
  */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "daemon/registry.h"
 
 #define BELL_BYTES ((int)(2 * PAGE_BYTES)) /* never drained, so small: two pages, of which one can be emptied */
@@ -75,12 +78,6 @@ int bell_make(int *peers, int *owner)
     return 0;
 }
 
-static void *close_it(void *arg)
-{
-    close((int)(intptr_t)arg);
-    return NULL;
-}
-
 static bool closes_at_once(int fd)
 {
     int type = 0, domain = 0;
@@ -91,23 +88,96 @@ static bool closes_at_once(int fd)
            getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_INET;
 }
 
-void close_aside(int fd)
+#define STUCK_NS (10 * NS_PER_MS)
+#define CLOSERS_IDLE 2u
+
+/* One thread closes; when it has not come to an end for a while and more is to be closed, the watching one starts another. */
+static struct {
+    pthread_mutex_t lock;
+    pthread_cond_t work, watch;
+    int *fds;
+    size_t count, room;
+    uint32_t idle, done; /* closers that wait; closes, ever */
+    bool started;
+} aside = {.lock = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER, .watch = PTHREAD_COND_INITIALIZER};
+
+static void *closer(void *unused)
+{
+    pthread_mutex_lock(&aside.lock);
+    while (aside.idle < CLOSERS_IDLE) {
+        aside.idle++;
+        while (!aside.count)
+            pthread_cond_wait(&aside.work, &aside.lock);
+        aside.idle--;
+        while (aside.count) {
+            int fd = aside.fds[--aside.count];
+            pthread_mutex_unlock(&aside.lock);
+            close(fd);
+            pthread_mutex_lock(&aside.lock);
+            aside.done++;
+        }
+    }
+    pthread_mutex_unlock(&aside.lock);
+    return NULL;
+}
+
+static int thread_start(void *(*run)(void *))
 {
     pthread_attr_t attr;
     pthread_t thread;
+    int err = pthread_attr_init(&attr);
+    if (err)
+        return err;
+    (void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    (void)pthread_attr_setstacksize(&attr, CLOSER_STACK);
+    err = pthread_create(&thread, &attr, run, NULL);
+    (void)pthread_attr_destroy(&attr);
+    if (err) /* better a few descriptors more than a daemon that may hang */
+        log_warn("no thread to close descriptors in: %s", strerror(err));
+    return err;
+}
+
+static void *watcher(void *unused)
+{
+    static const struct timespec a_while = {.tv_nsec = STUCK_NS};
+    pthread_mutex_lock(&aside.lock);
+    for (;;) {
+        while (!aside.count)
+            pthread_cond_wait(&aside.watch, &aside.lock);
+        uint32_t done = aside.done;
+        pthread_mutex_unlock(&aside.lock);
+        (void)nanosleep(&a_while, NULL);
+        pthread_mutex_lock(&aside.lock);
+        if (aside.count && aside.done == done && !aside.idle)
+            (void)thread_start(closer);
+    }
+    return NULL;
+}
+
+void close_aside(int fd)
+{
     if (fd < 0)
         return;
     if (closes_at_once(fd)) {
         close(fd);
         return;
     }
-    int err = pthread_attr_init(&attr);
-    if (!err) {
-        (void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-        (void)pthread_attr_setstacksize(&attr, CLOSER_STACK);
-        err = pthread_create(&thread, &attr, close_it, (void *)(intptr_t)fd);
-        (void)pthread_attr_destroy(&attr);
+    pthread_mutex_lock(&aside.lock);
+    if (aside.count == aside.room) {
+        size_t room = aside.room ? 2 * aside.room : 64;
+        int *more = reallocarray(aside.fds, room, sizeof *more);
+        if (more) {
+            aside.fds = more;
+            aside.room = room;
+        }
     }
-    if (err) /* better one descriptor less than a daemon that may hang */
-        log_warn("no thread to close a descriptor in: %s", strerror(err));
+    if (aside.count < aside.room)
+        aside.fds[aside.count++] = fd;
+    else
+        log_warn("no memory to close a descriptor with");
+    if (!aside.started && thread_start(watcher) == 0)
+        aside.started = true; /* it starts the first closer, too: who waits here has no hurry */
+    pthread_cond_signal(&aside.work);
+    pthread_cond_signal(&aside.watch);
+    pthread_mutex_unlock(&aside.lock);
 }
