@@ -145,11 +145,9 @@ void watches_ready(struct session_cache *c)
 
 void futex_sleepers_wake(struct session_cache *c)
 {
-    if (!c->own || !load_acquire(&c->peer) ||
-        !((load_sc(&c->own->want) | load_sc(&c->own->want_space)) & COUNT_FLAG))
-        return;
-    (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
-    (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
+    const struct slot *own = load_relaxed(&c->own);
+    if (own && (load_sc(&own->want) | load_sc(&own->want_space)) & COUNT_FLAG)
+        sleepers_wake(load_acquire(&c->peer));
 }
 
 void listener_ready(struct listener *l)
@@ -460,8 +458,9 @@ static uint32_t judge(struct watch *w)
     uint32_t mask = w->events | EPOLLERR | EPOLLHUP;
     bool edge = w->events & EPOLLET;
     if (edge) {
-        w->seen_tail = load_acquire(&c->peer) ? slot_tail(c->peer) : 0;
-        w->seen_head = load_acquire(&c->peer) ? slot_head(c->peer) : 0;
+        const struct slot *peer = load_acquire(&c->peer);
+        w->seen_tail = peer ? slot_tail(peer) : 0;
+        w->seen_head = peer ? slot_head(peer) : 0;
         w->seen_flags = load_relaxed(&s->flags);
     }
     uint32_t now = stream_ready(s, c) & mask;
@@ -608,12 +607,12 @@ static void look_at_shared(struct evset *set)
         if (!s || !(load_relaxed(&s->flags) & SF_SHARED))
             continue;
         struct session_cache *c = session_cache_of(s);
+        const struct slot *peer = load_acquire(&c->peer);
         if (!(w->events & EPOLLET)) {
             if (stream_ready(s, c) & (w->events | EPOLLERR | EPOLLHUP))
                 ready_put(w);
         } else if (w->seen_flags != load_relaxed(&s->flags) ||
-                   (load_acquire(&c->peer) &&
-                    (slot_tail(c->peer) != w->seen_tail || slot_head(c->peer) != w->seen_head))) {
+                   (peer && (slot_tail(peer) != w->seen_tail || slot_head(peer) != w->seen_head))) {
             ready_put(w);
         }
     }

@@ -133,6 +133,7 @@ void session_try_link(struct session *s);                          /* connector:
 void session_break(struct session *s, int error, const char *why); /* the peer is dead, or broke the rules */
 void session_event(struct peer_box *box, uint32_t peer_slot_index);
 void sessions_confirm(void); /* acceptors look whether the connectors know them */
+void sleepers_wake(const struct slot *peer);
 bool session_judge(struct session *s, struct session_cache *c); /* one of them: false, it is open still */
 void sessions_settle(void);                                     /* before a sleep: confirm, offer again, reap */
 void sessions_of_worker_dead(uint32_t worker);

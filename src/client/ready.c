@@ -1,7 +1,8 @@
 /* ready.c - can a session be read, can it be written, and by which mark will the peer tell when that changes.
  *
  * What a waiter needs of the fifo (stream.c): nothing here takes a session's locks, so each word is read once, and an answer may be
- * old when it is given. Arming comes first, judging after it: what came before the mark is seen, what comes later is told.
+ * old when it is given; c->peer above all, which goes when another thread closes the session and its record is used again. Arming
+ * comes first, judging after it: what came before the mark is seen, what comes later is told.
  */
 #include <sys/epoll.h>
 
@@ -13,9 +14,10 @@ bool stream_readable(struct session *s, struct session_cache *c)
     uint32_t flags = load_relaxed(&s->flags);
     if (flags & (SF_RESET | SF_SHUT_RD | SF_DEAD))
         return true;
-    if (!load_acquire(&c->peer) || flags & SF_TENTATIVE)
+    const struct slot *peer = load_acquire(&c->peer);
+    if (!peer || flags & SF_TENTATIVE)
         return false;
-    uint64_t word = slot_tail(c->peer);
+    uint64_t word = slot_tail(peer);
     if (count_offset(word) == load_relaxed(&s->head))
         return word & COUNT_FLAG;
     return load_relaxed(&c->rx_ring) || !stream_segment_missing(s, c);
@@ -26,10 +28,12 @@ bool stream_segment_missing(struct session *s, struct session_cache *c)
 {
     int err = BERTH_E_PROTOCOL;
     uint64_t size;
-    if (!load_acquire(&c->peer) || load_relaxed(&s->flags) & SF_TENTATIVE || load_relaxed(&c->rx_ring) ||
-        count_offset(slot_tail(c->peer)) == load_relaxed(&s->head))
+    const struct slot *peer = load_acquire(&c->peer);
+    struct peer_box *box = load_relaxed(&c->box);
+    if (!peer || !box || load_relaxed(&s->flags) & SF_TENTATIVE || load_relaxed(&c->rx_ring) ||
+        count_offset(slot_tail(peer)) == load_relaxed(&s->head))
         return false;
-    return !peer_ring(c->box, slot_ring(c->peer), &size, false, &err) && err == BERTH_E_WOULD_BLOCK;
+    return !peer_ring(box, slot_ring(peer), &size, false, &err) && err == BERTH_E_WOULD_BLOCK;
 }
 
 /* Waits for it, bounded. */
@@ -37,7 +41,9 @@ int stream_segment_wait(struct session_cache *c)
 {
     int err = 0;
     uint64_t size;
-    if (!peer_ring(c->box, slot_ring(c->peer), &size, true, &err) && C->daemon_lost)
+    const struct slot *peer = load_acquire(&c->peer);
+    struct peer_box *box = load_relaxed(&c->box);
+    if (peer && box && !peer_ring(box, slot_ring(peer), &size, true, &err) && C->daemon_lost)
         return BERTH_E_SEGMENT_TIMED_OUT; /* nobody is left who could bring it */
     return err == BERTH_E_SEGMENT_TIMED_OUT ? err : 0;
 }
@@ -52,8 +58,9 @@ bool stream_writable(struct session *s, struct session_cache *c)
     if (size < load_relaxed(&s->tx_limit))
         return true; /* none yet, or it can grow */
     uint64_t head = load_relaxed(&s->head_seen);
-    if (load_acquire(&c->peer)) {
-        uint64_t word = slot_head(c->peer);
+    const struct slot *peer = load_acquire(&c->peer);
+    if (peer) {
+        uint64_t word = slot_head(peer);
         if (word & COUNT_FLAG)
             return true;
         head = count_offset(word);
@@ -77,12 +84,14 @@ bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, 
         return !stream_readable(s, c);
     }
     /* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
-    uint64_t seen, word = load_acquire(&c->peer) ? slot_tail(c->peer) : 0;
+    const struct slot *peer = load_acquire(&c->peer);
+    uint64_t seen, word = peer ? slot_tail(peer) : 0;
     bool more = false;
     for (;;) {
         seen = count_offset(word) + (word & COUNT_FLAG);
         arm(s, c, &c->own->want, seen, flag);
-        word = load_acquire(&c->peer) ? load_sc(&c->peer->tail) : 0;
+        peer = load_acquire(&c->peer);
+        word = peer ? load_sc(&peer->tail) : 0;
         if (count_offset(word) + (word & COUNT_FLAG) <= seen)
             return !more;
         more = true;
@@ -107,9 +116,10 @@ uint32_t stream_ready(struct session *s, struct session_cache *c)
         return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | error;
     uint32_t events = error;
     bool ended = flags & (SF_SHUT_RD | SF_DEAD), closed = cut || flags & SF_SHUT_WR;
-    if (load_acquire(&c->peer) && !(flags & SF_TENTATIVE)) {
-        ended = ended || slot_tail(c->peer) & COUNT_FLAG;
-        if (slot_head(c->peer) & COUNT_FLAG)
+    const struct slot *peer = load_acquire(&c->peer);
+    if (peer && !(flags & SF_TENTATIVE)) {
+        ended = ended || slot_tail(peer) & COUNT_FLAG;
+        if (slot_head(peer) & COUNT_FLAG)
             events |= EPOLLOUT; /* a write tells */
     }
     if (ended)

@@ -286,6 +286,15 @@ void sessions_confirm(void)
 
 /* ---- ends ------------------------------------------------------------------------------------------------------ */
 
+/* The threads of ours that sleep on the peer's words. */
+void sleepers_wake(const struct slot *peer)
+{
+    if (peer) {
+        (void)sys_futex_wake(slot_tail_futex(peer), (long)INT_MAX);
+        (void)sys_futex_wake(slot_head_futex(peer), (long)INT_MAX);
+    }
+}
+
 void session_break(struct session *s, int error, const char *why)
 {
     struct session_cache *c = session_cache_of(s);
@@ -303,11 +312,7 @@ void session_break(struct session *s, int error, const char *why)
         fetch_or_sc(&c->own->head, COUNT_FLAG);
         if (load_acquire(&c->peer) && error == BERTH_E_PROTOCOL)
             notify_data(s, c, 0, s->tail + 1);
-        /* threads of ours that sleep on the peer's words */
-        if (load_acquire(&c->peer)) {
-            (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
-            (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
-        }
+        sleepers_wake(load_acquire(&c->peer));
     }
     watches_ready(c);
 }
@@ -603,11 +608,12 @@ static bool peer_is_done(struct session *s, struct session_cache *c)
 {
     if (load_relaxed(&s->flags) & (SF_DEAD | SF_RESET))
         return true;
-    if (!load_acquire(&c->peer))
+    const struct slot *peer = load_acquire(&c->peer);
+    if (!peer)
         return false;
-    if (load_acquire(&c->peer->generation) != s->peer_generation)
+    if (load_acquire(&peer->generation) != s->peer_generation)
         return true;
-    return load_relaxed(&s->flags) & SF_CONNECTOR && slot_state(c->peer) == SLOT_CLOSED;
+    return load_relaxed(&s->flags) & SF_CONNECTOR && slot_state(peer) == SLOT_CLOSED;
 }
 
 void zombies_reap(int most)
@@ -671,10 +677,7 @@ void sessions_of_worker_dead(uint32_t worker)
             continue;
         session_dead(s, flags);
         struct session_cache *c = session_cache_of(s);
-        if (load_acquire(&c->peer)) {
-            (void)sys_futex_wake(slot_tail_futex(c->peer), (long)INT_MAX);
-            (void)sys_futex_wake(slot_head_futex(c->peer), (long)INT_MAX);
-        }
+        sleepers_wake(load_acquire(&c->peer));
         watches_ready(c);
     }
 }

@@ -113,10 +113,10 @@ void stream_flush_head(struct session *s, bool try_only)
 }
 
 /* Did the peer die with bytes of ours unread? Then TCP shows a reset, else the end of the stream. */
-static bool left_unread(const struct session *s, const struct session_cache *c)
+static bool left_unread(const struct session *s, const struct slot *peer)
 {
-    uint64_t head = count_offset(slot_head(c->peer)), tail = load_relaxed(&s->tail);
-    return head < tail && slot_taken(c->peer, head) != tail;
+    uint64_t head = count_offset(slot_head(peer)), tail = load_relaxed(&s->tail);
+    return head < tail && slot_taken(peer, head) != tail;
 }
 
 bool stream_cut(struct session *s, struct session_cache *c)
@@ -124,11 +124,12 @@ bool stream_cut(struct session *s, struct session_cache *c)
     uint32_t flags = load_relaxed(&s->flags);
     if (flags & SF_RESET)
         return true;
-    if (!load_acquire(&c->peer) || flags & SF_TENTATIVE)
+    const struct slot *peer = load_acquire(&c->peer);
+    if (!peer || flags & SF_TENTATIVE)
         return false;
-    if (slot_tail(c->peer) & COUNT_FLAG)
-        return load_relaxed(&c->peer->flags) & SLOT_RESET;
-    return flags & SF_DEAD && left_unread(s, c);
+    if (slot_tail(peer) & COUNT_FLAG)
+        return load_relaxed(&peer->flags) & SLOT_RESET;
+    return flags & SF_DEAD && left_unread(s, peer);
 }
 
 /* What nothing-to-read means now. rx_lock is held. */

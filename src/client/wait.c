@@ -42,11 +42,13 @@ uint32_t cpu_here(void)
 
 static uint32_t peer_cpu(const struct session_cache *c)
 {
-    uint32_t cpu = load_relaxed(&c->peer->cpu);
-    if (cpu || !c->box)
+    const struct slot *peer = load_acquire(&c->peer);
+    const struct peer_box *box = load_relaxed(&c->box);
+    uint32_t cpu = peer ? load_relaxed(&peer->cpu) : 0;
+    if (cpu || !peer || !box)
         return cpu;
-    uint32_t waiter = load_relaxed(&c->peer->waiter) % WAITERS_MAX;
-    return load_relaxed(&c->box->worker->page->waiter[waiter].cpu);
+    uint32_t waiter = load_relaxed(&peer->waiter) % WAITERS_MAX;
+    return load_relaxed(&box->worker->page->waiter[waiter].cpu);
 }
 
 int64_t spin_budget(const struct session_cache *c, int64_t now, bool *stacked)
@@ -54,7 +56,7 @@ int64_t spin_budget(const struct session_cache *c, int64_t now, bool *stacked)
     *stacked = false;
     if (C->cpus < 2)
         return 0;
-    if (c && load_acquire(&c->peer)) {
+    if (c) {
         uint32_t theirs = peer_cpu(c);
         *stacked = theirs && theirs == cpu_here();
     }
@@ -213,8 +215,9 @@ static int wait_poll(session_handle h, uint32_t events, int64_t deadline)
 
 static bool ready_for(struct session *s, struct session_cache *c, uint32_t events)
 {
+    const struct slot *peer = load_acquire(&c->peer);
     return (events & EPOLLIN && stream_readable(s, c)) || (events & EPOLLOUT && stream_writable(s, c)) ||
-           (load_acquire(&c->peer) && events & EPOLLOUT && slot_head(c->peer) & COUNT_FLAG);
+           (peer && events & EPOLLOUT && slot_head(peer) & COUNT_FLAG);
 }
 
 static int spin(struct session *s, struct session_cache *c, uint32_t events, int64_t now, int64_t deadline)
@@ -247,13 +250,16 @@ static long sleep_once(struct session *s, struct session_cache *c, uint32_t even
     const uint32_t *word;
     uint64_t seen;
     bool armed;
+    const struct slot *peer = load_acquire(&c->peer);
+    if (!peer)
+        return 0; /* closed by another thread this moment */
     if (events & EPOLLIN) {
-        word = slot_tail_futex(c->peer);
-        seen = slot_tail(c->peer);
+        word = slot_tail_futex(peer);
+        seen = slot_tail(peer);
         armed = stream_arm_read(s, c, COUNT_FLAG, false);
     } else {
-        word = slot_head_futex(c->peer);
-        seen = slot_head(c->peer);
+        word = slot_head_futex(peer);
+        seen = slot_head(peer);
         armed = stream_arm_write(s, c, COUNT_FLAG);
     }
     long ret = 0;
