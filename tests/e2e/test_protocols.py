@@ -496,7 +496,7 @@ class NetworkNamespaces(harness.TestCase):
     """A wildcard listener is for the addresses of its own network namespace, however many share the daemon."""
 
     def within(self, ns, *command):
-        return self._under({}), ("ip", "netns", "exec", ns, harness.BERTH, "run", "--", *command)
+        return self._under({}), self.in_netns(ns, harness.BERTH, "run", "--", *command)
 
     def serve(self, ns, port, word):
         more, command = self.within(ns, PYTHON, "-c", SERVE_WORD, port, word)
@@ -504,7 +504,7 @@ class NetworkNamespaces(harness.TestCase):
 
     def listening(self, ns, port, server):
         def look():
-            done = self.run_program("ip", "netns", "exec", ns, "cat", "/proc/net/tcp")
+            done = self.run_program(*self.in_netns(ns, "cat", "/proc/net/tcp"))
             return f":{port:04X} 00000000:0000 0A" in done.out
         self.wait_until(look, f"a listener in {ns}\n{server}")
         return server
@@ -529,10 +529,10 @@ class NetworkNamespaces(harness.TestCase):
 
     def two_hosts(self):
         a, b = self.netns(), self.netns()
-        for command in (f"link add berth0 netns {a} type veth peer name berth0 netns {b}",
-                        f"-n {a} addr add 192.0.2.1/24 dev berth0", f"-n {b} addr add 192.0.2.2/24 dev berth0",
-                        f"-n {a} link set berth0 up", f"-n {b} link set berth0 up"):
-            done = self.run_program("ip", *command.split())
+        for ns, command in ((a, f"link add berth0 type veth peer name berth0 netns {b}"),
+                            (a, "addr add 192.0.2.1/24 dev berth0"), (b, "addr add 192.0.2.2/24 dev berth0"),
+                            (a, "link set berth0 up"), (b, "link set berth0 up")):
+            done = self.run_program(*self.in_netns(ns, "ip", *command.split()))
             self.assertEqual(done.code, 0, repr(done))
         return a, b
 

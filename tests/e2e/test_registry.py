@@ -116,10 +116,10 @@ class Listen(RegistryTest):
 
     @harness.needs_root
     def test_network_namespaces_do_not_meet(self):
-        name = self.netns()
+        holder = self.netns()
         here = self.app()
         _, number, _, _ = here.listen(port=80)
-        with open(f"/run/netns/{name}") as there, open("/proc/self/ns/net") as home:
+        with open(f"/proc/{holder}/ns/net") as there, open("/proc/self/ns/net") as home:
             libc = ctypes.CDLL(None, use_errno=True)
             self.assertEqual(libc.setns(there.fileno(), 0), 0)
             try:
