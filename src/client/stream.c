@@ -132,12 +132,17 @@ bool stream_cut(struct session *s, struct session_cache *c)
     return flags & SF_DEAD && left_unread(s, peer);
 }
 
+static int reset_error(const struct session *s)
+{
+    return s->error ? s->error : BERTH_E_RESET;
+}
+
 /* What nothing-to-read means now. rx_lock is held. */
 static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint64_t tail_word)
 {
     uint32_t flags = load_relaxed(&s->flags);
     if (flags & SF_RESET)
-        return s->error ? s->error : BERTH_E_RESET;
+        return reset_error(s);
     if (tail_word & COUNT_FLAG)
         return load_relaxed(&c->peer->flags) & SLOT_RESET ? BERTH_E_RESET : 0;
     if (flags & SF_SHUT_RD)
@@ -169,15 +174,18 @@ static __attribute__((noinline)) void pace(struct session *s)
  * return. rx_lock is held. */
 static inline ssize_t receive_look(struct session *s, struct session_cache *c, uint64_t *tail_word)
 {
-    bool shared =
-        load_relaxed(&s->flags) & SF_SHARED; /* then another process may have looked last, at another ring */
-    if (s->tail_seen > s->head && c->rx_ring && !shared)
+    uint32_t flags = load_relaxed(&s->flags);
+    bool shared = flags & SF_SHARED; /* then another process may have looked last, at another ring */
+    if (s->tail_seen > s->head && c->rx_ring && !(flags & (SF_SHARED | SF_TENTATIVE)))
         return (ssize_t)(s->tail_seen - s->head);
+    if (__builtin_expect(flags & SF_TENTATIVE, 0)) /* the peer's words may be about another acceptor's bytes */
+        return flags & SF_RESET ? reset_error(s) : BERTH_E_WOULD_BLOCK;
     if (!load_acquire(&c->peer)) {
         uint32_t state = load_relaxed(&s->state);
-        if (load_relaxed(&s->flags) & SF_RESET)
-            return s->error ? s->error : BERTH_E_RESET;
-        if (load_relaxed(&s->flags) & SF_SHUT_RD)
+        flags = load_relaxed(&s->flags);
+        if (flags & SF_RESET)
+            return reset_error(s);
+        if (flags & SF_SHUT_RD)
             return 0;
         if (state == SESSION_QUEUED || state == SESSION_OFFERED || shared)
             return BERTH_E_WOULD_BLOCK;
@@ -261,14 +269,6 @@ static __attribute__((noinline)) void asked_in_vain(void)
     control_poll();
 }
 
-/* The connector may have another acceptor: its words may be about somebody else's bytes. */
-static __attribute__((noinline)) ssize_t tentative(const struct session *s)
-{
-    if (load_relaxed(&s->flags) & SF_RESET)
-        return s->error ? s->error : BERTH_E_RESET;
-    return BERTH_E_WOULD_BLOCK;
-}
-
 static ssize_t receive(session_handle h, const struct iovec *iov, int count, uint32_t flags)
 {
     struct session *s = enter(h);
@@ -281,8 +281,8 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     uint64_t old = 0, word = 0;
     if (__builtin_expect(stale(s, h), 0))
         goto out;
-    if (__builtin_expect(load_relaxed(&s->flags) & (SF_READ_SPAN | SF_TENTATIVE), 0)) {
-        result = load_relaxed(&s->flags) & SF_READ_SPAN ? BERTH_E_BUSY : tentative(s);
+    if (__builtin_expect(load_relaxed(&s->flags) & SF_READ_SPAN, 0)) {
+        result = BERTH_E_BUSY;
         goto out;
     }
     result = receive_look(s, c, &word);
@@ -337,8 +337,6 @@ int client_read_spans(session_handle h, struct iovec spans[2])
     half_lock(&s->rx_lock);
     uint64_t word = 0;
     int result = stale(s, h) ? BERTH_E_BAD_HANDLE : load_relaxed(&s->flags) & SF_READ_SPAN ? BERTH_E_BUSY : 0;
-    if (result == 0 && load_relaxed(&s->flags) & SF_TENTATIVE)
-        result = (int)tentative(s);
     if (result == 0) {
         ssize_t avail = receive_look(s, c, &word);
         result = (int)avail;
@@ -487,10 +485,10 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
     if (__builtin_expect(flags & (SF_SHUT_WR | SF_RESET | SF_DEAD | SF_TENTATIVE), 0)) {
         if (flags & SF_SHUT_WR)
             return BERTH_E_CLOSED;
-        if (flags & SF_TENTATIVE)
-            return tentative(s);
         if (flags & SF_RESET)
-            return s->error ? s->error : BERTH_E_RESET;
+            return reset_error(s);
+        if (flags & SF_TENTATIVE)
+            return BERTH_E_WOULD_BLOCK;
         return stream_cut(s, c) ? BERTH_E_RESET : BERTH_E_CLOSED;
     }
     if (load_acquire(&c->peer)) {

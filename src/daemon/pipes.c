@@ -13,8 +13,8 @@
  *
  * The last close of a description can wait likewise: a pipe's for the lock, a FUSE file's for its server, a socket's for its peer, and
  * that of a socket with descriptors unread for all of these. Such closes have threads of their own, which do nothing else, as many
- * as wait and one more. Two are left: descriptors that come while our table is full the kernel closes itself, and a daemon that is to end ends when such
- * threads do.
+ * as wait and one more. Two are left: descriptors that come while our table is full the kernel closes itself, and a daemon that is
+ * to end ends when such threads do.
  */
 #include <fcntl.h>
 #include <pthread.h>

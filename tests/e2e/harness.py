@@ -169,6 +169,26 @@ class Program:
         return f"{' '.join(self.command)} (pid {self.pid}, {state})\n--- stdout\n{self.out[-4000:]}\n--- stderr\n{self.err[-4000:]}"
 
 
+# echoes to as many as come; its argument is the port
+ECHO_SERVER = """
+import selectors, socket, sys
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=300)
+look = selectors.DefaultSelector()
+look.register(l, selectors.EVENT_READ)
+while True:
+    for key, _ in look.select():
+        if key.fileobj is l:
+            look.register(l.accept()[0], selectors.EVENT_READ)
+            continue
+        data = key.fileobj.recv(100000)
+        if data:
+            key.fileobj.sendall(data)
+        else:
+            look.unregister(key.fileobj)
+            key.fileobj.close()
+"""
+
+
 class TestCase(unittest.TestCase):
     limit = 120  # seconds for one test; a class may say otherwise
     maxDiff = 8000

@@ -149,24 +149,6 @@ print("done", flush=True)
 sys.stdin.readline()
 """
 
-ECHO = """
-import selectors, socket, sys
-l = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=300)
-look = selectors.DefaultSelector()
-look.register(l, selectors.EVENT_READ)
-while True:
-    for key, _ in look.select():
-        if key.fileobj is l:
-            look.register(l.accept()[0], selectors.EVENT_READ)
-            continue
-        data = key.fileobj.recv(100)
-        if data:
-            key.fileobj.sendall(data)
-        else:
-            look.unregister(key.fileobj)
-            key.fileobj.close()
-"""
-
 
 @harness.needs_preload_into_python
 class Family(harness.TestCase):
@@ -214,7 +196,7 @@ class Family(harness.TestCase):
         self.assertEqual(self.server.err.count("\n"), 1, repr(self.server))
 
     def test_workers_that_come_and_go_one_by_one(self):
-        self.serve(ECHO)
+        self.serve(harness.ECHO_SERVER)
         client = self.start_under(PYTHON, "-c", ONE_BY_ONE, self.port, 1500, stdin=-1)
         self.wait_until(lambda: "done" in client.out or not client.running(), "all children's answers", 60)
         self.assertIn("done", client.out, f"{client!r}\n{self.server!r}")

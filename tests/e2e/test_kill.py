@@ -143,29 +143,12 @@ def check(s):
     for i in range(20):
         s.sendall(data)
         assert exact(s, len(data)) == data, "wrong bytes"
-if sys.argv[1] == "server":
-    import selectors
-    sel = selectors.DefaultSelector()
-    l = socket.create_server(("127.0.0.1", int(sys.argv[2])))
-    sel.register(l, selectors.EVENT_READ)
-    while True:
-        for key, _ in sel.select():
-            if key.fileobj is l:
-                sel.register(l.accept()[0], selectors.EVENT_READ)
-                continue
-            s = key.fileobj
-            data = s.recv(100000)
-            if data:
-                s.sendall(data)
-            else:
-                sel.unregister(s)
-                s.close()
-kept = socket.create_connection(("127.0.0.1", int(sys.argv[2])), 10)
+kept = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10)
 check(kept)
 print("ok", flush=True)
 for line in sys.stdin:
     check(kept)
-    with socket.create_connection(("127.0.0.1", int(sys.argv[2])), 10) as s:
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10) as s:
         check(s)
     print("ok", flush=True)
 """
@@ -174,7 +157,7 @@ for line in sys.stdin:
 @harness.needs_preload_into_python
 class DaemonKilled(harness.TestCase):
     def client(self, port):
-        client = subprocess.Popen([harness.BERTH, "run", "--", PYTHON, self.script, "client", str(port)],
+        client = subprocess.Popen([harness.BERTH, "run", "--", PYTHON, self.script, str(port)],
                                   env={**self.environment(), **self._under({}).get("env", {})}, stdin=subprocess.PIPE,
                                   stdout=subprocess.PIPE, text=True, bufsize=1)
         self.addCleanup(lambda: (client.kill(), client.wait(), client.stdin.close(), client.stdout.close()))
@@ -191,7 +174,7 @@ class DaemonKilled(harness.TestCase):
         self.script = self.file("kept.py", KEPT)
         daemon = self.daemon()
         port = self.free_port()
-        server = self.start_under(PYTHON, self.script, "server", port)
+        server = self.start_under(PYTHON, "-c", harness.ECHO_SERVER, port)
         self.wait_listening(port, server)
         clients = [self.client(port) for _ in range(3)]
         self.assertEqual(len(self.show("sessions")), 3)
@@ -207,7 +190,7 @@ class DaemonKilled(harness.TestCase):
         self.said(late, "a new client")
         self.assertEqual(self.show("sessions"), [])
         other = self.free_port()
-        new = self.start_under(PYTHON, self.script, "server", other)
+        new = self.start_under(PYTHON, "-c", harness.ECHO_SERVER, other)
         self.wait_listening(other, new)
         for _ in range(2):
             clients.append(self.client(other))
