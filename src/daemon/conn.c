@@ -19,6 +19,7 @@
 
 #include "base/clock.h"
 #include "daemon/registry.h"
+#include "session/directory.h"
 
 #define OUT_PACKETS_MAX 65536u
 #define OUT_BYTES_MAX (4u << 20)
@@ -76,6 +77,12 @@ static int out_queue(struct conn *c, const void *msg, size_t len, const int *fds
     return 0;
 }
 
+static void told(const struct conn *c)
+{
+    if (c->worker && c->worker->app)
+        directory_tell(c->worker->app->space->directory, c->worker->id);
+}
+
 void conn_send(struct daemon *d, struct conn *c, const void *msg, size_t len, const int *fds, int nfds)
 {
     if (c->doomed)
@@ -83,6 +90,8 @@ void conn_send(struct daemon *d, struct conn *c, const void *msg, size_t len, co
     int err = BERTH_E_WOULD_BLOCK;
     if (list_empty(&c->out))
         err = ctl_send(c->watch.fd, msg, len, fds, nfds, MSG_DONTWAIT);
+    if (!err)
+        told(c);
     /* NO_MEMORY: the kernel's for now, or too many descriptors of this user's under way: as good as a full queue */
     if (err == BERTH_E_WOULD_BLOCK || err == BERTH_E_NO_MEMORY) {
         err = out_queue(c, msg, len, fds, nfds);
@@ -107,6 +116,8 @@ void conn_flush(struct daemon *d, struct conn *c)
         int err = ctl_send(c->watch.fd, p->bytes, p->len, p->fds, p->nfds, MSG_DONTWAIT);
         if (err == BERTH_E_WOULD_BLOCK || err == BERTH_E_NO_MEMORY)
             break;
+        if (!err)
+            told(c);
         out_free(c, p);
     }
     conn_watch(d, c);

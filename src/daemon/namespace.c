@@ -182,6 +182,12 @@ int space_get(struct daemon *d, struct ns *ns, uint64_t netns, struct space **ou
     }
     space->directory = map;
     directory_init(space->directory);
+    if ((err = directory_live(space->directory)) != 0) {
+        munmap(map, DIRECTORY_BYTES);
+        close(space->directory_fd);
+        free(space);
+        return err;
+    }
     if (netns == d->own_netns)
         (void)directory_set_local(space->directory, (const uint8_t(*)[16])d->local, d->local_count);
     space->ns = ns;
@@ -201,6 +207,7 @@ void space_put(struct daemon *d, struct space *space)
         return;
     list_unlink(&space->link);
     pools_free(space);
+    directory_leave(space->directory);
     munmap(space->directory, DIRECTORY_BYTES);
     close(space->directory_fd);
     space->ns->spaces--;

@@ -22,6 +22,9 @@
  */
 #include "session/directory.h"
 
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "base/atomic.h"
@@ -348,4 +351,59 @@ int directory_set_local(struct directory *dir, const uint8_t (*addrs)[16], uint3
     store_release(&dir->local_count, count);
     write_end(dir);
     return 0;
+}
+
+/* ---- news, and the daemon's end -------------------------------------------------------------------------------- */
+
+/* The kernel walks a dying thread's list of robust mutexes, and of each that it holds it sets the owner-died bit and wakes one
+ * sleeper, if the waiters bit says that there are any (get_robust_list(2)). glibc keeps the list; the word is the first of its mutex. */
+_Static_assert(sizeof(pthread_mutex_t) <= sizeof(uint32_t) + sizeof((struct directory *)0)->life_rest,
+               "the mutex lies in the directory's line");
+
+static pthread_mutex_t *life_of(struct directory *dir)
+{
+    return (pthread_mutex_t *)(void *)&dir->life;
+}
+
+int directory_live(struct directory *dir)
+{
+    pthread_mutexattr_t how;
+    pthread_mutexattr_init(&how);
+    pthread_mutexattr_setpshared(&how, PTHREAD_PROCESS_SHARED);
+    pthread_mutexattr_setrobust(&how, PTHREAD_MUTEX_ROBUST);
+    int err = pthread_mutex_init(life_of(dir), &how);
+    pthread_mutexattr_destroy(&how);
+    if (err || pthread_mutex_lock(life_of(dir)) != 0)
+        return BERTH_E_SYSTEM;
+    (void)fetch_or_sc(&dir->life, FUTEX_WAITERS); /* sleepers cannot say that they are there: they may only read */
+    return 0;
+}
+
+void directory_leave(struct directory *dir)
+{
+    if (load_relaxed(&dir->life))
+        (void)pthread_mutex_unlock(life_of(dir));
+}
+
+bool directory_lives(const struct directory *dir)
+{
+    uint32_t word = load_acquire(&dir->life);
+    return word && !(word & FUTEX_OWNER_DIED);
+}
+
+const uint32_t *directory_life(const struct directory *dir)
+{
+    return &dir->life;
+}
+
+const uint32_t *directory_news(const struct directory *dir, uint32_t worker)
+{
+    return &dir->news[worker % DIR_NEWS];
+}
+
+void directory_tell(struct directory *dir, uint32_t worker)
+{
+    uint32_t *word = &dir->news[worker % DIR_NEWS];
+    (void)fetch_add_sc(word, 1u); /* after the message was sent: who sees the new value finds it */
+    (void)sys_futex_wake(word, (long)INT_MAX);
 }

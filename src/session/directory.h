@@ -21,11 +21,24 @@ bool directory_find(const struct directory *dir, const uint8_t addr[16], uint16_
 /* True where `addr` is an address of this host in the directory's network namespace. */
 bool directory_is_local(const struct directory *dir, const uint8_t addr[16]);
 
+/* The word that moves whenever the daemon has sent something to that worker: to look at, and to sleep on by futex. It is
+ * shared with other workers: at worst somebody looks in vain. */
+const uint32_t *directory_news(const struct directory *dir, uint32_t worker);
+/* True while the daemon lives that made it. The word is for a futex: it changes, and one sleeper is woken, when the daemon
+ * ends; who is woken wakes the others (FUTEX_WAKE on a read-only map works). */
+bool directory_lives(const struct directory *dir);
+const uint32_t *directory_life(const struct directory *dir);
+
 /* Writer: one thread of the daemon, on its writable mapping. */
 void directory_init(struct directory *dir);
 int directory_add(struct directory *dir, const struct dir_entry *entry); /* BERTH_E_LIMIT when full */
 int directory_remove(struct directory *dir, const struct dir_entry *entry);
 int directory_update(struct directory *dir, const struct dir_entry *entry); /* same key and listener, other words */
+/* From now on the calling thread's end is told by directory_life. Once, and undone before the memory goes. */
+int directory_live(struct directory *dir);
+void directory_leave(struct directory *dir);
+/* Something was sent to that worker: see directory_news. */
+void directory_tell(struct directory *dir, uint32_t worker);
 int directory_set_local(struct directory *dir, const uint8_t (*addrs)[16], uint32_t count);
 
 #endif

@@ -36,6 +36,8 @@
  *   channel.qhead      consumer         producer            sc
  *   channel.arm        consumer         producer            sc
  *   waiter_line.arm    the worker       its peers           sc
+ *   directory.life     daemon, kernel   workers             its own: a robust futex, see below
+ *   directory.news     daemon           workers             sc, after the message was sent; its futex is woken
  *
  * Every reader loads a word once, checks it against geometry of its own, and uses the copy.
  */
@@ -234,6 +236,7 @@ struct worker_page {
 
 #define DIR_ENTRIES 4096u /* open addressing, linear probing, at most three quarters full */
 #define DIR_LOCAL_ADDRS 256u
+#define DIR_NEWS 1024u
 
 #define DIR_V6ONLY 1u
 #define DIR_WILDCARD 2u
@@ -262,6 +265,13 @@ struct directory {
     uint8_t pad1[40];
     uint8_t local_addr[DIR_LOCAL_ADDRS][16]; /* of this network namespace, beside 127/8 and ::1 */
     struct dir_entry entry[DIR_ENTRIES];
+    /* A robust mutex that the daemon locks and never releases: when it ends, however it ends, the kernel changes the first
+     * word and wakes one who sleeps on it, who wakes the others. */
+    uint32_t life;
+    uint8_t life_rest[60];
+    /* Moves when the daemon has sent something to a worker whose id modulo DIR_NEWS this is: so a worker sees without a system
+     * call that there is nothing on its socket, and a blocked thread sleeps on the word. */
+    uint32_t news[DIR_NEWS];
 };
 
 #define DIRECTORY_BYTES ((sizeof(struct directory) + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES)
@@ -309,6 +319,8 @@ ABI_ASSERT(offsetof(struct worker_page, waiter) == CACHE_LINE);
 ABI_ASSERT(sizeof(struct worker_page) <= WORKER_PAGE_BYTES);
 ABI_ASSERT(sizeof(struct dir_entry) == CACHE_LINE);
 ABI_ASSERT(offsetof(struct directory, local_addr) == CACHE_LINE);
+ABI_ASSERT(offsetof(struct directory, life) % CACHE_LINE == 0);
+ABI_ASSERT(offsetof(struct directory, news) == offsetof(struct directory, life) + CACHE_LINE);
 ABI_ASSERT(sizeof(struct token) == 64);
 ABI_ASSERT(OUTBOX_POOL % PAGE_BYTES == 0);
 ABI_ASSERT(OUTBOX_POOL < SEGMENT_MIN);
