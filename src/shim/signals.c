@@ -1,23 +1,34 @@
-/* signals.c - stands before the program's signal handlers, so that none runs while its thread holds a lock of berth's.
+/* signals.c - stands before the program's signal handlers, so that none runs while its thread holds a lock of berth's, and
+ * those that run are known.
  *
  * Theory of operation: see base/hold.h. What sigaction() installs is `stand_in`, and the program's own handler is kept here.
  * stand_in runs with all signals blocked. When its thread holds nothing it sets the mask that the program's handler was to have,
  * and calls it. Else it notes the signal and has the thread go on with all signals blocked, so that there is never more than
  * one to note; when the hold ends, the signal is sent to the thread once more, as it was, and the mask put back.
  *
+ * Each handler that runs is counted, and a system call that has not begun to sleep is ended (base/sleep.h): so no signal is lost
+ * between a look and the sleep after it, and it is known of each whether it had SA_RESTART when it ran.
+ *
  * Signals that the thread raises by what it does (SIGSEGV and the like) cannot wait; they are not stood before.
  */
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ucontext.h>
 #include <unistd.h>
 
 #include "base/hold.h"
+#include "base/sleep.h"
 #include "base/sys.h"
 #include "shim/shim.h"
 
 #define SIGNALS 65
 #define MASK_BYTES 8 /* the kernel's */
+#if defined(__x86_64__)
+#define PC(uc) ((uintptr_t *)&(uc)->uc_mcontext.gregs[REG_RIP])
+#else
+#define PC(uc) ((uintptr_t *)&(uc)->uc_mcontext.pc)
+#endif
 
 /* What the program asked for. Each word is read once: another thread may be changing it. */
 static struct asked {
@@ -72,6 +83,7 @@ static void stand_in(int sig, siginfo_t *info, void *context)
     }
     uintptr_t handler = load_relaxed(&asked[sig].handler);
     int flags = load_relaxed(&asked[sig].flags);
+    sleep_interrupted(PC(uc), flags & SA_RESTART);
     mask |= load_relaxed(&asked[sig].mask) | (flags & SA_NODEFER ? 0 : 1ull << (sig - 1));
     if (flags & (int)SA_RESETHAND) {
         struct sigaction none = {.sa_handler = SIG_DFL};
@@ -132,8 +144,82 @@ EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old
     return 0;
 }
 
+/* ---- the older calls, which libc makes of its own sigaction ---- */
+
+sighandler_t bsd_signal(int sig, sighandler_t handler);
+sighandler_t ssignal(int sig, sighandler_t handler);
+sighandler_t sysv_signal(int sig, sighandler_t handler);
+sighandler_t __sysv_signal(int sig, sighandler_t handler);
+
+static uint64_t interrupting; /* signals for which the program called siginterrupt(sig, 1) */
+
+static sighandler_t install(int sig, sighandler_t handler, int flags)
+{
+    struct sigaction act = {.sa_handler = handler, .sa_flags = flags}, old;
+    if (handler == SIG_ERR) {
+        errno = EINVAL;
+        return SIG_ERR;
+    }
+    return sigaction(sig, &act, &old) < 0 ? SIG_ERR : old.sa_handler;
+}
+
 EXPORT sighandler_t signal(int sig, sighandler_t handler)
 {
-    struct sigaction act = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
-    return sigaction(sig, &act, &old) < 0 ? SIG_ERR : old.sa_handler;
+    bool interrupts = sig > 0 && sig < SIGNALS && load_relaxed(&interrupting) >> (sig - 1) & 1;
+    return install(sig, handler, interrupts ? 0 : SA_RESTART);
+}
+
+EXPORT sighandler_t bsd_signal(int sig, sighandler_t handler)
+{
+    return signal(sig, handler);
+}
+
+EXPORT sighandler_t ssignal(int sig, sighandler_t handler)
+{
+    return signal(sig, handler);
+}
+
+/* What signal() is in programs built for X/Open without BSD: one shot, and nothing is restarted. */
+EXPORT sighandler_t __sysv_signal(int sig, sighandler_t handler)
+{
+    return install(sig, handler, (int)SA_RESETHAND | SA_NODEFER);
+}
+
+EXPORT sighandler_t sysv_signal(int sig, sighandler_t handler)
+{
+    return __sysv_signal(sig, handler);
+}
+
+EXPORT int siginterrupt(int sig, int interrupts)
+{
+    struct sigaction act;
+    if (sigaction(sig, NULL, &act) < 0)
+        return -1;
+    if (interrupts) {
+        (void)fetch_or_sc(&interrupting, 1ull << (sig - 1));
+        act.sa_flags &= ~SA_RESTART;
+    } else {
+        (void)fetch_and_sc(&interrupting, ~(1ull << (sig - 1)));
+        act.sa_flags |= SA_RESTART;
+    }
+    return sigaction(sig, &act, NULL);
+}
+
+EXPORT sighandler_t sigset(int sig, sighandler_t handler)
+{
+    sigset_t set, old;
+    struct sigaction act;
+    if (handler == SIG_ERR || sigemptyset(&set) < 0 || sigaddset(&set, sig) < 0) {
+        errno = EINVAL;
+        return SIG_ERR;
+    }
+    if (handler == SIG_HOLD) {
+        if (sigaction(sig, NULL, &act) < 0 || sigprocmask(SIG_BLOCK, &set, &old) < 0)
+            return SIG_ERR;
+        return sigismember(&old, sig) ? SIG_HOLD : act.sa_handler;
+    }
+    sighandler_t was = install(sig, handler, 0);
+    if (was == SIG_ERR || sigprocmask(SIG_UNBLOCK, &set, &old) < 0)
+        return SIG_ERR;
+    return sigismember(&old, sig) ? SIG_HOLD : was;
 }
