@@ -2,10 +2,9 @@
  *
  * Theory of operation
  *
- * A token comes out of the listener's pipe; it names a slot of the connector's outbox. If that is not known yet, the token
- * is set aside (`pending`) while the daemon is asked for it. Then the offer is checked against the slot itself, and a slot of our
- * own outbox answers it. What cannot be answered for want of something, a descriptor say, is set aside too: to the connector it is as
- * a connection in the backlog of a program that does not accept.
+ * A token (tokens.c) names a slot of the connector's outbox. The offer is checked against the slot itself, and a slot of our own outbox
+ * answers it. What cannot be answered for want of something, a descriptor say, is set aside: to the connector it is as a connection in
+ * the backlog of a program that does not accept.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,9 +12,8 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "client/internal.h"
+#include "client/listener.h"
 #include "shm/ctlsock.h"
-
-#define PENDING_MAX 1024u
 
 /* ---- the offer ------------------------------------------------------------------------------------------------- */
 
@@ -47,20 +45,30 @@ static struct own_box *answering_outbox(struct peer_box *box, int *err)
     return own;
 }
 
-/* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; or a reason not to go on, and then it
- * still stands. */
-static int accept_offer(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
+int offer_check(struct peer_box *box, const struct token *t)
 {
-    const struct slot *p = peer_slot_wait(box, t->slot) ? peer_slot(box, t->slot) : NULL;
+    const struct slot *p = peer_slot(box, t->slot);
     const struct slot_info *info = p ? peer_info(box, t->slot) : NULL;
     if (!info)
-        return BERTH_E_REFUSED;
+        return load_relaxed(&box->worker->dead) ? BERTH_E_REFUSED : BERTH_E_IN_PROGRESS;
     uint8_t state = slot_state(p);
     if ((state != SLOT_OFFERED && state != SLOT_CLOSED) || load_relaxed(&p->generation) != t->generation ||
         load_acquire(&p->peer) != 0 || load_relaxed(&info->offer_seq) != t->offer_seq ||
-        load_relaxed(&info->listener) != listener)
+        load_relaxed(&info->listener) != t->listener)
         return BERTH_E_REFUSED;
-    int err;
+    return 0;
+}
+
+/* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; IN_PROGRESS: not all of it is here; or a reason not
+ * to go on, and then it still stands. */
+static int accept_offer(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
+{
+    int err = offer_check(box, t);
+    if (err)
+        return err;
+    const struct slot_info *info = peer_info(box, t->slot);
+    if (!info)
+        return BERTH_E_REFUSED;
     struct own_box *own = answering_outbox(box, &err);
     if (!own)
         return err;
@@ -132,120 +140,7 @@ int session_accept(struct peer_box *box, const struct token *t, uint32_t listene
     return err;
 }
 
-/* ---- the listener's tokens --------------------------------------------------------------------------------------- */
-
-static uint32_t ask_outbox(outbox_handle handle)
-{
-    uint32_t ask = control_async_seq();
-    struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = ask}, .outbox = handle};
-    (void)control_send(&msg, NULL, 0);
-    return ask;
-}
-
-/* Where other processes accept from the same queue, nobody may sit on a token, or take a second one while he does: they
- * would serve it at once. So it is waited for, which is a round trip to the daemon, once for each connector. */
-static struct peer_box *fetch_outbox(outbox_handle handle, int *err)
-{
-    struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg}, .outbox = handle};
-    struct ctl_outbox_is is;
-    int fds[3] = {-1, -1, -1}, nfds = 3;
-    if ((*err = control_request(&msg, NULL, 0, &is, sizeof is, fds, &nfds)) != 0)
-        return NULL;
-    if (nfds != 3 || is.outbox != handle) {
-        for (int i = 0; i < nfds; i++)
-            (void)sys_close(fds[i]);
-        return NULL;
-    }
-    plock_take(&C->lock);
-    struct peer_box *box = peer_box_add(&is, fds);
-    plock_release(&C->lock);
-    return box;
-}
-
-static void set_aside(struct listener *l, const struct token *t, bool ask)
-{
-    uint32_t number = 0;
-    plock_take(&C->lock);
-    struct pending_token **p = &l->pending;
-    for (; *p; p = &(*p)->next) {
-        if ((*p)->token.outbox == t->outbox)
-            number = (*p)->ask;
-    }
-    struct pending_token *new = memory_get(sizeof *new);
-    if (new) {
-        store_relaxed(&l->pending_count, l->pending_count + 1);
-        new->token = *t;
-        new->ask = number || !ask ? number : ask_outbox(t->outbox);
-        store_release(p, new);
-    }
-    plock_release(&C->lock);
-    if (!new)
-        log_warn("listener %u: an offer is dropped: out of memory", l->id);
-}
-
-/* Of an outbox that is not to be had nobody waits for the session any more. */
-void listener_answered(int status, uint32_t ask)
-{
-    plock_take(&C->lock);
-    for (uint32_t i = 0; i < LISTENERS_MAX && status; i++) {
-        struct listener *l = &C->listeners[i];
-        for (struct pending_token **p = &l->pending; l->generation & 1 && *p;) {
-            struct pending_token *this = *p;
-            if (this->ask != ask) {
-                p = &this->next;
-                continue;
-            }
-            store_relaxed(p, this->next);
-            store_relaxed(&l->pending_count, l->pending_count - 1);
-            memory_put(this, sizeof *this);
-        }
-    }
-    plock_release(&C->lock);
-    listener_retry_pending();
-}
-
-/* Does a token that was set aside name that outbox? C->lock is held. */
-bool listeners_want(outbox_handle handle)
-{
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
-        const struct listener *l = &C->listeners[i];
-        for (const struct pending_token *p = l->generation & 1 ? l->pending : NULL; p; p = p->next) {
-            if (p->token.outbox == handle)
-                return true;
-        }
-    }
-    return false;
-}
-
-/* The oldest token set aside whose outbox has come. */
-static bool take_pending(struct listener *l, struct token *t)
-{
-    if (!load_acquire(&l->pending))
-        return false;
-    bool found = false;
-    plock_take(&C->lock);
-    for (struct pending_token **p = &l->pending; *p; p = &(*p)->next) {
-        struct pending_token *this = *p;
-        if (peer_box_find(this->token.outbox)) {
-            *t = this->token;
-            store_relaxed(p, this->next);
-            store_relaxed(&l->pending_count, l->pending_count - 1);
-            memory_put(this, sizeof *this);
-            found = true;
-            break;
-        }
-    }
-    plock_release(&C->lock);
-    return found;
-}
-
-/* For want of something that the program may have soon: the offer stands, as a connection does that accept cannot take. */
-static int put_back(struct listener *l, const struct token *t, int err)
-{
-    set_aside(l, t, false);
-    listener_ready(l);
-    return err;
-}
+/* ---- accept ------------------------------------------------------------------------------------------------------- */
 
 static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, session_handle *out)
 {
@@ -257,45 +152,25 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
         return err;
     zombies_reap(4);
     for (;;) {
-        struct token t = {0};
-        if (!take_pending(l, &t)) {
-            long n = -EAGAIN;
-            if (load_relaxed(&l->pending_count) < PENDING_MAX) /* else they are as well off in the pipe */
-                n = sys_read(l->pipe_rd, &t, (long)sizeof t);
-            if (n != (long)sizeof t) {
-                if (n > 0)
-                    log_warn("listener %u: %ld stray bytes in its queue", l->id, n);
-                if (load_relaxed(&l->pending))
-                    control_poll();
-                if (take_pending(l, &t))
-                    goto have;
-                if (n == -EINTR)
-                    return BERTH_E_INTERRUPTED;
-                return load_relaxed(&l->pending) && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
-            }
-            if (t.magic != TOKEN_MAGIC || t.listener != l->id)
-                continue;
+        struct token t;
+        struct peer_box *box = NULL;
+        if ((err = token_take(l, &t, &box)) != 0)
+            return err;
+        if (may && !may(arg)) {
+            token_put_back(l, &t);
+            return BERTH_E_LIMIT;
         }
-    have:;
-        struct peer_box *box = peer_box_find(t.outbox);
-        err = 0;
-        if (!box && berth_family_shared && !(box = fetch_outbox(t.outbox, &err)) && err != BERTH_E_NO_MEMORY)
-            continue; /* its owner is gone, and nobody waits for it any more */
-        if (!box) {
-            set_aside(l, &t, true);
-            continue;
-        }
-        if (may && !may(arg))
-            return put_back(l, &t, BERTH_E_LIMIT);
         err = session_accept(box, &t, l->id, out);
-        if (err == BERTH_E_IN_PROGRESS) /* its outbox was given up at this very moment: ask for it once more */
-            set_aside(l, &t, true);
-        else if (err == 0)
+        if (err == 0)
             return 0;
-        else if (err == BERTH_E_DAEMON_GONE) /* nobody else could tell the connector who has accepted */
+        if (err == BERTH_E_DAEMON_GONE) { /* nobody else could tell the connector who has accepted */
             log_warn("listener %u: an offer is dropped, the daemon is gone", l->id);
-        else if (err != BERTH_E_REFUSED)
-            return put_back(l, &t, err);
+        } else if (err == BERTH_E_IN_PROGRESS) { /* its outbox was given up at this very moment: it is asked for once more */
+            token_put_back(l, &t);
+        } else if (err != BERTH_E_REFUSED) { /* for want of something that the program may have soon */
+            token_put_back(l, &t);
+            return err;
+        }
     }
 }
 

@@ -320,17 +320,17 @@ BERTH_PUBLIC void berth_waitset_destroy(berth_waitset *set)
 
 BERTH_PUBLIC int berth_waitset_add(berth_waitset *set, uint64_t handle, uint32_t events, uint64_t data)
 {
-    return set ? evset_add((struct evset *)set, handle, events, data) : BERTH_E_INVALID;
+    return set ? evset_add((struct evset *)set, handle, 0, events, data) : BERTH_E_INVALID;
 }
 
 BERTH_PUBLIC int berth_waitset_modify(berth_waitset *set, uint64_t handle, uint32_t events, uint64_t data)
 {
-    return set ? evset_modify((struct evset *)set, handle, events, data) : BERTH_E_INVALID;
+    return set ? evset_modify((struct evset *)set, handle, 0, events, data) : BERTH_E_INVALID;
 }
 
 BERTH_PUBLIC int berth_waitset_remove(berth_waitset *set, uint64_t handle)
 {
-    return set ? evset_remove((struct evset *)set, handle) : BERTH_E_INVALID;
+    return set ? evset_remove((struct evset *)set, handle, 0) : BERTH_E_INVALID;
 }
 
 BERTH_PUBLIC int berth_waitset_wait(berth_waitset *set, struct berth_event *events, int max, int64_t timeout_ns)

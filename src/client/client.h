@@ -76,6 +76,9 @@ int client_write_commit(session_handle s, size_t len);
 /* Blocks (spin, then sleep) until one of `events` (EPOLLIN, EPOLLOUT) holds or the session fails. 0, TIMED_OUT, INTERRUPTED,
  * BAD_HANDLE. 0 also when there is an error or an end of stream to report. */
 int client_wait(session_handle s, uint32_t events, int64_t deadline_ns);
+/* The same until so many bytes can be read, or as many as the peer can put there before it waits for us. */
+int client_wait_for(session_handle s, uint32_t events, uint64_t least, int64_t deadline_ns);
+int client_set_lowat(session_handle s, uint32_t bytes); /* SO_RCVLOWAT: readable from so many on */
 
 /* EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR as they hold now; EPOLLERR | EPOLLHUP for a bad handle */
 uint32_t client_readiness(session_handle s);
@@ -99,27 +102,31 @@ int client_remote(session_handle s, endpoint *out);
 int client_set_fifo_limit(session_handle s, uint64_t rx, uint64_t tx); /* bytes; 0 leaves one as it is */
 
 /* ---- event sets ---- */
-/* An event set waits over sessions and listeners, and over the kernel epoll set `epfd` it is built on: the preload library
- * hands in the program's own epoll descriptor (program and set share it; berth adds descriptors of its own to it and filters
- * their events out); -1 makes one that the set owns. */
+/* An event set waits over sessions, listeners and other sets, and over the kernel epoll set `epfd` if it has one: the preload library
+ * hands in the program's own, which stays the program's: berth puts nothing into it and never closes it. -1: none. */
 struct evset;
 struct evset *evset_create(int epfd);
-void evset_destroy(struct evset *set); /* closes the epoll descriptor only when the set made it */
-/* handle: session or listener; events: EPOLL* with EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE (listeners). BUSY: is in it */
-int evset_add(struct evset *set, uint64_t handle, uint32_t events, uint64_t data);
-int evset_modify(struct evset *set, uint64_t handle, uint32_t events, uint64_t data);
-int evset_remove(struct evset *set, uint64_t handle);
-/* Blocks (spin, then sleep). Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID. */
+void evset_destroy(struct evset *set);
+/* handle: session or listener; events: EPOLL* with EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE (listeners). `key` tells several registrations of
+ * one session in one set apart (the preload library's is the descriptor). BUSY: is in it */
+int evset_add(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data);
+int evset_modify(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data);
+int evset_remove(struct evset *set, uint64_t handle, uint32_t key);
+/* The same for a set in a set. The kernel's has been put into the kernel's before, which finds circles. */
+int evset_add_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data);
+int evset_modify_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data);
+int evset_remove_set(struct evset *set, struct evset *inner, uint32_t key);
+/* Blocks (spin, then sleep). Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID; BAD_HANDLE: it was destroyed. */
 int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask);
-/* Takes berth's own events out of what an epoll_wait that began before the set was made has brought; returns how many stay. */
-int evset_filter(struct evset *set, struct epoll_event *events, int n);
-bool evset_empty(
-    struct evset *set); /* no session and no listener in it: epoll_wait may go straight to the kernel */
-int evset_fd(struct evset *set);
+void evset_renumber(struct evset *set, int epfd); /* its kernel set goes by another number now */
+bool evset_empty(struct evset *set); /* nothing in it: epoll_wait may go straight to the kernel */
+int evset_fd(struct evset *set);     /* of one without a kernel set: becomes readable when evset_wait has something; -1 */
 
 /* ---- poll over sessions and kernel descriptors, for poll() and select() ---- */
 struct client_poll_item {
     uint64_t handle;  /* session or listener */
+    struct evset *set; /* or a set, for EPOLLIN; NULL */
+    uint64_t least;   /* session: bytes that are to be there for EPOLLIN; 0 and 1: any */
     uint32_t events;  /* EPOLLIN | EPOLLOUT | EPOLLRDHUP */
     uint32_t revents; /* out; EPOLLERR and EPOLLHUP also unasked */
 };

@@ -414,7 +414,9 @@ bool client_connected(session_handle h)
 
 int client_connect_wait(session_handle h, int64_t deadline)
 {
-    for (int64_t pause = 50 * NS_PER_US;; pause = pause < 10 * NS_PER_MS ? pause * 2 : pause) {
+    for (;;) {
+        struct client_poll_item item = {.handle = h, .events = EPOLLOUT};
+        int64_t left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_now();
         struct session *s = session_get(h);
         if (!s)
             return BERTH_E_BAD_HANDLE;
@@ -422,14 +424,10 @@ int client_connect_wait(session_handle h, int64_t deadline)
             return 0;
         if (load_relaxed(&s->flags) & SF_RESET)
             return client_take_error(h);
-        if (clock_now() >= deadline)
+        if (deadline != DEADLINE_NEVER && left <= 0)
             return BERTH_E_TIMED_OUT;
-        struct timespec ts;
-        struct pollfd p[1] = {{.fd = C->ctl, .events = POLLIN}};
-        long n = sys_ppoll(p, 1, timespec_of(pause, &ts), NULL);
-        if (n == -EINTR)
-            return BERTH_E_INTERRUPTED;
-        control_poll();
-        events_poll(true);
+        int n = client_poll(&item, 1, NULL, 0, left, NULL);
+        if (n < 0)
+            return n;
     }
 }

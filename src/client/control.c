@@ -21,6 +21,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -339,6 +340,7 @@ static void dispatch_pushes(void)
 static int receive(struct push *p, int flags)
 {
     p->nfds = CTL_FDS_MAX;
+    uint32_t news = C->dir ? load_acquire(directory_news(C->dir, C->worker)) : 0;
     p->len = ctl_recv(C->ctl, p->data, sizeof p->data, p->fds, &p->nfds, flags);
     const struct ctl_header *h = (const void *)p->data;
     if (p->len == BERTH_E_NO_MEMORY && h->len >= sizeof *h && h->len <= sizeof p->data) {
@@ -350,6 +352,8 @@ static int receive(struct push *p, int flags)
             (void)sys_close(p->fds[i]);
         return BERTH_E_PROTOCOL;
     }
+    if (p->len == BERTH_E_WOULD_BLOCK)
+        store_relaxed(&C->news_seen, news); /* what had been sent when the word was read has been taken */
     return p->len;
 }
 
@@ -508,11 +512,6 @@ int control_request(void *msg, const int *fds, int nfds, void *reply, size_t rep
     return err;
 }
 
-void own_kick(void)
-{
-    bell_ring(C->kick_fd);
-}
-
 /* ---- attach ------------------------------------------------------------------------------------------------------ */
 
 int worker_page_create(int *fd)
@@ -556,14 +555,6 @@ int welcome(const struct ctl_welcome *w, const int fds[2])
     C->page->worker = w->worker;
     C->family->member[C->member].worker = w->worker;
     return 0;
-}
-
-static uint32_t cpus_allowed(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0)
-        return 1;
-    return (uint32_t)CPU_COUNT(&set);
 }
 
 static int check_options(const struct berth_attach_options *o)
@@ -668,7 +659,7 @@ int client_attach(const struct berth_attach_options *options)
     C->tx_limit = o->tx_fifo_size ? o->tx_fifo_size : FIFO_DEFAULT;
     C->segment_size = o->segment_size ? (o->segment_size + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES : SEGMENT_MIN;
     C->spin_ns = spin_option(o);
-    C->cpus = cpus_allowed();
+    C->cpus = (uint32_t)get_nprocs(); /* of the machine, see spin.c */
     C->daemon_lost = false;
     C->ctl = own_fd(ctl);
     err = family_create();

@@ -1,267 +1,98 @@
-/* evset.c - waiting for many sessions, many listeners and the kernel's descriptors at once.
+/* evset.c - waiting for many sessions, many listeners, other sets and the kernel's descriptors at once.
  *
  * Theory of operation
  *
- * A watch ties a session or listener to a set. A set has a list of watches that may be ready: a watch comes onto it when it is
- * added or changed and whenever an event names its session, and is judged when somebody waits. A level-triggered watch
- * that is ready stays on the list; one that is not is armed (the session's `want`), looked at once more and taken off: the
- * next event brings it back.
+ * A set has a list of watches that may be ready (watch.c): a watch comes onto it when it is added or changed and whenever an event names
+ * its session, and is judged when somebody waits. A level-triggered watch that is ready stays on the list; one that is not is armed
+ * (the session's `want`), looked at once more and taken off: the next event brings it back.
  *
- * A wait looks at the queues of the polled channels, then at the list, spins for the budget, and then sleeps in the kernel's
- * epoll on the set's own epoll descriptor, in which are the program's descriptors, the worker's kick (edge-triggered and
- * never read, so that every sleeper of the process gets it), the control socket, and the token pipes of its listeners.
- * The kernel's side is looked at every KERNEL_LOOK_NS while spinning or busy, and before every sleep.
+ * The program's own kernel set has its descriptors and nothing else in it: whoever else waits on it, by another number, in another
+ * process or from within another set, sees what the program put there. We sleep on a set of our own (`wait_ep`), in which are the program's
+ * set, our bell (edge-triggered and never read, so that every sleeper of the process gets it), the inner set (sleeper.c), and the token
+ * pipes of our listeners. The kernel's side is looked at every 20 us while spinning, now and then while busy, and before every sleep.
  *
- * watch_lock protects watches and lists of all sets of the process. It is never held over a system call that waits.
+ * A set in a set. The outer one has a watch on the inner one, which is ready while the inner one has something to tell. To see that, its
+ * watches are judged where they lie, and nothing is taken out. Sessions of a set that is waited for from outside name WAITER_ANY, for
+ * their peers cannot know who sleeps. The kernel's descriptors in the inner set wake the outer one in the kernel.
+ *
+ * watch_lock protects watches and lists of all sets of the process. It is never held over a system call that waits, nor while something
+ * is fetched: bytes and tokens that are not here are noted, fetched without it, and looked at again.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "base/sys.h"
 #include "client/internal.h"
+#include "client/listener.h"
+#include "client/ready.h"
+#include "client/sets.h"
+#include "client/sleeper.h"
+#include "client/spin.h"
+#include "client/watch.h"
+#include "shm/page.h"
 
-#define KERNEL_LOOK_NS (20 * NS_PER_US)
 #define KERNEL_BUSY_NS (100 * NS_PER_US)
-#define LOOKS_PER_CLOCK 16
 #define LOOKS_PER_CONFIRM 64
-#define SLEEP_MAX_NS (10 * NS_PER_SEC)
-#define KERNEL_EVENTS 64
+#define NO_DESCRIPTOR_NS NS_PER_MS
+#define OWN_EVENTS 16
 
-enum tag { TAG_KICK, TAG_CONTROL, TAG_LISTENER0 };
-
-struct watch {
-    struct evset *set;
-    uint64_t handle;
-    struct watch **list; /* head of the session's or listener's list */
-    struct watch *next;  /* in it */
-    struct watch *set_next, *set_prev;
-    struct watch *ready_next, *ready_prev;
-    uint64_t data;
-    uint64_t seen_tail, seen_head; /* the peer's words when it was last judged */
-    uint32_t seen_flags;
-    uint32_t events;
-    bool ready;
-    bool spent; /* one shot, fired */
-};
-
-struct evset {
-    int epfd;
-    bool owns_epfd, wired;
-    uint32_t waiter;
-    int32_t pid;
-    uint32_t count, listeners;
-    uint32_t rounds, looks;
-    int64_t kernel_looked;
-    struct watch *all;
-    struct watch *ready_first, *ready_last;
-    uint64_t last; /* session handle of the last event, for the spin budget */
-    uint8_t vain;  /* how often in a row spinning did not pay */
-};
-
-/* ---- lists. watch_lock is held -------------------------------------------------------------------------------- */
-
-static void ready_put(struct watch *w)
-{
-    struct evset *set = w->set;
-    if (w->ready)
-        return;
-    w->ready = true;
-    w->ready_next = NULL;
-    w->ready_prev = set->ready_last;
-    if (set->ready_last)
-        set->ready_last->ready_next = w;
-    else
-        store_release(&set->ready_first, w);
-    set->ready_last = w;
-}
-
-static void ready_take(struct watch *w)
-{
-    struct evset *set = w->set;
-    if (!w->ready)
-        return;
-    w->ready = false;
-    if (w->ready_prev)
-        w->ready_prev->ready_next = w->ready_next;
-    else
-        store_release(&set->ready_first, w->ready_next);
-    if (w->ready_next)
-        w->ready_next->ready_prev = w->ready_prev;
-    else
-        set->ready_last = w->ready_prev;
-}
-
-static bool asleep(const struct evset *set)
-{
-    return load_sc(&C->page->waiter[set->waiter].arm) & 1;
-}
-
-static void watch_free(struct watch *w)
-{
-    ready_take(w);
-    for (struct watch **p = w->list; *p; p = &(*p)->next) {
-        if (*p == w) {
-            store_release(p, w->next);
-            break;
-        }
-    }
-    if (w->set_prev)
-        w->set_prev->set_next = w->set_next;
-    else
-        w->set->all = w->set_next;
-    if (w->set_next)
-        w->set_next->set_prev = w->set_prev;
-    w->set->count--;
-    if (handle_is_listener(w->handle)) {
-        w->set->listeners--;
-        struct listener *l = listener_get(w->handle);
-        if (l && w->set->pid == C->family->member[C->member].pid)
-            (void)sys_epoll_ctl(w->set->epfd, EPOLL_CTL_DEL, l->pipe_rd, NULL);
-    }
-    free(w);
-}
-
-/* ---- what the rest of the library tells us ---------------------------------------------------------------------- */
-
-void watches_ready(struct session_cache *c)
-{
-    bool wake = load_relaxed(&c->pollers) != 0;
-    if (load_acquire(&c->watches)) {
-        plock_take(&C->watch_lock);
-        for (struct watch *w = c->watches; w; w = w->next) {
-            ready_put(w);
-            wake = wake || asleep(w->set);
-        }
-        plock_release(&C->watch_lock);
-    }
-    if (wake)
-        own_kick();
-}
-
-void futex_sleepers_wake(struct session_cache *c)
-{
-    const struct slot *own = load_relaxed(&c->own);
-    if (own && (load_sc(&own->want) | load_sc(&own->want_space)) & COUNT_FLAG)
-        sleepers_wake(load_acquire(&c->peer));
-}
-
-void listener_ready(struct listener *l)
-{
-    plock_take(&C->watch_lock);
-    for (struct watch *w = l->watches; w; w = w->next)
-        ready_put(w);
-    plock_release(&C->watch_lock);
-    own_kick();
-}
-
-void watches_wake_all(void)
-{
-    plock_take(&C->watch_lock);
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        for (struct watch *w = C->cache[i].watches; w; w = w->next)
-            ready_put(w);
-    }
-    plock_release(&C->watch_lock);
-    own_kick();
-}
-
-void watches_drop(uint64_t handle, struct watch **list)
-{
-    if (!load_acquire(list))
-        return;
-    plock_take(&C->watch_lock);
-    while (*list)
-        watch_free(*list);
-    plock_release(&C->watch_lock);
-}
+enum tag { TAG_KICK, TAG_PROGRAM, TAG_LISTENER0 };
 
 /* ---- sets --------------------------------------------------------------------------------------------------------- */
 
+static struct evset *free_sets;
+static struct plock free_lock;
+
+static int32_t this_process(void)
+{
+    return C->family ? C->family->member[C->member].pid : 0;
+}
+
 struct evset *evset_create(int epfd)
 {
-    struct evset *set = calloc(1, sizeof *set);
-    if (!set)
+    plock_take(&free_lock);
+    struct evset *set = free_sets;
+    if (set)
+        free_sets = set->next_free;
+    plock_release(&free_lock);
+    if (!set && !(set = memory_get(sizeof *set)))
         return NULL;
+    uint32_t users = load_relaxed(&set->users); /* somebody may be about to see that it was freed */
+    memset(set, 0, offsetof(struct evset, users));
+    store_relaxed(&set->users, users);
     set->epfd = epfd;
-    if (epfd < 0) {
-        long ep = sys_epoll_create1(EPOLL_CLOEXEC);
-        if (ep < 0) {
-            free(set);
-            errno = (int)-ep;
-            return NULL;
-        }
-        set->epfd = (int)ep;
-        set->owns_epfd = true;
-    }
+    set->wait_ep = -1;
     set->waiter = WAITER_ANY;
+    store_release(&set->dead, false);
     return set;
 }
 
-/* A forked child has its parent's kernel set under the same number, and each edge in it would go to one of the two. So it puts
- * a set of its own in the place, with the same descriptors in it but those that were libberth's in the parent. */
-static int unshare_kernel_set(struct evset *set)
+static void set_free(struct evset *set)
 {
-    char path[48], line[256];
-    long ep = sys_epoll_create1(EPOLL_CLOEXEC);
-    if (ep < 0)
-        return BERTH_E_NO_MEMORY;
-    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", set->epfd);
-    FILE *f = fopen(path, "re");
-    while (f && fgets(line, sizeof line, f)) {
-        int fd;
-        struct epoll_event ev;
-        unsigned long long data;
-        if (sscanf(line, "tfd: %d events: %x data: %llx", &fd, &ev.events, &data) != 3 ||
-            data - load_relaxed(&C->tag) < TAG_LISTENER0)
-            continue;
-        ev.data.u64 = data;
-        (void)sys_epoll_ctl((int)ep, EPOLL_CTL_ADD, fd, &ev);
-    }
-    if (f)
-        (void)fclose(f);
-    else
-        log_warn("no /proc: an event set that was made before a fork has lost its descriptors in the child");
-    long flags = sys_fcntl(set->epfd, F_GETFD, 0L);
-    long err = sys_call(SYS_dup3, ep, (long)set->epfd, flags > 0 ? (long)O_CLOEXEC : 0L, 0);
-    (void)sys_close((int)ep);
-    return err < 0 ? BERTH_E_NO_MEMORY : 0;
+    plock_take(&free_lock);
+    set->next_free = free_sets;
+    free_sets = set;
+    plock_release(&free_lock);
 }
 
-/* One for all sets, whichever threads make the first ones at once. */
-static uint64_t tag_of_process(const struct evset *set)
+/* A wait that began before its set was destroyed goes on, as in the kernel; the memory is used again when it is over. */
+static bool set_enter(struct evset *set)
 {
-    uint64_t is = load_relaxed(&C->tag);
-    uint64_t tag = ((uint64_t)clock_now() * 0x9e3779b97f4a7c15ull ^ (uintptr_t)set) & ~0xffffull;
-    if (!is && compare_exchange_sc(&C->tag, &is, tag))
-        is = tag;
-    return is;
+    (void)fetch_add_sc(&set->users, 1u);
+    return !load_sc(&set->dead);
 }
 
-/* Puts our descriptors into the set's epoll descriptor; in a forked child anew, since it has others. */
-static int wire(struct evset *set)
+static void set_exit(struct evset *set)
 {
-    int unready = fork_child_ready(); /* before its kick is looked at: a child gets another */
-    if (unready)
-        return unready;
-    int32_t pid = C->family->member[C->member].pid;
-    if (set->wired && set->pid == pid)
-        return 0;
-    if (set->wired && (unready = unshare_kernel_set(set)) != 0)
-        return unready;
-    uint64_t tag = tag_of_process(set);
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = tag + TAG_KICK};
-    long err = sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, C->kick_fd, &ev);
-    if (err < 0 && err != -EEXIST)
-        return BERTH_E_NO_MEMORY;
-    kicks_watch(set->epfd, tag + TAG_KICK);
-    ev = (struct epoll_event){.events = EPOLLIN, .data.u64 = tag + TAG_CONTROL};
-    (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_ADD, C->ctl, &ev);
-    plock_take(&C->watch_lock);
+    if (fetch_add_sc(&set->users, ~0u) == 1 && load_sc(&set->dead))
+        set_free(set);
+}
+
+static void waiter_take(struct evset *set)
+{
     set->waiter = WAITER_ANY;
     for (uint32_t i = 1; i < WAITERS_MAX; i++) {
         if (!(C->waiters_used & 1ull << i)) {
@@ -270,28 +101,132 @@ static int wire(struct evset *set)
             break;
         }
     }
-    plock_release(&C->watch_lock);
+}
+
+/* What we sleep on is this process's, not that of the one it was forked from. */
+static bool ours(const struct evset *set)
+{
+    return set->wait_ep >= 0 && set->pid == this_process();
+}
+
+/* A token pipe is level-triggered in the set that the listener is in, as the program asked; from sets around it an edge does, since they
+ * ask for the state. EPOLLEXCLUSIVE can be given only when it is added. */
+static void pipe_in(const struct evset *set, uint64_t handle, int pipe, uint32_t events, int depth)
+{
+    uint32_t mask = depth ? EPOLLIN : EPOLLIN | EPOLLET | EPOLLEXCLUSIVE;
+    struct epoll_event ev = {.events = (events & mask) | (depth ? EPOLLET : 0),
+                             .data.u64 = TAG_LISTENER0 + (uint32_t)(handle % LISTENERS_MAX)};
+    if (ours(set))
+        (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_ADD, pipe, &ev);
+    for (const struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next)
+        pipe_in(o->set, handle, pipe, events, depth + 1);
+}
+
+static void pipe_change(const struct watch *w, int pipe)
+{
+    struct epoll_event ev = {.events = w->spent ? 0 : w->events & (EPOLLIN | EPOLLET),
+                             .data.u64 = TAG_LISTENER0 + (uint32_t)(w->handle % LISTENERS_MAX)};
+    if (ours(w->set))
+        (void)sys_epoll_ctl(w->set->wait_ep, EPOLL_CTL_MOD, pipe, &ev);
+}
+
+static void pipe_out(const struct evset *set, int pipe, int depth)
+{
+    if (ours(set))
+        (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_DEL, pipe, NULL);
+    for (const struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next)
+        pipe_out(o->set, pipe, depth + 1);
+}
+
+/* Every pipe of the set and of the sets in it, into the set's own wait_ep and those around it. watch_lock is held. */
+static void pipes_in(const struct evset *set, int depth)
+{
+    for (const struct watch *w = set->all; w; w = w->set_next) {
+        struct listener *l = listener_get(w->handle); /* of a session or a set: none */
+        if (l)
+            pipe_in(set, w->handle, l->pipe_rd, w->events, 0);
+        if (w->inner && depth < SETS_DEEP)
+            pipes_in(w->inner, depth + 1);
+    }
+}
+
+/* What a wait sleeps on, made by the first; in a forked child anew, since it has other bells. Without a descriptor for it the set works
+ * all the same, by looking now and then. */
+static int wire(struct evset *set)
+{
+    int unready = fork_child_ready(); /* before its bell is looked at: a child gets another */
+    if (unready)
+        return unready;
+    int32_t pid = this_process();
+    if (__builtin_expect(set->wired && set->pid == pid && set->wait_ep >= 0, 1))
+        return 0;
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = TAG_PROGRAM};
+    int ep = own_epoll();
+    if (ep >= 0 && (!sleeper_wire(ep, TAG_KICK) ||
+                    (set->epfd >= 0 && sys_epoll_ctl(ep, EPOLL_CTL_ADD, set->epfd, &ev) < 0))) {
+        own_fd_close(ep);
+        ep = -1;
+    }
+    plock_take(&C->watch_lock);
+    bool again = !set->wired || set->pid != pid;
+    int old = set->wait_ep;
+    if (again)
+        waiter_take(set);
+    if (ep >= 0 && old >= 0 && (set->pid != pid || !set->wired)) { /* under the same number: the program may have been given it */
+        (void)sys_call(SYS_dup3, (long)ep, (long)old, (long)O_CLOEXEC, 0);
+        own_fd_close(ep);
+        ep = old;
+    } else if (ep >= 0 && old >= 0) { /* another thread was faster */
+        own_fd_close(ep);
+        ep = old;
+    }
+    set->wait_ep = ep;
     set->wired = true;
     set->pid = pid;
+    if (ep >= 0)
+        pipes_in(set, 0);
+    plock_release(&C->watch_lock);
     return 0;
+}
+
+static void watch_end(struct watch *w)
+{
+    struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
+    if (l)
+        pipe_out(w->set, l->pipe_rd, 0);
+    watch_leave(w);
+    memory_put(w, sizeof *w);
+}
+
+void sets_forget(struct listener *l)
+{
+    plock_take(&C->watch_lock);
+    for (const struct watch *w = l->watches; w; w = w->next)
+        pipe_out(w->set, l->pipe_rd, 0);
+    plock_release(&C->watch_lock);
 }
 
 void evset_destroy(struct evset *set)
 {
     plock_take(&C->watch_lock);
     while (set->all)
-        watch_free(set->all);
-    if (set->waiter != WAITER_ANY)
+        watch_end(set->all);
+    while (set->outer)
+        watch_end(set->outer);
+    if (set->waiter != WAITER_ANY && set->pid == this_process())
         store_relaxed(&C->waiters_used, C->waiters_used & ~(1ull << set->waiter));
+    int ep = set->wait_ep;
+    set->wait_ep = -1;
     plock_release(&C->watch_lock);
-    if (set->owns_epfd) {
-        (void)sys_close(set->epfd);
-    } else if (set->wired && C->attached &&
-               set->pid == C->family->member[C->member].pid) { /* else the parent's too */
-        (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_DEL, C->kick_fd, NULL);
-        (void)sys_epoll_ctl(set->epfd, EPOLL_CTL_DEL, C->ctl, NULL);
-    }
-    free(set);
+    own_fd_close(ep);
+    (void)fetch_add_sc(&set->users, 1u);
+    store_sc(&set->dead, true);
+    set_exit(set);
+}
+
+void evset_renumber(struct evset *set, int epfd)
+{
+    store_relaxed(&set->epfd, epfd);
 }
 
 bool evset_empty(struct evset *set)
@@ -301,28 +236,29 @@ bool evset_empty(struct evset *set)
 
 int evset_fd(struct evset *set)
 {
-    return set->epfd;
+    return wire(set) ? -1 : set->wait_ep;
 }
 
-static struct watch **watch_list(uint64_t handle, struct session **s, struct listener **l)
+/* ---- what is in a set ---------------------------------------------------------------------------------------------- */
+
+struct target {
+    struct session *s;
+    struct listener *l;
+    struct evset *inner;
+    struct watch **list;
+};
+
+static bool target_of(uint64_t handle, struct target *t)
 {
-    *s = NULL;
-    *l = NULL;
+    *t = (struct target){0};
     if (handle_is_listener(handle)) {
-        *l = listener_get(handle);
-        return *l ? &(*l)->watches : NULL;
+        t->l = listener_get(handle);
+        t->list = t->l ? &t->l->watches : NULL;
+    } else {
+        t->s = session_get(handle);
+        t->list = t->s ? &session_cache_of(t->s)->watches : NULL;
     }
-    *s = session_get(handle);
-    return *s ? &session_cache_of(*s)->watches : NULL;
-}
-
-static struct watch *watch_find(struct evset *set, struct watch **list)
-{
-    for (struct watch *w = *list; w; w = w->next) {
-        if (w->set == set)
-            return w;
-    }
-    return NULL;
+    return t->list != NULL;
 }
 
 /* The waiter that the peer is to look at: the set's, if it is the only one that watches the session. */
@@ -330,104 +266,136 @@ static void name_waiter(struct session *s)
 {
     struct session_cache *c = session_cache_of(s);
     uint32_t waiter = WAITER_ANY;
-    if (c->watches && !c->watches->next && !(load_relaxed(&s->flags) & SF_SHARED))
+    if (c->watches && !c->watches->next && !c->watches->set->anybody && !(load_relaxed(&s->flags) & SF_SHARED))
         waiter = c->watches->set->waiter;
     store_relaxed(&c->own->waiter, (uint8_t)waiter);
-    futex_sleepers_wake(c);
+    futex_sleepers_wake(s, c);
 }
 
-/* A listener's token pipe is waited for by the kernel. EPOLLEXCLUSIVE can be given only when it is added. */
-static void pipe_into_kernel(const struct watch *w, const struct listener *l, int op)
+/* From now on others sleep for it, too. watch_lock is held. */
+static void for_anybody(struct evset *set, int depth)
 {
-    uint32_t mask = EPOLLIN | EPOLLET | (op == EPOLL_CTL_ADD ? EPOLLEXCLUSIVE : 0);
-    struct epoll_event ev = {.events = w->events & mask,
-                             .data.u64 = load_relaxed(&C->tag) + TAG_LISTENER0 + (uint32_t)(w->handle & 0xffff)};
-    (void)sys_epoll_ctl(w->set->epfd, op, l->pipe_rd, &ev);
+    if (set->anybody || depth > SETS_DEEP)
+        return;
+    set->anybody = true;
+    for (struct watch *w = set->all; w; w = w->set_next) {
+        struct session *s = handle_is_listener(w->handle) ? NULL : session_get(w->handle); /* of a set: none */
+        if (s)
+            name_waiter(s);
+        if (w->inner)
+            for_anybody(w->inner, depth + 1);
+    }
 }
 
-int evset_add(struct evset *set, uint64_t handle, uint32_t events, uint64_t data)
+static int add(struct evset *set, const struct target *t, uint64_t handle, uint32_t key, uint32_t events, uint64_t data)
 {
-    struct session *s;
-    struct listener *l;
-    struct watch **list = watch_list(handle, &s, &l);
-    if (!list)
-        return BERTH_E_BAD_HANDLE;
     int err = wire(set);
-    struct watch *w = err ? NULL : calloc(1, sizeof *w);
+    struct watch *w = err ? NULL : memory_get(sizeof *w);
     if (!w)
         return err ? err : BERTH_E_NO_MEMORY;
-    *w = (struct watch){.set = set, .handle = handle, .list = list, .events = events, .data = data};
+    *w = (struct watch){.set = set,
+                        .handle = handle,
+                        .inner = t->inner,
+                        .key = key,
+                        .list = t->list,
+                        .events = events,
+                        .data = data,
+                        .told = true};
     plock_take(&C->watch_lock);
-    if (watch_find(set, list)) {
+    if (watch_find(set, *t->list, key)) {
         plock_release(&C->watch_lock);
-        free(w);
+        memory_put(w, sizeof *w);
         return BERTH_E_BUSY;
     }
-    if (l) {
-        pipe_into_kernel(w, l, EPOLL_CTL_ADD);
-        set->listeners++;
+    watch_enter(w);
+    if (t->l)
+        pipe_in(set, handle, t->l->pipe_rd, events, 0);
+    if (t->s)
+        name_waiter(t->s);
+    if (t->inner) {
+        for_anybody(t->inner, 0);
+        pipes_in(t->inner, 1);
     }
-    w->next = *list;
-    store_release(list, w);
-    w->set_next = set->all;
-    if (set->all)
-        set->all->set_prev = w;
-    set->all = w;
-    set->count++;
-    if (s)
-        name_waiter(s);
-    if (s || (l && load_relaxed(&l->pending)))
-        ready_put(w);
-    bool wake = asleep(set);
+    if (set->outer)
+        for_anybody(set, 0);
+    if (t->s || t->inner || (t->l && listener_maybe(t->l)))
+        watch_ready(w);
+    bool wake = set_asleep(set);
     plock_release(&C->watch_lock);
     if (wake)
         own_kick();
     return 0;
 }
 
-int evset_modify(struct evset *set, uint64_t handle, uint32_t events, uint64_t data)
+static int modify(struct evset *set, const struct target *t, uint32_t key, uint32_t events, uint64_t data)
 {
-    struct session *s;
-    struct listener *l;
-    struct watch **list = watch_list(handle, &s, &l);
-    if (!list)
-        return BERTH_E_BAD_HANDLE;
     plock_take(&C->watch_lock);
-    struct watch *w = watch_find(set, list);
+    struct watch *w = watch_find(set, *t->list, key);
     if (w) {
         w->events = events;
         w->data = data;
         w->spent = false;
-        if (l)
-            pipe_into_kernel(w, l, EPOLL_CTL_MOD);
-        if (s || load_relaxed(&l->pending))
-            ready_put(w);
+        if (t->l)
+            pipe_change(w, t->l->pipe_rd);
+        if (!t->l || listener_maybe(t->l))
+            watch_ready(w);
     }
-    bool wake = w && asleep(set);
+    bool wake = w && set_asleep(set);
     plock_release(&C->watch_lock);
     if (wake)
         own_kick();
     return w ? 0 : BERTH_E_BAD_HANDLE;
 }
 
-int evset_remove(struct evset *set, uint64_t handle)
+static int take_out(struct evset *set, const struct target *t, uint32_t key)
 {
-    struct session *s;
-    struct listener *l;
-    struct watch **list = watch_list(handle, &s, &l);
-    if (!list)
-        return BERTH_E_BAD_HANDLE;
     plock_take(&C->watch_lock);
-    struct watch *w = watch_find(set, list);
+    struct watch *w = watch_find(set, *t->list, key);
     if (w)
-        watch_free(w);
-    if (s)
-        name_waiter(s);
+        watch_end(w);
+    if (t->s)
+        name_waiter(t->s);
     plock_release(&C->watch_lock);
     return w ? 0 : BERTH_E_BAD_HANDLE;
 }
 
-/* ---- judging -------------------------------------------------------------------------------------------------------- */
+int evset_add(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data)
+{
+    struct target t;
+    return target_of(handle, &t) ? add(set, &t, handle, key, events, data) : BERTH_E_BAD_HANDLE;
+}
+
+int evset_modify(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data)
+{
+    struct target t;
+    return target_of(handle, &t) ? modify(set, &t, key, events, data) : BERTH_E_BAD_HANDLE;
+}
+
+int evset_remove(struct evset *set, uint64_t handle, uint32_t key)
+{
+    struct target t;
+    return target_of(handle, &t) ? take_out(set, &t, key) : BERTH_E_BAD_HANDLE;
+}
+
+int evset_add_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data)
+{
+    struct target t = {.inner = inner, .list = &inner->outer};
+    return add(set, &t, 0, key, events, data); /* the kernel has found no circle and no depth too many */
+}
+
+int evset_modify_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data)
+{
+    struct target t = {.inner = inner, .list = &inner->outer};
+    return modify(set, &t, key, events, data);
+}
+
+int evset_remove_set(struct evset *set, struct evset *inner, uint32_t key)
+{
+    struct target t = {.inner = inner, .list = &inner->outer};
+    return take_out(set, &t, key);
+}
+
+/* ---- judging. watch_lock is held ------------------------------------------------------------------------------------- */
 
 /* `want` is one word for all who wait for the session: who moved it past bytes that others may not have seen tells them. */
 static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_before)
@@ -438,24 +406,24 @@ static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_befo
     bool wake = load_relaxed(&c->pollers) != 0;
     for (struct watch *other = c->watches; other; other = other->next) {
         if (other != w && other->set != w->set) {
-            ready_put(other);
-            wake = wake || asleep(other->set);
+            watch_ready(other);
+            wake = wake || set_asleep(other->set);
         }
     }
     if (wake)
         own_kick();
 }
 
-/* What a watch has to report now; arms the session where it has nothing. watch_lock is held. */
-static uint32_t judge(struct watch *w)
+/* What a watch on a session has to report now, with READY_MISSING; arms the session where it has nothing. */
+static uint32_t judge_session(struct watch *w)
 {
     struct session *s = session_get(w->handle);
     if (!s || w->spent)
         return 0;
     struct session_cache *c = session_cache_of(s);
-    if (load_relaxed(&s->state) == SESSION_QUEUED)
+    if (load_relaxed(&s->state) == SESSION_QUEUED && !(load_relaxed(&s->flags) & SF_RESET))
         return 0;
-    uint32_t mask = w->events | EPOLLERR | EPOLLHUP;
+    uint32_t mask = w->events | EPOLLERR | EPOLLHUP | (w->events & EPOLLIN ? READY_MISSING : 0);
     bool edge = w->events & EPOLLET;
     if (edge) {
         const struct slot *peer = load_acquire(&c->peer);
@@ -463,50 +431,151 @@ static uint32_t judge(struct watch *w)
         w->seen_head = peer ? slot_head(peer) : 0;
         w->seen_flags = load_relaxed(&s->flags);
     }
-    uint32_t now = stream_ready(s, c) & mask;
+    uint32_t now = session_ready(s, c) & mask;
     if (now && !edge)
         return now;
     /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
      * for what is beyond the bytes that are there, a level for the first byte. */
     uint64_t want = load_relaxed(&c->own->want);
     if (w->events & (EPOLLIN | EPOLLRDHUP))
-        (void)stream_arm_read(s, c, 0, edge);
+        (void)stream_arm_read(s, c, 0, edge, 1);
     else
-        (void)stream_arm_read(s, c, 0, true); /* for EPOLLHUP, EPOLLERR */
+        (void)stream_arm_read(s, c, 0, true, 1); /* for EPOLLHUP, EPOLLERR */
     pass_on(w, c, want);
     if (w->events & EPOLLOUT && !stream_writable(s, c))
         (void)stream_arm_write(s, c, 0);
-    now = stream_ready(s, c) & mask;
+    now = session_ready(s, c) & mask;
     if (!now)
         stream_flush_head(s, true);
     return now;
 }
 
-static uint32_t judge_listener(const struct watch *w)
+static uint32_t judge(struct watch *w, int depth);
+
+/* Of tokens in the pipe the kernel tells again; of those taken out of it only we know. */
+static bool aside_waits(const struct watch *w)
 {
-    return !w->spent && w->events & EPOLLIN && client_listener_ready(w->handle) ? EPOLLIN : 0;
+    struct listener *l = listener_get(w->handle);
+    return l && listener_maybe(l);
 }
 
-static int harvest(struct evset *set, struct epoll_event *out, int max)
+/* Watches that have nothing to tell come off its list; the rest stay where they are. `missing`: a session whose bytes have to be fetched
+ * before it can be told of. */
+static bool tells(struct evset *set, int depth, session_handle *missing)
+{
+    struct watch *end = set->ready_last, *next;
+    for (struct watch *w = set->ready_first; w; w = next) {
+        next = w->ready_next;
+        bool last = w == end;
+        uint32_t events = judge(w, depth);
+        if (events & ~READY_MISSING)
+            return true;
+        if (events && missing)
+            *missing = w->handle;
+        watch_unready(w);
+        if (last)
+            break;
+    }
+    for (struct watch *w = set->listeners ? set->all : NULL; w; w = w->set_next) {
+        struct listener *l = w->inner || w->spent || !(w->events & EPOLLIN) ? NULL : listener_get(w->handle);
+        if (l && (!(w->events & EPOLLET) || w->told) && listener_waiting(l))
+            return true;
+    }
+    return false;
+}
+
+static uint32_t judge(struct watch *w, int depth)
+{
+    if (w->spent)
+        return 0;
+    if (w->inner) {
+        bool in = (!(w->events & EPOLLET) || w->told) && depth < SETS_DEEP && tells(w->inner, depth + 1, NULL);
+        return in ? w->events & (EPOLLIN | EPOLLRDNORM) : 0;
+    }
+    if (!handle_is_listener(w->handle))
+        return judge_session(w);
+    struct listener *l = listener_get(w->handle);
+    return l && (w->sure || listener_maybe(l)) ? w->events & (EPOLLIN | EPOLLRDNORM) : 0;
+}
+
+#define FETCHES 4
+
+bool evset_ready(struct evset *set)
+{
+    for (int i = 0;; i++) {
+        session_handle missing = 0;
+        plock_take(&C->watch_lock);
+        bool ready = tells(set, 0, &missing);
+        plock_release(&C->watch_lock);
+        if (ready || !missing || i == FETCHES || !fetch_bytes(missing))
+            return ready;
+    }
+}
+
+bool evset_poller(struct evset *set, bool on)
+{
+    (void)fetch_add_sc(&set->pollers, on ? 1u : ~0u);
+    if (!on)
+        return true;
+    plock_take(&C->watch_lock);
+    for_anybody(set, 0);
+    bool ready = tells(set, 0, NULL); /* and arms what is not */
+    plock_release(&C->watch_lock);
+    return !ready;
+}
+
+static bool visit_listeners(const struct evset *set, bool (*visit)(struct listener *l, void *arg), void *arg, int depth)
+{
+    for (struct watch *w = set->all; w; w = w->set_next) {
+        struct listener *l = !w->inner && handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
+        if ((l && !visit(l, arg)) || (w->inner && depth < SETS_DEEP && !visit_listeners(w->inner, visit, arg, depth + 1)))
+            return false;
+    }
+    return true;
+}
+
+bool evset_listeners(struct evset *set, bool (*visit)(struct listener *l, void *arg), void *arg)
+{
+    plock_take(&C->watch_lock);
+    bool all = visit_listeners(set, visit, arg, 0);
+    plock_release(&C->watch_lock);
+    return all;
+}
+
+static void shoot(struct watch *w)
+{
+    struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
+    w->spent = true;
+    if (l)
+        pipe_change(w, l->pipe_rd);
+}
+
+#define MISSING_MAX 16
+
+/* Takes what the watches on the list have to tell. Sessions whose bytes have to be fetched first are named in `missing`; whoever brings
+ * these puts their watches back on the list. */
+static int harvest(struct evset *set, struct epoll_event *out, int max, session_handle missing[MISSING_MAX],
+                   uint32_t *missed)
 {
     int n = 0;
+    *missed = 0;
     plock_take(&C->watch_lock);
     struct watch *end = set->ready_last, *w = set->ready_first, *next;
     for (; w && n < max; w = next) {
         next = w->ready_next;
         bool last = w == end;
-        struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
-        uint32_t events = l ? judge_listener(w) : judge(w);
-        /* a listener's pipe is in the kernel's set, but of tokens that were set aside only we know */
-        bool keep = events && !(w->events & (EPOLLET | EPOLLONESHOT)) && (!l || load_acquire(&l->pending));
-        ready_take(w);
-        if (keep)
-            ready_put(w); /* to the end: nobody starves */
-        if (events) {
+        uint32_t events = judge(w, 0), tell = events & ~READY_MISSING;
+        if (events & READY_MISSING && *missed < MISSING_MAX)
+            missing[(*missed)++] = w->handle;
+        watch_unready(w);
+        if (tell && !(w->events & (EPOLLET | EPOLLONESHOT)) && (!handle_is_listener(w->handle) || aside_waits(w)))
+            watch_ready(w); /* to the end: nobody starves */
+        w->told = w->sure = false;
+        if (tell) {
             if (w->events & EPOLLONESHOT)
-                w->spent = true;
-            out[n++] = (struct epoll_event){.events = events, .data.u64 = w->data};
-            if (!l)
+                shoot(w);
+            out[n++] = (struct epoll_event){.events = tell, .data.u64 = w->data};
+            if (!w->inner && !handle_is_listener(w->handle))
                 set->last = w->handle;
         }
         if (last)
@@ -518,75 +587,73 @@ static int harvest(struct evset *set, struct epoll_event *out, int max)
 
 /* ---- the kernel's side ------------------------------------------------------------------------------------------------ */
 
-static int listener_event(struct evset *set, uint32_t index, struct epoll_event *out)
+/* Those of the program's own descriptors that are ready, straight out of its set. */
+static int program_events(struct evset *set, struct epoll_event *out, int max)
 {
-    int n = 0;
-    plock_take(&C->watch_lock);
+    struct timespec zero = {0};
+    if (set->epfd < 0 || max <= 0)
+        return 0;
+    long n = sys_epoll_pwait2(set->epfd, out, max, &zero, NULL);
+    set->kernel_hot = n > 0;
+    return n > 0 ? (int)n : 0;
+}
+
+/* A token has come for that listener: what it needs is fetched, and whoever watches it is told. */
+static void listener_came(struct evset *set, uint32_t index)
+{
     struct listener *l = index < LISTENERS_MAX ? &C->listeners[index] : NULL;
-    for (struct watch *w = l ? l->watches : NULL; w; w = w->next) {
-        if (w->set == set && w->events & EPOLLIN && !w->spent) {
-            if (w->events & EPOLLONESHOT)
-                w->spent = true;
-            *out = (struct epoll_event){.events = EPOLLIN, .data.u64 = w->data};
-            n = 1;
+    bool known = false;
+    if (!l)
+        return;
+    bool ready = l->generation & 1 && client_listener_ready(listener_handle_of(l));
+    plock_take(&C->watch_lock);
+    for (struct watch *w = l->watches; w; w = w->next) {
+        known = known || w->set == set || w->set->outer;
+        if (ready && w->set == set) {
+            w->sure = true;
+            watch_ready(w);
+        } else if (ready && w->set->outer) {
+            watch_ready(w);
         }
     }
+    if (!known && set->wait_ep >= 0 && l->pipe_rd >= 0) /* it left with a set that was in this one */
+        (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_DEL, l->pipe_rd, NULL);
     plock_release(&C->watch_lock);
-    return n;
 }
 
-/* Waits in the kernel for at most `timeout` ns. Count of events for the program, or -errno. *kicked: the stack has news. */
-static int kernel_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask,
-                       bool *kicked)
+/* Sorts what wait_ep has brought. Count of the program's events; *kicked: the stack has news. */
+static int sort(struct evset *set, const struct epoll_event *ev, long got, struct epoll_event *out, int max, bool *kicked)
 {
-    struct epoll_event ev[KERNEL_EVENTS];
-    struct timespec ts;
-    int room = max < KERNEL_EVENTS - 8 ? max : KERNEL_EVENTS - 8;
-    uint32_t depth = berth_hold.depth;
-    bool handled = (timeout || mask) && hold_open(&depth);
-    long got = handled ? -EINTR
-                       : sys_epoll_pwait2(set->epfd, ev, room + 2 + (set->listeners < 6 ? (int)set->listeners : 6),
-                                          timespec_of(timeout, &ts), mask);
-    hold_close(depth);
-    if (got < 0)
-        return (int)got;
-    int n = 0;
+    bool program = false;
     for (long i = 0; i < got; i++) {
-        uint64_t tag =
-            ev[i].data.u64 - load_relaxed(&C->tag); /* NOLINT(clang-analyzer-*): filled by a raw system call */
-        if (tag == TAG_KICK) {
+        uint64_t tag = ev[i].data.u64; /* NOLINT(clang-analyzer-*): filled by a raw system call */
+        if (tag == TAG_PROGRAM) {
+            program = true;
+        } else {
             *kicked = true;
-        } else if (tag == TAG_CONTROL) {
-            control_poll();
-            *kicked = true;
-        } else if (tag >= TAG_LISTENER0 && tag < TAG_LISTENER0 + LISTENERS_MAX) {
-            if (n < max)
-                n += listener_event(set, (uint32_t)(tag - TAG_LISTENER0), &out[n]);
-        } else if (n < max) {
-            out[n++] = ev[i];
+            if (tag >= TAG_LISTENER0)
+                listener_came(set, (uint32_t)(tag - TAG_LISTENER0));
         }
     }
-    return n;
+    return program ? program_events(set, out, max) : 0;
 }
 
-int evset_filter(struct evset *set, struct epoll_event *events, int n)
+/* Without waiting. */
+static int look_at_kernel(struct evset *set, struct epoll_event *out, int max)
 {
-    int stay = 0;
-    for (int i = 0; i < n && set->wired; i++) {
-        if (events[i].data.u64 - load_relaxed(&C->tag) >= TAG_LISTENER0 + LISTENERS_MAX)
-            events[stay++] = events[i];
-    }
-    return set->wired ? stay : n;
-}
-
-static int look_at_kernel(struct evset *set, struct epoll_event *out, int max, int64_t now)
-{
+    struct epoll_event ev[OWN_EVENTS];
+    struct timespec zero = {0};
     bool kicked = false;
-    set->kernel_looked = now;
-    int n = kernel_wait(set, out, max, 0, NULL, &kicked);
-    if (kicked)
+    set->kernel_looked = clock_now();
+    if (set->wait_ep < 0)
+        return program_events(set, out, max);
+    long got = sys_epoll_pwait2(set->wait_ep, ev, OWN_EVENTS, &zero, NULL);
+    int n = got > 0 ? sort(set, ev, got, out, max, &kicked) : 0;
+    if (kicked) {
+        sleeper_glance();
         events_poll(true);
-    return n < 0 ? 0 : n;
+    }
+    return n;
 }
 
 /* ---- waiting ------------------------------------------------------------------------------------------------------------ */
@@ -597,163 +664,218 @@ static void look_at_shared(struct evset *set)
     if (load_relaxed(&C->inherited_unconfirmed))
         shared_confirm();
     for (struct watch *w = set->all; w; w = w->set_next) { /* links first: that may take any lock */
-        struct session *s = handle_is_listener(w->handle) ? NULL : session_get(w->handle);
+        struct session *s = w->inner || handle_is_listener(w->handle) ? NULL : session_get(w->handle);
         if (s && load_relaxed(&s->flags) & SF_SHARED && !session_cache_of(s)->peer)
             session_try_link(s);
     }
     plock_take(&C->watch_lock);
     for (struct watch *w = set->all; w; w = w->set_next) {
-        struct session *s = handle_is_listener(w->handle) || w->spent ? NULL : session_get(w->handle);
+        struct session *s = w->inner || handle_is_listener(w->handle) || w->spent ? NULL : session_get(w->handle);
         if (!s || !(load_relaxed(&s->flags) & SF_SHARED))
             continue;
         struct session_cache *c = session_cache_of(s);
         const struct slot *peer = load_acquire(&c->peer);
         if (!(w->events & EPOLLET)) {
-            if (stream_ready(s, c) & (w->events | EPOLLERR | EPOLLHUP))
-                ready_put(w);
-        } else if (w->seen_flags != load_relaxed(&s->flags) ||
+            if (session_ready(s, c) & (w->events | EPOLLERR | EPOLLHUP | READY_MISSING))
+                watch_ready(w);
+        } else if (((w->seen_flags ^ load_relaxed(&s->flags)) & ~SF_ATTENTION) ||
                    (peer && (slot_tail(peer) != w->seen_tail || slot_head(peer) != w->seen_head))) {
-            ready_put(w);
+            watch_ready(w);
         }
     }
     plock_release(&C->watch_lock);
 }
 
-static int look(struct evset *set, struct epoll_event *out, int max)
+struct wait {
+    struct evset *set;
+    struct epoll_event *out;
+    int max;
+    struct sleeper sl;
+};
+
+static void set_cpu_publish(void *arg)
 {
+    const struct wait *w = arg;
+    waiter_set_cpu(&C->page->waiter[w->set->waiter], cpu_here());
+}
+
+static int look(void *arg)
+{
+    struct wait *w = arg;
+    struct evset *set = w->set;
+    session_handle missing[MISSING_MAX];
+    uint32_t missed;
     events_poll(false);
+    sleeper_glance();
     if (C->sharing)
         look_at_shared(set);
     if (load_relaxed(&C->unconfirmed) && ++set->looks % LOOKS_PER_CONFIRM == 0)
         sessions_confirm();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
         sessions_offer_again();
-    return load_acquire(&set->ready_first) ? harvest(set, out, max) : 0;
-}
-
-static int64_t set_spin_budget(const struct evset *set, int64_t now, bool *stacked)
-{
-    struct session *s = set->last ? session_get(set->last) : NULL;
-    return spin_budget(s ? session_cache_of(s) : NULL, now, stacked);
-}
-
-static void set_cpu_publish(const struct evset *set)
-{
-    uint32_t cpu = cpu_here();
-    if (load_relaxed(&C->page->waiter[set->waiter].cpu) != cpu)
-        store_relaxed(&C->page->waiter[set->waiter].cpu, cpu);
-}
-
-static int spin(struct evset *set, struct epoll_event *out, int max, int64_t now, int64_t deadline)
-{
-    bool stacked = false;
-    int64_t budget = spin_pays(&set->vain) ? set_spin_budget(set, now, &stacked) : 0;
-    if (budget <= 0 || !load_relaxed(&C->polled) || !load_relaxed(&set->count))
+    if (!load_acquire(&set->ready_first))
         return 0;
-    int64_t since = now, end = now + budget < deadline ? now + budget : deadline;
-    if (crowded_lately(now))
-        return 0;
-    while (now < end) {
-        for (int i = 0; i < (stacked ? 1 : LOOKS_PER_CLOCK); i++) {
-            int n = look(set, out, max);
-            if (n)
-                return n;
-            spin_pause(stacked);
-        }
-        now = clock_now();
-        if (stacked)
-            set_cpu_publish(set);
-        if (now - set->kernel_looked > KERNEL_LOOK_NS) {
-            int n = look_at_kernel(set, out, max, now);
-            if (n)
-                return n;
-        }
-        if (set_spin_budget(set, now, &stacked) == 0 || crowded(now, since))
-            break;
-    }
-    return 0;
+    int n = harvest(set, w->out, w->max, missing, &missed);
+    bool here = false;
+    for (uint32_t i = 0; n == 0 && i < missed; i++)
+        here = fetch_bytes(missing[i]) || here;
+    return here ? harvest(set, w->out, w->max, missing, &missed) : n;
 }
 
-static int sleep_in_kernel(struct evset *set, struct epoll_event *out, int max, int64_t deadline,
-                           const sigset_t *mask)
+static int kernel(void *arg)
+{
+    struct wait *w = arg;
+    return look_at_kernel(w->set, w->out, w->max);
+}
+
+static void arm_on(const struct evset *set)
 {
     struct waiter_line *line = &C->page->waiter[set->waiter];
-    bool kicked = false;
-    sessions_settle();
-    int64_t left = wait_cap(deadline);
-    if (left < 0 || left > SLEEP_MAX_NS)
-        left = SLEEP_MAX_NS;
     if (set->waiter != WAITER_ANY)
-        store_sc(&line->arm, line->arm + 1);
-    waiter_any_asleep();
+        waiter_arm(line);
+}
+
+static void arm_off(const struct evset *set)
+{
+    struct waiter_line *line = &C->page->waiter[set->waiter];
+    if (set->waiter != WAITER_ANY)
+        waiter_disarm(line);
+}
+
+static void cancelled(void *arg)
+{
+    struct wait *w = arg;
+    arm_off(w->set);
+    set_exit(w->set);
+}
+
+/* Several threads sleep on one set: each edge wakes one of them, so whoever is woken sees to it that the next event wakes another. */
+static bool several(struct evset *set)
+{
+    if (load_sc(&set->users) < 2)
+        return false;
+    if (!set->anybody) {
+        plock_take(&C->watch_lock);
+        for_anybody(set, 0);
+        plock_release(&C->watch_lock);
+    }
+    return true;
+}
+
+/* Count of kernel events, or -errno. */
+static int sleep_once(struct wait *w)
+{
+    struct evset *set = w->set;
+    struct epoll_event ev[OWN_EVENTS];
+    bool kicked = false, with_others = several(set);
+    arm_on(set);
+    int64_t left = sleeper_prepare(&w->sl);
     if (C->sharing)
         look_at_shared(set);
-    if (events_waiting() || load_sc(&set->ready_first) || control_pushes())
+    if (load_sc(&set->ready_first))
         left = 0;
-    int n = kernel_wait(set, out, max, left, mask, &kicked);
-    if (set->waiter != WAITER_ANY)
-        store_sc(&line->arm, line->arm + 1);
+    long got;
+    if (set->wait_ep >= 0) {
+        got = sleeper_epoll(&w->sl, set->wait_ep, ev, OWN_EVENTS, left);
+    } else {
+        struct pollfd p = {.fd = set->epfd, .events = POLLIN};
+        got = sleeper_poll(&w->sl, &p, 1, left < 0 || left > NO_DESCRIPTOR_NS ? NO_DESCRIPTOR_NS : left);
+        ev[0].data.u64 = TAG_PROGRAM;
+    }
+    arm_off(set);
+    if (with_others || load_sc(&set->users) > 1)
+        sleeper_again();
     set->kernel_looked = clock_now();
-    if (kicked || left == 0) {
-        control_poll();
+    if (got < 0)
+        return (int)got;
+    int n = sort(set, ev, got, w->out, w->max, &kicked);
+    if (kicked || left == 0 || set->wait_ep < 0) {
+        sleeper_glance();
         events_poll(true);
     }
     return n;
 }
 
-static int wait_held(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask)
+static int look_further(const struct wait *w, int n)
 {
-    if (max <= 0 || !out)
-        return BERTH_E_INVALID;
-    int err = wire(set);
-    if (err)
-        return err;
-    set_cpu_publish(set);
-    struct waiter_line *line = &C->page->waiter[set->waiter];
-    if (set->waiter != WAITER_ANY && line->arm & 1)
-        store_sc(&line->arm, line->arm + 1); /* the last wait left it armed for evset_fd */
-    int n = look(set, out, max);
-    if (n > 0) {
-        if (++set->rounds % 8 == 0) {
-            int64_t now = clock_now();
-            if (now - set->kernel_looked > KERNEL_BUSY_NS && n < max)
-                n += look_at_kernel(set, out + n, max - n, now);
-        }
+    struct wait rest = *w;
+    rest.out += n;
+    rest.max -= n;
+    return rest.max > 0 ? n + look(&rest) : n;
+}
+
+static int spin(struct wait *w, int64_t began)
+{
+    struct evset *set = w->set;
+    if (w->sl.deadline <= began || !load_relaxed(&C->polled) || !load_relaxed(&set->count))
+        return 0;
+    struct session *s = set->last ? session_get(set->last) : NULL;
+    struct spin spin = {.c = s ? session_cache_of(s) : NULL,
+                        .vain = &set->vain,
+                        .now = began,
+                        .deadline = w->sl.deadline,
+                        .mark = &w->sl.mark,
+                        .many = true,
+                        .publish = set_cpu_publish};
+    return spin_until(&spin, look, kernel, w);
+}
+
+static int wait_held(struct wait *w, int64_t timeout)
+{
+    struct evset *set = w->set;
+    int n = wire(set);
+    if (n)
         return n;
-    }
-    int64_t deadline = clock_deadline(timeout_ns), began = timeout_ns ? clock_now() : 0;
+    set_cpu_publish(w);
+    arm_off(set); /* the last wait left it armed for evset_fd */
+    if (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)
+        n = look_at_kernel(set, w->out, (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
+    if ((n = look_further(w, n)) > 0)
+        return n;
+    if (set->kernel_hot && (n = program_events(set, w->out, w->max)) > 0)
+        return n;
+    int64_t began = timeout ? clock_now() : 0;
     channel_rearm();
-    if (timeout_ns != 0 && (n = spin(set, out, max, began, deadline)) > 0) {
+    if (timeout && (n = spin(w, began)) > 0) {
         spin_learn(&set->vain, 0);
         return n;
     }
-    for (;;) {
-        n = sleep_in_kernel(set, out, max, deadline, mask);
-        if (n < 0 && n != -EINTR)
-            return BERTH_E_INVALID;
+    do {
+        if (sleep_signalled(&w->sl.mark))
+            return BERTH_E_INTERRUPTED;
+        n = sleep_once(w);
         if (n == -EINTR)
             return BERTH_E_INTERRUPTED;
-        n += look(set, out + n, max - n);
-        if (n && timeout_ns)
-            spin_learn(&set->vain, clock_now() - began);
-        if (n)
+        if (n < 0)
+            return BERTH_E_INVALID;
+        if ((n = look_further(w, n)) > 0) {
+            if (timeout)
+                spin_learn(&set->vain, clock_now() - began);
             return n;
-        if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
-            break;
-    }
-    if (set->owns_epfd && set->waiter != WAITER_ANY) { /* leaves it armed: the program may wait on evset_fd */
-        store_sc(&line->arm, line->arm | 1);
-        waiter_any_asleep();
-        if (events_waiting())
-            own_kick();
+        }
+    } while (!sleeper_over(&w->sl));
+    if (set->epfd < 0) { /* leaves it armed: the program may wait on evset_fd */
+        arm_on(set);
+        sleeper_again();
     }
     return 0;
 }
 
 int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask)
 {
+    if (max <= 0 || !out)
+        return BERTH_E_INVALID;
+    struct wait w = {.set = set, .out = out, .max = max};
+    w.sl = (struct sleeper){.mark = sleep_mark_now(),
+                            .deadline = clock_deadline(timeout_ns),
+                            .mask = mask,
+                            .undo = cancelled,
+                            .arg = &w};
+    int n = BERTH_E_BAD_HANDLE;
     hold_begin();
-    int n = wait_held(set, out, max, timeout_ns, mask);
+    if (set_enter(set))
+        n = wait_held(&w, timeout_ns);
+    set_exit(set);
     hold_end();
     return n;
 }

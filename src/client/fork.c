@@ -101,7 +101,7 @@ static bool share_session(struct session *s, uint32_t member, int64_t deadline)
         struct session_cache *c = session_cache_of(s);
         if (c->own)
             store_sc(&c->own->waiter, (uint8_t)WAITER_ANY);
-        futex_sleepers_wake(c);
+        futex_sleepers_wake(s, c);
     }
     if (locked) {
         half_unlock(&s->tx_lock);
@@ -126,7 +126,7 @@ static void share_sessions(uint32_t member)
         for (uint32_t i = 0; i < C->ancestors; i++)
             store_release(&C->ancestor[i].page->forked, (uint16_t)1);
     }
-    waiter_any_asleep(); /* whoever sleeps already was to be woken by another word */
+    sleeper_again(); /* whoever sleeps already was to be woken by another word */
 }
 
 static void share_outboxes(uint32_t member)
@@ -217,6 +217,7 @@ static void before_fork(void)
     share_sessions(child_member);
     locks_take();
     share_outboxes(child_member);
+    listeners_share(child_member);
 }
 
 static void after_fork_parent(void)
@@ -313,6 +314,7 @@ static void after_fork_child(void)
         }
     }
     control_forget();
+    tokens_forked();
     ports_forget();
     routes_forget();
     eps_close();

@@ -6,6 +6,11 @@
 #include "client/state.h"
 #include "shm/queue.h"
 #include "shm/slot.h"
+#include "client/listener.h"
+#include "client/ready.h"
+#include "client/sleeper.h"
+#include "client/spin.h"
+#include "client/watch.h"
 
 /* ---- family.c: session and ring records ---- */
 int family_create(void);
@@ -99,7 +104,6 @@ uint32_t control_async_seq(void); /* for a question whose answer control_poll ta
 int64_t control_retry_at(void);   /* when to ask again for what found no descriptor; 0: nothing has */
 bool control_in_vain(void);       /* it was, and found none again; where there is room now it is asked once more */
 bool control_pushes(void);        /* something waits to be worked off by control_poll */
-void own_kick(void);              /* wakes every waiter of this process */
 int worker_page_create(int *fd);
 int welcome(const struct ctl_welcome *w, const int fds[2]); /* directory, bell: taken */
 int hello_request(void *msg, const int *fds, int nfds);     /* of a HELLO or CHILD_HELLO */
@@ -133,7 +137,6 @@ void session_try_link(struct session *s);                          /* connector:
 void session_break(struct session *s, int error, const char *why); /* the peer is dead, or broke the rules */
 void session_event(struct peer_box *box, uint32_t peer_slot_index);
 void sessions_confirm(void); /* acceptors look whether the connectors know them */
-void sleepers_wake(const struct slot *peer);
 bool session_judge(struct session *s, struct session_cache *c); /* one of them: false, it is open still */
 void sessions_settle(void);                                     /* before a sleep: confirm, offer again, reap */
 void sessions_of_worker_dead(uint32_t worker);
@@ -169,33 +172,9 @@ void offer_again(struct session *s); /* one that is QUEUED */
 void stream_publish_head(struct session *s, struct session_cache *c); /* under rx_lock */
 bool stream_cut(struct session *s, struct session_cache *c);          /* the peer's stream was cut off, not ended */
 void stream_flush_head(struct session *s, bool try_only);             /* before anybody sleeps */
-bool stream_readable(struct session *s, struct session_cache *c);
-bool stream_segment_missing(struct session *s, struct session_cache *c);
-int stream_segment_wait(struct session_cache *c);
-bool stream_writable(struct session *s, struct session_cache *c);
-bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag,
-                     bool edge);                                                  /* false: it is readable */
-bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag); /* false: it is writable */
 void stream_release_ring(struct session *s, struct session_cache *c);
-uint32_t stream_ready(struct session *s, struct session_cache *c);
 void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset);
 void notify_space(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset);
-
-/* ---- wait.c ---- */
-/* 0: not now. Where both sides run on one CPU (`stacked`) a spinner gives it away between two looks. */
-int64_t spin_budget(const struct session_cache *c, int64_t now, bool *stacked);
-void spin_pause(bool stacked);
-void cpu_publish(struct slot *own);                /* where we run */
-bool spin_pays(const uint8_t *vain);               /* or has it been in vain of late? */
-void spin_learn(uint8_t *vain, int64_t waited_ns); /* what a wait has shown, from its beginning to its event */
-uint32_t cpu_here(void);                           /* plus one */
-/* An epoll descriptor of the calling thread with the worker's kick and the control socket in it. */
-int ep_take(void); /* an epoll set on which the worker is kicked, until ep_give */
-void ep_give(int ep);
-void eps_close(void);
-void waiter_any_asleep(void);       /* moves WAITER_ANY's word on, so that the next event kicks */
-int64_t wait_cap(int64_t deadline); /* how long a sleep may last at most, ns, -1 for ever: see sessions_confirm */
-struct timespec *timespec_of(int64_t ns, struct timespec *ts); /* NULL for -1 */
 
 /* ---- crowd.c ---- */
 bool crowded_lately(int64_t now); /* an event loop had better sleep at once */
@@ -204,21 +183,6 @@ bool crowded(int64_t now,
 bool alone_lately(
     int64_t now); /* no more threads want to run than two, or than there are CPUs; asks each millisecond */
 void crowd_forget(void);
-
-/* ---- evset.c ---- */
-void watches_ready(struct session_cache *c);
-void watches_drop(uint64_t handle, struct watch **list);
-void listener_ready(struct listener *l);
-void futex_sleepers_wake(struct session_cache *c); /* `want` is about to be somebody else's */
-void watches_wake_all(void);
-
-/* ---- listener.c ---- */
-struct listener *listener_get(listener_handle h);
-void listener_retry_pending(void); /* an outbox arrived */
-bool listeners_want(outbox_handle handle);
-void listener_answered(int status, uint32_t ask); /* one of our questions for outboxes */
-int listeners_create(void);
-void listeners_close(void);
 
 /* ---- fork.c ---- */
 extern struct plock attach_lock; /* who attaches, and who forks */

@@ -11,11 +11,10 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "client/internal.h"
-
-static inline listener_handle handle_of(const struct listener *l)
-{
-    return 1ull << 63 | (uint64_t)(l->generation & 0x7fffffffu) << 32 | (uint32_t)(l - C->listeners);
-}
+#include "client/listener.h"
+#include "client/sets.h"
+#include "client/sleeper.h"
+#include "client/watch.h"
 
 int listeners_create(void)
 {
@@ -71,13 +70,15 @@ int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener
     if (!l)
         return BERTH_E_LIMIT;
     err = make_pipe(l);
+    if (!err)
+        err = tokens_create(l);
     if (!err) {
         struct ctl_listen msg = {.h = {.type = CTL_LISTEN, .len = sizeof msg},
                                  .port = ep->port,
                                  .proto = PROTO_TCP,
                                  .flags = (uint8_t)(flags & 7),
                                  .backlog = backlog,
-                                 .cookie = handle_of(l)};
+                                 .cookie = listener_handle_of(l)};
         memcpy(msg.addr, ep->addr, 16);
         struct ctl_listened is = {0};
         err = control_request(&msg, &l->pipe_wr, 1, &is, sizeof is, NULL, NULL);
@@ -90,13 +91,14 @@ int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener
         l->backlog = backlog;
     }
     if (err) {
+        tokens_free(l);
         own_fd_close(l->pipe_rd);
         own_fd_close(l->pipe_wr);
         l->pipe_rd = l->pipe_wr = -1;
         store_release(&l->generation, l->generation + 1);
         return err;
     }
-    *out = handle_of(l);
+    *out = listener_handle_of(l);
     return 0;
 }
 
@@ -122,32 +124,6 @@ int client_listener_endpoint(listener_handle h, endpoint *out)
 
 /* ---- waiting ------------------------------------------------------------------------------------------------- */
 
-bool client_listener_ready(listener_handle h)
-{
-    struct listener *l = listener_get(h);
-    if (!l)
-        return true; /* a call will tell */
-    plock_take(&C->lock);
-    bool ready = false;
-    for (struct pending_token *p = l->pending; p && !ready; p = p->next)
-        ready = peer_box_find(p->token.outbox) != NULL || control_in_vain(); /* accept will say so */
-    plock_release(&C->lock);
-    if (ready)
-        return true;
-    struct pollfd pfd = {.fd = l->pipe_rd, .events = POLLIN};
-    struct timespec zero = {0};
-    return sys_ppoll(&pfd, 1, &zero, NULL) > 0;
-}
-
-void listener_retry_pending(void)
-{
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
-        struct listener *l = &C->listeners[i];
-        if (l->generation & 1 && load_relaxed(&l->pending))
-            listener_ready(l);
-    }
-}
-
 /* One of several sleepers is to be woken, so they sleep on an epoll descriptor with EPOLLEXCLUSIVE. */
 static int wait_ep(struct listener *l, int kernel_fd)
 {
@@ -156,55 +132,59 @@ static int wait_ep(struct listener *l, int kernel_fd)
         own_fd_close(l->wait_ep);
         l->wait_ep = own_epoll();
         l->wait_ep_kernel = kernel_fd;
-        struct epoll_event ev = {.events = EPOLLIN | EPOLLEXCLUSIVE};
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.u64 = 1};
         (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, l->pipe_rd, &ev);
         if (kernel_fd >= 0)
             (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, kernel_fd, &ev);
-        ev.events = EPOLLIN | EPOLLET;
-        (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, C->kick_fd, &ev);
-        kicks_watch(l->wait_ep, 0);
-        ev.events = EPOLLIN;
-        (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, C->ctl, &ev);
+        if (l->wait_ep >= 0 && !sleeper_wire(l->wait_ep, 0)) {
+            own_fd_close(l->wait_ep);
+            l->wait_ep = -1;
+        }
     }
     int ep = l->wait_ep;
     plock_release(&C->lock);
     return ep;
 }
 
+#define NO_DESCRIPTOR_NS NS_PER_MS
+
+/* 1: something has come for the listener; 0: look again; or -errno. */
+static long sleep_once(struct sleeper *sl, const struct listener *l, int ep, int kernel_fd)
+{
+    int64_t left = sleeper_prepare(sl);
+    if (ep < 0) {
+        struct pollfd p[2] = {{.fd = l->pipe_rd, .events = POLLIN}, {.fd = kernel_fd, .events = POLLIN}};
+        return sleeper_poll(sl, p, 2, left < 0 || left > NO_DESCRIPTOR_NS ? NO_DESCRIPTOR_NS : left);
+    }
+    struct epoll_event ev[4];
+    long got = sleeper_epoll(sl, ep, ev, 4, left), found = got < 0 ? got : 0;
+    for (long i = 0; i < got; i++)
+        found = found || ev[i].data.u64; /* NOLINT(clang-analyzer-*): filled by a raw system call */
+    return found;
+}
+
 static int wait_held(listener_handle h, int kernel_fd, int64_t deadline)
 {
+    struct sleeper sl = {.mark = sleep_mark_now(), .deadline = deadline};
     for (;;) {
         struct listener *l = listener_get(h);
         if (!l)
             return BERTH_E_BAD_HANDLE;
         int ep = wait_ep(l, kernel_fd);
-        if (ep < 0)
-            return BERTH_E_NO_MEMORY;
-        if (client_listener_ready(h))
-            return 0;
-        sessions_settle();
         events_poll(true);
-        int64_t left = wait_cap(deadline);
-        if (left < 0 || left > 10 * NS_PER_SEC)
-            left = 10 * NS_PER_SEC;
-        struct timespec ts;
-        struct epoll_event ev;
-        waiter_any_asleep();
-        uint32_t depth;
-        long n = hold_open(&depth) ? -EINTR : sys_epoll_pwait2(ep, &ev, 1, timespec_of(left, &ts), NULL);
-        hold_close(depth);
-        if (n == -EINTR)
-            return BERTH_E_INTERRUPTED;
-        control_poll();
-        if (n > 0 && kernel_fd >= 0) {
-            struct pollfd pfd = {.fd = kernel_fd, .events = POLLIN};
-            struct timespec zero = {0};
-            if (sys_ppoll(&pfd, 1, &zero, NULL) > 0)
-                return 0;
-        }
-        if (client_listener_ready(h))
+        if (listener_maybe(l))
             return 0;
-        if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
+        if (sleep_signalled(&sl.mark))
+            return BERTH_E_INTERRUPTED;
+        long found = sleep_once(&sl, l, ep, kernel_fd);
+        if (found == -EINTR)
+            return BERTH_E_INTERRUPTED;
+        sleeper_glance();
+        if (found > 0)
+            return 0;
+        if (found < 0)
+            return BERTH_E_BAD_HANDLE;
+        if (sleeper_over(&sl))
             return BERTH_E_TIMED_OUT;
     }
 }
@@ -217,16 +197,22 @@ int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline)
     return err;
 }
 
+void listeners_share(uint32_t member)
+{
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        const struct listener *l = &C->listeners[i];
+        if (l->generation & 1 && l->aside)
+            members_add(&C->family->aside[l->aside - 1].holders, member);
+    }
+}
+
 static void listener_free(struct listener *l)
 {
-    watches_drop(handle_of(l), &l->watches);
+    sets_forget(l);
+    watches_drop(&l->watches);
+    tokens_free(l);
     plock_take(&C->lock);
     store_release(&l->generation, (l->generation + 1) & 0x7fffffffu);
-    while (l->pending) {
-        struct pending_token *p = l->pending;
-        store_relaxed(&l->pending, p->next);
-        memory_put(p, sizeof *p);
-    }
     own_fd_close(l->pipe_rd);
     own_fd_close(l->pipe_wr);
     own_fd_close(l->wait_ep);
@@ -254,6 +240,6 @@ void listeners_close(void)
 {
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
         if (C->listeners[i].generation & 1)
-            (void)client_unlisten(handle_of(&C->listeners[i]));
+            (void)client_unlisten(listener_handle_of(&C->listeners[i]));
     }
 }

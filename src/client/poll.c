@@ -1,219 +1,309 @@
-/* poll.c - poll() and select() over sessions, listeners and kernel descriptors.
+/* poll.c - poll() and select() over sessions, listeners, event sets and kernel descriptors; and every other wait that has no better way.
  *
- * The items of one call are few and differ from call to call, so nothing is entered anywhere: each session is looked at
- * directly, and before sleeping armed with WAITER_ANY. The sleep is a ppoll on the program's descriptors, the listeners'
- * token pipes and an epoll descriptor of the thread with the worker's kick in it. Another thread that takes an event of
- * such a session off the queue sees `pollers` and kicks in turn.
+ * The items of one call are few and differ from call to call, so nothing is entered anywhere: each is looked at directly, and before
+ * sleeping armed with WAITER_ANY. The sleep is a ppoll on the program's descriptors, the listeners' token pipes and an epoll
+ * descriptor of the thread with the bell and the inner set in it (sleeper.c). Another thread that takes an event of such a session
+ * off the queue sees `pollers` and kicks in turn.
+ *
+ * Bytes in a segment that is not here yet, and tokens of connectors that are not known yet, are fetched before anything is told, also
+ * where something else is ready: else who always asks for POLLOUT too would never hear of them.
+ *
+ * Where the process has no descriptor left for the thread's own, it looks each millisecond instead.
  */
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/sys.h"
 #include "client/internal.h"
+#include "client/listener.h"
+#include "client/ready.h"
+#include "client/sets.h"
+#include "client/sleeper.h"
+#include "client/spin.h"
+#include "client/watch.h"
 
-#define KERNEL_LOOK_NS (20 * NS_PER_US)
-#define SLEEP_MAX_NS (10 * NS_PER_SEC)
+#define NO_DESCRIPTOR_NS NS_PER_MS
 #define ON_STACK 64
 
-struct wait_list { /* what ppoll gets: the program's descriptors, then pipes, then our epoll descriptor */
-    struct pollfd *fds;
-    int nk, count;
+struct call {
+    struct client_poll_item *items;
+    struct pollfd *kfds;
+    int n, nk;
+    struct pollfd *fds; /* what ppoll gets: the program's descriptors, then listeners' pipes, then our epoll descriptor */
+    int count, room;
+    int ep;
+    bool armed;
+    struct sleeper sl;
+    struct pollfd stack[ON_STACK];
 };
 
-static int check_items(struct client_poll_item *items, int n)
+/* ---- the stack's side ------------------------------------------------------------------------------------------ */
+
+static struct session *session_of(const struct client_poll_item *item)
+{
+    return item->set || handle_is_listener(item->handle) ? NULL : session_get(item->handle);
+}
+
+static uint32_t item_ready(const struct client_poll_item *item)
+{
+    if (item->set)
+        return evset_ready(item->set) ? EPOLLIN : 0;
+    if (handle_is_listener(item->handle))
+        return client_listener_ready(item->handle) ? EPOLLIN : 0;
+    struct session *s = session_get(item->handle);
+    if (!s)
+        return EPOLLERR | EPOLLHUP;
+    struct session_cache *c = session_cache_of(s);
+    if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_SHARED)
+        session_try_link(s);
+    uint32_t ready = session_ready(s, c);
+    if (item->least > 1 && ready & EPOLLIN && !session_has(s, c, item->least))
+        ready &= ~(uint32_t)EPOLLIN;
+    return ready;
+}
+
+/* How many have something to tell. `missing`: of which only after something was fetched. */
+static int check_items(struct call *k, bool *missing)
 {
     int found = 0;
-    for (int i = 0; i < n; i++) {
-        items[i].revents = 0;
-        if (handle_is_listener(items[i].handle)) {
-            struct listener *l = listener_get(items[i].handle);
-            if (!l)
-                items[i].revents = EPOLLERR | EPOLLHUP;
-            else if (load_relaxed(&l->pending) && client_listener_ready(items[i].handle))
-                items[i].revents = items[i].events & EPOLLIN;
-        } else {
-            struct session *s = session_get(items[i].handle);
-            uint32_t ready = EPOLLERR | EPOLLHUP;
-            if (s && load_relaxed(&s->flags) & SF_SHARED && !session_cache_of(s)->peer)
-                session_try_link(s);
-            if (s)
-                ready = load_relaxed(&s->state) == SESSION_QUEUED && !client_connected(items[i].handle) &&
-                                !(load_relaxed(&s->flags) & SF_RESET)
-                            ? 0
-                            : stream_ready(s, session_cache_of(s));
-            items[i].revents = ready & (items[i].events | EPOLLERR | EPOLLHUP);
-        }
-        found += items[i].revents != 0;
+    for (int i = 0; i < k->n; i++) {
+        struct client_poll_item *item = &k->items[i];
+        uint32_t ready = item_ready(item);
+        if (missing && ready & READY_MISSING && item->events & EPOLLIN)
+            *missing = true;
+        item->revents = ready & (item->events | EPOLLERR | EPOLLHUP);
+        found += item->revents != 0;
     }
     return found;
 }
 
-/* The kernel's side, for at most `left` ns. Adds listeners' readiness to the items. Count, or -EINTR. */
-static int check_kernel(struct wait_list *w, struct client_poll_item *items, int n, struct pollfd *kfds,
-                        int64_t left, const sigset_t *mask, bool sleeping)
+static bool all_here(void *arg)
 {
-    struct timespec ts;
-    int count = sleeping ? w->count : w->count - 1;
-    uint32_t depth = berth_hold.depth;
-    if (count <= 0)
+    struct call *k = arg;
+    bool missing = false;
+    for (int i = 0; i < k->n && !missing; i++) {
+        struct session *s = k->items[i].events & EPOLLIN ? session_of(&k->items[i]) : NULL;
+        missing = s && bytes_missing(s, session_cache_of(s));
+    }
+    return !missing;
+}
+
+/* With all that has come taken in first. */
+static int check_well(struct call *k)
+{
+    bool missing = false;
+    sleeper_glance();
+    events_poll(true);
+    int found = check_items(k, &missing);
+    if (missing && fetch_wait(all_here, k))
+        found = check_items(k, NULL);
+    return found;
+}
+
+static int look(void *arg)
+{
+    struct call *k = arg;
+    events_poll(false);
+    return check_items(k, NULL);
+}
+
+/* ---- the kernel's side ----------------------------------------------------------------------------------------- */
+
+/* What ppoll has brought for the program's own descriptors. */
+static int kernel_found(const struct call *k)
+{
+    int found = 0;
+    for (int i = 0; i < k->nk; i++) {
+        k->kfds[i].revents = k->fds[i].revents;
+        found += k->kfds[i].revents != 0;
+    }
+    return found;
+}
+
+/* Without waiting. */
+static int kernel_look(void *arg)
+{
+    struct call *k = arg;
+    struct timespec zero = {0};
+    if (!k->nk)
         return 0;
-    long got =
-        (sleeping || mask) && hold_open(&depth) ? -EINTR : sys_ppoll(w->fds, count, timespec_of(left, &ts), mask);
-    hold_close(depth);
-    if (got < 0)
-        return (int)got;
-    int found = 0;
-    for (int i = 0; i < w->nk; i++) {
-        kfds[i].revents = w->fds[i].revents;
-        found += kfds[i].revents != 0;
-    }
-    for (int i = 0, k = w->nk; i < n; i++) {
-        if (!handle_is_listener(items[i].handle) || !listener_get(items[i].handle))
-            continue;
-        if (w->fds[k].revents & POLLIN && items[i].events & EPOLLIN && !items[i].revents) {
-            items[i].revents = EPOLLIN;
-            found++;
-        }
-        k++;
-    }
-    return found;
+    long got = sys_ppoll(k->fds, k->nk, &zero, NULL);
+    return got > 0 ? kernel_found(k) : 0;
 }
 
-static bool arm_items(struct client_poll_item *items, int n, bool on)
+/* The same with the caller's signal mask: what it lets through is delivered. */
+static int kernel_look_masked(struct call *k)
+{
+    if (!k->sl.mask)
+        return kernel_look(k);
+    long got = sleeper_poll(&k->sl, k->fds, k->nk, 0);
+    return got == -EINTR ? BERTH_E_INTERRUPTED : got > 0 ? kernel_found(k) : 0;
+}
+
+/* ---- sleeping ---------------------------------------------------------------------------------------------------- */
+
+static bool arm_session(const struct client_poll_item *item, struct session *s, bool on)
+{
+    struct session_cache *c = session_cache_of(s);
+    fetch_add_sc(&c->pollers, on ? 1u : ~0u);
+    if (!on)
+        return true;
+    stream_flush_head(s, false);
+    store_relaxed(&c->own->waiter, (uint8_t)WAITER_ANY);
+    futex_sleepers_wake(s, c);
+    bool edge = !(item->events & EPOLLIN), armed = true; /* then only the end is of interest */
+    uint64_t want = load_relaxed(&c->own->want);
+    if (item->events & (EPOLLIN | EPOLLRDHUP) || !(item->events & EPOLLOUT))
+        armed = stream_arm_read(s, c, 0, edge, item->least);
+    if (load_acquire(&c->watches) && count_offset(load_relaxed(&c->own->want)) != count_offset(want))
+        watches_ready(c); /* as pass_on in evset.c */
+    if (item->events & EPOLLOUT && load_relaxed(&s->state) != SESSION_QUEUED)
+        armed = stream_arm_write(s, c, 0) && armed;
+    return armed;
+}
+
+/* False: something is ready already. */
+static bool arm_items(struct call *k, bool on)
 {
     bool armed = true;
-    for (int i = 0; i < n; i++) {
-        struct session *s = handle_is_listener(items[i].handle) ? NULL : session_get(items[i].handle);
-        if (!s)
-            continue;
-        struct session_cache *c = session_cache_of(s);
-        fetch_add_sc(&c->pollers, on ? 1u : ~0u);
-        if (!on)
-            continue;
-        stream_flush_head(s, false);
-        store_relaxed(&c->own->waiter, (uint8_t)WAITER_ANY);
-        futex_sleepers_wake(c);
-        bool edge = !(items[i].events & EPOLLIN); /* then only the end is of interest */
-        uint64_t want = load_relaxed(&c->own->want);
-        if (items[i].events & (EPOLLIN | EPOLLRDHUP))
-            armed = stream_arm_read(s, c, 0, edge) && armed;
-        if (load_acquire(&c->watches) && count_offset(load_relaxed(&c->own->want)) != count_offset(want))
-            watches_ready(c); /* as pass_on in evset.c */
-        if (items[i].events & EPOLLOUT && load_relaxed(&s->state) != SESSION_QUEUED)
-            armed = stream_arm_write(s, c, 0) && armed;
+    if (k->armed == on)
+        return true;
+    k->armed = on;
+    for (int i = 0; i < k->n; i++) {
+        struct session *s = session_of(&k->items[i]);
+        if (k->items[i].set)
+            armed = evset_poller(k->items[i].set, on) && armed;
+        else if (s)
+            armed = arm_session(&k->items[i], s, on) && armed;
     }
     return armed;
 }
 
-/* Some session waits for room in a listener's queue, of which nobody tells. */
-static bool queued(struct client_poll_item *items, int n)
+static void disarm(void *arg)
 {
-    for (int i = 0; i < n; i++) {
-        struct session *s = handle_is_listener(items[i].handle) ? NULL : session_get(items[i].handle);
+    struct call *k = arg;
+    (void)arm_items(k, false);
+    ep_give(k->ep);
+    if (k->fds != k->stack)
+        memory_put(k->fds, 0);
+}
+
+/* Some session waits for room in a listener's queue, of which nobody tells. */
+static bool queued(const struct call *k)
+{
+    for (int i = 0; i < k->n; i++) {
+        const struct session *s = session_of(&k->items[i]);
         if (s && load_relaxed(&s->state) == SESSION_QUEUED)
             return true;
     }
     return false;
 }
 
-static int spin(struct wait_list *w, struct client_poll_item *items, int n, struct pollfd *kfds,
-                struct session_cache *c, int64_t now, int64_t deadline)
+static void empty(int ep)
 {
-    bool stacked = false;
-    if (c && c->own)
-        cpu_publish(c->own);
-    int64_t budget = c && spin_pays(&c->vain_read) ? spin_budget(c, now, &stacked) : 0, looked = now;
-    int64_t since = now, end = now + budget < deadline ? now + budget : deadline;
-    if (n + w->nk > 1 && crowded_lately(now))
-        return 0;
-    while (now < end) {
-        for (int i = 0; i < (stacked ? 1 : 16); i++) {
-            events_poll(false);
-            int found = check_items(items, n);
-            if (found)
-                return found;
-            spin_pause(stacked);
-        }
-        now = clock_now();
-        if (stacked && c->own)
-            cpu_publish(c->own);
-        if (now - looked > KERNEL_LOOK_NS) {
-            looked = now;
-            int found = check_kernel(w, items, n, kfds, 0, NULL, false);
-            if (found)
-                return found < 0 ? 0 : found;
-        }
-        if (spin_budget(c, now, &stacked) == 0 || (n + w->nk > 1 && crowded(now, since)))
-            break;
-    }
-    return 0;
+    struct epoll_event ev[4];
+    struct timespec zero = {0};
+    if (ep >= 0)
+        (void)sys_epoll_pwait2(ep, ev, 4, &zero, NULL); /* old kicks */
 }
 
-static int wait_loop(struct wait_list *w, struct client_poll_item *items, int n, struct pollfd *kfds,
-                     int64_t timeout, const sigset_t *mask)
+/* Kernel descriptors found, or -EINTR. */
+static long sleep_once(struct call *k)
 {
-    events_poll(true);
-    int found = check_items(items, n);
-    if (w->count > 1 && (found || timeout == 0)) {
-        int more = check_kernel(w, items, n, kfds, 0, mask, false);
-        return more > 0 ? found + more : found ? found : more == -EINTR ? BERTH_E_INTERRUPTED : more;
+    empty(k->ep);
+    bool armed = arm_items(k, true);
+    int64_t left = sleeper_prepare(&k->sl);
+    if (queued(k) && (left < 0 || left > NS_PER_MS))
+        left = NS_PER_MS;
+    if (k->ep < 0 && (left < 0 || left > NO_DESCRIPTOR_NS))
+        left = NO_DESCRIPTOR_NS;
+    if (!armed)
+        left = 0;
+    long got = sleeper_poll(&k->sl, k->fds, k->count, left);
+    (void)arm_items(k, false);
+    return got;
+}
+
+static int wait_loop(struct call *k, int64_t timeout)
+{
+    int found = check_well(k);
+    if (found || timeout == 0) {
+        int more = kernel_look_masked(k);
+        return more >= 0 ? found + more : found ? found : more;
     }
-    if (found || timeout == 0)
-        return found;
     /* the program's own descriptors first: where one is ready nothing else need be asked */
-    if (w->nk && (found = check_kernel(w, items, n, kfds, 0, NULL, false)) > 0)
+    if ((found = kernel_look(k)) > 0)
         return found;
-    int64_t deadline = clock_deadline(timeout), began = clock_now();
-    struct session *first = n && !handle_is_listener(items[0].handle) ? session_get(items[0].handle) : NULL;
+    int64_t began = clock_now();
+    struct session *first = k->n ? session_of(&k->items[0]) : NULL;
     struct session_cache *c = first ? session_cache_of(first) : NULL;
-    if ((found = spin(w, items, n, kfds, c, began, deadline)) != 0) {
-        if (c)
+    if (c) {
+        if (c->own)
+            cpu_publish(c->own);
+        struct spin spin = {.c = c,
+                            .vain = &c->vain_read,
+                            .now = began,
+                            .deadline = k->sl.deadline,
+                            .mark = &k->sl.mark,
+                            .many = k->n + k->nk > 1};
+        if ((found = spin_until(&spin, look, kernel_look, k)) > 0) {
             spin_learn(&c->vain_read, 0);
-        return found;
+            return found;
+        }
     }
-    int tep = w->fds[w->count - 1].fd;
     for (;;) {
-        struct epoll_event ev[4];
-        struct timespec zero = {0};
-        (void)sys_epoll_pwait2(tep, ev, 4, &zero, NULL); /* old kicks */
-        control_poll();
-        sessions_settle();
-        bool armed = arm_items(items, n, true);
-        waiter_any_asleep();
-        int64_t left = wait_cap(deadline);
-        if (left < 0 || left > SLEEP_MAX_NS)
-            left = SLEEP_MAX_NS;
-        if (queued(items, n) && left > NS_PER_MS)
-            left = NS_PER_MS;
-        if (!armed || events_waiting() || control_pushes())
-            left = 0;
-        int got = check_kernel(w, items, n, kfds, left, mask, true);
-        arm_items(items, n, false);
+        if (sleep_signalled(&k->sl.mark))
+            return BERTH_E_INTERRUPTED;
+        long got = sleep_once(k);
         if (got == -EINTR)
             return BERTH_E_INTERRUPTED;
         if (got < 0)
             return BERTH_E_INVALID;
-        control_poll();
-        events_poll(true);
-        int kernel = 0;
-        for (int i = 0; i < w->nk; i++)
-            kernel += kfds[i].revents != 0;
-        uint32_t was = 0;
-        for (int i = 0; i < n; i++) /* what check_kernel found for listeners */
-            was += handle_is_listener(items[i].handle) && items[i].revents;
-        if (was == 0)
-            found = check_items(items, n);
-        else
-            found = (int)was;
-        if (found + kernel) {
+        int kernel = kernel_found(k);
+        found = check_well(k) + kernel;
+        if (found) {
             if (c)
                 spin_learn(&c->vain_read, clock_now() - began);
-            return found + kernel;
+            return found;
         }
-        if (deadline != DEADLINE_NEVER && clock_now() >= deadline)
+        if (sleeper_over(&k->sl))
             return 0;
     }
+}
+
+/* ---- the call ------------------------------------------------------------------------------------------------------ */
+
+static bool add_fd(struct call *k, int fd)
+{
+    if (k->count == k->room) {
+        struct pollfd *more = memory_get((size_t)k->room * 2 * sizeof *more);
+        if (!more)
+            return false;
+        memcpy(more, k->fds, (size_t)k->count * sizeof *more);
+        if (k->fds != k->stack)
+            memory_put(k->fds, 0);
+        k->fds = more;
+        k->room *= 2;
+    }
+    k->fds[k->count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+    return true;
+}
+
+static bool add_pipe(struct listener *l, void *arg)
+{
+    return add_fd(arg, l->pipe_rd);
+}
+
+/* Everything that ppoll is to have. */
+static bool gather(struct call *k)
+{
+    for (int i = 0; i < k->n; i++) {
+        struct listener *l = handle_is_listener(k->items[i].handle) ? listener_get(k->items[i].handle) : NULL;
+        if ((l && !add_pipe(l, k)) || (k->items[i].set && !evset_listeners(k->items[i].set, add_pipe, k)))
+            return false;
+    }
+    k->ep = ep_take();
+    return k->ep < 0 || add_fd(k, k->ep);
 }
 
 int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
@@ -222,35 +312,29 @@ int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int 
     int err = fork_child_ready();
     if (err)
         return err;
-    struct pollfd stack[ON_STACK];
-    struct wait_list w = {.fds = stack, .nk = nk};
+    struct call k = {.items = items, .kfds = kfds, .n = n, .nk = nk, .room = ON_STACK, .ep = -1};
+    k.sl = (struct sleeper){.mark = sleep_mark_now(),
+                            .deadline = clock_deadline(timeout_ns),
+                            .mask = mask,
+                            .undo = disarm,
+                            .arg = &k};
+    k.fds = k.stack;
     hold_begin();
-    if (nk + n + 1 > ON_STACK) {
-        w.fds = memory_get((size_t)(nk + n + 1) * sizeof *w.fds);
-        if (!w.fds) {
-            hold_end();
-            return BERTH_E_NO_MEMORY;
-        }
+    if (nk > ON_STACK - 2) {
+        k.room = nk + n + 2;
+        k.fds = memory_get((size_t)k.room * sizeof *k.fds);
     }
-    if (nk)
-        memcpy(w.fds, kfds, (size_t)nk * sizeof *kfds);
-    for (int i = 0; i < nk; i++)
-        kfds[i].revents = 0;
-    w.count = nk;
-    for (int i = 0; i < n; i++) {
-        struct listener *l = handle_is_listener(items[i].handle) ? listener_get(items[i].handle) : NULL;
-        if (l)
-            w.fds[w.count++] = (struct pollfd){.fd = l->pipe_rd, .events = POLLIN};
+    int result = BERTH_E_NO_MEMORY;
+    if (k.fds) {
+        k.count = nk;
+        if (nk)
+            memcpy(k.fds, kfds, (size_t)nk * sizeof *kfds);
+        for (int i = 0; i < nk; i++)
+            kfds[i].revents = 0;
+        if (gather(&k))
+            result = wait_loop(&k, timeout_ns);
+        disarm(&k);
     }
-    int ep = ep_take();
-    int result = ep;
-    if (ep >= 0) {
-        w.fds[w.count++] = (struct pollfd){.fd = ep, .events = POLLIN};
-        result = wait_loop(&w, items, n, kfds, timeout_ns, mask);
-        ep_give(ep);
-    }
-    if (w.fds != stack)
-        memory_put(w.fds, 0);
     hold_end();
     return result;
 }

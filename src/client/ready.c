@@ -1,15 +1,55 @@
-/* ready.c - can a session be read, can it be written, and by which mark will the peer tell when that changes.
+/* ready.c - what a session is ready for, and by which mark the peer will tell when that changes.
  *
- * What a waiter needs of the fifo (stream.c): nothing here takes a session's locks, so each word is read once, and an answer may be
- * old when it is given; c->peer above all, which goes when another thread closes the session and its record is used again. Arming
- * comes first, judging after it: what came before the mark is seen, what comes later is told.
+ * Theory of operation
+ *
+ * Everybody who waits asks here: event sets, poll and select, blocked reads and writes, FIONREAD. Nothing here takes a session's
+ * locks, so each word is read once, and an answer may be old when it is given; c->peer above all, which goes when another thread closes
+ * the session and its record is used again.
+ *
+ * Bytes count as there when a read would find them: below the tail that was last seen in a ring that is mapped, or in a ring whose
+ * segment is mapped. A ring in a segment that has not come yet is asked for, and told as READY_MISSING: the caller fetches it
+ * (fetch_bytes) when it holds no lock, and asks again.
  */
 #include <sys/epoll.h>
 
 #include "base/sys.h"
 #include "client/internal.h"
+#include "client/ready.h"
+#include "client/sleeper.h"
 
-bool stream_readable(struct session *s, struct session_cache *c)
+/* How many bytes somebody can wait for: not more than the peer puts into its ring before it waits for us. When it takes a larger
+ * ring its next bytes pass the mark, and we look again. */
+static uint64_t reachable(const struct slot *peer, uint64_t least)
+{
+    if (__builtin_expect(least <= 1, 1) || !peer)
+        return 1;
+    uint32_t log2 = ring_log2(slot_ring(peer));
+    uint64_t size = log2 < RING_MIN_LOG2 || log2 > RING_MAX_LOG2 ? 1ull << RING_MIN_LOG2 : 1ull << log2;
+    return least > size - size / 4 ? size - size / 4 : least;
+}
+
+/* The ring that the next read would take its bytes from is not here. */
+static bool ring_missing(const struct session *s, struct session_cache *c, const struct slot *peer)
+{
+    const uint8_t *ring = load_relaxed(&c->rx_ring);
+    if (ring && load_relaxed(&s->tail_seen) > load_relaxed(&s->head) && !(load_relaxed(&s->flags) & SF_SHARED))
+        return false; /* those seen before lie in the ring they were seen in */
+    uint64_t word = slot_ring(peer), size;
+    if (ring && word == load_relaxed(&c->rx_word))
+        return false;
+    struct peer_box *box = load_relaxed(&c->box);
+    int err = BERTH_E_PROTOCOL;
+    return box && !peer_ring(box, word, &size, false, &err) && err == BERTH_E_WOULD_BLOCK;
+}
+
+bool bytes_missing(struct session *s, struct session_cache *c)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    return peer && !(load_relaxed(&s->flags) & (SF_TENTATIVE | SF_RESET | SF_SHUT_RD)) &&
+           count_offset(slot_tail(peer)) != load_relaxed(&s->head) && ring_missing(s, c, peer);
+}
+
+bool session_has(struct session *s, struct session_cache *c, uint64_t least)
 {
     uint32_t flags = load_relaxed(&s->flags);
     if (flags & (SF_RESET | SF_SHUT_RD | SF_DEAD))
@@ -17,35 +57,15 @@ bool stream_readable(struct session *s, struct session_cache *c)
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer || flags & SF_TENTATIVE)
         return false;
-    uint64_t word = slot_tail(peer);
-    if (count_offset(word) == load_relaxed(&s->head))
+    uint64_t word = slot_tail(peer), there = count_offset(word) - load_relaxed(&s->head);
+    if (!there || there < reachable(peer, least))
         return word & COUNT_FLAG;
-    return load_relaxed(&c->rx_ring) || !stream_segment_missing(s, c);
+    return !ring_missing(s, c, peer);
 }
 
-/* There are bytes, but in a segment that is still on its way: it is asked for and the session set aside. */
-bool stream_segment_missing(struct session *s, struct session_cache *c)
+bool stream_readable(struct session *s, struct session_cache *c)
 {
-    int err = BERTH_E_PROTOCOL;
-    uint64_t size;
-    const struct slot *peer = load_acquire(&c->peer);
-    struct peer_box *box = load_relaxed(&c->box);
-    if (!peer || !box || load_relaxed(&s->flags) & SF_TENTATIVE || load_relaxed(&c->rx_ring) ||
-        count_offset(slot_tail(peer)) == load_relaxed(&s->head))
-        return false;
-    return !peer_ring(box, slot_ring(peer), &size, false, &err) && err == BERTH_E_WOULD_BLOCK;
-}
-
-/* Waits for it, bounded. */
-int stream_segment_wait(struct session_cache *c)
-{
-    int err = 0;
-    uint64_t size;
-    const struct slot *peer = load_acquire(&c->peer);
-    struct peer_box *box = load_relaxed(&c->box);
-    if (peer && box && !peer_ring(box, slot_ring(peer), &size, true, &err) && C->daemon_lost)
-        return BERTH_E_SEGMENT_TIMED_OUT; /* nobody is left who could bring it */
-    return err == BERTH_E_SEGMENT_TIMED_OUT ? err : 0;
+    return session_has(s, c, load_relaxed(&s->lowat));
 }
 
 bool stream_writable(struct session *s, struct session_cache *c)
@@ -68,6 +88,21 @@ bool stream_writable(struct session *s, struct session_cache *c)
     return size - (load_relaxed(&s->tail) - head) >= size / 4;
 }
 
+/* ---- fetching ------------------------------------------------------------------------------------------------- */
+
+static bool bytes_here(void *arg)
+{
+    struct session *s = session_get(*(session_handle *)arg);
+    return !s || !bytes_missing(s, session_cache_of(s));
+}
+
+bool fetch_bytes(session_handle h)
+{
+    return fetch_wait(bytes_here, &h);
+}
+
+/* ---- arming --------------------------------------------------------------------------------------------------- */
+
 static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint64_t offset, uint64_t flag)
 {
     bool shared = load_relaxed(&s->flags) & SF_SHARED;
@@ -77,11 +112,13 @@ static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint
         shared_kick(s);
 }
 
-bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge)
+bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge, uint64_t least)
 {
     if (!edge) {
-        arm(s, c, &c->own->want, load_relaxed(&s->head), flag);
-        return !stream_readable(s, c);
+        uint64_t low = load_relaxed(&s->lowat);
+        least = least > low ? least : low;
+        arm(s, c, &c->own->want, load_relaxed(&s->head) + reachable(load_acquire(&c->peer), least) - 1, flag);
+        return !session_has(s, c, least);
     }
     /* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
     const struct slot *peer = load_acquire(&c->peer);
@@ -91,7 +128,7 @@ bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, 
         seen = count_offset(word) + (word & COUNT_FLAG);
         arm(s, c, &c->own->want, seen, flag);
         peer = load_acquire(&c->peer);
-        word = peer ? load_sc(&peer->tail) : 0;
+        word = peer ? slot_tail_sc(peer) : 0;
         if (count_offset(word) + (word & COUNT_FLAG) <= seen)
             return !more;
         more = true;
@@ -107,9 +144,13 @@ bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)
     return !stream_writable(s, c);
 }
 
-uint32_t stream_ready(struct session *s, struct session_cache *c)
+/* ---- the answer ------------------------------------------------------------------------------------------------- */
+
+uint32_t session_ready(struct session *s, struct session_cache *c)
 {
     uint32_t flags = load_relaxed(&s->flags);
+    if (load_relaxed(&s->state) == SESSION_QUEUED && !(flags & SF_RESET))
+        return 0; /* the connect is not through */
     bool cut = stream_cut(s, c);
     uint32_t error = cut && !(flags & SF_RESET_TOLD) ? EPOLLERR : 0;
     if (flags & SF_RESET)
@@ -128,6 +169,8 @@ uint32_t stream_ready(struct session *s, struct session_cache *c)
         events |= EPOLLHUP;
     if (stream_readable(s, c))
         events |= EPOLLIN;
+    else if (bytes_missing(s, c))
+        events |= READY_MISSING;
     if (stream_writable(s, c))
         events |= EPOLLOUT;
     return events;
@@ -136,7 +179,7 @@ uint32_t stream_ready(struct session *s, struct session_cache *c)
 uint32_t client_readiness(session_handle h)
 {
     struct session *s = session_get(h);
-    return s ? stream_ready(s, session_cache_of(s)) : EPOLLERR | EPOLLHUP;
+    return s ? session_ready(s, session_cache_of(s)) : EPOLLERR | EPOLLHUP;
 }
 
 /* Bytes between a head and a tail, one of which is the peer's word: as much as may be. */
@@ -147,8 +190,13 @@ static size_t between(uint64_t head, uint64_t tail)
 
 size_t client_readable(session_handle h)
 {
+    sleeper_glance();
     struct session *s = session_get(h);
-    const struct slot *peer = s ? load_acquire(&session_cache_of(s)->peer) : NULL;
+    if (!s)
+        return 0;
+    if (!load_acquire(&session_cache_of(s)->peer))
+        session_try_link(s); /* who only asks must hear of the acceptor, too */
+    const struct slot *peer = load_acquire(&session_cache_of(s)->peer);
     return peer ? between(load_relaxed(&s->head), count_offset(slot_tail(peer))) : 0;
 }
 
@@ -157,4 +205,15 @@ size_t client_unread(session_handle h)
     struct session *s = session_get(h);
     const struct slot *peer = s ? load_acquire(&session_cache_of(s)->peer) : NULL;
     return s ? between(peer ? count_offset(slot_head(peer)) : 0, load_relaxed(&s->tail)) : 0;
+}
+
+int client_set_lowat(session_handle h, uint32_t bytes)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    store_relaxed(&s->lowat, bytes);
+    watches_ready(session_cache_of(s));
+    sleepers_wake(s);
+    return 0;
 }

@@ -286,15 +286,6 @@ void sessions_confirm(void)
 
 /* ---- ends ------------------------------------------------------------------------------------------------------ */
 
-/* The threads of ours that sleep on the peer's words. */
-void sleepers_wake(const struct slot *peer)
-{
-    if (peer) {
-        (void)sys_futex_wake(slot_tail_futex(peer), (long)INT_MAX);
-        (void)sys_futex_wake(slot_head_futex(peer), (long)INT_MAX);
-    }
-}
-
 void session_break(struct session *s, int error, const char *why)
 {
     struct session_cache *c = session_cache_of(s);
@@ -312,8 +303,8 @@ void session_break(struct session *s, int error, const char *why)
         fetch_or_sc(&c->own->head, COUNT_FLAG);
         if (load_acquire(&c->peer) && error == BERTH_E_PROTOCOL)
             notify_data(s, c, 0, s->tail + 1);
-        sleepers_wake(load_acquire(&c->peer));
     }
+    sleepers_wake(s);
     watches_ready(c);
 }
 
@@ -348,13 +339,9 @@ static int no_session(session_handle h)
 }
 
 /* Whoever holds it and sleeps for a half that is over: threads of ours on the peer's words, event waits, other processes. */
-static void own_sleepers_wake(struct session *s, struct session_cache *c, int how)
+static void own_sleepers_wake(struct session *s, struct session_cache *c)
 {
-    const struct slot *peer = load_acquire(&c->peer);
-    if (peer && how & BERTH_SHUT_RD)
-        (void)sys_futex_wake(slot_tail_futex(peer), (long)INT_MAX);
-    if (peer && how & BERTH_SHUT_WR)
-        (void)sys_futex_wake(slot_head_futex(peer), (long)INT_MAX);
+    sleepers_wake(s);
     watches_ready(c);
     if (load_relaxed(&s->flags) & SF_SHARED)
         shared_kick(s);
@@ -381,7 +368,7 @@ int client_shutdown(session_handle h, int how)
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
     if (!err)
-        own_sleepers_wake(s, c, how);
+        own_sleepers_wake(s, c);
     return err;
 }
 
@@ -439,9 +426,9 @@ static void end_session(struct session *s, struct session_cache *c, bool abort)
 
 /* Others go on with it. All that is ours goes before they can hear that we do not hold it any more: from then on the record may
  * become another session's at any moment. Both locks and zombie_lock are held. */
-static void let_others_go_on(session_handle h, struct session *s, struct session_cache *c)
+static void let_others_go_on(struct session *s, struct session_cache *c)
 {
-    watches_drop(h, &c->watches);
+    watches_drop(&c->watches);
     list_take(&C->unconfirmed, s);
     list_take(&C->queued, s);
     if (c->box)
@@ -465,7 +452,7 @@ static int finish(session_handle h, bool abort)
     bool again = mine && !shared && load_relaxed(&s->flags) & SF_SHARED; /* forked a moment ago */
     bool go_on = mine && shared && members_others_live(&s->holders);
     if (go_on)
-        let_others_go_on(h, s, c);
+        let_others_go_on(s, c);
     if (shared)
         plock_release(&C->zombie_lock);
     if (!mine || again || go_on) {
@@ -475,7 +462,7 @@ static int finish(session_handle h, bool abort)
     }
     members_only(&s->holders,
                  C->member); /* until the slot is given back: should we die, somebody else has to do it */
-    watches_drop(h, &c->watches);
+    watches_drop(&c->watches);
     uint32_t was = s->state;
     end_session(s, c, abort);
     stream_release_ring(s, c);
@@ -677,7 +664,7 @@ void sessions_of_worker_dead(uint32_t worker)
             continue;
         session_dead(s, flags);
         struct session_cache *c = session_cache_of(s);
-        sleepers_wake(load_acquire(&c->peer));
+        sleepers_wake(s);
         watches_ready(c);
     }
 }
@@ -711,6 +698,7 @@ void sessions_unreachable(uint32_t app)
 
 int client_take_error(session_handle h)
 {
+    sleeper_glance();
     struct session *s = session_get(h);
     if (!s)
         return BERTH_E_BAD_HANDLE;

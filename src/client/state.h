@@ -128,6 +128,8 @@ enum session_state {
 #define SF_WRITE_LOST 0x400u /* the program wrote after the peer had closed: see client_write_lost */
 #define SF_TENTATIVE                                                                                               \
     0x800u /* acceptor: the offer was made more than once, the connector may have another: see session_judge */
+#define SF_ATTENTION 0xf000u /* moves when who sleeps for the session by futex shall look again, see watch.c */
+#define SF_ATTENTION_ONE 0x1000u
 #define SF_TAG_SHIFT 16 /* above: low bits of the generation it was made with, see session_dead */
 
 struct session {
@@ -154,7 +156,7 @@ struct session {
     int32_t error;
     uint32_t pad_error;
     uint32_t one_way; /* looks in a row that found little, without a write of ours */
-    uint32_t pad_rx;
+    uint32_t lowat; /* SO_RCVLOWAT, where above 1 */
     /* line 2: who */
     uint32_t own_outbox;
     uint32_t own_slot;
@@ -214,6 +216,18 @@ static inline uint32_t member_generation(uint32_t id)
     return id >> MEMBER_BITS;
 }
 
+/* Tokens that were taken out of a listener's pipe and wait for what an answer needs, or for accept. See tokens.c. */
+#define ASIDES_MAX 4096u
+#define ASIDE_TOKENS 126u
+
+struct aside {
+    struct family_lock lock;
+    uint32_t used;
+    uint32_t count;
+    struct member_set holders;
+    struct token token[ASIDE_TOKENS];
+};
+
 struct family {
     struct family_lock lock;
     uint32_t session_free; /* stack through session.next: index + 1 */
@@ -225,6 +239,7 @@ struct family {
     uint32_t any_arm;     /* WAITER_ANY's */
     struct family_lock bury_lock;
     struct member member[MEMBERS_MAX];
+    struct aside aside[ASIDES_MAX];
     struct outbox_rec outbox[OUTBOXES_MAX];
     struct ring_rec ring[RINGS_MAX];
     struct session session[SESSIONS_MAX];
@@ -307,12 +322,6 @@ struct route { /* a listener that we were introduced to */
     struct route *next;
 };
 
-struct pending_token {
-    struct token token;
-    uint32_t ask; /* which of our questions for outboxes brings its own */
-    struct pending_token *next;
-};
-
 struct listener {
     uint32_t generation; /* odd: in use */
     uint32_t id;         /* the daemon's */
@@ -322,8 +331,7 @@ struct listener {
     int wait_ep_kernel;
     uint32_t backlog;
     endpoint at;
-    struct pending_token *pending; /* taken, but the outbox is not here yet, or not what an answer needs */
-    uint32_t pending_count;
+    uint32_t aside; /* where its tokens lie that were taken out of the pipe: index + 1 in family.aside; 0: nowhere */
     struct watch *watches;
 };
 
@@ -382,7 +390,11 @@ struct client {
     uint32_t ancestors;
     uint32_t inherited_unconfirmed;
     bool sharing; /* there are sessions that another member holds too, or that were inherited */
-    uint64_t tag; /* of our own entries in epoll sets */
+    uint32_t inner;     /* the set of what concerns every sleeper, see sleeper.c: descriptor + 1, 0 until first needed */
+    uint32_t listening; /* threads that sleep on everything the process must hear of */
+    uint32_t napping;   /* threads that sleep on one session's words alone */
+    uint32_t attention; /* futex: one of them is to take the last listener's place */
+    uint32_t news_seen; /* the daemon's word when its socket was last emptied */
     struct plock lock, ctl_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock;
 };
 

@@ -317,15 +317,25 @@ out:
     return result;
 }
 
+/* Bytes that lie in a segment which is not here are fetched, and waited for a moment. */
+static inline ssize_t receive_fetched(session_handle h, const struct iovec *iov, int count, uint32_t flags)
+{
+    ssize_t got = receive(h, iov, count, flags);
+    if (__builtin_expect(got != BERTH_E_WOULD_BLOCK, 1))
+        return got;
+    struct session *s = session_get(h);
+    return s && bytes_missing(s, session_cache_of(s)) && fetch_bytes(h) ? receive(h, iov, count, flags) : got;
+}
+
 ssize_t client_read(session_handle h, void *buf, size_t len, uint32_t flags)
 {
     struct iovec iov = {.iov_base = buf, .iov_len = len};
-    return len ? receive(h, &iov, 1, flags) : enter(h) ? 0 : BERTH_E_BAD_HANDLE;
+    return len ? receive_fetched(h, &iov, 1, flags) : enter(h) ? 0 : BERTH_E_BAD_HANDLE;
 }
 
 ssize_t client_readv(session_handle h, const struct iovec *iov, int count, uint32_t flags)
 {
-    return receive(h, iov, count, flags);
+    return receive_fetched(h, iov, count, flags);
 }
 
 int client_read_spans(session_handle h, struct iovec spans[2])

@@ -1,18 +1,20 @@
 /* epoll.c - epoll sets that hold sockets of both worlds.
  *
- * A set becomes known to the shim when the first sock is added to it; libberth's event set on top of the program's
- * own epoll descriptor is made when the first session or listener is. Until then waits go straight to the kernel; a
- * wait that another thread was in at that moment brings libberth's own events, which are taken out.
+ * A set is known to the shim from its creation. libberth's event set lies over the program's own epoll descriptor once a session or
+ * listener is in it, or in a set that is in it; until then waits go straight to the kernel. But for those of a process with several
+ * threads: nothing could wake such a wait when another thread puts a session into the set. Nothing of berth's is ever in the
+ * program's kernel set.
  *
- * Where a registration lives depends on what the socket is at the moment:
+ * Where a registration lives depends on what the descriptor is at the moment:
  *   FRESH, BOUND   in the kernel (the placeholder answers EPOLLOUT | EPOLLHUP there, as an unconnected socket does)
  *   SESSION        in the event set
  *   LISTENER       in both, with the same events and data
+ *   EPOLL          in the kernel, and in the event set when the inner set has one
  * so each is remembered as a `struct reg`, linked to its sock and to its set, and moves when the socket changes.
  * It goes when the last descriptor of either is closed. The kernel side of a placeholder must be taken out by hand:
  * its file is never closed.
  *
- * A listener with EPOLLONESHOT would fire once in each world. So those that are in both are kept in a list, and whoever
+ * What is in both worlds with EPOLLONESHOT would fire once in each. So such registrations are kept in a list, and whoever
  * returns from a wait with one's event takes the shot: both sides are disarmed, and what the other one has fired
  * meanwhile is dropped.
  *
@@ -21,6 +23,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/single_threaded.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -39,13 +42,20 @@ struct reg {
 
 static struct reg *one_shots;
 
+/* The registrations of which it is the target. */
+static struct reg **of_sock(struct sock *s)
+{
+    return s->kind == SOCK_EPOLL ? &s->outer : &s->regs;
+}
+
 static void reg_link(struct reg *r)
 {
-    r->next_of_sock = r->sock->regs;
-    r->prev_of_sock = &r->sock->regs;
+    struct reg **list = of_sock(r->sock);
+    r->next_of_sock = *list;
+    r->prev_of_sock = list;
     if (r->next_of_sock)
         r->next_of_sock->prev_of_sock = &r->next_of_sock;
-    r->sock->regs = r;
+    *list = r;
     r->next_of_set = r->ep->regs;
     r->prev_of_set = &r->ep->regs;
     if (r->next_of_set)
@@ -91,38 +101,58 @@ static void reg_free(struct reg *r)
     free(r);
 }
 
-static int set_fd(struct sock *ep)
+static int to_set(struct reg *r)
 {
-    return ep->set ? evset_fd(ep->set) : ep->epfd;
+    const struct epoll_event *ev = &r->event;
+    uint32_t key = (uint32_t)r->fd;
+    return r->sock->kind == SOCK_EPOLL
+               ? evset_add_set(r->ep->set, r->sock->set, key, ev->events, ev->data.u64)
+               : evset_add(r->ep->set, r->sock->handle, key, ev->events, ev->data.u64);
 }
 
+static void out_of_set(struct reg *r)
+{
+    if (r->in_set && r->sock->kind == SOCK_EPOLL)
+        (void)evset_remove_set(r->ep->set, r->sock->set, (uint32_t)r->fd);
+    else if (r->in_set)
+        (void)evset_remove(r->ep->set, r->sock->handle, (uint32_t)r->fd);
+    r->in_set = false;
+}
+
+static bool need_set(struct sock *ep);
+
+static void set_in(struct reg *r)
+{
+    r->in_set = need_set(r->ep) && to_set(r) == 0;
+    if (!r->in_set)
+        log_warn("an epoll registration was lost for want of memory");
+}
+
+/* The sets that it is in must hear of its sessions. */
 static bool need_set(struct sock *ep)
 {
     if (ep->set)
         return true;
     struct evset *set = evset_create(ep->epfd);
     store_release(&ep->set, set);
+    for (struct reg *r = set ? ep->outer : NULL; r; r = r->next_of_sock) {
+        set_in(r);
+        shot_load(r);
+    }
     return set != NULL;
 }
 
 static void kernel_out(struct reg *r)
 {
     if (r->in_kernel && !r->ep->inherited)
-        sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_DEL, r->fd, 0);
+        sys_epoll_ctl(r->ep->epfd, EPOLL_CTL_DEL, r->fd, 0);
     r->in_kernel = false;
 }
 
 static void kernel_in(struct reg *r)
 {
     struct epoll_event ev = r->event;
-    r->in_kernel = sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_ADD, r->fd, &ev) == 0;
-}
-
-static void set_in(struct reg *r)
-{
-    r->in_set = need_set(r->ep) && evset_add(r->ep->set, r->sock->handle, r->event.events, r->event.data.u64) == 0;
-    if (!r->in_set)
-        log_warn("an epoll registration was lost for want of memory");
+    r->in_kernel = sys_epoll_ctl(r->ep->epfd, EPOLL_CTL_ADD, r->fd, &ev) == 0;
 }
 
 /* ---- when the socket changes ---- */
@@ -146,9 +176,7 @@ void regs_to_listener(struct sock *s)
 void regs_session_to_kernel(struct sock *s)
 {
     for (struct reg *r = s->regs; r; r = r->next_of_sock) {
-        if (r->in_set)
-            (void)evset_remove(r->ep->set, s->handle);
-        r->in_set = false;
+        out_of_set(r);
         kernel_in(r);
     }
 }
@@ -169,18 +197,32 @@ void regs_into_kernel(struct sock *s, int fd)
 
 void regs_drop_sock(struct sock *s, bool kernel)
 {
-    while (s->regs) {
-        struct reg *r = s->regs; /* NOLINTBEGIN(clang-analyzer-unix.Malloc): reg_free unlinks */
+    struct reg **list = of_sock(s);
+    while (*list) {
+        struct reg *r = *list; /* NOLINTBEGIN(clang-analyzer-unix.Malloc): reg_free unlinks */
         if (kernel)
             kernel_out(r);
-        if (r->in_set && !r->ep->inherited)
-            (void)evset_remove(r->ep->set, s->handle);
+        out_of_set(r);
         reg_free(r); /* NOLINTEND(clang-analyzer-unix.Malloc) */
     }
 }
 
+static void renumber(int fd, void *arg)
+{
+    struct sock *ep = arg;
+    ep->epfd = fd;
+}
+
+void epoll_renumber(struct sock *ep)
+{
+    sock_each_fd(ep, renumber, ep);
+    if (ep->set)
+        evset_renumber(ep->set, ep->epfd);
+}
+
 void regs_drop_set(struct sock *ep)
 {
+    regs_drop_sock(ep, false); /* the kernel takes it out of the sets it is in when it is closed */
     while (ep->regs)
         reg_free(ep->regs); /* NOLINT(clang-analyzer-*): unlinks */
 }
@@ -198,7 +240,7 @@ void regs_after_fork(void)
 
 static struct reg *reg_find(struct sock *ep, struct sock *s, int fd)
 {
-    for (struct reg *r = s->regs; r; r = r->next_of_sock)
+    for (struct reg *r = *of_sock(s); r; r = r->next_of_sock)
         if (r->ep == ep && r->fd == fd)
             return r;
     return NULL;
@@ -230,23 +272,50 @@ static struct sock *set_of(int epfd, int fd)
     return ep;
 }
 
+static int stack_error(int berth_error)
+{
+    switch (berth_error) {
+    case BERTH_E_BUSY:
+        return EEXIST;
+    case BERTH_E_NO_MEMORY:
+        return ENOMEM;
+    case BERTH_E_BAD_HANDLE:
+        return ENOENT;
+    default:
+        return berth_error < 0 ? error_number(berth_error) : 0;
+    }
+}
+
+static bool wants_set(const struct sock *s)
+{
+    return s->kind == SOCK_SESSION || s->kind == SOCK_LISTENER || (s->kind == SOCK_EPOLL && s->set);
+}
+
+/* The rules that the kernel has for EPOLLEXCLUSIVE, where it does not see the registration. */
+static bool exclusive_bad(const struct sock *s, int op, uint32_t events)
+{
+    const uint32_t may = EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
+    return s->kind == SOCK_SESSION && events & EPOLLEXCLUSIVE && (op == EPOLL_CTL_MOD || events & ~may);
+}
+
 static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_event *event)
 {
     if (reg_find(ep, s, fd))
         return EEXIST;
+    if (exclusive_bad(s, EPOLL_CTL_ADD, event->events))
+        return EINVAL;
     struct reg *r = malloc(sizeof *r);
     if (!r)
         return ENOMEM;
     *r = (struct reg){.sock = s, .ep = ep, .fd = fd, .event = *event};
     int error = 0;
     if (s->kind != SOCK_SESSION) {
-        long ret = sys_epoll_ctl(set_fd(ep), EPOLL_CTL_ADD, fd, &r->event);
+        long ret = sys_epoll_ctl(ep->epfd, EPOLL_CTL_ADD, fd, &r->event);
         error = ret < 0 ? (int)-ret : 0;
         r->in_kernel = !error;
     }
-    if (!error && (s->kind == SOCK_SESSION || s->kind == SOCK_LISTENER)) {
-        int ret = need_set(ep) ? evset_add(ep->set, s->handle, event->events, event->data.u64) : BERTH_E_NO_MEMORY;
-        error = ret == BERTH_E_BUSY ? EEXIST : ret == BERTH_E_NO_MEMORY ? ENOMEM : ret < 0 ? error_number(ret) : 0;
+    if (!error && wants_set(s)) {
+        error = stack_error(need_set(ep) ? to_set(r) : BERTH_E_NO_MEMORY);
         r->in_set = !error;
         if (error)
             kernel_out(r);
@@ -263,15 +332,21 @@ static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_e
 static int reg_modify(struct reg *r, const struct epoll_event *event)
 {
     struct epoll_event ev = *event;
+    if (exclusive_bad(r->sock, EPOLL_CTL_MOD, ev.events) ||
+        (r->sock->kind == SOCK_SESSION && r->event.events & EPOLLEXCLUSIVE))
+        return EINVAL;
     if (r->in_kernel) {
-        long ret = sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_MOD, r->fd, &ev);
+        long ret = sys_epoll_ctl(r->ep->epfd, EPOLL_CTL_MOD, r->fd, &ev);
         if (ret < 0)
             return (int)-ret;
     }
     if (r->in_set) {
-        int ret = evset_modify(r->ep->set, r->sock->handle, ev.events, ev.data.u64);
+        uint32_t key = (uint32_t)r->fd;
+        int ret = r->sock->kind == SOCK_EPOLL
+                      ? evset_modify_set(r->ep->set, r->sock->set, key, ev.events, ev.data.u64)
+                      : evset_modify(r->ep->set, r->sock->handle, key, ev.events, ev.data.u64);
         if (ret < 0)
-            return ret == BERTH_E_BAD_HANDLE ? ENOENT : error_number(ret);
+            return stack_error(ret);
     }
     r->event = ev;
     shot_load(r);
@@ -281,11 +356,10 @@ static int reg_modify(struct reg *r, const struct epoll_event *event)
 static void reg_remove(struct reg *r)
 {
     if (r->in_kernel) {
-        sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_DEL, r->fd, 0);
+        sys_epoll_ctl(r->ep->epfd, EPOLL_CTL_DEL, r->fd, 0);
         r->in_kernel = false;
     }
-    if (r->in_set)
-        (void)evset_remove(r->ep->set, r->sock->handle);
+    out_of_set(r);
     reg_free(r);
 }
 
@@ -312,8 +386,7 @@ static int sock_epoll_ctl(int epfd, int op, int fd, struct sock *s, struct epoll
 EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
     struct sock *s;
-    enum sock_kind kind = fd_kind(fd, &s);
-    if (likely(kind == SOCK_FREE || kind == SOCK_EPOLL))
+    if (likely(fd_kind(fd, &s) == SOCK_FREE))
         return real.epoll_ctl(epfd, op, fd, event);
     int saved = errno;
     shim_lock();
@@ -323,12 +396,48 @@ EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
     return error ? -1 : 0;
 }
 
+/* ---- making one ---- */
+
+/* Known from the start: of two numbers for one set the shim must know both. */
+static int made(int epfd)
+{
+    if (epfd < 0 || epfd >= (int)FD_MAX || shim_foreign())
+        return epfd;
+    shim_lock();
+    struct sock *ep = sock_alloc(SOCK_EPOLL, 0);
+    if (ep) {
+        ep->epfd = epfd;
+        fd_bind(epfd, ep);
+    }
+    shim_unlock();
+    return epfd;
+}
+
+EXPORT int epoll_create(int size)
+{
+    return made(real.epoll_create(size));
+}
+
+EXPORT int epoll_create1(int flags)
+{
+    return made(real.epoll_create1(flags));
+}
+
 /* ---- waiting ---- */
 
-static struct evset *stack_set(int epfd)
+struct evset *epoll_stack_set(int epfd, bool sleeps)
 {
     struct sock *ep;
-    return likely(fd_kind(epfd, &ep) != SOCK_EPOLL) ? NULL : load_acquire(&ep->set);
+    if (fd_kind(epfd, &ep) != SOCK_EPOLL)
+        return NULL;
+    struct evset *set = load_acquire(&ep->set);
+    if (likely(set) || !sleeps || __libc_single_threaded || shim_foreign() || !shim_usable())
+        return set;
+    shim_lock();
+    if (fd_word(epfd) == sock_word(ep) && need_set(ep))
+        set = ep->set;
+    shim_unlock();
+    return set;
 }
 
 /* False: the other world has fired it already. */
@@ -337,8 +446,11 @@ static bool shot_take(struct reg *r)
     if (r->shot)
         return false;
     struct epoll_event ev = {.events = 0, .data = r->event.data};
-    (void)sys_epoll_ctl(set_fd(r->ep), EPOLL_CTL_MOD, r->fd, &ev);
-    (void)evset_modify(r->ep->set, r->sock->handle, 0, r->event.data.u64);
+    (void)sys_epoll_ctl(r->ep->epfd, EPOLL_CTL_MOD, r->fd, &ev);
+    if (r->sock->kind == SOCK_EPOLL)
+        (void)evset_modify_set(r->ep->set, r->sock->set, (uint32_t)r->fd, 0, r->event.data.u64);
+    else
+        (void)evset_modify(r->ep->set, r->sock->handle, (uint32_t)r->fd, 0, r->event.data.u64);
     r->shot = true;
     return true;
 }
@@ -378,18 +490,6 @@ static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t
     }
 }
 
-/* After a wait in the kernel: did the set become berth's meanwhile? */
-static int direct(int epfd, int n, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask)
-{
-    struct evset *set = n > 0 ? stack_set(epfd) : NULL;
-    if (likely(!set))
-        return n;
-    n = evset_filter(set, out, n);
-    if (n && load_acquire(&one_shots))
-        n = shots_take(set, out, n);
-    return n ? n : set_wait(set, out, max, timeout, mask);
-}
-
 static int64_t ms_to_ns(int timeout)
 {
     return timeout < 0 ? -1 : timeout * NS_PER_MS;
@@ -397,23 +497,19 @@ static int64_t ms_to_ns(int timeout)
 
 EXPORT int epoll_wait(int epfd, struct epoll_event *out, int max, int timeout)
 {
-    struct evset *set = stack_set(epfd);
-    if (set)
-        return set_wait(set, out, max, ms_to_ns(timeout), NULL);
-    return direct(epfd, real.epoll_wait(epfd, out, max, timeout), out, max, ms_to_ns(timeout), NULL);
+    struct evset *set = epoll_stack_set(epfd, timeout != 0);
+    return set ? set_wait(set, out, max, ms_to_ns(timeout), NULL) : real.epoll_wait(epfd, out, max, timeout);
 }
 
 EXPORT int epoll_pwait(int epfd, struct epoll_event *out, int max, int timeout, const sigset_t *mask)
 {
-    struct evset *set = stack_set(epfd);
-    if (set)
-        return set_wait(set, out, max, ms_to_ns(timeout), mask);
-    return direct(epfd, real.epoll_pwait(epfd, out, max, timeout, mask), out, max, ms_to_ns(timeout), mask);
+    struct evset *set = epoll_stack_set(epfd, timeout != 0);
+    return set ? set_wait(set, out, max, ms_to_ns(timeout), mask) : real.epoll_pwait(epfd, out, max, timeout, mask);
 }
 
 EXPORT int epoll_pwait2(int epfd, struct epoll_event *out, int max, const struct timespec *ts, const sigset_t *mask)
 {
-    struct evset *set = stack_set(epfd);
+    struct evset *set = epoll_stack_set(epfd, true);
     if (set && ts && (ts->tv_sec < 0 || ts->tv_nsec < 0 || ts->tv_nsec >= NS_PER_SEC)) {
         errno = EINVAL;
         return -1;
@@ -421,5 +517,5 @@ EXPORT int epoll_pwait2(int epfd, struct epoll_event *out, int max, const struct
     int64_t ns = !ts || ts->tv_sec > INT64_MAX / NS_PER_SEC - 1 ? -1 : ts->tv_sec * NS_PER_SEC + ts->tv_nsec;
     if (set)
         return set_wait(set, out, max, ns, mask);
-    return direct(epfd, real.epoll_pwait2(epfd, out, max, ts, mask), out, max, ns, mask);
+    return real.epoll_pwait2(epfd, out, max, ts, mask);
 }

@@ -138,7 +138,7 @@ struct sock *sock_alloc(enum sock_kind kind, int family)
     s->rcv_timeout = s->snd_timeout = 0;
     s->refs = 0;
     s->options = NULL;
-    s->regs = NULL;
+    s->regs = s->outer = NULL;
     s->set = NULL;
     s->epfd = -1;
     s->family = (uint8_t)family;
@@ -189,6 +189,8 @@ void sock_put(struct sock *s, int fd)
         /* the placeholder is never closed for good, so the kernel does not take this number out of its sets */
         if (s->kind == SOCK_FRESH)
             regs_out_of_kernel(s, fd);
+        if (s->kind == SOCK_EPOLL && s->epfd == fd)
+            epoll_renumber(s);
         return;
     }
     uint64_t h = s->handle;

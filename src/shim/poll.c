@@ -25,19 +25,19 @@ struct split {
     int ni, nk;
 };
 
-static inline bool of_stack(int fd)
+static inline bool of_stack(int fd, bool sleeps)
 {
     struct sock *s;
     if (likely(!fd_word(fd)))
         return false;
     enum sock_kind kind = fd_kind(fd, &s);
-    return kind == SOCK_SESSION || kind == SOCK_LISTENER;
+    return kind == SOCK_SESSION || kind == SOCK_LISTENER || (kind == SOCK_EPOLL && epoll_stack_set(fd, sleeps));
 }
 
-static bool any_stack(const struct pollfd *fds, nfds_t n)
+static bool any_stack(const struct pollfd *fds, nfds_t n, bool sleeps)
 {
     for (nfds_t i = 0; i < n; i++)
-        if (of_stack(fds[i].fd))
+        if (of_stack(fds[i].fd, sleeps))
             return true;
     return false;
 }
@@ -75,6 +75,11 @@ static void split(const struct pollfd *fds, nfds_t n, struct split *sp)
         if (kind == SOCK_SESSION || kind == SOCK_LISTENER) {
             sp->item_of[i] = sp->ni;
             sp->items[sp->ni++] = (struct client_poll_item){.handle = h, .events = asked(fds[i].events)};
+        }
+        struct evset *set = kind == SOCK_EPOLL ? epoll_stack_set(fds[i].fd, false) : NULL;
+        if (set) {
+            sp->item_of[i] = sp->ni;
+            sp->items[sp->ni++] = (struct client_poll_item){.set = set, .events = asked(fds[i].events)};
         }
         if (kind != SOCK_SESSION) {
             sp->kfd_of[i] = sp->nk;
@@ -157,7 +162,7 @@ static bool timespec_ns(const struct timespec *ts, int64_t *out)
 
 EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)
 {
-    if (!any_stack(fds, n))
+    if (!any_stack(fds, n, timeout != 0))
         return real.poll(fds, n, timeout);
     return poll_both(fds, n, timeout < 0 ? -1 : timeout * NS_PER_MS, NULL);
 }
@@ -171,7 +176,7 @@ EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t room)
 
 EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
-    if (!any_stack(fds, n))
+    if (!any_stack(fds, n, true))
         return real.ppoll(fds, n, timeout, mask);
     int64_t ns;
     if (!timespec_ns(timeout, &ns)) {
@@ -237,7 +242,7 @@ static int select_list(int n, fd_set *r, fd_set *w, fd_set *e, struct pollfd *fd
             if (fds)
                 fds[count] = (struct pollfd){.fd = fd, .events = select_events(r, w, e, fd)};
             count++;
-            *stack |= of_stack(fd);
+            *stack |= of_stack(fd, true);
         }
     }
     return count;

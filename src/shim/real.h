@@ -56,6 +56,8 @@
     X(int, select, (int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *t), (n, r, w, e, t))                   \
     X(int, pselect, (int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *t, const sigset_t *m),         \
       (n, r, w, e, t, m))                                                                                          \
+    X(int, epoll_create, (int n), (n))                                                                             \
+    X(int, epoll_create1, (int f), (f))                                                                            \
     X(int, epoll_ctl, (int ep, int op, int fd, struct epoll_event *ev), (ep, op, fd, ev))                          \
     X(int, epoll_wait, (int ep, struct epoll_event *ev, int n, int t), (ep, ev, n, t))                             \
     X(int, epoll_pwait, (int ep, struct epoll_event *ev, int n, int t, const sigset_t *m), (ep, ev, n, t, m))      \

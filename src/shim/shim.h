@@ -14,7 +14,7 @@
  *   SESSION   a berth session; the descriptor is a placeholder, or the bound kernel socket that holds its port.
  *   LISTENER  a kernel listening socket that listens under berth as well. Always O_NONBLOCK in the kernel, the
  *             program's own flag is in the sock.
- *   EPOLL     an epoll descriptor that has or had a sock in it.
+ *   EPOLL     an epoll descriptor; berth's event set lies over it once a session or listener is in it, or in a set in it.
  *
  *   FRESH -> SESSION | BOUND | LISTENER | (forgotten: a plain kernel socket)
  *   BOUND -> SESSION | LISTENER | (forgotten);  LISTENER -> (forgotten)
@@ -65,8 +65,9 @@ struct sock {
     uint32_t next_free;
     struct option_set *options; /* NULL: none was set */
     struct reg *regs;           /* epoll registrations: of this sock, or in this set */
+    struct reg *outer;          /* EPOLL: registrations of this set in others */
     union {
-        struct evset *set;   /* EPOLL; NULL until a session or listener joins */
+        struct evset *set;   /* EPOLL; NULL until it is needed */
         int64_t kernel_look; /* LISTENER: when the kernel's queue was last looked at */
     };
     int32_t epfd;       /* EPOLL: the number it was first known by */
@@ -171,7 +172,11 @@ void options_release(struct option_set *set);
 void options_apply_session(struct sock *s, uint64_t handle); /* buffer sizes, once there is a session */
 bool options_value(const struct option_set *set, int level, int name, void *value, socklen_t *len);
 
-/* ---- epoll.c: under shim_lock ---- */
+/* ---- epoll.c ---- */
+/* The event set over that epoll descriptor, or NULL: the kernel alone has it. For who is about to sleep where other threads may put
+ * a session into it meanwhile: made now. */
+struct evset *epoll_stack_set(int epfd, bool sleeps);
+/* under shim_lock: */
 void regs_to_session(struct sock *s);
 void regs_to_listener(struct sock *s);
 void regs_session_to_kernel(struct sock *s);     /* the kernel's socket is under the number already */
@@ -179,6 +184,7 @@ void regs_out_of_kernel(struct sock *s, int fd); /* before another file takes th
 void regs_into_kernel(struct sock *s, int fd);   /* after it; and they stay known only while s is */
 void regs_drop_sock(struct sock *s, bool kernel);
 void regs_drop_set(struct sock *ep);
+void epoll_renumber(struct sock *ep); /* the number it was known by is no more */
 void regs_after_fork(void);
 
 #endif

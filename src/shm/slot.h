@@ -17,6 +17,12 @@ static inline uint64_t slot_tail(const struct slot *peer)
     return load_acquire(&peer->tail);
 }
 
+/* After slot_arm: in the one order of all `sc` operations, so that either this sees the new tail or its producer the mark. */
+static inline uint64_t slot_tail_sc(const struct slot *peer)
+{
+    return load_sc(&peer->tail);
+}
+
 /* Acquire pairs with slot_set_head: the consumer has done with the bytes below it, they may be overwritten. */
 static inline uint64_t slot_head(const struct slot *peer)
 {

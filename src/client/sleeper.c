@@ -1,0 +1,406 @@
+/* sleeper.c - the one place where threads of the process go to sleep.
+ *
+ * Theory of operation
+ *
+ * What a thread waits for wakes it: a word of its peer, or its bell and descriptors of the program. But some things concern the process
+ * and not this or that thread: a peer has died, a segment has come, the daemon has ended, memory may be given back. Somebody must hear of
+ * them even if all threads are blocked, and no thread may wake now and then to see. So while any thread sleeps, at least one of them
+ * *listens*: it sleeps on everything, works off what comes, and wakes whom it concerns.
+ *
+ *   - Who sleeps on descriptors listens: in its set is the *inner set*, which has the control socket and the bells of those we were forked
+ *     from. The inner set is edge-watched and never reaped, so that no sleeper steals what another must see.
+ *   - Who sleeps on words *naps*, if somebody listens: it is woken for its own session alone. Else it takes the listener's place, and
+ *     sleeps on two words more: the daemon's news, which move when it has sent something, and its life (session/directory.h).
+ *   - The last listener that wakes up while others nap moves `attention`, on which they sleep too, and wakes one, which takes its place.
+ *     A napper is counted before it looks whether somebody listens, and the listener goes before it looks whether somebody naps: one
+ *     of the two sees the other.
+ *
+ * News are emptied before anybody looks: the news word is read, then the socket is emptied, then sessions are looked at, then the thread
+ * sleeps on the news word as it was read. What comes in between has moved the word.
+ *
+ * A kernel that knows no futex_waitv (before 5.16, or a seccomp filter): everybody sleeps on descriptors.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/sys.h"
+#include "client/internal.h"
+#include "client/sleeper.h"
+#include "client/watch.h"
+#include "shm/page.h"
+
+#ifndef SYS_futex_waitv
+#define SYS_futex_waitv 449
+#endif
+
+#define LOOK_ALIVE_NS (100 * NS_PER_MS)
+#define PATIENCE_NS (10 * NS_PER_MS) /* for an answer of the daemon, which takes a twentieth of a millisecond */
+
+/* ---- news ---------------------------------------------------------------------------------------------------- */
+
+bool sleeper_news(void)
+{
+    return C->dir && load_acquire(directory_news(C->dir, C->worker)) != load_relaxed(&C->news_seen);
+}
+
+void sleeper_glance(void)
+{
+    if (sleeper_news() || control_pushes())
+        control_poll();
+}
+
+static uint32_t slow_news;
+static bool slow;
+
+bool daemon_is_slow(void)
+{
+    return load_relaxed(&slow) && C->dir &&
+           load_relaxed(directory_news(C->dir, C->worker)) == load_relaxed(&slow_news);
+}
+
+static void daemon_was_slow(void)
+{
+    if (!C->dir)
+        return;
+    store_relaxed(&slow_news, load_relaxed(directory_news(C->dir, C->worker)));
+    store_relaxed(&slow, true);
+}
+
+bool fetch_wait(bool (*here)(void *arg), void *arg)
+{
+    if (here(arg))
+        return true;
+    if (C->daemon_lost || daemon_is_slow())
+        return false;
+    int ep = ep_take();
+    bool is = false;
+    for (int64_t end = clock_now() + PATIENCE_NS;;) {
+        struct epoll_event ev[4];
+        struct timespec ts;
+        control_poll();
+        if ((is = here(arg)))
+            break;
+        int64_t left = end - clock_now();
+        if (left <= 0 || C->daemon_lost)
+            break;
+        if (ep >= 0) {
+            (void)sys_epoll_pwait2(ep, ev, 4, timespec_of(left, &ts), NULL);
+        } else {
+            struct pollfd p = {.fd = C->ctl, .events = POLLIN};
+            (void)sys_ppoll(&p, 1, timespec_of(left, &ts), NULL);
+        }
+    }
+    ep_give(ep);
+    if (!is)
+        daemon_was_slow();
+    return is;
+}
+
+/* ---- before a sleep -------------------------------------------------------------------------------------------- */
+
+struct timespec *timespec_of(int64_t ns, struct timespec *ts)
+{
+    if (ns < 0)
+        return NULL;
+    ts->tv_sec = (time_t)(ns / NS_PER_SEC);
+    ts->tv_nsec = (long)(ns % NS_PER_SEC);
+    return ts;
+}
+
+static void not_beyond(int64_t *left, int64_t most)
+{
+    if (*left < 0 || *left > most)
+        *left = most < 0 ? 0 : most;
+}
+
+/* ns until somebody must see to something that nobody tells of; -1: nothing. */
+int64_t wait_cap(int64_t deadline)
+{
+    int64_t left = -1;
+    if (deadline != DEADLINE_NEVER)
+        not_beyond(&left, deadline - clock_now());
+    if (C->daemon_lost && load_relaxed(&C->workers))
+        not_beyond(&left, LOOK_ALIVE_NS); /* then nobody tells us that a peer has died */
+    if (load_relaxed(&C->unconfirmed) != 0 || load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at) ||
+        load_relaxed(&C->inherited_unconfirmed)) {
+        /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom */
+        static __thread int64_t pause_ns;
+        pause_ns = pause_ns < NS_PER_MS ? NS_PER_MS : pause_ns < 64 * NS_PER_MS ? pause_ns * 2 : pause_ns;
+        not_beyond(&left, pause_ns);
+    }
+    int64_t retry = control_retry_at();
+    if (retry)
+        not_beyond(&left, retry - clock_now());
+    if (load_relaxed(&C->box_graves) || load_relaxed(&C->own_graves))
+        not_beyond(&left, GRAVE_NS / 4); /* then perhaps their memory may go */
+    return left;
+}
+
+static void any_asleep(void)
+{
+    uint32_t arm = fetch_add_sc(&C->family->any_arm, 2) + 2;
+    waiter_arm_as(&C->page->waiter[WAITER_ANY], arm); /* always odd; another thread's later value is as good */
+    for (uint32_t i = 0; i < C->ancestors; i++)
+        waiter_arm_as(&C->ancestor[i].page->waiter[WAITER_ANY], arm);
+}
+
+int64_t sleeper_prepare(const struct sleeper *sl)
+{
+    sessions_settle();
+    any_asleep();
+    if (events_waiting() || control_pushes() || sleeper_news())
+        return 0;
+    return wait_cap(sl->deadline);
+}
+
+void sleeper_again(void)
+{
+    any_asleep();
+    if (events_waiting())
+        own_kick();
+}
+
+bool sleeper_over(const struct sleeper *sl)
+{
+    return sl->deadline != DEADLINE_NEVER && clock_now() >= sl->deadline;
+}
+
+/* ---- who listens ------------------------------------------------------------------------------------------------- */
+
+static void listener_goes(void)
+{
+    if (fetch_add_sc(&C->listening, ~0u) != 1 || !load_sc(&C->napping))
+        return;
+    (void)fetch_add_sc(&C->attention, 1u);
+    (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
+}
+
+static bool listener_comes(void)
+{
+    uint32_t nobody = 0;
+    return compare_exchange_sc(&C->listening, &nobody, 1u);
+}
+
+static void cancelled_listener(void *arg)
+{
+    struct sleeper *sl = arg;
+    listener_goes();
+    if (sl->undo)
+        sl->undo(sl->arg);
+}
+
+static void cancelled_napper(void *arg)
+{
+    struct sleeper *sl = arg;
+    (void)fetch_add_sc(&C->napping, ~0u);
+    if (!load_sc(&C->listening)) { /* it may have been chosen this very moment */
+        (void)fetch_add_sc(&C->attention, 1u);
+        (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
+    }
+    if (sl->undo)
+        sl->undo(sl->arg);
+}
+
+/* ---- sleeping ------------------------------------------------------------------------------------------------------ */
+
+long sleeper_epoll(struct sleeper *sl, int ep, struct epoll_event *ev, int max, int64_t ns)
+{
+    struct timespec ts;
+    uint32_t depth;
+    long ret = -EINTR;
+    (void)fetch_add_sc(&C->listening, 1u);
+    if (!hold_open(&depth)) {
+        pthread_cleanup_push(cancelled_listener, sl);
+        ret = sys_sleep6(&sl->mark, SYS_epoll_pwait2, ep, sys_arg(ev), max, sys_arg(timespec_of(ns, &ts)),
+                         sys_arg(sl->mask), 8);
+        pthread_cleanup_pop(0);
+    }
+    hold_close(depth);
+    listener_goes();
+    return ret;
+}
+
+long sleeper_poll(struct sleeper *sl, struct pollfd *fds, int n, int64_t ns)
+{
+    struct timespec ts;
+    uint32_t depth;
+    long ret = -EINTR;
+    (void)fetch_add_sc(&C->listening, 1u);
+    if (!hold_open(&depth)) {
+        pthread_cleanup_push(cancelled_listener, sl);
+        ret = sys_sleep6(&sl->mark, SYS_ppoll, sys_arg(fds), n, sys_arg(timespec_of(ns, &ts)), sys_arg(sl->mask), 8,
+                         0);
+        pthread_cleanup_pop(0);
+    }
+    hold_close(depth);
+    listener_goes();
+    return ret;
+}
+
+struct futex_waitv sleeper_word(const uint32_t *word, uint32_t is, bool shared)
+{
+    return (struct futex_waitv){
+        .val = is, .uaddr = (uintptr_t)word, .flags = FUTEX_32 | (shared ? 0 : FUTEX_PRIVATE_FLAG)};
+}
+
+/* until: a moment, not a time; NULL: for ever. */
+static long words(struct sleeper *sl, struct futex_waitv *v, int n, struct timespec *until, void (*cancelled)(void *))
+{
+    long ret;
+    pthread_cleanup_push(cancelled, sl);
+    ret = sys_sleep6(&sl->mark, SYS_futex_waitv, sys_arg(v), n, 0, sys_arg(until), CLOCK_MONOTONIC, 0);
+    pthread_cleanup_pop(0);
+    return ret;
+}
+
+static struct timespec *moment(int64_t ns, struct timespec *ts)
+{
+    return timespec_of(ns < 0 ? -1 : clock_now() + ns, ts);
+}
+
+static long nap(struct sleeper *sl, struct futex_waitv *v, int n)
+{
+    struct timespec ts;
+    int64_t ns = -1;
+    if (sl->deadline != DEADLINE_NEVER)
+        not_beyond(&ns, sl->deadline - clock_now());
+    return words(sl, v, n, moment(ns, &ts), cancelled_napper);
+}
+
+static long listen_and_nap(struct sleeper *sl, struct futex_waitv *v, int n)
+{
+    if (!directory_lives(C->dir) || C->daemon_lost) {
+        control_poll();
+        return -EAGAIN;
+    }
+    const uint32_t *news = directory_news(C->dir, C->worker), *life = directory_life(C->dir);
+    v[n++] = sleeper_word(life, load_acquire(life), true);
+    v[n++] = sleeper_word(news, load_acquire(news), true);
+    int64_t ns = sleeper_prepare(sl);
+    if (ns == 0) {
+        control_poll();
+        events_poll(true);
+        return -EAGAIN;
+    }
+    struct timespec ts;
+    long ret = words(sl, v, n, moment(ns, &ts), cancelled_listener);
+    if (!directory_lives(C->dir)) /* it woke one, who wakes the others */
+        (void)sys_futex_wake(life, (long)INT_MAX);
+    return ret;
+}
+
+long sleeper_words(struct sleeper *sl, struct futex_waitv *v, int n)
+{
+    uint32_t attention = load_acquire(&C->attention);
+    long ret = -EAGAIN;
+    v[n++] = sleeper_word(&C->attention, attention, false);
+    if (listener_comes()) {
+        ret = listen_and_nap(sl, v, n);
+        listener_goes();
+    } else {
+        (void)fetch_add_sc(&C->napping, 1u);
+        if (load_sc(&C->listening))
+            ret = nap(sl, v, n);
+        (void)fetch_add_sc(&C->napping, ~0u);
+    }
+    return ret;
+}
+
+bool sleeper_has_words(void)
+{
+    static uint8_t has; /* 1: yes, 2: no */
+    uint8_t is = load_relaxed(&has);
+    if (!is) {
+        uint32_t word = 0;
+        struct futex_waitv v = sleeper_word(&word, 1, false);
+        is = sys_call6(SYS_futex_waitv, sys_arg(&v), 1, 0, 0, 0, 0) == -EAGAIN ? 1 : 2;
+        store_relaxed(&has, is);
+    }
+    return is == 1;
+}
+
+/* ---- sets to sleep on ------------------------------------------------------------------------------------------- */
+
+static struct plock inner_lock;
+
+static int inner_set(void)
+{
+    uint32_t is = load_acquire(&C->inner);
+    if (is)
+        return (int)is - 1;
+    plock_take(&inner_lock);
+    int ep = (int)load_relaxed(&C->inner) - 1;
+    if (ep < 0 && (ep = own_epoll()) >= 0) {
+        struct epoll_event ev = {.events = EPOLLIN};
+        (void)sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->ctl, &ev);
+        kicks_watch(ep, 0);
+        store_release(&C->inner, (uint32_t)ep + 1);
+    }
+    plock_release(&inner_lock);
+    return ep;
+}
+
+bool sleeper_wire(int ep, uint64_t data)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
+    int inner = inner_set();
+    return inner >= 0 && sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->kick_fd, &ev) == 0 &&
+           sys_epoll_ctl(ep, EPOLL_CTL_ADD, inner, &ev) == 0;
+}
+
+/* Each sleeper needs an epoll set of its own while it sleeps. Threads end without a word, so the sets are the process's:
+ * who is done leaves his for the next. An entry is 0 or the descriptor + 1, with EP_USED while somebody has it. */
+#define EPS_KEPT 64u
+#define EP_USED (1u << 31)
+
+static uint32_t eps[EPS_KEPT];
+
+int ep_take(void)
+{
+    for (uint32_t i = 0; i < EPS_KEPT; i++) {
+        uint32_t is = load_relaxed(&eps[i]);
+        if (is && !(is & EP_USED) && compare_exchange_sc(&eps[i], &is, is | EP_USED))
+            return (int)(is - 1);
+    }
+    int ep = own_epoll();
+    if (ep >= 0 && !sleeper_wire(ep, 0)) {
+        own_fd_close(ep);
+        ep = -1;
+    }
+    for (uint32_t i = 0; ep >= 0 && i < EPS_KEPT; i++) {
+        uint32_t none = 0;
+        if (!load_relaxed(&eps[i]) && compare_exchange_sc(&eps[i], &none, ((uint32_t)ep + 1) | EP_USED))
+            break;
+    }
+    return ep;
+}
+
+void ep_give(int ep)
+{
+    for (uint32_t i = 0; ep >= 0 && i < EPS_KEPT; i++) {
+        if (load_relaxed(&eps[i]) == (((uint32_t)ep + 1) | EP_USED)) {
+            store_release(&eps[i], (uint32_t)ep + 1);
+            return;
+        }
+    }
+    own_fd_close(ep);
+}
+
+void eps_close(void)
+{
+    for (uint32_t i = 0; i < EPS_KEPT; i++) {
+        uint32_t is = exchange_sc(&eps[i], 0u);
+        if (is)
+            own_fd_close((int)((is & ~EP_USED) - 1));
+    }
+    uint32_t inner = exchange_sc(&C->inner, 0u);
+    if (inner)
+        own_fd_close((int)inner - 1);
+    inner_lock.word = 0; /* a thread of the parent may have had it */
+    store_relaxed(&C->listening, 0);
+    store_relaxed(&C->napping, 0);
+}

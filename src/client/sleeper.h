@@ -1,0 +1,55 @@
+/* sleeper.h - how a thread of this process sleeps, and who of them hears what the process must hear. */
+#ifndef BERTH_CLIENT_SLEEPER_H
+#define BERTH_CLIENT_SLEEPER_H
+
+#include <linux/futex.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/epoll.h>
+
+#include "base/sleep.h"
+#include "client/state.h"
+
+/* One blocked call. `mark` is taken when it begins: a handler of the program that has run since ends each sleep at once. */
+struct sleeper {
+    struct sleep_mark mark;
+    int64_t deadline;
+    const sigset_t *mask;    /* signals blocked while it sleeps, NULL: as they are */
+    void (*undo)(void *arg); /* run in a thread that is cancelled in its sleep; NULL: nothing was set up */
+    void *arg;
+};
+
+/* Has the daemon sent something since its socket was last emptied? No system call. */
+bool sleeper_news(void);
+/* Works off what the daemon and the peers have sent, if anything; costs nothing else. */
+void sleeper_glance(void);
+/* Before a sleep: does what is due, says that somebody falls asleep. How long the sleep may last, ns; -1: as long as it likes; 0: there
+ * is something to look at first. The caller arms before this, or looks once more after it. */
+int64_t sleeper_prepare(const struct sleeper *sl);
+void sleeper_again(void); /* as if somebody fell asleep: the next event wakes whoever sleeps, what has come wakes them now */
+bool sleeper_over(const struct sleeper *sl); /* its deadline has passed */
+
+/* Sleeps; each a cancellation point, each returns what the kernel returns, or -EINTR. */
+long sleeper_epoll(struct sleeper *sl, int ep, struct epoll_event *ev, int max, int64_t ns);
+long sleeper_poll(struct sleeper *sl, struct pollfd *fds, int n, int64_t ns);
+/* On words of memory: v with room for SLEEPER_WORDS more. Who is the first of the process to sleep hears what all must hear. */
+#define SLEEPER_WORDS 3
+long sleeper_words(struct sleeper *sl, struct futex_waitv *v, int n);
+struct futex_waitv sleeper_word(const uint32_t *word, uint32_t is, bool shared);
+bool sleeper_has_words(void); /* does the kernel let us sleep on several? */
+
+/* An epoll set for the calling thread with the bell and what concerns every sleeper in it, until ep_give; -1: no descriptor. */
+int ep_take(void);
+void ep_give(int ep);
+void eps_close(void);     /* when nobody sleeps: at the end, and in a forked child */
+bool sleeper_wire(int ep, uint64_t data); /* puts the two into a set, edge-triggered, with that data */
+
+/* Waits for what was asked of the daemon, not longer than it should take: false, it is not here. When the daemon was late it is not waited
+ * for again until it has said something. */
+bool fetch_wait(bool (*here)(void *arg), void *arg);
+bool daemon_is_slow(void);
+
+int64_t wait_cap(int64_t deadline);
+struct timespec *timespec_of(int64_t ns, struct timespec *ts); /* NULL for -1 */
+
+#endif

@@ -1,0 +1,436 @@
+/* tokens.c - the tokens of a listener: looking at them, taking them, setting them aside.
+ *
+ * Theory of operation
+ *
+ * A connector puts a token into the listener's pipe; it names a slot of the connector's outbox. To answer it one needs that outbox, which
+ * the daemon gives (a round trip, once for each connector), perhaps a further segment of it, and an offer that still stands.
+ *
+ * A listener is ready when the token at the head of its queue can be answered. To know that one has to see it:
+ *   - Who is alone with the listener takes it out and keeps it in the family's store (`aside`), from where accept takes it. Nobody else
+ *     could have had it; who is forked later finds it there.
+ *   - Where other processes accept from the same queue nobody may sit on a token: they would serve it at once. So it is looked at where
+ *     it lies (tee(2) copies what is in a pipe and leaves it there).
+ * What the token needs is fetched in either case, and waited for a moment.
+ *
+ * A token whose connector's memory does not come, for the daemon is slow, must not hold up those behind it: it is set aside as well, and a
+ * token that names nobody (a *poke*) goes into the pipe, so that the kernel wakes somebody who looks there, too. Each process that sees it
+ * asks the daemon for itself; whoever has the memory first answers.
+ *
+ * The store holds ASIDE_TOKENS of them. While it is full tokens are as well off in the pipe.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/internal.h"
+#include "client/listener.h"
+#include "client/sleeper.h"
+#include "client/watch.h"
+
+#define TOKEN_POKE 0x504f4b45u /* the magic of one that only says "look at what was set aside" */
+
+/* ---- questions for outboxes ------------------------------------------------------------------------------------ */
+
+struct question {
+    outbox_handle outbox;
+    uint32_t number;
+    struct question *next;
+};
+
+static struct question *questions; /* under C->lock */
+
+static void ask(outbox_handle handle)
+{
+    struct question *q = NULL;
+    plock_take(&C->lock);
+    for (q = questions; q && q->outbox != handle; q = q->next)
+        ;
+    if (!q && (q = memory_get(sizeof *q))) {
+        *q = (struct question){.outbox = handle, .number = control_async_seq(), .next = questions};
+        questions = q;
+        struct ctl_outbox msg = {
+            .h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = q->number}, .outbox = handle};
+        if (control_send(&msg, NULL, 0) != 0) {
+            questions = q->next;
+            memory_put(q, sizeof *q);
+        }
+    }
+    plock_release(&C->lock);
+}
+
+/* C->lock is held. Of which outbox it was; 0: none of ours. */
+static outbox_handle question_end(uint32_t number, outbox_handle handle)
+{
+    for (struct question **p = &questions; *p; p = &(*p)->next) {
+        struct question *q = *p;
+        if (q->number != number && q->outbox != handle)
+            continue;
+        handle = q->outbox;
+        *p = q->next;
+        memory_put(q, sizeof *q);
+        return handle;
+    }
+    return 0;
+}
+
+/* ---- the store ----------------------------------------------------------------------------------------------------- */
+
+static struct aside *aside_of(const struct listener *l)
+{
+    uint32_t index = load_acquire(&l->aside);
+    return index ? &C->family->aside[index - 1] : NULL;
+}
+
+int tokens_create(struct listener *l)
+{
+    for (uint32_t i = 0; i < ASIDES_MAX; i++) {
+        struct aside *a = &C->family->aside[i];
+        uint32_t unused = 0;
+        if (!load_relaxed(&a->used) && compare_exchange_sc(&a->used, &unused, 1u)) {
+            store_relaxed(&a->count, 0);
+            members_only(&a->holders, C->member);
+            store_release(&l->aside, i + 1);
+            return 0;
+        }
+    }
+    return BERTH_E_LIMIT;
+}
+
+void tokens_free(struct listener *l)
+{
+    struct aside *a = aside_of(l);
+    store_release(&l->aside, 0);
+    if (a && !(berth_family_shared && members_others_live(&a->holders)))
+        store_release(&a->used, 0);
+    else if (a)
+        (void)members_drop(&a->holders, C->member);
+}
+
+static bool same(const struct token *a, const struct token *b)
+{
+    return a->outbox == b->outbox && a->slot == b->slot && a->generation == b->generation &&
+           a->offer_seq == b->offer_seq;
+}
+
+static bool aside_put(struct listener *l, const struct token *t)
+{
+    struct aside *a = aside_of(l);
+    bool put = false;
+    if (!a)
+        return false;
+    family_lock_acquire(&a->lock, C->member);
+    if (a->count < ASIDE_TOKENS) {
+        a->token[a->count] = *t;
+        store_release(&a->count, a->count + 1);
+        put = true;
+    }
+    family_lock_drop(&a->lock);
+    return put;
+}
+
+/* False: somebody else was faster. */
+static bool aside_take(struct aside *a, const struct token *t)
+{
+    bool took = false;
+    family_lock_acquire(&a->lock, C->member);
+    uint32_t n = a->count <= ASIDE_TOKENS ? a->count : ASIDE_TOKENS;
+    for (uint32_t i = 0; i < n && !took; i++) {
+        if (!same(&a->token[i], t))
+            continue;
+        memmove(&a->token[i], &a->token[i + 1], (n - i - 1) * sizeof a->token[0]);
+        store_release(&a->count, n - 1);
+        took = true;
+    }
+    family_lock_drop(&a->lock);
+    return took;
+}
+
+static uint32_t aside_copy(struct aside *a, struct token out[ASIDE_TOKENS])
+{
+    family_lock_acquire(&a->lock, C->member);
+    uint32_t n = a->count <= ASIDE_TOKENS ? a->count : ASIDE_TOKENS;
+    memcpy(out, a->token, n * sizeof out[0]);
+    family_lock_drop(&a->lock);
+    return n;
+}
+
+/* ---- one token ------------------------------------------------------------------------------------------------------ */
+
+enum answer { ANSWER_STALE, ANSWER_LATER, ANSWER_NOW };
+
+/* Can it be answered? What it needs is asked for. */
+static enum answer examine(const struct listener *l, const struct token *t, struct peer_box **box)
+{
+    struct peer_box *b = NULL;
+    if (t->magic != TOKEN_MAGIC || t->listener != l->id)
+        return ANSWER_STALE;
+    if (!(b = peer_box_find(t->outbox))) {
+        if (C->daemon_lost)
+            return ANSWER_STALE; /* nobody is left who could bring it; the connector has heard the same */
+        ask(t->outbox);
+        return ANSWER_LATER;
+    }
+    int err = offer_check(b, t);
+    if (box)
+        *box = b;
+    return err == 0 ? ANSWER_NOW : err == BERTH_E_IN_PROGRESS ? ANSWER_LATER : ANSWER_STALE;
+}
+
+/* Of those set aside: one that can be answered now; stale ones go. `take`: it is the caller's. */
+static bool from_aside(struct listener *l, struct token *t, struct peer_box **box, bool take)
+{
+    struct aside *a = aside_of(l);
+    struct token copy[ASIDE_TOKENS];
+    if (!a || !load_acquire(&a->count))
+        return false;
+    for (uint32_t i = 0, n = aside_copy(a, copy); i < n; i++) {
+        enum answer is = examine(l, &copy[i], box);
+        if (is == ANSWER_STALE)
+            (void)aside_take(a, &copy[i]);
+        if (is != ANSWER_NOW || (take && !aside_take(a, &copy[i])))
+            continue;
+        *t = copy[i];
+        return true;
+    }
+    return false;
+}
+
+struct examined {
+    const struct listener *l;
+    const struct token *t;
+    struct peer_box **box;
+    enum answer is;
+};
+
+static bool is_here(void *arg)
+{
+    struct examined *e = arg;
+    e->is = examine(e->l, e->t, e->box);
+    return e->is != ANSWER_LATER;
+}
+
+static enum answer examine_well(const struct listener *l, const struct token *t, struct peer_box **box)
+{
+    struct examined e = {l, t, box, ANSWER_LATER};
+    (void)fetch_wait(is_here, &e);
+    return e.is;
+}
+
+/* ---- the pipe -------------------------------------------------------------------------------------------------------- */
+
+/* 1: a token; 0: a poke, or nothing of ours; or -errno. */
+static int pipe_take(struct listener *l, struct token *t)
+{
+    const struct aside *a = aside_of(l);
+    if (a && load_relaxed(&a->count) >= ASIDE_TOKENS)
+        return -EAGAIN;
+    long n = sys_read(l->pipe_rd, t, (long)sizeof *t);
+    if (n < 0)
+        return (int)n;
+    if (n != (long)sizeof *t) {
+        if (n > 0)
+            log_warn("listener %u: %ld stray bytes in its queue", l->id, n);
+        return n ? 0 : -EAGAIN;
+    }
+    return t->magic == TOKEN_MAGIC && t->listener == l->id;
+}
+
+/* Somebody who sleeps on the pipe shall look at what was set aside. */
+static void poke(const struct listener *l)
+{
+    struct token t = {.magic = TOKEN_POKE};
+    if (berth_family_shared)
+        (void)pipe_put(l->pipe_wr, &t, sizeof t);
+}
+
+static void set_aside(struct listener *l, const struct token *t)
+{
+    if (aside_put(l, t))
+        poke(l);
+    else
+        log_warn("listener %u: an offer is dropped: too many wait for their connectors' memory", l->id);
+}
+
+static int scratch[2]; /* descriptor + 1, 0: not made yet */
+static struct plock scratch_lock;
+
+void tokens_forked(void)
+{
+    scratch_lock.word = 0;
+    for (int i = 0; i < 2; i++) { /* shared with the parent: what one looks at the other would read */
+        if (scratch[i])
+            own_fd_close(scratch[i] - 1);
+        scratch[i] = 0;
+    }
+    while (questions) { /* the parent's */
+        struct question *next = questions->next;
+        memory_put(questions, sizeof *questions);
+        questions = next;
+    }
+}
+
+/* A copy of the token at the head. 1, -EAGAIN: there is none, or another error: it cannot be seen. */
+static int pipe_peek(const struct listener *l, struct token *t)
+{
+    int fds[2], ret = -EMFILE;
+    plock_take(&scratch_lock);
+    if (!scratch[0] && sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) == 0) {
+        scratch[0] = own_fd(fds[0]) + 1;
+        scratch[1] = own_fd(fds[1]) + 1;
+    }
+    if (scratch[0]) {
+        long n = sys_call(SYS_tee, (long)l->pipe_rd, (long)(scratch[1] - 1), (long)sizeof *t, (long)SPLICE_F_NONBLOCK);
+        ret = n < 0 ? (int)n : n == 0 ? -EAGAIN : 1;
+        if (n > 0 && sys_read(scratch[0] - 1, t, n) != (long)sizeof *t)
+            memset(t, 0, sizeof *t);
+    }
+    plock_release(&scratch_lock);
+    return ret;
+}
+
+/* ---- readiness ----------------------------------------------------------------------------------------------------- */
+
+bool listener_maybe(struct listener *l)
+{
+    struct token t;
+    struct peer_box *box;
+    return from_aside(l, &t, &box, false) || (l->aside && load_relaxed(&aside_of(l)->count) && control_in_vain());
+}
+
+bool listener_waiting(struct listener *l)
+{
+    struct pollfd p = {.fd = l->pipe_rd, .events = POLLIN};
+    struct timespec zero = {0};
+    return listener_maybe(l) || sys_ppoll(&p, 1, &zero, NULL) > 0;
+}
+
+/* The head of a queue that others take from. */
+static bool head_ready(struct listener *l)
+{
+    for (;;) {
+        struct token head, took;
+        int is = pipe_peek(l, &head);
+        if (is == -EAGAIN)
+            return false;
+        if (is < 0)
+            return listener_waiting(l); /* no descriptor to see it with: accept will find out */
+        enum answer can = examine_well(l, &head, NULL);
+        if (can == ANSWER_NOW)
+            return true;
+        if ((is = pipe_take(l, &took)) < 0)
+            return false;
+        /* stale, a poke, or late; or somebody has taken it meanwhile and this is the next */
+        if (is && (can != ANSWER_STALE || !same(&head, &took)))
+            set_aside(l, &took);
+        if (listener_maybe(l))
+            return true;
+    }
+}
+
+/* The same where nobody else does. */
+static bool own_head_ready(struct listener *l)
+{
+    struct token t;
+    int is;
+    while ((is = pipe_take(l, &t)) >= 0) {
+        if (is && examine_well(l, &t, NULL) != ANSWER_STALE)
+            set_aside(l, &t);
+        if (listener_maybe(l))
+            return true;
+    }
+    return false;
+}
+
+bool client_listener_ready(listener_handle h)
+{
+    struct listener *l = listener_get(h);
+    if (!l)
+        return true; /* a call will tell */
+    return listener_maybe(l) || (berth_family_shared ? head_ready(l) : own_head_ready(l));
+}
+
+/* ---- taking --------------------------------------------------------------------------------------------------------- */
+
+int token_take(struct listener *l, struct token *t, struct peer_box **box)
+{
+    sleeper_glance();
+    for (;;) {
+        if (from_aside(l, t, box, true))
+            return 0;
+        int is = pipe_take(l, t);
+        if (is == -EINTR)
+            return BERTH_E_INTERRUPTED;
+        if (is < 0) {
+            const struct aside *a = aside_of(l);
+            return a && load_relaxed(&a->count) && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
+        }
+        if (is == 0)
+            continue;
+        switch (examine_well(l, t, box)) {
+        case ANSWER_NOW:
+            return 0;
+        case ANSWER_LATER:
+            set_aside(l, t);
+            break;
+        case ANSWER_STALE:
+            break;
+        }
+    }
+}
+
+void token_put_back(struct listener *l, const struct token *t)
+{
+    set_aside(l, t);
+    listener_ready(l);
+}
+
+/* ---- what has come --------------------------------------------------------------------------------------------------- */
+
+void listener_retry_pending(void)
+{
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        struct listener *l = &C->listeners[i];
+        if (l->generation & 1 && l->aside && load_relaxed(&aside_of(l)->count))
+            listener_ready(l);
+    }
+}
+
+/* Of an outbox that is not to be had nobody waits for the session any more. */
+static void drop(outbox_handle handle)
+{
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        struct listener *l = &C->listeners[i];
+        struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
+        struct token copy[ASIDE_TOKENS];
+        for (uint32_t n = a && load_relaxed(&a->count) ? aside_copy(a, copy) : 0; n-- > 0;) {
+            if (copy[n].outbox == handle)
+                (void)aside_take(a, &copy[n]);
+        }
+    }
+}
+
+void listener_answered(int status, uint32_t number)
+{
+    plock_take(&C->lock);
+    outbox_handle handle = question_end(number, 0);
+    plock_release(&C->lock);
+    if (handle && status)
+        drop(handle);
+    listener_retry_pending();
+}
+
+/* C->lock may be held. */
+bool listeners_want(outbox_handle handle)
+{
+    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+        struct listener *l = &C->listeners[i];
+        struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
+        for (uint32_t n = a ? load_relaxed(&a->count) : 0; n-- > 0;) {
+            if (n < ASIDE_TOKENS && a->token[n].outbox == handle)
+                return true;
+        }
+    }
+    return false;
+}

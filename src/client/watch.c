@@ -1,0 +1,208 @@
+/* watch.c - lists of who waits for what, and the ways to tell them.
+ *
+ * Theory of operation
+ *
+ * A watch ties a session, a listener or an event set to an event set. A set has a list of watches that may be ready; a watch
+ * comes onto it when something has happened to what it watches, and is judged when somebody waits (evset.c). A set that lies in
+ * another one passes this on: the watch on it comes onto the outer set's list, and so on outwards.
+ *
+ * Sleepers of this process are of two kinds. Those that wait for many things, or for something that has no word of its own, sleep in
+ * the kernel on descriptors, our bell among them; own_kick rings it, which wakes all of them. Those that wait for one session sleep
+ * by futex on the peer's word. What else can end their wait changes `flags` of the session's record, on which they sleep as well;
+ * sleepers_wake moves a counter in it where nothing else changed.
+ *
+ * watch_lock protects all watches and lists of the process. It is never held over a system call that waits.
+ */
+#include <limits.h>
+
+#include "base/sys.h"
+#include "client/internal.h"
+#include "client/watch.h"
+#include "shm/page.h"
+
+void own_kick(void)
+{
+    bell_ring(C->kick_fd);
+    if (load_sc(&C->napping)) {
+        (void)fetch_add_sc(&C->attention, 1u);
+        (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
+    }
+}
+
+/* ---- lists. watch_lock is held -------------------------------------------------------------------------------- */
+
+static void ready_put(struct watch *w, int depth)
+{
+    struct evset *set = w->set;
+    w->told = true;
+    if (!w->ready) {
+        w->ready = true;
+        w->ready_next = NULL;
+        w->ready_prev = set->ready_last;
+        if (set->ready_last)
+            set->ready_last->ready_next = w;
+        else
+            store_release(&set->ready_first, w);
+        set->ready_last = w;
+    }
+    for (struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next)
+        ready_put(o, depth + 1);
+}
+
+void watch_ready(struct watch *w)
+{
+    ready_put(w, 0);
+}
+
+void watch_unready(struct watch *w)
+{
+    struct evset *set = w->set;
+    if (!w->ready)
+        return;
+    w->ready = false;
+    if (w->ready_prev)
+        w->ready_prev->ready_next = w->ready_next;
+    else
+        store_release(&set->ready_first, w->ready_next);
+    if (w->ready_next)
+        w->ready_next->ready_prev = w->ready_prev;
+    else
+        set->ready_last = w->ready_prev;
+}
+
+static bool asleep(const struct evset *set, int depth)
+{
+    if (load_relaxed(&set->pollers) || waiter_armed(&C->page->waiter[set->waiter]) & 1)
+        return true;
+    for (const struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next) {
+        if (asleep(o->set, depth + 1))
+            return true;
+    }
+    return false;
+}
+
+bool set_asleep(const struct evset *set)
+{
+    return asleep(set, 0);
+}
+
+struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key)
+{
+    for (struct watch *w = list; w; w = w->next) {
+        if (w->set == set && w->key == key)
+            return w;
+    }
+    return NULL;
+}
+
+static uint32_t *kind_count(struct watch *w)
+{
+    return w->inner ? &w->set->inner : &w->set->listeners;
+}
+
+void watch_enter(struct watch *w)
+{
+    struct evset *set = w->set;
+    w->next = *w->list;
+    store_release(w->list, w);
+    w->set_next = set->all;
+    if (set->all)
+        set->all->set_prev = w;
+    set->all = w;
+    store_relaxed(&set->count, set->count + 1);
+    if (w->inner || handle_is_listener(w->handle))
+        ++*kind_count(w);
+}
+
+void watch_leave(struct watch *w)
+{
+    struct evset *set = w->set;
+    watch_unready(w);
+    for (struct watch **p = w->list; *p; p = &(*p)->next) {
+        if (*p == w) {
+            store_release(p, w->next);
+            break;
+        }
+    }
+    if (w->set_prev)
+        w->set_prev->set_next = w->set_next;
+    else
+        set->all = w->set_next;
+    if (w->set_next)
+        w->set_next->set_prev = w->set_prev;
+    store_relaxed(&set->count, set->count - 1);
+    if (w->inner || handle_is_listener(w->handle))
+        --*kind_count(w);
+}
+
+/* ---- telling ------------------------------------------------------------------------------------------------------ */
+
+/* True: somebody must be kicked. */
+static bool all_ready(struct watch *list)
+{
+    bool wake = false;
+    for (struct watch *w = list; w; w = w->next) {
+        ready_put(w, 0);
+        wake = wake || set_asleep(w->set);
+    }
+    return wake;
+}
+
+void watches_ready(struct session_cache *c)
+{
+    bool wake = load_relaxed(&c->pollers) != 0;
+    if (load_acquire(&c->watches)) {
+        plock_take(&C->watch_lock);
+        wake = all_ready(c->watches) || wake;
+        plock_release(&C->watch_lock);
+    }
+    if (wake)
+        own_kick();
+}
+
+void listener_ready(struct listener *l)
+{
+    plock_take(&C->watch_lock);
+    (void)all_ready(l->watches);
+    plock_release(&C->watch_lock);
+    own_kick();
+}
+
+void watches_wake_all(void)
+{
+    plock_take(&C->watch_lock);
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++)
+        (void)all_ready(C->cache[i].watches);
+    plock_release(&C->watch_lock);
+    own_kick();
+}
+
+void watches_drop(struct watch **list)
+{
+    if (!load_acquire(list))
+        return;
+    plock_take(&C->watch_lock);
+    while (*list) {
+        struct watch *w = *list;
+        watch_leave(w);
+        memory_put(w, sizeof *w);
+    }
+    plock_release(&C->watch_lock);
+}
+
+void sleepers_wake(struct session *s)
+{
+    uint32_t is = load_relaxed(&s->flags), next;
+    do {
+        next = (is & ~SF_ATTENTION) | ((is + SF_ATTENTION_ONE) & SF_ATTENTION);
+    } while (!compare_exchange_sc(&s->flags, &is, next));
+    (void)sys_futex_wake(&s->flags, (long)INT_MAX);
+}
+
+/* `want` is about to be somebody else's. */
+void futex_sleepers_wake(struct session *s, struct session_cache *c)
+{
+    const struct slot *own = load_relaxed(&c->own);
+    if (own && (load_sc(&own->want) | load_sc(&own->want_space)) & COUNT_FLAG)
+        sleepers_wake(s);
+}

@@ -1,0 +1,72 @@
+/* watch.h - who waits for a session, a listener or a set: event sets, polls, blocked threads; and how they are told.
+ *
+ * A low floor: it knows nothing of what a session is ready for. "Ready" here is "look at it again". */
+#ifndef BERTH_CLIENT_WATCH_H
+#define BERTH_CLIENT_WATCH_H
+
+#include "client/state.h"
+
+/* Ties a session, a listener or another set to a set. */
+struct watch {
+    struct evset *set;   /* that is to be told */
+    uint64_t handle;     /* session or listener; 0: a set */
+    struct evset *inner; /* that set */
+    uint32_t key;        /* the caller's: tells watches of one session in one set apart */
+    uint32_t events;
+    struct watch **list; /* head of the session's, listener's or inner set's list */
+    struct watch *next;  /* in it */
+    struct watch *set_next, *set_prev;
+    struct watch *ready_next, *ready_prev;
+    uint64_t data;
+    uint64_t seen_tail, seen_head; /* the peer's words when it was last judged */
+    uint32_t seen_flags;
+    bool ready;
+    bool spent; /* one shot, fired */
+    bool told;  /* edge: an event has come since the last report */
+    bool sure;  /* listener: the token at the head of its queue can be answered */
+};
+
+struct evset {
+    int epfd;    /* the program's own kernel set, -1: none. Nothing of berth's is ever in it */
+    int wait_ep; /* what a wait sleeps on: that set, our bell, the inner set, listeners' pipes; -1 until first needed */
+    int32_t pid; /* whose wait_ep it is */
+    uint32_t waiter;
+    bool wired;
+    bool anybody;    /* it is waited for through another set or a poll: sessions name WAITER_ANY */
+    bool kernel_hot; /* the last events were the kernel's: it is asked before going to sleep */
+    uint32_t count, listeners, inner;
+    uint32_t pollers; /* threads in client_poll that wait for it */
+    uint32_t rounds, looks;
+    int64_t kernel_looked;
+    struct watch *all;
+    struct watch *ready_first, *ready_last;
+    struct watch *outer; /* watches of other sets on this one */
+    uint64_t last;       /* session handle of the last event, for the spin budget */
+    uint8_t vain;        /* how often in a row spinning did not pay */
+    uint32_t users;      /* threads inside a wait; the memory outlives them */
+    bool dead;
+    struct evset *next_free;
+};
+
+#define SETS_DEEP 5 /* how deep sets may lie in sets, as the kernel has it */
+
+/* All under watch_lock. */
+void watch_enter(struct watch *w);                             /* onto the set's list and the list that w->list names */
+void watch_leave(struct watch *w);                             /* off all lists */
+void watch_ready(struct watch *w);                             /* to be judged; sets around its set as well */
+void watch_unready(struct watch *w);
+bool set_asleep(const struct evset *set);                      /* somebody sleeps who waits for it, or for one around it */
+struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
+
+/* Takes watch_lock. Somebody should look at the session again: its event sets, polls and blocked threads. */
+void watches_ready(struct session_cache *c);
+void listener_ready(struct listener *l); /* the same of a listener */
+void watches_wake_all(void);             /* of every session */
+void watches_drop(struct watch **list);  /* what they watch is gone */
+
+/* Threads that sleep on the peer's words by futex: they look again, and sleep by other means if they must. */
+void sleepers_wake(struct session *s);
+void futex_sleepers_wake(struct session *s, struct session_cache *c);
+void own_kick(void); /* wakes every waiter of this process that does not sleep for one word */
+
+#endif
