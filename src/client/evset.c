@@ -39,7 +39,7 @@
 #define NO_DESCRIPTOR_NS NS_PER_MS
 #define OWN_EVENTS 16
 
-enum tag { TAG_KICK, TAG_PROGRAM, TAG_LISTENER0 };
+enum tag { TAG_KICK, TAG_NEWS, TAG_PROGRAM, TAG_LISTENER0 };
 
 /* ---- sets --------------------------------------------------------------------------------------------------------- */
 
@@ -162,7 +162,7 @@ static int wire(struct evset *set)
         return 0;
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = TAG_PROGRAM};
     int ep = own_epoll();
-    if (ep >= 0 && (!sleeper_wire(ep, TAG_KICK) ||
+    if (ep >= 0 && (!sleeper_wire(ep, TAG_KICK, TAG_NEWS) ||
                     (set->epfd >= 0 && sys_epoll_ctl(ep, EPOLL_CTL_ADD, set->epfd, &ev) < 0))) {
         own_fd_close(ep);
         ep = -1;
@@ -631,6 +631,8 @@ static int sort(struct evset *set, const struct epoll_event *ev, long got, struc
             program = true;
         } else {
             *kicked = true;
+            if (tag == TAG_NEWS)
+                control_poll();
             if (tag >= TAG_LISTENER0)
                 listener_came(set, (uint32_t)(tag - TAG_LISTENER0));
         }

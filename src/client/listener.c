@@ -124,6 +124,8 @@ int client_listener_endpoint(listener_handle h, endpoint *out)
 
 /* ---- waiting ------------------------------------------------------------------------------------------------- */
 
+enum { WAIT_BELL, WAIT_FOUND, WAIT_NEWS };
+
 /* One of several sleepers is to be woken, so they sleep on an epoll descriptor with EPOLLEXCLUSIVE. */
 static int wait_ep(struct listener *l, int kernel_fd)
 {
@@ -132,11 +134,11 @@ static int wait_ep(struct listener *l, int kernel_fd)
         own_fd_close(l->wait_ep);
         l->wait_ep = own_epoll();
         l->wait_ep_kernel = kernel_fd;
-        struct epoll_event ev = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.u64 = 1};
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.u64 = WAIT_FOUND};
         (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, l->pipe_rd, &ev);
         if (kernel_fd >= 0)
             (void)sys_epoll_ctl(l->wait_ep, EPOLL_CTL_ADD, kernel_fd, &ev);
-        if (l->wait_ep >= 0 && !sleeper_wire(l->wait_ep, 0)) {
+        if (l->wait_ep >= 0 && !sleeper_wire(l->wait_ep, 0, WAIT_NEWS)) {
             own_fd_close(l->wait_ep);
             l->wait_ep = -1;
         }
@@ -158,8 +160,12 @@ static long sleep_once(struct sleeper *sl, const struct listener *l, int ep, int
     }
     struct epoll_event ev[4];
     long got = sleeper_epoll(sl, ep, ev, 4, left), found = got < 0 ? got : 0;
-    for (long i = 0; i < got; i++)
-        found = found || ev[i].data.u64; /* NOLINT(clang-analyzer-*): filled by a raw system call */
+    for (long i = 0; i < got; i++) {
+        uint64_t what = ev[i].data.u64; /* NOLINT(clang-analyzer-*): filled by a raw system call */
+        found = found || what == WAIT_FOUND;
+        if (what == WAIT_NEWS)
+            control_poll();
+    }
     return found;
 }
 

@@ -199,18 +199,10 @@ static bool queued(const struct call *k)
     return false;
 }
 
-static void empty(int ep)
-{
-    struct epoll_event ev[4];
-    struct timespec zero = {0};
-    if (ep >= 0)
-        (void)sys_epoll_pwait2(ep, ev, 4, &zero, NULL); /* old kicks */
-}
-
 /* Kernel descriptors found, or -EINTR. */
 static long sleep_once(struct call *k)
 {
-    empty(k->ep);
+    ep_empty(k->ep); /* old kicks */
     bool armed = arm_items(k, true);
     int64_t left = sleeper_prepare(&k->sl);
     if (queued(k) && (left < 0 || left > NS_PER_MS))

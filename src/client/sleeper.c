@@ -16,7 +16,8 @@
  *     of the two sees the other.
  *
  * News are emptied before anybody looks: the news word is read, then the socket is emptied, then sessions are looked at, then the thread
- * sleeps on the news word as it was read. What comes in between has moved the word.
+ * sleeps on the news word as it was read. What comes in between has moved the word. The word moves after the message was sent: so whoever
+ * takes an edge of the inner set must empty the socket, whatever the word says.
  *
  * A kernel that knows no futex_waitv (before 5.16, or a seccomp filter): everybody sleeps on descriptors.
  */
@@ -344,12 +345,24 @@ static int inner_set(void)
     return ep;
 }
 
-bool sleeper_wire(int ep, uint64_t data)
+bool sleeper_wire(int ep, uint64_t bell, uint64_t inner)
 {
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
-    int inner = inner_set();
-    return inner >= 0 && sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->kick_fd, &ev) == 0 &&
-           sys_epoll_ctl(ep, EPOLL_CTL_ADD, inner, &ev) == 0;
+    struct epoll_event ring = {.events = EPOLLIN | EPOLLET, .data.u64 = bell};
+    struct epoll_event news = {.events = EPOLLIN | EPOLLET, .data.u64 = inner};
+    int fd = inner_set();
+    return fd >= 0 && sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->kick_fd, &ring) == 0 &&
+           sys_epoll_ctl(ep, EPOLL_CTL_ADD, fd, &news) == 0;
+}
+
+void ep_empty(int ep)
+{
+    struct epoll_event ev[2];
+    struct timespec zero = {0};
+    long n = ep < 0 ? 0 : sys_epoll_pwait2(ep, ev, 2, &zero, NULL);
+    for (long i = 0; i < n; i++) {
+        if (ev[i].data.u64 == EP_INNER) /* NOLINT(clang-analyzer-*): filled by a raw system call */
+            control_poll();
+    }
 }
 
 /* Each sleeper needs an epoll set of its own while it sleeps. Threads end without a word, so the sets are the process's:
@@ -367,7 +380,7 @@ int ep_take(void)
             return (int)(is - 1);
     }
     int ep = own_epoll();
-    if (ep >= 0 && !sleeper_wire(ep, 0)) {
+    if (ep >= 0 && !sleeper_wire(ep, 0, EP_INNER)) {
         own_fd_close(ep);
         ep = -1;
     }

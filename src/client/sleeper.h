@@ -42,7 +42,10 @@ bool sleeper_has_words(void); /* does the kernel let us sleep on several? */
 int ep_take(void);
 void ep_give(int ep);
 void eps_close(void);     /* when nobody sleeps: at the end, and in a forked child */
-bool sleeper_wire(int ep, uint64_t data); /* puts the two into a set, edge-triggered, with that data */
+/* Puts the two into a set, edge-triggered, with that data. Who takes an event of the inner set must call control_poll. */
+bool sleeper_wire(int ep, uint64_t bell, uint64_t inner);
+#define EP_INNER 1u     /* the inner set's data in those of ep_take, the bell's is 0 */
+void ep_empty(int ep);  /* takes what is there, and works it off; the bell's edges are forgotten */
 
 /* Waits for what was asked of the daemon, not longer than it should take: false, it is not here. When the daemon was late it is not waited
  * for again until it has said something. */
