@@ -1,0 +1,206 @@
+/* nested_epoll.c - an epoll set as a member of another set, of poll and of select (epoll(7): it is readable when it has events). */
+#include "differ.h"
+
+struct nest {
+    struct pair p;
+    int inner;
+};
+
+static struct nest nest_new(unsigned events)
+{
+    struct nest n = {.p = pair_in()};
+    n.inner = epoll_with(n.p.s, events, 1);
+    return n;
+}
+
+/* So many bytes one after the other; how often the outer look told one, and how often it told and nothing was there. */
+static void serve(struct nest *n, const char *(*outer)(int, int), int arg)
+{
+    int told = 0, spurious = 0, idle = 0;
+    for (int i = 0; i < 5; i++) {
+        if (send(n->p.c, "x", 1, 0) != 1)
+            say("no send");
+        told += strcmp(outer(arg, 1000), "-") != 0;
+        spurious += strcmp(epolled(n->inner, 8, 0), "1:IN") != 0;
+        if (recv(n->p.s, (char[9]){0}, 9, MSG_DONTWAIT) != 1)
+            say("no byte");
+        idle += strcmp(epolled(n->inner, 8, 0), "-") != 0;
+        idle += strcmp(outer(arg, 0), "-") != 0;
+    }
+    say("told %d of 5, spurious %d, though idle %d", told, spurious, idle);
+}
+
+static const char *outer_epoll(int ep, int ms)
+{
+    return epolled(ep, 8, ms);
+}
+
+static const char *outer_poll(int ep, int ms)
+{
+    return polled(ep, POLLIN, ms);
+}
+
+static const char *outer_select(int ep, int ms)
+{
+    return selected(ep, "r", ms);
+}
+
+CASE(level_in_level, "level inner set in a level outer set")
+{
+    struct nest n = nest_new(EPOLLIN);
+    serve(&n, outer_epoll, epoll_with(n.inner, EPOLLIN, 9));
+}
+
+CASE(level_in_edge, "level inner set, watched by edge")
+{
+    struct nest n = nest_new(EPOLLIN);
+    serve(&n, outer_epoll, epoll_with(n.inner, EPOLLIN | EPOLLET, 9));
+}
+
+CASE(edge_in_level, "edge inner set, watched by level")
+{
+    struct nest n = nest_new(EPOLLIN | EPOLLET);
+    serve(&n, outer_epoll, epoll_with(n.inner, EPOLLIN, 9));
+}
+
+CASE(edge_in_edge, "edge inner set, watched by edge")
+{
+    struct nest n = nest_new(EPOLLIN | EPOLLET);
+    serve(&n, outer_epoll, epoll_with(n.inner, EPOLLIN | EPOLLET, 9));
+}
+
+CASE(in_poll, "an epoll set in poll")
+{
+    struct nest n = nest_new(EPOLLIN);
+    serve(&n, outer_poll, n.inner);
+}
+
+CASE(in_select, "an epoll set in select")
+{
+    struct nest n = nest_new(EPOLLIN);
+    serve(&n, outer_select, n.inner);
+}
+
+CASE(edge_in_poll, "an edge epoll set in poll")
+{
+    struct nest n = nest_new(EPOLLIN | EPOLLET);
+    serve(&n, outer_poll, n.inner);
+}
+
+CASE(three_levels, "a set in a set in a set")
+{
+    struct nest n = nest_new(EPOLLIN);
+    serve(&n, outer_epoll, epoll_with(epoll_with(n.inner, EPOLLIN, 8), EPOLLIN, 9));
+}
+
+CASE(duplicate, "a dup of the inner set in the outer one")
+{
+    struct nest n = nest_new(EPOLLIN);
+    serve(&n, outer_epoll, epoll_with(dup(n.inner), EPOLLIN, 9));
+}
+
+CASE(oneshot_outer, "the outer set watches once")
+{
+    struct nest n = nest_new(EPOLLIN);
+    int outer = epoll_with(n.inner, EPOLLIN | EPOLLONESHOT, 9);
+    for (int i = 0; i < 3; i++) {
+        SAY(send(n.p.c, "x", 1, 0));
+        say("told: %s", epolled(outer, 8, 1000));
+        say("again: %s", epolled(outer, 8, 20));
+        SAY(epoll_mod(outer, n.inner, EPOLLIN | EPOLLONESHOT, 9));
+        say("armed again: %s", epolled(outer, 8, 1000));
+        say("inner: %s", epolled(n.inner, 8, 0));
+        SAY(recv(n.p.s, (char[9]){0}, 9, MSG_DONTWAIT));
+        SAY(epoll_mod(outer, n.inner, EPOLLIN | EPOLLONESHOT, 9));
+    }
+}
+
+CASE(first_member_later, "the inner set gets its first connection after it was nested")
+{
+    int inner = epoll_create1(0), outer = epoll_with(inner, EPOLLIN, 9);
+    say("empty: %s", epolled(outer, 8, 0));
+    struct pair p = pair_here();
+    SAY(epoll_add(inner, p.s, EPOLLIN, 1));
+    say("idle: %s", epolled(outer, 8, 20));
+    SAY(send(p.c, "x", 1, 0));
+    say("data: %s", epolled(outer, 8, 1000));
+    say("inner: %s", epolled(inner, 8, 0));
+    SAY(epoll_del(inner, p.s));
+    say("taken out: %s", epolled(outer, 8, 20));
+}
+
+CASE(pipe_and_connection, "a pipe and a connection in the same inner set")
+{
+    struct nest n = nest_new(EPOLLIN);
+    int q[2], outer = epoll_with(n.inner, EPOLLIN, 9);
+    SAY(pipe(q));
+    SAY(epoll_add(n.inner, q[0], EPOLLIN, 2));
+    say("idle: %s", epolled(outer, 8, 20));
+    SAY(write(q[1], "y", 1));
+    say("pipe: %s", epolled(outer, 8, 1000));
+    say("inner: %s", epolled(n.inner, 8, 0));
+    SAY(send(n.p.c, "x", 1, 0));
+    polled_soon(n.p.s, POLLIN);
+    say("inner: %s", epolled(n.inner, 8, 0));
+    SAY(read(q[0], (char[9]){0}, 9));
+    say("connection: %s", epolled(outer, 8, 1000));
+    SAY(recv(n.p.s, (char[9]){0}, 9, 0));
+    say("idle: %s", epolled(outer, 8, 20));
+}
+
+static long wait_in(void *ep)
+{
+    struct epoll_event event;
+    return epoll_wait(*(int *)ep, &event, 1, -1);
+}
+
+CASE(blocked_outer, "a thread that waits in the outer set is woken")
+{
+    struct nest n = nest_new(EPOLLIN);
+    int outer = epoll_with(n.inner, EPOLLIN, 9);
+    struct side side;
+    side_start(&side, wait_in, &outer);
+    side_blocked(&side);
+    SAY(send(n.p.c, "x", 1, 0));
+    say("%s", side_end(&side));
+}
+
+CASE(blocked_far, "the outer set wakes for another program's byte")
+{
+    struct meeting m = meet_as_client(FRESH);
+    int inner = epoll_with(m.s, EPOLLIN, 1), outer = epoll_with(inner, EPOLLIN, 9);
+    struct side side;
+    say("idle: %s", epolled(outer, 8, 0));
+    side_start(&side, wait_in, &outer);
+    side_blocked(&side);
+    say("far: %s", far_do(&m.far, "send 1"));
+    say("%s", side_end(&side));
+    say("inner: %s", epolled(inner, 8, 0));
+    say("%ld", take(m.s, 0, 1, MSG_DONTWAIT));
+    say("idle: %s", epolled(outer, 8, 20));
+}
+
+CASE(inherited, "a child waits in the outer set it has inherited")
+{
+    struct nest n = nest_new(EPOLLIN);
+    int outer = epoll_with(n.inner, EPOLLIN, 9);
+    pid_t pid = fork();
+    if (pid == 0) {
+        say("child: %s", epolled(outer, 8, 2000));
+        say("child, inner: %s", epolled(n.inner, 8, 0));
+        exit(0);
+    }
+    asleep(pid);
+    SAY(send(n.p.c, "x", 1, 0));
+    waitpid(pid, NULL, 0);
+    say("parent: %s", epolled(outer, 8, 0));
+    say("parent, inner: %s", epolled(n.inner, 8, 0));
+}
+
+CASE(loops, "ELOOP for sets in a circle, EINVAL for a set in itself")
+{
+    int a = epoll_create1(0), b = epoll_create1(0);
+    SAY(epoll_add(a, a, EPOLLIN, 1));
+    SAY(epoll_add(a, b, EPOLLIN, 1));
+    SAY(epoll_add(b, a, EPOLLIN, 1));
+}

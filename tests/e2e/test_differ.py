@@ -1,0 +1,138 @@
+"""The differential suite: each case of tests/differ runs on the kernel and under berth, and both print the same.
+
+Each case of `differ --list` becomes a test here, in a class for its area; an area has one daemon. A case's two runs go side by
+side, one for each CPU. Only where the kernel itself does not say the same twice is a case run again.
+
+tests/differ/meant.txt lists the differences that are meant, each with its reason; one that is no difference any more fails.
+By hand: build/tests/differ/differ NAME, and the same under berth; scripts/test.py --only differ --test NAME does both.
+"""
+
+import os
+import signal
+import subprocess
+import unittest
+
+import harness
+
+DIFFER = os.path.join(harness.BUILD, "tests", "differ", "differ")
+MEANT = os.path.join(harness.TOP, "tests", "differ", "meant.txt")
+CASE_SECONDS = 60  # the binary itself ends a case, after 5 s, and says HANG
+
+
+def cases():
+    """{area: [(case, what it asks)]}, in the order of the sources."""
+    found = {}
+    if os.access(DIFFER, os.X_OK):
+        listed = subprocess.run([DIFFER, "--list"], capture_output=True, text=True, check=True, timeout=20).stdout
+        for line in listed.splitlines():
+            name, what = line.split("\t")
+            area, case = name.split(".")
+            found.setdefault(area, []).append((case, what))
+    return found
+
+
+def meant_differences():
+    """{area.case: reason}"""
+    table = {}
+    with open(MEANT) as f:
+        for line in f:
+            if line.strip() and not line.startswith("#"):
+                name, reason = line.split(":", 1)
+                table[name.strip()] = reason.strip()
+    return table
+
+
+class Place(harness.TestCase):
+    """Where an area's cases run: directories and a daemon for all of them."""
+
+    def runTest(self):
+        pass
+
+    def _failed(self):
+        return False
+
+
+class Area(unittest.TestCase):
+    """The base of the classes below."""
+    maxDiff = None
+    meant = meant_differences()
+
+    @classmethod
+    def setUpClass(cls):
+        cls.place = Place()
+        cls.place.setUp()
+        signal.alarm(0)  # each case has a limit of its own
+        try:
+            cls.daemon = cls.place.daemon()
+        except BaseException:
+            cls.place._end()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.place._end()
+
+    def begin(self, *command):
+        return subprocess.Popen(command, env=self.place.environment(), cwd=self.place.scratch, stdin=subprocess.DEVNULL,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+
+    def output(self, program):
+        """What it said, and how it ended if not well."""
+        try:
+            out, err = program.communicate(timeout=CASE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(program.pid, signal.SIGKILL)
+            out, err = program.communicate()
+            return out.decode(errors="replace").splitlines() + ["never came to an end"]
+        text = out.decode(errors="replace").splitlines()
+        if program.returncode != 0 or err:
+            text.append(f"exit status {program.returncode}: {err.decode(errors='replace')}")
+        return text
+
+    def both(self, name):
+        kernel = self.begin(DIFFER, name)
+        berth = self.begin(harness.BERTH, "run", "--", DIFFER, name)
+        return self.output(kernel), self.output(berth)
+
+    def compare(self, name):
+        kernel, berth = self.both(name)
+        for _ in range(2):
+            if kernel == berth or self.output(self.begin(DIFFER, name)) == kernel:
+                break
+            kernel, berth = self.both(name)
+        self.assertTrue(self.daemon.running(), f"the daemon has ended\n{self.daemon!r}")
+        self.assertTrue(kernel, "the case says nothing")
+        self.assertNotIn("HANG", kernel, "the case hangs on the kernel")
+        if name in self.meant:
+            self.assertNotEqual(kernel, berth, f"no difference any more: take it out of {MEANT}")
+        else:
+            self.assertEqual(kernel, berth)
+
+
+def test_of(name, what):
+    def test(self):
+        self.compare(name)
+    test.__doc__ = what
+    return test
+
+
+CASES = cases()
+for area_name, its_cases in CASES.items():
+    methods = {f"test_{case}": test_of(f"{area_name}.{case}", what) for case, what in its_cases}
+    globals()[area_name] = harness.needs_preload(type(area_name, (Area,), {"__module__": __name__, **methods}))
+del Area  # has no tests of its own
+
+
+class Table(unittest.TestCase):
+    def test_there_are_cases(self):
+        self.assertTrue(os.access(DIFFER, os.X_OK), f"{DIFFER} is not there: run make first")
+        self.assertGreaterEqual(sum(len(c) for c in CASES.values()), 40)
+
+    def test_meant_differences_are_of_cases(self):
+        known = {f"{area}.{case}" for area, its in CASES.items() for case, _ in its}
+        self.assertEqual(sorted(set(meant_differences()) - known), [])
+        self.assertNotIn("", meant_differences().values(), "a meant difference has a reason")
+
+
+if __name__ == "__main__":
+    harness.main()
