@@ -34,7 +34,7 @@
 #include "client/watch.h"
 #include "shm/page.h"
 
-#define KERNEL_BUSY_NS (100 * NS_PER_US)
+#define KERNEL_BUSY_NS (50 * NS_PER_US)
 #define LOOKS_PER_CONFIRM 64
 #define NO_DESCRIPTOR_NS NS_PER_MS
 #define OWN_EVENTS 16
@@ -661,11 +661,13 @@ static int look_at_kernel(struct evset *set, struct epoll_event *out, int max)
 /* ---- waiting ------------------------------------------------------------------------------------------------------------ */
 
 /* Events of sessions that other processes hold too may have been taken by them: looks at the sessions themselves. */
-static void look_at_shared(struct evset *set)
+static void look_at_shared(struct evset *set, int depth)
 {
     if (load_relaxed(&C->inherited_unconfirmed))
         shared_confirm();
     for (struct watch *w = set->all; w; w = w->set_next) { /* links first: that may take any lock */
+        if (w->inner && depth < SETS_DEEP)
+            look_at_shared(w->inner, depth + 1);
         struct session *s = w->inner || handle_is_listener(w->handle) ? NULL : session_get(w->handle);
         if (s && load_relaxed(&s->flags) & SF_SHARED && !session_cache_of(s)->peer)
             session_try_link(s);
@@ -710,7 +712,7 @@ static int look(void *arg)
     events_poll(false);
     sleeper_glance();
     if (C->sharing)
-        look_at_shared(set);
+        look_at_shared(set, 0);
     if (load_relaxed(&C->unconfirmed) && ++set->looks % LOOKS_PER_CONFIRM == 0)
         sessions_confirm();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
@@ -773,7 +775,7 @@ static int sleep_once(struct wait *w)
     arm_on(set);
     int64_t left = sleeper_prepare(&w->sl);
     if (C->sharing)
-        look_at_shared(set);
+        look_at_shared(set, 0);
     if (load_sc(&set->ready_first))
         left = 0;
     long got;
@@ -832,8 +834,11 @@ static int wait_held(struct wait *w, int64_t timeout)
     arm_off(set); /* the last wait left it armed for evset_fd */
     if (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)
         n = look_at_kernel(set, w->out, (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
-    if ((n = look_further(w, n)) > 0)
+    if ((n = look_further(w, n)) > 0) {
+        if (timeout == 0 && n < w->max) /* who only looks sees both worlds at once */
+            n += look_at_kernel(set, w->out + n, w->max - n);
         return n;
+    }
     if (set->kernel_hot && (n = program_events(set, w->out, w->max)) > 0)
         return n;
     int64_t began = timeout ? clock_now() : 0;

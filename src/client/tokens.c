@@ -335,8 +335,11 @@ static bool own_head_ready(struct listener *l)
     struct token t;
     int is;
     while ((is = pipe_take(l, &t)) >= 0) {
-        if (is && examine_well(l, &t, NULL) != ANSWER_STALE)
+        if (is && examine_well(l, &t, NULL) != ANSWER_STALE) {
             set_aside(l, &t);
+            if (load_acquire(&l->watches))
+                listener_ready(l); /* others who watch it do not see it in the pipe any more */
+        }
         if (listener_maybe(l))
             return true;
     }

@@ -163,9 +163,10 @@ void watches_ready(struct session_cache *c)
 void listener_ready(struct listener *l)
 {
     plock_take(&C->watch_lock);
-    (void)all_ready(l->watches);
+    bool wake = all_ready(l->watches) || l->wait_ep >= 0; /* somebody may be blocked in accept */
     plock_release(&C->watch_lock);
-    own_kick();
+    if (wake || load_sc(&C->listening)) /* or in a poll */
+        own_kick();
 }
 
 void watches_wake_all(void)

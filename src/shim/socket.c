@@ -200,11 +200,9 @@ static int connect_new(int fd, struct sock *s, const struct sockaddr *addr, sock
         errno = EALREADY;
         return -1;
     }
-    if (r == 0)
-        return 0;
     if (!s->nonblock)
-        return connect_wait(s, h);
-    s->connecting = 1;
+        return r == 0 ? 0 : connect_wait(s, h);
+    s->connecting = 1; /* also when it is through already: Linux never says so at once */
     errno = EINPROGRESS;
     return -1;
 }
