@@ -35,6 +35,8 @@ long sleeper_poll(struct sleeper *sl, struct pollfd *fds, int n, int64_t ns);
 /* On words of memory: v with room for SLEEPER_WORDS more. Who is the first of the process to sleep hears what all must hear. */
 #define SLEEPER_WORDS 3
 long sleeper_words(struct sleeper *sl, struct futex_waitv *v, int n);
+#define DOZE_NS (100 * NS_PER_MS)
+long sleeper_doze(struct sleeper *sl, const uint32_t *word, uint32_t is, int64_t ns); /* on one word, for so long at most */
 struct futex_waitv sleeper_word(const uint32_t *word, uint32_t is, bool shared);
 bool sleeper_has_words(void); /* does the kernel let us sleep on several? */
 

@@ -8,6 +8,8 @@
  * death, a fork, an event set that comes to wait too) changes the record's `flags`, on which it sleeps as well. No descriptor, no
  * waiter word, nobody else is woken.
  *
+ * For its first moments it sleeps on the peer's word alone, which is cheaper (sleeper_doze); what changes the flags wakes that word, too.
+ *
  * A session that others may set `want` of, or whose acceptor is not known yet, or whose bytes are not here yet, cannot be waited for so;
  * then the thread waits as client_poll does. It does so, too, where the kernel cannot sleep on several words.
  */
@@ -57,26 +59,26 @@ static bool must_poll(const struct waiting *w, uint32_t flags)
            C->daemon_lost || !sleeper_has_words() || (w->events & EPOLLIN && bytes_missing(w->s, w->c));
 }
 
-/* One sleep. Both directions at once cannot be slept for this way. `flags`: as they were before `want` was found to be ours. */
-static long sleep_once(const struct waiting *w, struct sleeper *sl, uint32_t flags)
+/* One sleep. Both directions at once cannot be slept for this way. `flags`: as they were before `want` was found to be ours. `doze`: how
+ * long it may be a light one. The mark stays when it is over: others may sleep by it, and at worst the peer makes one call to wake
+ * nobody. */
+static long sleep_once(const struct waiting *w, struct sleeper *sl, uint32_t flags, int64_t doze)
 {
     struct futex_waitv v[2 + SLEEPER_WORDS];
     const struct slot *peer = load_acquire(&w->c->peer);
     if (!peer)
         return -EAGAIN; /* closed by another thread this moment */
-    bool armed;
-    if (w->events & EPOLLIN) {
-        uint64_t seen = slot_tail(peer);
-        v[0] = sleeper_word(slot_tail_futex(peer), (uint32_t)seen, true);
-        armed = stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least);
-    } else {
-        uint64_t seen = slot_head(peer);
-        v[0] = sleeper_word(slot_head_futex(peer), (uint32_t)seen, true);
-        armed = stream_arm_write(w->s, w->c, COUNT_FLAG);
-    }
+    bool in = w->events & EPOLLIN;
+    const uint32_t *word = in ? slot_tail_futex(peer) : slot_head_futex(peer);
+    uint32_t seen = (uint32_t)(in ? slot_tail(peer) : slot_head(peer));
+    bool armed = in ? stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least) : stream_arm_write(w->s, w->c, COUNT_FLAG);
+    if (!armed || load_sc(&w->s->flags) != flags)
+        return -EAGAIN;
+    if (doze > 0)
+        return sleeper_doze(sl, word, seen, doze);
+    v[0] = sleeper_word(word, seen, true);
     v[1] = sleeper_word(&w->s->flags, flags, true);
-    return armed ? sleeper_words(sl, v, 2) : -EAGAIN;
-    /* the mark stays: others may sleep by it, and at worst the peer makes one call to wake nobody */
+    return sleeper_words(sl, v, 2);
 }
 
 int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t deadline)
@@ -113,7 +115,7 @@ int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t d
         if (sleeper_over(&sl))
             return BERTH_E_TIMED_OUT;
         stream_flush_head(s, false);
-        long ret = sleep_once(&w, &sl, flags);
+        long ret = sleep_once(&w, &sl, flags, DOZE_NS - (clock_now() - began));
         if (ret == -EINTR)
             return BERTH_E_INTERRUPTED;
         sleeper_glance();

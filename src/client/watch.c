@@ -198,6 +198,11 @@ void sleepers_wake(struct session *s)
         next = (is & ~SF_ATTENTION) | ((is + SF_ATTENTION_ONE) & SF_ATTENTION);
     } while (!compare_exchange_sc(&s->flags, &is, next));
     (void)sys_futex_wake(&s->flags, (long)INT_MAX);
+    const struct slot *peer = load_acquire(&C->cache[session_index(s)].peer);
+    if (peer) { /* those that doze. Who has looked at the flags and does not sleep yet dozes for a while */
+        (void)sys_futex_wake(slot_tail_futex(peer), (long)INT_MAX);
+        (void)sys_futex_wake(slot_head_futex(peer), (long)INT_MAX);
+    }
 }
 
 /* `want` is about to be somebody else's. */
