@@ -41,6 +41,9 @@ struct family_members {
     /* Is that member's process dead? A zombie is. Must say true for an id that no living process has (the word may hold
      * anything after a stray write), must not take the lock, and is asked only about others, while waiting. */
     bool (*dead)(void *arg, uint32_t member);
+    /* The lock was taken over: what it protects is put right, by who has it now. For those who take it by way of
+     * something that does not hand LOCK_TAKEN_OVER on. */
+    void (*repair)(void *arg, struct family_lock *l);
     void *arg;
 };
 

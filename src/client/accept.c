@@ -45,20 +45,6 @@ static struct own_box *answering_outbox(struct peer_box *box, int *err)
     return own;
 }
 
-int offer_check(struct peer_box *box, const struct token *t)
-{
-    const struct slot *p = peer_slot(box, t->slot);
-    const struct slot_info *info = p ? peer_info(box, t->slot) : NULL;
-    if (!info)
-        return load_relaxed(&box->worker->dead) ? BERTH_E_REFUSED : BERTH_E_IN_PROGRESS;
-    uint8_t state = slot_state(p);
-    if ((state != SLOT_OFFERED && state != SLOT_CLOSED) || load_relaxed(&p->generation) != t->generation ||
-        load_acquire(&p->peer) != 0 || load_relaxed(&info->offer_seq) != t->offer_seq ||
-        load_relaxed(&info->listener) != t->listener)
-        return BERTH_E_REFUSED;
-    return 0;
-}
-
 /* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; IN_PROGRESS: not all of it is here; or a reason not
  * to go on, and then it still stands. */
 static int accept_offer(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
@@ -125,7 +111,7 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     return 0;
 }
 
-int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
+static int session_accept(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
 {
     plock_take(&C->lock); /* from here on it counts as used: peers_collect leaves it alone */
     bool gone = box->buried != 0;
@@ -165,7 +151,9 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
             return 0;
         if (err == BERTH_E_DAEMON_GONE) { /* nobody else could tell the connector who has accepted */
             log_warn("listener %u: an offer is dropped, the daemon is gone", l->id);
-        } else if (err == BERTH_E_IN_PROGRESS) { /* its outbox was given up at this very moment: it is asked for once more */
+        } else if (
+            err ==
+            BERTH_E_IN_PROGRESS) { /* its outbox was given up at this very moment: it is asked for once more */
             token_put_back(l, &t);
         } else if (err != BERTH_E_REFUSED) { /* for want of something that the program may have soon */
             token_put_back(l, &t);

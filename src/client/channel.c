@@ -14,15 +14,16 @@
  * The receiver polls at most POLLED_MAX channels; the quiet ones it arms and leaves to be kicked. After every kick it looks
  * at all of them.
  */
-#include <string.h>
-
-#include "base/log.h"
-#include "base/sys.h"
-#include "client/internal.h"
+#include "client/channel.h"
+#include "client/control.h"
+#include "client/fds.h"
+#include "client/outbox.h"
+#include "client/peer.h"
+#include "client/slots.h"
+#include "shm/queue.h"
 
 #define POLLED_MAX 16u
 #define POLLED_IDLE 500u /* empty looks before a channel may be armed */
-#define POP_MAX 64u
 
 static const struct channel *their_channel(const struct peer_box *box)
 {
@@ -109,7 +110,7 @@ static void find_theirs(struct peer_box *box)
             continue;
         uint64_t size;
         int err = 0;
-        const uint8_t *q = ring_log2(word) == QUEUE_LOG2 ? peer_ring(box, word, &size, false, &err) : NULL;
+        const uint8_t *q = ring_log2(word) == QUEUE_LOG2 ? peer_ring_find(box, word, &size, &err) : NULL;
         if (!q)
             return;
         store_release(&box->their_channel, i);
@@ -173,38 +174,14 @@ void channels_enter(void)
 
 /* ---- receiving -------------------------------------------------------------------------------------------- */
 
-static void resync(struct peer_box *box)
-{
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
-        if (load_relaxed(&s->state) == SESSION_OPEN && s->peer_outbox == box->handle)
-            session_event(box, s->peer_slot);
-    }
-    channel_scan(box);
-}
-
-/* Offers that they accepted are found by their slots. */
-void channel_scan(struct peer_box *box)
-{
-    const struct segment_header *h = (const struct segment_header *)(const void *)box->seg[0];
-    uint32_t chunks = load_acquire(&h->chunks);
-    for (uint32_t i = 0; i < chunks * CHUNK_SLOTS && i < SLOTS_MAX; i++) {
-        const struct slot *p = peer_slot(box, i);
-        if (!p)
-            break;
-        uint8_t state = slot_state(p); /* CLOSED: accepted, answered and done with before we looked */
-        if (state == SLOT_ACCEPTED || state == SLOT_CLOSED)
-            session_event(box, i);
-    }
-}
-
-/* Takes what is in the queue of one channel. */
-static uint32_t pop(struct peer_box *box)
+/* Takes what is in the queue of one channel, a batch at most. `all`: some were lost, each session may have news. */
+uint32_t channel_pop(struct peer_box *box, uint32_t slots[POP_MAX], bool *all)
 {
     struct own_box *own = box->own;
     struct channel *mine = outbox_channel(own, box->own_channel);
     struct chan_rec *chan = &outbox_rec_of(own)->chan[box->own_channel];
-    uint32_t slots[POP_MAX], n = 0, slot;
+    uint32_t n = 0, slot;
+    *all = false;
     if (!family_lock_try(&chan->rx_lock, berth_lock_id))
         return 0; /* somebody is at it */
     uint32_t pos = mine->qhead;
@@ -214,60 +191,20 @@ static uint32_t pop(struct peer_box *box)
     }
     if (n)
         store_sc(&mine->qhead, pos); /* before any of the sessions is looked at */
-    bool again = false;
     uint32_t sync = load_sc(&their_channel(box)->resync);
     if (sync != box->their_resync) {
         box->their_resync = sync;
-        again = true;
+        *all = true;
     }
     family_lock_release(&chan->rx_lock);
-    for (uint32_t i = 0; i < n; i++)
-        session_event(box, slots[i]);
-    if (again)
-        resync(box);
-    return n + again;
+    return n;
 }
 
-static inline bool has_news(const struct peer_box *box)
+bool channel_has_news(const struct peer_box *box)
 {
     uint32_t slot;
     uint32_t pos = load_relaxed(&outbox_channel(box->own, box->own_channel)->qhead);
     return queue_peek(box->queue, pos, &slot) || load_relaxed(&their_channel(box)->resync) != box->their_resync;
-}
-
-/* One thread at a time: what it finds it hands to whoever waits for it. `all`: the armed ones too. */
-void events_poll(bool all)
-{
-    if ((!load_relaxed(&C->polled) && !load_relaxed(&C->armed) && !load_relaxed(&C->paired)) ||
-        !plock_try(&C->poll_lock))
-        return;
-    channels_enter();
-    for (struct peer_box *b = C->polled; b; b = b->next_polled) {
-        if (!has_news(b)) {
-            b->idle++;
-            continue;
-        }
-        b->idle = 0;
-        while (pop(b) == POP_MAX)
-            ;
-    }
-    for (struct peer_box **p = &C->armed; all && *p;) {
-        struct peer_box *b = *p;
-        if (!has_news(b)) {
-            p = &b->next_polled;
-            continue;
-        }
-        struct channel *mine = outbox_channel(b->own, b->own_channel);
-        store_sc(&mine->arm, mine->arm + 1); /* even: it is polled again */
-        b->idle = 0;
-        store_release(p, b->next_polled);
-        b->next_polled = C->polled;
-        store_release(&C->polled, b);
-        C->polled_count++;
-        while (pop(b) == POP_MAX)
-            ;
-    }
-    plock_release(&C->poll_lock);
 }
 
 /* Anything in a polled channel? True also while another thread is taking events: what it finds may be ours. The senders of
@@ -281,7 +218,7 @@ bool events_waiting(void)
     channels_enter();
     bool found = false;
     for (struct peer_box *b = C->polled; b && !found; b = b->next_polled)
-        found = has_news(b);
+        found = channel_has_news(b);
     plock_release(&C->poll_lock);
     return found;
 }
@@ -300,7 +237,7 @@ void channel_rearm(void)
             continue;
         }
         store_sc(&mine->arm, mine->arm + 1); /* odd; then look once more, as before any sleep */
-        if (has_news(b)) {
+        if (channel_has_news(b)) {
             store_sc(&mine->arm, mine->arm + 1);
             b->idle = 0;
             continue;

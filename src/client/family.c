@@ -6,18 +6,17 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "base/log.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/family.h"
 
+struct client berth_client = {.ctl = -1, .kick_fd = -1};
 uint32_t berth_lock_id;
 bool berth_family_shared;
 
-static bool member_dead(void *unused, uint32_t id)
+bool member_dead(void *unused, uint32_t id)
 {
     uint32_t index = member_index(id);
     uint64_t life = load_acquire(&C->family->member[index].life);
@@ -35,118 +34,6 @@ static bool member_dead(void *unused, uint32_t id)
     long n = sys_ppoll(&p, 1, &ts, NULL);
     (void)sys_close(fd);
     return n > 0;
-}
-
-const struct family_members berth_family_members = {.dead = member_dead};
-
-/* The free lists of an outbox are told again from the ring records: what no session, queue or chunk owns is free. */
-static void repair_outbox(struct outbox_rec *r)
-{
-    uint32_t index = (uint32_t)(r - C->family->outbox);
-    memset(r->ring_free, 0, sizeof r->ring_free);
-    for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++)
-        r->seg[i].live = 0;
-    r->rings_live = 0;
-    for (uint32_t i = 0, n = load_acquire(&C->family->rings); i < n; i++) {
-        struct ring_rec *ring = &C->family->ring[i];
-        if (ring->outbox != index || !ring->word)
-            continue;
-        uint32_t owner = ring->owner;
-        if (owner && owner != NONE) {
-            const struct session *s =
-                session_at(owner - 1); /* what it has forgotten by dying, it loses when it is closed */
-            if (s->state == SESSION_FREE || s->own_outbox != index)
-                ring->owner = owner = 0;
-        }
-        if (owner) {
-            r->rings_live++;
-            r->seg[ring_segment(ring->word)].live++;
-            continue;
-        }
-        ring->next = r->ring_free[ring->klass];
-        r->ring_free[ring->klass] = i + 1;
-    }
-    r->slot_free = 0; /* the free slots of before are lost to this outbox: at most as many as were in use at once */
-}
-
-/* The rings of a session: the one that its slot names, and others that it may have left behind. */
-static void repair_sending(struct session *s, struct slot *slot)
-{
-    struct family *f = C->family;
-    uint64_t word = load_acquire(&slot->ring);
-    s->tail = count_offset(load_acquire(&slot->tail));
-    s->write_span = 0;
-    s->tx_rec = s->left_first = s->left_last = NONE;
-    store_relaxed(&s->tx_size, 0);
-    for (uint32_t i = 0, n = load_acquire(&f->rings); i < n; i++) {
-        struct ring_rec *ring = &f->ring[i];
-        if (ring->owner != session_index(s) + 1 || ring->outbox != s->own_outbox || !ring->word)
-            continue;
-        if (ring->word == word) {
-            ring->left = 0;
-            s->tx_rec = i;
-            store_relaxed(&s->tx_size, 1ull << ring_log2(word));
-            continue;
-        }
-        ring->left = 1;
-        ring->left_tail = s->tail; /* as late as can be */
-        ring->next = NONE;
-        if (s->left_first == NONE)
-            s->left_first = i;
-        else
-            f->ring[s->left_last].next = i;
-        s->left_last = i;
-    }
-    C->cache[session_index(s)].tx_ring = NULL;
-}
-
-/* Events that were put into the queue but not counted, or the next one would be put where nobody looks any more. */
-static void repair_channel(struct outbox_rec *r, struct chan_rec *chan)
-{
-    struct own_box *own = outbox_by_index((uint32_t)(r - C->family->outbox));
-    uint32_t slot;
-    const uint64_t *q =
-        own && chan->queue ? (const uint64_t *)(const void *)outbox_ring_at(own, chan->queue, NULL) : NULL;
-    while (q && queue_peek(q, (uint32_t)chan->tx_pos, &slot))
-        chan->tx_pos++;
-}
-
-void family_repair(struct family_lock *l)
-{
-    struct family *f = C->family;
-    const uint8_t *at = (const uint8_t *)l;
-    log_warn("a process of this family died inside berth; putting right what it left");
-    if (at >= (const uint8_t *)f->outbox && at < (const uint8_t *)(f->outbox + OUTBOXES_MAX)) {
-        struct outbox_rec *r = &f->outbox[(size_t)(at - (const uint8_t *)f->outbox) / sizeof f->outbox[0]];
-        size_t in = (size_t)(at - (const uint8_t *)r);
-        if (l == &r->lock)
-            repair_outbox(r);
-        else if (in >= offsetof(struct outbox_rec, chan)) {
-            struct chan_rec *chan = &r->chan[(in - offsetof(struct outbox_rec, chan)) / sizeof r->chan[0]];
-            if (l == &chan->tx_lock)
-                repair_channel(r, chan);
-        }
-    } else if (l == &f->lock) {
-        f->session_free = 0; /* both stacks may be torn; what was on them is lost, the tables go on */
-        f->ring_free = 0;
-    }
-    /* bury_lock: whoever has it now does what is left to do */
-    /* session locks: tail, head and ring are single stores, and what they say is the truth */
-    if (at >= (const uint8_t *)f->session && at < (const uint8_t *)(f->session + SESSIONS_MAX)) {
-        struct session *s =
-            session_at((uint32_t)((size_t)(at - (const uint8_t *)f->session) / sizeof f->session[0]));
-        struct own_box *own = s->own_outbox == NONE ? NULL : outbox_by_index(s->own_outbox);
-        struct slot *slot = own ? outbox_slot(own, s->own_slot) : NULL;
-        if (slot && l == &s->tx_lock) {
-            repair_sending(s, slot);
-        } else if (slot && l == &s->rx_lock) {
-            uint64_t published = count_offset(slot->head);
-            if (s->head < published)
-                s->head = published;
-            s->head_published = published;
-            fetch_and_sc(&s->flags, ~SF_READ_SPAN);
-        }
-    }
 }
 
 #ifdef BERTH_DELAYS

@@ -1,6 +1,6 @@
 /* family_lock.h - base/lock.h for the locks in the family segment: who we are, who is dead, and what to do when a dead
  * one's lock was taken over. Every step under these locks is either one store of the truth or can be told from the
- * slots and records again (family_repair). */
+ * slots and records again (repair.c). */
 #ifndef BERTH_CLIENT_FAMILY_LOCK_H
 #define BERTH_CLIENT_FAMILY_LOCK_H
 
@@ -10,7 +10,6 @@
 
 extern const struct family_members berth_family_members;
 extern uint32_t berth_lock_id; /* this process: member_id() */
-void family_repair(struct family_lock *l);
 
 extern bool berth_family_shared; /* there was a fork: other processes may take these locks */
 
@@ -26,7 +25,7 @@ static inline void family_lock_acquire(struct family_lock *l, uint32_t member)
         return;
     }
     if (__builtin_expect(family_lock_take(l, berth_lock_id, &berth_family_members), 0))
-        family_repair(l);
+        berth_family_members.repair(berth_family_members.arg, l);
 }
 
 /* For locks whose release nobody takes for a fence (half_unlock's is one). */

@@ -24,9 +24,9 @@
 #include <sys/resource.h>
 #include <sys/uio.h>
 
-#include "base/log.h"
+#include "base/clock.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/fds.h"
 
 /* ---- descriptors of our own ---------------------------------------------------------------------------------- */
 

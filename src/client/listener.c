@@ -22,15 +22,6 @@ int listeners_create(void)
     return C->listeners ? 0 : BERTH_E_NO_MEMORY;
 }
 
-struct listener *listener_get(listener_handle h)
-{
-    uint32_t index = (uint32_t)h;
-    if (!C->attached || !handle_is_listener(h) || index >= LISTENERS_MAX)
-        return NULL;
-    struct listener *l = &C->listeners[index];
-    return l->generation & 1 && l->generation == (uint32_t)(h >> 32 & 0x7fffffffu) ? l : NULL;
-}
-
 static struct listener *take_free(void)
 {
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {

@@ -5,12 +5,6 @@
 #include "client/client.h"
 #include "client/state.h"
 
-static inline listener_handle listener_handle_of(const struct listener *l)
-{
-    return 1ull << 63 | (uint64_t)(l->generation & 0x7fffffffu) << 32 | (uint32_t)(l - C->listeners);
-}
-
-struct listener *listener_get(listener_handle h); /* NULL: none of ours, or no listener's handle */
 int listeners_create(void);
 void listeners_close(void);
 void listeners_share(uint32_t member); /* before a fork: the child holds them too */
@@ -21,15 +15,9 @@ bool listener_maybe(struct listener *l);
 bool listener_waiting(struct listener *l); /* that, or something is in the queue; nothing is fetched */
 /* The next token that can be answered, with its connector's outbox. WOULD_BLOCK, INTERRUPTED. */
 int token_take(struct listener *l, struct token *t, struct peer_box **box);
-void token_put_back(struct listener *l, const struct token *t); /* it waits on, and everybody is told again */
-void listener_retry_pending(void);                              /* an outbox or a segment has come, or will not come */
-void listener_answered(int status, uint32_t ask);               /* one of our questions for outboxes */
-bool listeners_want(outbox_handle handle);                      /* does a token name that outbox? */
-int tokens_create(struct listener *l);                          /* their place in the family */
-void tokens_free(struct listener *l);
-void tokens_forked(void);
-
 /* Does the slot that the token names still offer what it says? 0: yes; IN_PROGRESS: not all of it is here, it was asked for; REFUSED. */
 int offer_check(struct peer_box *box, const struct token *t);
+void token_put_back(struct listener *l, const struct token *t); /* it waits on, and everybody is told again */
+void tokens_forked(void);
 
 #endif

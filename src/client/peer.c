@@ -2,19 +2,21 @@
  *
  * Nothing read here is trusted. A segment is mapped only after segment_open has checked it; an index from the peer is
  * compared with the geometry kept here before it becomes an address. A segment that a word names and that is not here yet
- * is asked for (GET_SEGMENT) and arrives on the control socket; only callers that said so wait for it.
+ * is asked for (GET_SEGMENT) and arrives on the control socket; nothing here waits for it.
  */
 #include <errno.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/control.h"
+#include "client/fds.h"
+#include "client/outbox.h"
+#include "client/peer.h"
+#include "client/slots.h"
 #include "shm/segment.h"
-
-#define COLLECT_NS (10 * NS_PER_MS)
 
 static struct peer_box **bucket(outbox_handle handle)
 {
@@ -196,7 +198,7 @@ static bool channel_is_ours(const struct peer_box *box)
            load_relaxed(&outbox_rec_of(own)->chan[box->own_channel].peer_worker) == box->worker->id;
 }
 
-static void unmap_box(struct peer_box *box, bool all)
+void peer_box_unmap(struct peer_box *box, bool all)
 {
     struct peer_worker *w = box->worker;
     if (!all && load_relaxed(&w->dead) && channel_is_ours(box) && !another_box(box, same_channel))
@@ -225,7 +227,7 @@ static void unmap_box(struct peer_box *box, bool all)
 
 /* Phase one of forgetting an outbox of a dead worker: out of every table. C->lock and C->poll_lock are held. Its last holders
  * are threads that looked at one of its sessions a moment ago. */
-static void bury(struct peer_box *box)
+void peer_box_bury(struct peer_box *box)
 {
     struct peer_box **p;
     plock_take(&C->boxes_lock);
@@ -255,98 +257,6 @@ static void bury(struct peer_box *box)
     store_relaxed(&C->box_graves, box);
 }
 
-static bool app_has_box(uint32_t app)
-{
-    for (struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
-        if (b->worker->app == app &&
-            (!load_relaxed(&b->worker->dead) || load_relaxed(&b->sessions) || listeners_want(b->handle)))
-            return true;
-    }
-    return false;
-}
-
-/* Outboxes of ours towards apps that never answered, or that went before our last session with them did. */
-static void bury_loose(void)
-{
-    store_relaxed(&C->own_loose, 0);
-    for (struct own_box *b = C->outboxes, *next; b; b = next) {
-        const struct outbox_rec *r = outbox_rec_of(b);
-        next = b->next;
-        if (outbox_worker(r->handle) != C->worker || route_has_box(b) || app_has_box(r->facing_app))
-            continue;
-        if (load_relaxed(&r->slots_live))
-            store_relaxed(&C->own_loose, 1);
-        else
-            outbox_bury(b);
-    }
-}
-
-void peers_collect(bool all)
-{
-    if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) && !load_relaxed(&C->own_graves) &&
-        !load_relaxed(&C->own_loose))
-        return;
-    static int64_t
-        looked; /* it goes through all of them, and is asked at every accept: not more often than it pays */
-    int64_t now = clock_now();
-    if (!all && now - load_relaxed(&looked) < COLLECT_NS)
-        return;
-    store_relaxed(&looked, now);
-    if (!all && !plock_try(&C->poll_lock))
-        return; /* perhaps this very thread has it, and was told of a death while it looked at events */
-    if (all)
-        plock_take(&C->poll_lock);
-    plock_take(&C->lock);
-    channels_enter(); /* none is on its way to the lists while both locks are held */
-    for (struct peer_box *b = load_acquire(&C->boxes), *next; b; b = next) {
-        next = b->next;
-        if (!all && (!load_relaxed(&b->worker->dead) || load_relaxed(&b->sessions) || listeners_want(b->handle)))
-            continue;
-        struct own_box *own = b->own;
-        uint32_t app = b->worker->app;
-        if (load_relaxed(&b->worker->dead))
-            fetch_add_sc(&C->dead_boxes, ~0u);
-        bury(b);
-        if (own && !app_has_box(app) && load_relaxed(&outbox_rec_of(own)->slots_live) == 0 && own->buried == 0) {
-            routes_drop_box(own);
-            outbox_bury(own);
-        } else if (own) {
-            store_relaxed(&C->own_loose, 1);
-        }
-    }
-    if (!all && load_relaxed(&C->own_loose))
-        bury_loose();
-    for (struct peer_box **p = &C->box_graves; *p;) {
-        struct peer_box *b = *p;
-        if (!all && now - b->buried < GRAVE_NS) {
-            p = &b->next;
-            continue;
-        }
-        store_relaxed(p, b->next);
-        unmap_box(b, all);
-    }
-    while (all && C->outboxes)
-        outbox_bury(C->outboxes);
-    for (struct own_box **p = &C->own_graves; *p;) {
-        struct own_box *b = *p;
-        if (!all && now - b->buried < GRAVE_NS) {
-            p = &b->next;
-            continue;
-        }
-        store_relaxed(p, b->next);
-        outbox_unmap(b);
-    }
-    plock_release(&C->lock);
-    plock_release(&C->poll_lock);
-    if (!all && load_relaxed(&C->starved)) { /* perhaps there is a channel now */
-        store_relaxed(&C->starved, false);
-        for (struct peer_box *b = load_acquire(&C->boxes); b; b = load_acquire(&b->next)) {
-            if (load_relaxed(&b->starved))
-                channel_pair(b);
-        }
-    }
-}
-
 static void ask_segment(struct peer_box *box, uint32_t index)
 {
     if (exchange_sc(&box->seg_asked[index], 1))
@@ -357,7 +267,7 @@ static void ask_segment(struct peer_box *box, uint32_t index)
         store_relaxed(&box->seg_asked[index], 0);
 }
 
-static const uint8_t *segment_base(struct peer_box *box, uint32_t index, bool wait, int *err)
+static const uint8_t *segment_base(struct peer_box *box, uint32_t index, int *err)
 {
     const uint8_t *base = load_acquire(&box->seg[index]);
     if (base)
@@ -367,34 +277,17 @@ static const uint8_t *segment_base(struct peer_box *box, uint32_t index, bool wa
         return NULL;
     }
     ask_segment(box, index);
-    wait = wait && !box->tardy; /* who has let us wait in vain once does not do so again */
-    int64_t deadline = wait ? clock_deadline(SEGMENT_TIMEOUT_NS) : 0;
     *err = BERTH_E_WOULD_BLOCK;
-    while (wait && !(base = load_acquire(&box->seg[index]))) {
-        if (load_acquire(&box->seg_asked[index]) == 2) {
-            *err = BERTH_E_PROTOCOL;
-            break;
-        }
-        if (clock_now() > deadline) {
-            *err = BERTH_E_SEGMENT_TIMED_OUT;
-            box->tardy = true;
-            break;
-        }
-        struct pollfd p = {.fd = C->ctl, .events = POLLIN};
-        struct timespec ts = {.tv_nsec = 20 * NS_PER_MS};
-        (void)sys_ppoll(&p, 1, &ts, NULL);
-        control_poll();
-    }
-    return base;
+    return NULL;
 }
 
-void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status)
+int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status, struct peer_box **out)
 {
-    struct peer_box *box = peer_box_find(handle);
+    struct peer_box *box = *out = peer_box_find(handle);
     if (!box || index >= OUTBOX_SEGMENTS) {
         if (fd >= 0)
             (void)sys_close(fd);
-        return;
+        return BERTH_E_BAD_HANDLE;
     }
     const void *map;
     uint64_t size;
@@ -424,13 +317,8 @@ void peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int stat
     if (status != 0) {
         log_warn("segment %u of outbox %llx is refused: %s", index, (unsigned long long)handle, why);
         store_release(&box->seg_asked[index], 2);
-    } else {
-        if (load_acquire(&box->their_channel) == NONE)
-            channel_pair(box); /* perhaps it holds the queue that is for us */
-        if (box->own)
-            channel_scan(box); /* events that came before it said nothing to us */
     }
-    watches_wake_all(); /* sessions that were set aside for it */
+    return status;
 }
 
 /* Its owner says that every ring in it is drained. Should that be a lie, a thread of ours may be reading there this moment: so
@@ -447,7 +335,7 @@ void peer_segment_retired(outbox_handle handle, uint32_t index)
 }
 
 /* The address of a ring word's memory, which must lie in the segment's pool whole. */
-static const uint8_t *located(struct peer_box *box, uint64_t word, uint64_t size, bool wait, int *err)
+static const uint8_t *located(struct peer_box *box, uint64_t word, uint64_t size, int *err)
 {
     uint32_t index = ring_segment(word);
     uint64_t offset = ring_offset(word);
@@ -455,7 +343,7 @@ static const uint8_t *located(struct peer_box *box, uint64_t word, uint64_t size
         *err = BERTH_E_PROTOCOL;
         return NULL;
     }
-    const uint8_t *base = segment_base(box, index, wait, err);
+    const uint8_t *base = segment_base(box, index, err);
     if (!base)
         return NULL;
     uint64_t pool = index == 0 ? OUTBOX_POOL : RINGS_POOL;
@@ -466,7 +354,7 @@ static const uint8_t *located(struct peer_box *box, uint64_t word, uint64_t size
     return base + offset;
 }
 
-const uint8_t *peer_ring(struct peer_box *box, uint64_t word, uint64_t *size, bool wait, int *err)
+const uint8_t *peer_ring_find(struct peer_box *box, uint64_t word, uint64_t *size, int *err)
 {
     uint32_t log2 = ring_log2(word);
     if (log2 < RING_MIN_LOG2 || log2 > RING_MAX_LOG2) {
@@ -474,35 +362,38 @@ const uint8_t *peer_ring(struct peer_box *box, uint64_t word, uint64_t *size, bo
         return NULL;
     }
     *size = 1ull << log2;
-    return located(box, word, *size, wait, err);
+    return located(box, word, *size, err);
 }
 
-static const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk, bool wait)
+static const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk, int *err)
 {
+    *err = BERTH_E_PROTOCOL;
     if (chunk == 0)
         return box->seg[0] + OUTBOX_CHUNK0;
     if (chunk >= CHUNKS_MAX)
         return NULL;
     const uint64_t *table = (const uint64_t *)(const void *)(box->seg[0] + OUTBOX_CHUNK_TABLE);
-    int err;
     uint64_t word = load_acquire(&table[chunk]);
-    return word ? located(box, word, CHUNK_BYTES, wait, &err) : NULL;
+    return word ? located(box, word, CHUNK_BYTES, err) : NULL;
 }
 
 const struct slot *peer_slot(struct peer_box *box, uint32_t index)
 {
-    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS, false);
+    int err;
+    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS, &err);
     return chunk ? (const struct slot *)(const void *)chunk + index % CHUNK_SLOTS : NULL;
 }
 
-bool peer_slot_wait(struct peer_box *box, uint32_t index)
+const struct slot *peer_slot_find(struct peer_box *box, uint32_t index, int *err)
 {
-    return chunk_at(box, index / CHUNK_SLOTS, true) != NULL;
+    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS, err);
+    return chunk ? (const struct slot *)(const void *)chunk + index % CHUNK_SLOTS : NULL;
 }
 
 const struct slot_info *peer_info(struct peer_box *box, uint32_t index)
 {
-    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS, false);
+    int err;
+    const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS, &err);
     return chunk ? (const struct slot_info *)(const void *)(chunk + CHUNK_SLOTS * CACHE_LINE) + index % CHUNK_SLOTS
                  : NULL;
 }
@@ -519,40 +410,4 @@ void peer_worker_dead(uint32_t worker)
     }
     plock_release(&C->boxes_lock);
     plock_release(&C->lock);
-}
-
-#define ALIVE_NS (100 * NS_PER_MS)
-
-/* Of a worker that has forked only the daemon could tell whether anybody still holds its sessions: it counts as living. */
-static bool has_died(const struct peer_worker *w)
-{
-    if (load_relaxed(&w->dead) || w->pid <= 0 || load_relaxed(&w->page->forked))
-        return false;
-    long fd = sys_call(SYS_pidfd_open, (long)w->pid, 0L, 0, 0);
-    if (fd < 0)
-        return fd == -ESRCH && !load_acquire(&w->page->forked); /* at the last moment? */
-    struct pollfd p = {.fd = (int)fd, .events = POLLIN};
-    struct timespec ts = {0};
-    long n = sys_ppoll(&p, 1, &ts, NULL);
-    (void)sys_close(fd);
-    return n > 0 && !load_acquire(&w->page->forked);
-}
-
-void peers_look_alive(void)
-{
-    static int64_t looked;
-    int64_t now = clock_now(), last = load_relaxed(&looked);
-    if (now - last < ALIVE_NS || !compare_exchange_sc(&looked, &last, now))
-        return;
-    uint32_t dead[64], n = 0;
-    plock_take(&C->lock);
-    for (struct peer_worker *w = C->workers; w && n < 64; w = w->next) {
-        if (has_died(w))
-            dead[n++] = w->id;
-    }
-    plock_release(&C->lock);
-    for (uint32_t i = 0; i < n; i++) {
-        events_poll(true);
-        sessions_of_worker_dead(dead[i]);
-    }
 }

@@ -2,9 +2,10 @@
  * towards every destination. The daemon gives no port to two processes while one of them, or a session of its, lives. */
 #include <string.h>
 
-#include "base/log.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/control.h"
+#include "client/family.h"
+#include "client/ports.h"
 
 /* Leased ports are this process's alone, so that each of them may be in use once towards every destination, as on the
  * kernel: what must be unique is the pair of endpoints. */

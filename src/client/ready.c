@@ -39,7 +39,7 @@ static bool ring_missing(const struct session *s, struct session_cache *c, const
         return false;
     struct peer_box *box = load_relaxed(&c->box);
     int err = BERTH_E_PROTOCOL;
-    return box && !peer_ring(box, word, &size, false, &err) && err == BERTH_E_WOULD_BLOCK;
+    return box && !peer_ring_find(box, word, &size, &err) && err == BERTH_E_WOULD_BLOCK;
 }
 
 bool bytes_missing(struct session *s, struct session_cache *c)

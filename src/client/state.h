@@ -9,9 +9,9 @@
  *
  * Locks, in the order in which they may be taken; a lock may be skipped, never taken against the order, and no thread takes
  * one that it holds. Builds with -Dberth_delays=true check both (base/order.h).
- *   attach_lock (control.c)                     who attaches; who forks, from before the fork until after it
- *   hello_lock (fork.c)                         which thread of a forked child says hello
- *   dispatch_lock (control.c)                   who works off what the daemon said
+ *   attach_lock (attach.c)                      who attaches; who forks, from before the fork until after it
+ *   hello_lock (hello.c)                         which thread of a forked child says hello
+ *   dispatch_lock (news.c)                      who works off what the daemon said
  *   family.bury_lock (family)                   who lets go of what a dead member held
  *   client.poll_lock (process)                  who takes events off the queues; the lists of channels
  *   client.zombie_lock (process)                lists through session.next
@@ -156,7 +156,7 @@ struct session {
     int32_t error;
     uint32_t pad_error;
     uint32_t one_way; /* looks in a row that found little, without a write of ours */
-    uint32_t lowat; /* SO_RCVLOWAT, where above 1 */
+    uint32_t lowat;   /* SO_RCVLOWAT, where above 1 */
     /* line 2: who */
     uint32_t own_outbox;
     uint32_t own_slot;
@@ -331,7 +331,8 @@ struct listener {
     int wait_ep_kernel;
     uint32_t backlog;
     endpoint at;
-    uint32_t aside; /* where its tokens lie that were taken out of the pipe: index + 1 in family.aside; 0: nowhere */
+    uint32_t
+        aside; /* where its tokens lie that were taken out of the pipe: index + 1 in family.aside; 0: nowhere */
     struct watch *watches;
 };
 
@@ -390,7 +391,8 @@ struct client {
     uint32_t ancestors;
     uint32_t inherited_unconfirmed;
     bool sharing; /* there are sessions that another member holds too, or that were inherited */
-    uint32_t inner;     /* the set of what concerns every sleeper, see sleeper.c: descriptor + 1, 0 until first needed */
+    uint32_t
+        inner; /* the set of what concerns every sleeper, see sleeper.c: descriptor + 1, 0 until first needed */
     uint32_t listening; /* threads that sleep on everything the process must hear of */
     uint32_t napping;   /* threads that sleep on one session's words alone */
     uint32_t attention; /* futex: one of them is to take the last listener's place */
@@ -409,6 +411,21 @@ static inline struct session *session_at(uint32_t index)
 static inline uint32_t session_index(const struct session *s)
 {
     return (uint32_t)(s - C->family->session);
+}
+
+static inline listener_handle listener_handle_of(const struct listener *l)
+{
+    return 1ull << 63 | (uint64_t)(l->generation & 0x7fffffffu) << 32 | (uint32_t)(l - C->listeners);
+}
+
+/* NULL: none of ours, or no listener's handle. */
+static inline struct listener *listener_get(listener_handle h)
+{
+    uint32_t index = (uint32_t)h;
+    if (!C->attached || !handle_is_listener(h) || index >= LISTENERS_MAX)
+        return NULL;
+    struct listener *l = &C->listeners[index];
+    return l->generation & 1 && l->generation == (uint32_t)(h >> 32 & 0x7fffffffu) ? l : NULL;
 }
 
 #endif

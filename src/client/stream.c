@@ -2,10 +2,6 @@
  *
  * Theory of operation
  *
- * Offsets count from the session's first byte. The byte at offset o lies at o modulo the ring's size, whatever ring is in
- * use, so a swap copies [head, tail) to the same offsets of the new ring. The producer may swap at any time: the reader
- * loads tail, then ring, at each look. A ring left behind is free once head has reached the tail at the swap.
- *
  * Sending holds tx_lock, receiving rx_lock; releasing either is the full fence between the counter's store and the look
  * at what the peer wants to hear of (slot.h).
  *
@@ -19,12 +15,23 @@
  * byte goes by way of memory. Beyond that, to the limit of the session, it grows for a reader that does not read: when it is
  * full and head does not move for PATIENCE_NS. So a write is told to wait only when the limit is reached.
  */
-#include <limits.h>
 #include <string.h>
 
-#include "base/log.h"
-#include "base/sys.h"
-#include "client/internal.h"
+#include "base/clock.h"
+#include "client/channel.h"
+#include "client/family.h"
+#include "client/fifo.h"
+#include "client/link.h"
+#include "client/news.h"
+#include "client/outbox.h"
+#include "client/peer.h"
+#include "client/ready.h"
+#include "client/rings.h"
+#include "client/session.h"
+#include "client/stream.h"
+#include "client/upkeep.h"
+#include "client/watch.h"
+#include "shm/slot.h"
 
 #define RR_STREAK 16u /* answers in a row before `head` waits for the next answer */
 
@@ -53,48 +60,7 @@ static inline bool stale(const struct session *s, session_handle h)
     return load_relaxed(&s->generation) != (uint32_t)(h >> 32) || !session_held(s);
 }
 
-/* ---- telling the peer ------------------------------------------------------------------------------------- */
-
-void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
-{
-    const struct slot *peer = load_acquire(&c->peer);
-    if (!peer)
-        return; /* it will be told when it is known: session_linked */
-    uint64_t want = slot_want(peer);
-    if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
-        return;
-    if (want & COUNT_FLAG)
-        (void)sys_futex_wake(slot_tail_futex(c->own), (long)INT_MAX);
-    else
-        channel_event(s, c);
-}
-
-void notify_space(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
-{
-    const struct slot *peer = load_acquire(&c->peer);
-    if (!peer)
-        return;
-    uint64_t want = slot_want_space(peer);
-    if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
-        return;
-    if (want & COUNT_FLAG)
-        (void)sys_futex_wake(slot_head_futex(c->own), (long)INT_MAX);
-    else
-        channel_event(s, c);
-}
-
 /* ---- receiving -------------------------------------------------------------------------------------------- */
-
-static inline uint64_t head_flag(const struct session *s)
-{
-    return load_relaxed(&s->flags) & SF_SHUT_RD ? COUNT_FLAG : 0;
-}
-
-void stream_publish_head(struct session *s, struct session_cache *c)
-{
-    store_relaxed(&s->head_published, s->head);
-    slot_set_head(c->own, count_word(s->head, head_flag(s)));
-}
 
 void stream_flush_head(struct session *s, bool try_only)
 {
@@ -110,26 +76,6 @@ void stream_flush_head(struct session *s, bool try_only)
     store_relaxed(&s->streak, 0);
     half_unlock(&s->rx_lock);
     notify_space(s, c, old, new);
-}
-
-/* Did the peer die with bytes of ours unread? Then TCP shows a reset, else the end of the stream. */
-static bool left_unread(const struct session *s, const struct slot *peer)
-{
-    uint64_t head = count_offset(slot_head(peer)), tail = load_relaxed(&s->tail);
-    return head < tail && slot_taken(peer, head) != tail;
-}
-
-bool stream_cut(struct session *s, struct session_cache *c)
-{
-    uint32_t flags = load_relaxed(&s->flags);
-    if (flags & SF_RESET)
-        return true;
-    const struct slot *peer = load_acquire(&c->peer);
-    if (!peer || flags & SF_TENTATIVE)
-        return false;
-    if (slot_tail(peer) & COUNT_FLAG)
-        return load_relaxed(&peer->flags) & SLOT_RESET;
-    return flags & SF_DEAD && left_unread(s, peer);
 }
 
 static int reset_error(const struct session *s)
@@ -208,7 +154,7 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, u
         int err = BERTH_E_PROTOCOL;
         uint64_t size = 0;
         store_relaxed(&c->rx_ring, NULL);
-        const uint8_t *at = peer_ring(c->box, ring, &size, false, &err);
+        const uint8_t *at = peer_ring_find(c->box, ring, &size, &err);
         if (!at) {
             if (err != BERTH_E_PROTOCOL)
                 return err;
@@ -392,86 +338,6 @@ out:
 
 /* ---- sending ---------------------------------------------------------------------------------------------- */
 
-static void reclaim_left(struct session *s)
-{
-    while (s->left_first != NONE) {
-        uint32_t rec = s->left_first;
-        struct ring_rec *ring = &C->family->ring[rec];
-        if (ring->left_tail > s->head_seen)
-            return;
-        s->left_first = ring->next;
-        outbox_ring_free(outbox_by_index(s->own_outbox), rec);
-    }
-}
-
-/* Gives the ring of a drained fifo back. tx_lock is held. */
-void stream_release_ring(struct session *s, struct session_cache *c)
-{
-    if (s->tx_rec == NONE || s->write_span)
-        return;
-    if (load_acquire(&c->peer))
-        store_relaxed(&s->head_seen, count_offset(slot_head(c->peer)));
-    if (s->head_seen != s->tail)
-        return;
-    reclaim_left(s);
-    uint32_t rec = s->tx_rec;
-    s->tx_rec = NONE;
-    store_relaxed(&s->tx_size, 0);
-    c->tx_ring = NULL;
-    slot_set_ring(c->own, 0);
-    outbox_ring_free(outbox_by_index(s->own_outbox), rec);
-}
-
-/* Puts the session on a ring of at least `size` bytes, with the unread bytes in it. tx_lock is held. */
-static int swap_ring(struct session *s, struct session_cache *c, uint64_t size)
-{
-    struct own_box *box = outbox_by_index(s->own_outbox);
-    uint32_t rec, old = s->tx_rec;
-    int err = outbox_ring_alloc(box, size, session_index(s) + 1, &rec);
-    if (err)
-        return err;
-    struct ring_rec *ring = &C->family->ring[rec];
-    uint8_t *to = outbox_ring_at(box, ring->word, NULL);
-    uint64_t new_size = 1ull << ring_log2(ring->word);
-    const uint8_t *from =
-        old == NONE || s->head_seen == s->tail ? NULL : outbox_ring_at(box, C->family->ring[old].word, NULL);
-    if (!from && old != NONE && s->head_seen != s->tail) { /* another member's, and not mapped here yet */
-        if (outbox_ring_fetch(box, C->family->ring[old].word))
-            from = outbox_ring_at(box, C->family->ring[old].word, NULL);
-        if (!from) { /* without the daemon it cannot be had: the peer has to read it empty first */
-            outbox_ring_free(box, rec);
-            return BERTH_E_WOULD_BLOCK;
-        }
-    }
-    for (uint64_t at = s->head_seen; from && at < s->tail;) { /* in pieces that wrap in neither ring */
-        uint64_t n = s->tail - at;
-        uint64_t a = s->tx_size - (at & (s->tx_size - 1)), b = new_size - (at & (new_size - 1));
-        n = n < a ? n : a;
-        n = n < b ? n : b;
-        memcpy(to + (at & (new_size - 1)), from + (at & (s->tx_size - 1)), n);
-        at += n;
-    }
-    if (old != NONE) { /* before anything else: who dies here must not leave it looking free */
-        struct ring_rec *left = &C->family->ring[old];
-        left->left_tail = s->tail;
-        left->next = NONE;
-        store_release(&left->left, 1);
-    }
-    s->tx_rec = rec;
-    store_relaxed(&s->tx_size, new_size);
-    c->tx_ring = to;
-    slot_set_ring(c->own, ring->word); /* release: the copied bytes are there */
-    if (old != NONE) {
-        if (s->left_first == NONE)
-            s->left_first = old;
-        else
-            C->family->ring[s->left_last].next = old;
-        s->left_last = old;
-        reclaim_left(s);
-    }
-    return 0;
-}
-
 /* Gives a reader that is far behind a moment to move on. True if it did, and head_seen is new. */
 static bool reader_moves(struct session *s, struct session_cache *c, int64_t patience)
 {
@@ -518,7 +384,7 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
     uint64_t unread = s->tail - s->head_seen;
     uint64_t room = s->tx_size - unread;
     if (__builtin_expect(s->left_first != NONE, 0))
-        reclaim_left(s);
+        rings_reclaim(s);
     if (__builtin_expect(room >= want && c->tx_ring, 1)) {
         if (unread < STEADY)
             return (ssize_t)room;
@@ -531,7 +397,7 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
         uint8_t *at = outbox_ring_at(outbox_by_index(s->own_outbox), C->family->ring[s->tx_rec].word, &writable);
         if (at && writable)
             c->tx_ring = at;
-        else if ((err = swap_ring(s, c, s->tx_size)) != 0)
+        else if ((err = fifo_swap(s, c, s->tx_size)) != 0)
             return err;
         room = s->tx_size - unread;
         if (room >= want)
@@ -544,7 +410,7 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             size *= 4;
         while (size > limit && size > 1u << RING_MIN_LOG2)
             size /= 4;
-        if (size > s->tx_size && swap_ring(s, c, size) != 0 && !s->tx_size)
+        if (size > s->tx_size && fifo_swap(s, c, size) != 0 && !s->tx_size)
             return BERTH_E_NO_MEMORY;
     }
     room = s->tx_size - (s->tail - s->head_seen);

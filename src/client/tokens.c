@@ -24,6 +24,7 @@
 
 #include "base/log.h"
 #include "base/sys.h"
+#include "client/aside.h"
 #include "client/internal.h"
 #include "client/listener.h"
 #include "client/sleeper.h"
@@ -31,132 +32,21 @@
 
 #define TOKEN_POKE 0x504f4b45u /* the magic of one that only says "look at what was set aside" */
 
-/* ---- questions for outboxes ------------------------------------------------------------------------------------ */
+/* ---- one token ------------------------------------------------------------------------------------------------------ */
 
-struct question {
-    outbox_handle outbox;
-    uint32_t number;
-    struct question *next;
-};
-
-static struct question *questions; /* under C->lock */
-
-static void ask(outbox_handle handle)
+int offer_check(struct peer_box *box, const struct token *t)
 {
-    struct question *q = NULL;
-    plock_take(&C->lock);
-    for (q = questions; q && q->outbox != handle; q = q->next)
-        ;
-    if (!q && (q = memory_get(sizeof *q))) {
-        *q = (struct question){.outbox = handle, .number = control_async_seq(), .next = questions};
-        questions = q;
-        struct ctl_outbox msg = {
-            .h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = q->number}, .outbox = handle};
-        if (control_send(&msg, NULL, 0) != 0) {
-            questions = q->next;
-            memory_put(q, sizeof *q);
-        }
-    }
-    plock_release(&C->lock);
-}
-
-/* C->lock is held. Of which outbox it was; 0: none of ours. */
-static outbox_handle question_end(uint32_t number, outbox_handle handle)
-{
-    for (struct question **p = &questions; *p; p = &(*p)->next) {
-        struct question *q = *p;
-        if (q->number != number && q->outbox != handle)
-            continue;
-        handle = q->outbox;
-        *p = q->next;
-        memory_put(q, sizeof *q);
-        return handle;
-    }
+    const struct slot *p = peer_slot(box, t->slot);
+    const struct slot_info *info = p ? peer_info(box, t->slot) : NULL;
+    if (!info)
+        return load_relaxed(&box->worker->dead) ? BERTH_E_REFUSED : BERTH_E_IN_PROGRESS;
+    uint8_t state = slot_state(p);
+    if ((state != SLOT_OFFERED && state != SLOT_CLOSED) || load_relaxed(&p->generation) != t->generation ||
+        load_acquire(&p->peer) != 0 || load_relaxed(&info->offer_seq) != t->offer_seq ||
+        load_relaxed(&info->listener) != t->listener)
+        return BERTH_E_REFUSED;
     return 0;
 }
-
-/* ---- the store ----------------------------------------------------------------------------------------------------- */
-
-static struct aside *aside_of(const struct listener *l)
-{
-    uint32_t index = load_acquire(&l->aside);
-    return index ? &C->family->aside[index - 1] : NULL;
-}
-
-int tokens_create(struct listener *l)
-{
-    for (uint32_t i = 0; i < ASIDES_MAX; i++) {
-        struct aside *a = &C->family->aside[i];
-        uint32_t unused = 0;
-        if (!load_relaxed(&a->used) && compare_exchange_sc(&a->used, &unused, 1u)) {
-            store_relaxed(&a->count, 0);
-            members_only(&a->holders, C->member);
-            store_release(&l->aside, i + 1);
-            return 0;
-        }
-    }
-    return BERTH_E_LIMIT;
-}
-
-void tokens_free(struct listener *l)
-{
-    struct aside *a = aside_of(l);
-    store_release(&l->aside, 0);
-    if (a && !(berth_family_shared && members_others_live(&a->holders)))
-        store_release(&a->used, 0);
-    else if (a)
-        (void)members_drop(&a->holders, C->member);
-}
-
-static bool same(const struct token *a, const struct token *b)
-{
-    return a->outbox == b->outbox && a->slot == b->slot && a->generation == b->generation &&
-           a->offer_seq == b->offer_seq;
-}
-
-static bool aside_put(struct listener *l, const struct token *t)
-{
-    struct aside *a = aside_of(l);
-    bool put = false;
-    if (!a)
-        return false;
-    family_lock_acquire(&a->lock, C->member);
-    if (a->count < ASIDE_TOKENS) {
-        a->token[a->count] = *t;
-        store_release(&a->count, a->count + 1);
-        put = true;
-    }
-    family_lock_drop(&a->lock);
-    return put;
-}
-
-/* False: somebody else was faster. */
-static bool aside_take(struct aside *a, const struct token *t)
-{
-    bool took = false;
-    family_lock_acquire(&a->lock, C->member);
-    uint32_t n = a->count <= ASIDE_TOKENS ? a->count : ASIDE_TOKENS;
-    for (uint32_t i = 0; i < n && !took; i++) {
-        if (!same(&a->token[i], t))
-            continue;
-        memmove(&a->token[i], &a->token[i + 1], (n - i - 1) * sizeof a->token[0]);
-        store_release(&a->count, n - 1);
-        took = true;
-    }
-    family_lock_drop(&a->lock);
-    return took;
-}
-
-static uint32_t aside_copy(struct aside *a, struct token out[ASIDE_TOKENS])
-{
-    family_lock_acquire(&a->lock, C->member);
-    uint32_t n = a->count <= ASIDE_TOKENS ? a->count : ASIDE_TOKENS;
-    memcpy(out, a->token, n * sizeof out[0]);
-    family_lock_drop(&a->lock);
-    return n;
-}
-
-/* ---- one token ------------------------------------------------------------------------------------------------------ */
 
 enum answer { ANSWER_STALE, ANSWER_LATER, ANSWER_NOW };
 
@@ -169,7 +59,7 @@ static enum answer examine(const struct listener *l, const struct token *t, stru
     if (!(b = peer_box_find(t->outbox))) {
         if (C->daemon_lost)
             return ANSWER_STALE; /* nobody is left who could bring it; the connector has heard the same */
-        ask(t->outbox);
+        aside_ask(t->outbox);
         return ANSWER_LATER;
     }
     int err = offer_check(b, t);
@@ -264,11 +154,6 @@ void tokens_forked(void)
             own_fd_close(scratch[i] - 1);
         scratch[i] = 0;
     }
-    while (questions) { /* the parent's */
-        struct question *next = questions->next;
-        memory_put(questions, sizeof *questions);
-        questions = next;
-    }
 }
 
 /* A copy of the token at the head. 1, -EAGAIN: there is none, or another error: it cannot be seen. */
@@ -281,7 +166,8 @@ static int pipe_peek(const struct listener *l, struct token *t)
         scratch[1] = own_fd(fds[1]) + 1;
     }
     if (scratch[0]) {
-        long n = sys_call(SYS_tee, (long)l->pipe_rd, (long)(scratch[1] - 1), (long)sizeof *t, (long)SPLICE_F_NONBLOCK);
+        long n =
+            sys_call(SYS_tee, (long)l->pipe_rd, (long)(scratch[1] - 1), (long)sizeof *t, (long)SPLICE_F_NONBLOCK);
         ret = n < 0 ? (int)n : n == 0 ? -EAGAIN : 1;
         if (n > 0 && sys_read(scratch[0] - 1, t, n) != (long)sizeof *t)
             memset(t, 0, sizeof *t);
@@ -322,7 +208,7 @@ static bool head_ready(struct listener *l)
         if ((is = pipe_take(l, &took)) < 0)
             return false;
         /* stale, a poke, or late; or somebody has taken it meanwhile and this is the next */
-        if (is && (can != ANSWER_STALE || !same(&head, &took)))
+        if (is && (can != ANSWER_STALE || !token_same(&head, &took)))
             set_aside(l, &took);
         if (listener_maybe(l))
             return true;
@@ -387,53 +273,4 @@ void token_put_back(struct listener *l, const struct token *t)
 {
     set_aside(l, t);
     listener_ready(l);
-}
-
-/* ---- what has come --------------------------------------------------------------------------------------------------- */
-
-void listener_retry_pending(void)
-{
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
-        struct listener *l = &C->listeners[i];
-        if (l->generation & 1 && l->aside && load_relaxed(&aside_of(l)->count))
-            listener_ready(l);
-    }
-}
-
-/* Of an outbox that is not to be had nobody waits for the session any more. */
-static void drop(outbox_handle handle)
-{
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
-        struct listener *l = &C->listeners[i];
-        struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
-        struct token copy[ASIDE_TOKENS];
-        for (uint32_t n = a && load_relaxed(&a->count) ? aside_copy(a, copy) : 0; n-- > 0;) {
-            if (copy[n].outbox == handle)
-                (void)aside_take(a, &copy[n]);
-        }
-    }
-}
-
-void listener_answered(int status, uint32_t number)
-{
-    plock_take(&C->lock);
-    outbox_handle handle = question_end(number, 0);
-    plock_release(&C->lock);
-    if (handle && status)
-        drop(handle);
-    listener_retry_pending();
-}
-
-/* C->lock may be held. */
-bool listeners_want(outbox_handle handle)
-{
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
-        struct listener *l = &C->listeners[i];
-        struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
-        for (uint32_t n = a ? load_relaxed(&a->count) : 0; n-- > 0;) {
-            if (n < ASIDE_TOKENS && a->token[n].outbox == handle)
-                return true;
-        }
-    }
-    return false;
 }

@@ -1,0 +1,20 @@
+/* aside.h - the tokens of a listener that were taken out of its pipe, and what was asked for them. */
+#ifndef BERTH_CLIENT_ASIDE_H
+#define BERTH_CLIENT_ASIDE_H
+
+#include "client/state.h"
+
+struct aside *aside_of(const struct listener *l); /* NULL: it has no place */
+int tokens_create(struct listener *l);            /* their place in the family */
+void tokens_free(struct listener *l);
+bool aside_put(struct listener *l, const struct token *t); /* false: there is no room */
+bool aside_take(struct aside *a, const struct token *t);   /* false: somebody else was faster */
+uint32_t aside_copy(struct aside *a, struct token out[ASIDE_TOKENS]);
+bool token_same(const struct token *a, const struct token *b);
+void aside_ask(outbox_handle handle);             /* the daemon, once at a time */
+void asides_forked(void);                         /* in a forked child: what the parent asked */
+void listener_retry_pending(void);                /* an outbox or a segment has come, or will not come */
+void listener_answered(int status, uint32_t ask); /* one of our questions for outboxes */
+bool listeners_want(outbox_handle handle);        /* does a token name that outbox? C->lock may be held */
+
+#endif

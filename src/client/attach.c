@@ -1,0 +1,224 @@
+/* attach.c - the way in and out: options, the first hello, and forgetting everything. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/sysinfo.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/attach.h"
+#include "client/control.h"
+#include "client/crowd.h"
+#include "client/family.h"
+#include "client/fds.h"
+#include "client/fork.h"
+#include "client/graves.h"
+#include "client/hello.h"
+#include "client/listener.h"
+#include "client/lost.h"
+#include "client/ports.h"
+#include "client/routes.h"
+#include "client/session.h"
+#include "client/sleeper.h"
+#include "shm/ctlsock.h"
+#include "shm/segment.h"
+
+struct plock attach_lock;
+
+static int check_options(const struct berth_attach_options *o)
+{
+    if ((o->name && (!o->name[0] || strlen(o->name) >= CTL_NAME_MAX)) || (o->ns && strlen(o->ns) >= CTL_NAME_MAX) ||
+        (o->secret && strlen(o->secret) >= CTL_SECRET_MAX))
+        return BERTH_E_INVALID;
+    if (o->flags &
+        ~(BERTH_ATTACH_LOCAL | BERTH_ATTACH_GLOBAL | BERTH_ATTACH_PROXY | BERTH_ATTACH_JOIN | SPIN_GIVEN))
+        return BERTH_E_INVALID;
+    if ((o->rx_fifo_size && (o->rx_fifo_size < 4096 || o->rx_fifo_size > 64u << 20)) ||
+        (o->tx_fifo_size && (o->tx_fifo_size < 4096 || o->tx_fifo_size > 64u << 20)))
+        return BERTH_E_INVALID;
+    if ((o->segment_size && (o->segment_size < SEGMENT_MIN || o->segment_size > 1u << 30)) || o->spin_ns > 1000000)
+        return BERTH_E_INVALID;
+    return 0;
+}
+
+static int64_t spin_option(const struct berth_attach_options *o)
+{
+    const char *env = getenv("BERTH_SPIN_US");
+    if (o->spin_ns > 0 || (o->spin_ns == 0 && o->flags & SPIN_GIVEN))
+        return o->spin_ns;
+    if (env && *env) {
+        char *end;
+        long us = strtol(env, &end, 10);
+        if (*end == 0 && us >= 0 && us <= 1000)
+            return us * NS_PER_US;
+        log_warn("BERTH_SPIN_US=%s is not a number from 0 to 1000; using 50", env);
+    }
+    return SPIN_DEFAULT_NS;
+}
+
+static int hello(const struct berth_attach_options *o)
+{
+    int page_fd = -1;
+    long net = sys_socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int err = worker_page_create(&page_fd);
+    if (err || net < 0) {
+        err = BERTH_E_NO_MEMORY;
+        goto out;
+    }
+    struct ctl_hello msg = {.h = {.type = CTL_HELLO, .len = sizeof msg},
+                            .magic = CTL_MAGIC,
+                            .version = CTL_VERSION,
+                            .flags = o->flags & CTL_FLAGS_ALL ? o->flags & CTL_FLAGS_ALL : CTL_SCOPE_LOCAL,
+                            .rx_fifo_size = C->rx_limit,
+                            .tx_fifo_size = C->tx_limit,
+                            .segment_size = C->segment_size};
+    snprintf(msg.name, sizeof msg.name, "%s", o->name ? o->name : program_invocation_short_name);
+    snprintf(msg.ns, sizeof msg.ns, "%s", o->ns ? o->ns : "default");
+    snprintf(msg.secret, sizeof msg.secret, "%s", o->secret ? o->secret : "");
+    int fds[2] = {(int)net, page_fd};
+    err = hello_request(&msg, fds, 2);
+    explicit_bzero(msg.secret, sizeof msg.secret);
+out:
+    if (net >= 0)
+        (void)sys_close(net);
+    if (page_fd >= 0)
+        (void)sys_close(page_fd);
+    return err;
+}
+
+int client_attach(const struct berth_attach_options *options)
+{
+    static const struct berth_attach_options defaults = {.spin_ns = -1};
+    const struct berth_attach_options *o = options ? options : &defaults;
+    int err = client_stranded() ? BERTH_E_LIMIT : check_options(o);
+    if (err)
+        return err;
+    fork_install();
+    plock_take(&attach_lock);
+    if (C->attached) {
+        plock_release(&attach_lock);
+        return BERTH_E_ALREADY_ATTACHED;
+    }
+    char dir[RUNTIME_DIR_MAX];
+    err = runtime_dir_resolve(o->runtime_dir, dir, sizeof dir);
+    int ctl = err ? err : ctl_connect(dir);
+    if (ctl < 0) {
+        plock_release(&attach_lock);
+        return ctl;
+    }
+    C->rx_limit = o->rx_fifo_size ? o->rx_fifo_size : FIFO_DEFAULT;
+    C->tx_limit = o->tx_fifo_size ? o->tx_fifo_size : FIFO_DEFAULT;
+    C->segment_size = o->segment_size ? (o->segment_size + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES : SEGMENT_MIN;
+    C->spin_ns = spin_option(o);
+    C->cpus = (uint32_t)get_nprocs(); /* of the machine, see spin.c */
+    C->daemon_lost = false;
+    C->ctl = own_fd(ctl);
+    err = family_create();
+    if (!err)
+        err = listeners_create();
+    if (!err)
+        err = hello(o);
+    if (err) {
+        client_reset();
+        plock_release(&attach_lock);
+        return err;
+    }
+    (void)fds_keep();
+    store_release(&C->attached, true);
+    plock_release(&attach_lock);
+    return 0;
+}
+
+/* Forgets everything: the mappings go, the descriptors are closed. */
+void client_reset(void)
+{
+    if (C->family)
+        peers_collect(true);
+    control_pushes_forget();
+    lost_forget();
+    client_fds_release();
+    eps_close();
+    own_fd_close(C->ctl);
+    own_fd_close(C->kick_fd);
+    crowd_forget();
+    if (C->page)
+        munmap(C->page, WORKER_PAGE_BYTES);
+    if (C->dir)
+        segment_unmap(C->dir, DIRECTORY_BYTES);
+    if (C->family)
+        munmap(C->family, sizeof(struct family));
+    if (C->cache)
+        munmap(C->cache, SESSIONS_MAX * sizeof(struct session_cache));
+    memory_put(C->listeners, LISTENERS_MAX * sizeof(struct listener));
+    ports_forget();
+    uint32_t seq = C->seq;
+    memset(C, 0, sizeof *C);
+    C->seq = seq;
+    C->ctl = C->kick_fd = -1;
+}
+
+int client_detach(void)
+{
+    if (!C->attached)
+        return BERTH_E_NOT_ATTACHED;
+    listeners_close();
+    for (uint32_t i = 1, n = C->family->sessions; i < n; i++) {
+        struct session *s = session_at(i);
+        if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE && members_has(&s->holders, C->member))
+            (void)client_close(session_handle_of(s));
+    }
+    struct ctl_header msg = {.type = CTL_DETACH, .len = sizeof msg};
+    (void)control_request(&msg, NULL, 0, NULL, 0, NULL, NULL);
+    store_release(&C->attached, false);
+    routes_forget();
+    client_reset();
+    return 0;
+}
+
+bool client_attached(void)
+{
+    return load_acquire(&C->attached);
+}
+
+bool client_attach_auto(void)
+{
+    static int64_t failed_at;
+    if (load_acquire(&C->attached))
+        return fork_child_ready() == 0 && !C->daemon_lost;
+    int64_t now = clock_now();
+    int64_t last = load_relaxed(&failed_at);
+    if (client_stranded())
+        return false; /* its parent has said so */
+    if (last && now - last < NS_PER_SEC)
+        return false;
+    char secret[CTL_SECRET_MAX] = "";
+    struct berth_attach_options o = {.ns = getenv("BERTH_NAMESPACE"), .spin_ns = -1};
+    const char *file = getenv("BERTH_SECRET_FILE");
+    if (file && *file) {
+        long fd = sys_call(SYS_openat, (long)AT_FDCWD, file, (long)(O_RDONLY | O_CLOEXEC), 0);
+        long n = fd < 0 ? fd : sys_read(fd, secret, (long)sizeof secret - 1);
+        if (fd >= 0)
+            (void)sys_close(fd);
+        if (n < 0)
+            log_warn("cannot read BERTH_SECRET_FILE %s: %s", file, strerror((int)-n));
+        secret[n < 0 ? 0 : n] = 0;
+        secret[strcspn(secret, "\r\n")] = 0;
+        o.secret = secret;
+    }
+    if (o.ns && !*o.ns)
+        o.ns = NULL;
+    int err = client_attach(&o);
+    explicit_bzero(secret, sizeof secret);
+    if (err && err != BERTH_E_ALREADY_ATTACHED) {
+        store_relaxed(&failed_at, now);
+        if (err != BERTH_E_NO_DAEMON)
+            log_warn("this process stays on the kernel: %s", berth_strerror(err));
+        return false;
+    }
+    return true;
+}

@@ -1,0 +1,200 @@
+/* bury.c - a member of the family ended.
+ *
+ * When a holder dies, the others hear MEMBER_DEAD. One of them lets go of what the dead one held, closes what nobody else
+ * holds, and all tell their peers again what the dead one may have died before telling.
+ */
+#include "client/bury.h"
+#include "base/clock.h"
+#include "client/family.h"
+#include "client/link.h"
+#include "client/outbox.h"
+#include "client/session.h"
+#include "client/share.h"
+#include "shm/slot.h"
+
+#define GENERATION_MASK 0x3fffffu /* fits a lock's word with the index */
+
+/* What it closed and could not yet give back. */
+static void zombie_adopt(struct session *s)
+{
+    struct own_box *own = outbox_by_index(s->own_outbox);
+    struct slot *slot = own ? outbox_slot(own, s->own_slot) : NULL;
+    if (!slot) { /* of an outbox of its own, that goes with it */
+        session_free(s);
+        return;
+    }
+    struct session_cache *c = session_cache_of(s);
+    if (c->box)
+        c->box->sessions++;
+    slot_set_state(slot, SLOT_CLOSED);
+    zombie_put(s);
+}
+
+/* A session of the dead one's that nobody else holds: ours now, to close it. Its locks are held. */
+static void last_holder(struct session *s)
+{
+    struct session_cache *c = &C->cache[session_index(s)];
+    bool counted = c->generation == s->generation;
+    c = session_cache_of(s);
+    if (c->box && !counted)
+        fetch_add_sc(&c->box->sessions, 1);
+    fetch_or_sc(&s->flags, SF_SHARED);
+    members_add(&s->holders, C->member);
+}
+
+/* Both locks are held. */
+static void spans_release(struct session *s, uint32_t member)
+{
+    if (s->flags & SF_READ_SPAN && s->read_spanner == member + 1)
+        fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+    if (s->write_span && s->write_spanner == member + 1)
+        s->write_span = 0;
+}
+
+/* What it made, where nobody else has it. */
+static void outboxes_release(uint32_t member, const struct member_set *alive)
+{
+    struct family *f = C->family;
+    for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
+        struct outbox_rec *r = &f->outbox[i];
+        if (!load_acquire(&r->used) || r->owner_member != member || members_any(&r->mapped, alive))
+            continue;
+        for (uint32_t rec = 0, n = load_acquire(&f->rings); rec < n; rec++) {
+            if (f->ring[rec].outbox == i && f->ring[rec].word) {
+                f->ring[rec].word = 0;
+                ring_rec_free(rec);
+            }
+        }
+        store_release(&r->used, 0);
+    }
+}
+
+/* What becomes of it is decided under its locks, as in finish: another thread of ours may be closing it. */
+static void session_let_go(struct session *s, uint32_t member, const struct member_set *alive)
+{
+    half_lock(&s->rx_lock);
+    half_lock(&s->tx_lock);
+    spans_release(s, member);
+    bool dropped = members_drop(&s->holders, member); /* else a relative was faster */
+    uint32_t state = load_acquire(&s->state);
+    session_handle h = session_handle_of(s);
+    struct own_box *own = outbox_by_index(s->own_outbox);
+    bool reached = own && outbox_slot(own, s->own_slot);
+    bool adopt = dropped && state == SESSION_ZOMBIE;
+    bool last = dropped && !adopt && state != SESSION_FREE && !members_any(&s->holders, alive);
+    if (last && reached)
+        last_holder(s);
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    if (adopt)
+        zombie_adopt(s);
+    else if (last && reached)
+        (void)client_close(h);
+    else if (last)
+        session_free(s); /* made by it alone; the daemon tells the peer */
+}
+
+/* Each of those who are left lets go of what it can: the slot of a session may be mapped in some of them only. What is
+ * mapped in none is a record and nothing more. True: that was all. */
+static bool let_go(uint32_t member, const struct member_set *alive)
+{
+    bool all = true;
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        if (load_acquire(&s->state) == SESSION_FREE || !members_has(&s->holders, member))
+            continue;
+        uint32_t own = load_relaxed(&s->own_outbox);
+        if (own < OUTBOXES_MAX && !outbox_by_index(own) && members_any(&C->family->outbox[own].mapped, alive))
+            all = false;
+        else
+            session_let_go(s, member, alive);
+    }
+    return all;
+}
+
+/* Alone again: what others may have moved is looked up once more, then it is an ordinary session. */
+static void session_unshare(struct session *s)
+{
+    struct session_cache *c = session_cache_of(s);
+    half_lock(&s->rx_lock);
+    half_lock(&s->tx_lock);
+    c->rx_ring = NULL;
+    c->tx_ring = NULL;
+    bool met = c->peer || !s->peer_outbox;     /* else it was another who met the peer */
+    if (worker_is_us(session_owner(s)) && met) /* else its peer still knows us by another worker */
+        fetch_and_sc(&s->flags, ~SF_SHARED);
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+}
+
+/* When nothing of it is left its place is free, and the next child's. */
+static void member_bury(uint32_t member, uint32_t generation)
+{
+    struct member *m = &C->family->member[member];
+    struct member_set alive = members_alive();
+    if (!let_go(member, &alive))
+        return;
+    store_release(&m->life, member_life(PID_GONE, generation));
+    outboxes_release(member, &alive);
+    for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
+        if (load_relaxed(&C->family->outbox[i].used))
+            (void)members_drop(&C->family->outbox[i].mapped, member);
+    }
+    store_release(&m->life, member_life(0, (generation + 1) & GENERATION_MASK));
+}
+
+/* One relative at a time: a set of holders does not tell a dead member from the next one in its place. */
+static void members_bury(uint32_t id)
+{
+    uint32_t member = member_index(id), generation = member_generation(id);
+    if (member == C->member)
+        return;
+    family_lock_acquire(&C->family->bury_lock, C->member);
+    struct member *m = &C->family->member[member];
+    uint64_t life = load_acquire(&m->life);
+    int32_t pid = (int32_t)life;
+    if ((pid > 0 || pid == PID_COMING) && life >> 32 == generation)
+        (void)compare_exchange_sc(&m->life, &life, member_life(PID_GOING, generation));
+    for (uint32_t i = 0, n = members_used(); i < n;
+         i++) { /* others too: who was to see to them may have died instead, even in the midst of it */
+        life = load_acquire(&C->family->member[i].life);
+        if ((int32_t)life == PID_GOING || (int32_t)life == PID_GONE)
+            member_bury(i, (uint32_t)(life >> 32));
+    }
+    family_lock_release(&C->family->bury_lock);
+}
+
+void member_gone(uint32_t id)
+{
+    members_bury(id);
+    struct member_set alive = members_alive();
+    bool alone = !members_other(&alive, C->member, &alive);
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        if (!(load_relaxed(&s->flags) & SF_SHARED) || !session_held_by(s, C->member))
+            continue;
+        struct session_cache *c = session_cache_of(s);
+        if (!c->peer && s->state != SESSION_QUEUED)
+            (void)shared_link(s);
+        if (alone)
+            session_unshare(s);
+        if (c->peer)
+            session_linked(s); /* it may have died between a store and the word of it */
+    }
+    if (alone && !C->ancestors && !C->forked)
+        C->sharing = false;
+}
+
+/* Where no daemon tells of deaths, or not yet. Not sooner after the last time than `pause`. */
+void members_look_alive(int64_t pause)
+{
+    static int64_t looked;
+    int64_t now = clock_now(), last = load_relaxed(&looked);
+    if (now - last < pause || !compare_exchange_sc(&looked, &last, now))
+        return;
+    for (uint32_t i = 0, n = members_used(); i < n; i++) {
+        uint64_t life = load_acquire(&C->family->member[i].life);
+        if ((int32_t)life > 0 && i != C->member && !member_lives(i))
+            member_gone(member_id(i, (uint32_t)(life >> 32)));
+    }
+}

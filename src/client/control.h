@@ -1,0 +1,25 @@
+/* control.h - the worker's connection to the daemon: what is sent, what is answered, what comes of its own accord. */
+#ifndef BERTH_CLIENT_CONTROL_H
+#define BERTH_CLIENT_CONTROL_H
+
+#include "client/state.h"
+
+struct push {
+    struct push *next;
+    bool lost; /* its descriptors found no room in the process's table */
+    int nfds;
+    int fds[CTL_FDS_MAX];
+    int len;
+    uint8_t data[CTL_MAX] __attribute__((aligned(8))); /* read as any message */
+};
+
+int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds);
+int control_send(void *msg, const int *fds, int nfds); /* no reply is waited for */
+void control_receive(void);           /* takes what the daemon sent, if anything, onto the list of pushes */
+bool control_pushed(void);            /* is anything on it? */
+struct push *control_push_take(void); /* the oldest; memory_put gives it back. NULL: none */
+void control_pushes_forget(void);     /* of a daemon that this process has done with */
+uint32_t control_async_seq(void);     /* for a question whose answer is a push; no request has it */
+void control_forget(void);            /* in a forked child: what the daemon told the parent */
+
+#endif

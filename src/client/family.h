@@ -1,0 +1,66 @@
+/* family.h - records of sessions and rings, members, memory. */
+#ifndef BERTH_CLIENT_FAMILY_H
+#define BERTH_CLIENT_FAMILY_H
+
+#include "client/state.h"
+
+int family_create(void);
+struct session *session_alloc(void); /* NULL: none left. state QUEUED, generation kept, everything else zero */
+void session_free(struct session *s);
+uint32_t ring_rec_alloc(void); /* NONE: none left */
+void ring_rec_free(uint32_t rec);
+uint32_t members_used(void); /* no member has a higher index than this, less one */
+struct member_set members_alive(void);
+bool member_lives(uint32_t member); /* asks the kernel: word of a death may be on its way */
+bool member_dead(void *unused, uint32_t id);
+bool members_others_live(const struct member_set *set);
+void *memory_get(size_t size); /* zeroed, of this process */
+void memory_put(void *p, size_t size);
+
+static inline void half_lock(struct family_lock *l)
+{
+    family_lock_acquire(l, C->member);
+}
+
+static inline void half_unlock(struct family_lock *l)
+{
+    family_lock_release(l); /* an xchg: also the full fence that slot.h asks for */
+}
+
+/* After a fork the records of all members are in reach; only what a process holds is its own. */
+static inline bool session_held(const struct session *s)
+{
+    return !berth_family_shared || members_has(&s->holders, C->member);
+}
+
+static inline bool session_held_by(const struct session *s, uint32_t member)
+{
+    uint32_t state = load_acquire(&s->state);
+    return state != SESSION_FREE && state != SESSION_ZOMBIE && members_has(&s->holders, member);
+}
+
+/* The worker in whose outbox its slot lies; 0: it has none. */
+static inline uint32_t session_owner(const struct session *s)
+{
+    return s->own_outbox < OUTBOXES_MAX ? outbox_worker(C->family->outbox[s->own_outbox].handle) : 0;
+}
+
+/* A child that has not said hello yet goes by its parent's id. */
+static inline bool worker_is_us(uint32_t owner)
+{
+    return owner == C->worker && !C->forked;
+}
+
+static inline uint32_t member_id_of(uint32_t member)
+{
+    return member_id(member, load_relaxed(&C->family->member[member].generation));
+}
+
+/* Every record that was ever used, in their order: NULL begins, and NULL is the end. */
+static inline struct session *session_after(const struct session *s)
+{
+    uint32_t next = s ? session_index(s) + 1 : 1;
+    return next < load_acquire(&C->family->sessions) ? session_at(next) : NULL;
+}
+
+#endif

@@ -1,0 +1,9 @@
+/* fork.h - a child is one more worker. */
+#ifndef BERTH_CLIENT_FORK_H
+#define BERTH_CLIENT_FORK_H
+
+#include "client/state.h"
+
+void fork_install(void);
+
+#endif

@@ -1,0 +1,137 @@
+/* hello.c - how a process becomes a worker: its page, its bell, and the daemon's word.
+ *
+ * A process says hello when it attaches, a forked child at its first use of berth, by the control socket that its parent
+ * has announced (fork.c). A child that finds no daemon goes on with what it inherited, unknown to anybody.
+ */
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/control.h"
+#include "client/family.h"
+#include "client/fds.h"
+#include "client/hello.h"
+#include "shm/segment.h"
+
+struct plock hello_lock;
+
+int worker_page_create(int *fd)
+{
+    void *map;
+    int err = segment_create("berth-page", WORKER_PAGE_BYTES, fd, &map);
+    if (err)
+        return err;
+    C->page = map;
+    C->page->version = ABI_VERSION;
+    store_release(&C->page->magic, ABI_MAGIC_PAGE);
+    C->page->waiter[WAITER_ANY].arm = C->family ? load_relaxed(&C->family->any_arm) : 1;
+    return 0;
+}
+
+int welcome(const struct ctl_welcome *w, const int fds[2])
+{
+    const void *map;
+    uint64_t size;
+    const char *why = "";
+    int err = segment_open(fds[0], DIRECTORY_BYTES, DIRECTORY_BYTES, false, &map, &size, &why);
+    (void)sys_close(fds[0]);
+    if (err) {
+        log_error("the daemon's listener directory is refused: %s", why);
+        (void)sys_close(fds[1]);
+        return err;
+    }
+    const struct directory *dir = map;
+    if (!w->worker || dir->magic != ABI_MAGIC_DIR || dir->version != ABI_VERSION) {
+        log_error("the daemon's welcome or listener directory is not of this version");
+        segment_unmap(map, size);
+        (void)sys_close(fds[1]);
+        return BERTH_E_PROTOCOL;
+    }
+    C->dir = map;
+    C->kick_fd = own_fd(fds[1]); /* our bell, under a description that nobody else has */
+    C->worker = w->worker;
+    C->app = w->app;
+    C->uid = w->uid;
+    C->outbox_limit = w->outbox_limit ? w->outbox_limit : 1ull << 30;
+    C->page->worker = w->worker;
+    C->family->member[C->member].worker = w->worker;
+    return 0;
+}
+
+/* The request of a HELLO or CHILD_HELLO, and what its WELCOME brings. */
+int hello_request(void *msg, const int *fds, int nfds)
+{
+    struct ctl_welcome is;
+    int got[2] = {-1, -1}, n = 2;
+    int err = control_request(msg, fds, nfds, &is, sizeof is, got, &n);
+    if (err)
+        return err;
+    if (n == 2 && is.version == CTL_VERSION)
+        return welcome(&is, got);
+    while (n > 0)
+        (void)sys_close(got[--n]);
+    return is.version == CTL_VERSION ? BERTH_E_PROTOCOL : BERTH_E_VERSION;
+}
+
+/* Of those that we were forked from: those whose sessions we hold. */
+static void ancestors_keep(void)
+{
+    uint32_t kept = 0;
+    for (uint32_t a = 0; a < C->ancestors; a++) {
+        bool wanted = false;
+        for (uint32_t i = 1, n = C->family->sessions; i < n && !wanted; i++)
+            wanted =
+                session_held_by(session_at(i), C->member) && session_owner(session_at(i)) == C->ancestor[a].worker;
+        if (wanted)
+            C->ancestor[kept++] = C->ancestor[a];
+    }
+    C->ancestors = kept;
+}
+
+static int child_hello(int page_fd)
+{
+    struct ctl_child_hello msg = {
+        .h = {.type = CTL_CHILD_HELLO, .len = sizeof msg}, .version = CTL_VERSION, .pid = (uint32_t)getpid()};
+    return hello_request(&msg, &page_fd, 1);
+}
+
+static int go_on_alone(void)
+{
+    int bell = bell_without_daemon();
+    if (bell < 0)
+        return bell;
+    log_warn("a forked child goes on without the daemon, with the sessions that it has");
+    C->kick_fd = bell;
+    C->worker = 0;
+    return 0;
+}
+
+int fork_child_ready(void)
+{
+    if (__builtin_expect(!load_acquire(&C->forked), 1))
+        return 0;
+    plock_take(&hello_lock);
+    int err = 0;
+    if (C->forked) {
+        struct ancestor parent = {.worker = C->worker, .page = C->page, .kick_fd = C->kick_fd};
+        int page_fd = -1;
+        err = worker_page_create(&page_fd);
+        if (!err && (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd)) == BERTH_E_DAEMON_GONE)
+            err = go_on_alone();
+        if (page_fd >= 0)
+            (void)sys_close(page_fd);
+        if (!err) {
+            if (C->ancestors == ANCESTORS_MAX)
+                log_warn("forked too often in a row: the oldest sessions may be slow to wake");
+            else
+                C->ancestor[C->ancestors++] = parent;
+            ancestors_keep();
+            store_release(&C->forked, false);
+        } else {
+            C->page = parent.page;
+            log_warn("a forked child could not say hello to the daemon: %s", berth_strerror(err));
+        }
+    }
+    plock_release(&hello_lock);
+    return err;
+}

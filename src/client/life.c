@@ -1,0 +1,181 @@
+/* life.c - how a session ends: shut down, closed, aborted, left behind. */
+#include <string.h>
+
+#include "base/clock.h"
+#include "client/channel.h"
+#include "client/family.h"
+#include "client/rings.h"
+#include "client/session.h"
+#include "client/wake.h"
+#include "client/watch.h"
+#include "shm/slot.h"
+
+static void end_halves(struct session *s, struct session_cache *c, int how, bool reset)
+{
+    uint64_t tail = s->tail;
+    bool fin = how & BERTH_SHUT_WR && !(load_relaxed(&c->own->tail) & COUNT_FLAG);
+    bool closed = how & BERTH_SHUT_RD && !(load_relaxed(&c->own->head) & COUNT_FLAG);
+    if (reset)
+        fetch_or_sc(&c->own->flags, SLOT_RESET);
+    fetch_or_sc(&s->flags, (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0) | (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0));
+    if (closed)
+        stream_publish_head(s, c);
+    if (fin)
+        slot_set_tail(c->own, count_word(tail, COUNT_FLAG));
+    fence_sc();
+    if (fin)
+        notify_data(s, c, tail, tail + 1);
+    if (closed)
+        notify_space(s, c, 0, WANT_NOTHING);
+}
+
+/* Whoever holds it and sleeps for a half that is over: threads of ours on the peer's words, event waits, other processes. */
+static void own_sleepers_wake(struct session *s, struct session_cache *c)
+{
+    sleepers_wake(s);
+    watches_ready(c);
+    if (load_relaxed(&s->flags) & SF_SHARED)
+        shared_kick(s);
+}
+
+int client_shutdown(session_handle h, int how)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return session_missing(h);
+    if (how & ~(BERTH_SHUT_RD | BERTH_SHUT_WR) || !how)
+        return BERTH_E_INVALID;
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->rx_lock, C->member);
+    family_lock_acquire(&s->tx_lock, C->member);
+    int err = load_relaxed(&s->generation) != (uint32_t)(h >> 32) ? BERTH_E_BAD_HANDLE : 0;
+    if (!err && load_relaxed(&s->flags) & SF_RESET)
+        err = BERTH_E_CLOSED;
+    /* SHUT_RD is ours alone: on Linux the peer may go on writing, and it is discarded; here it finds the fifo full */
+    if (!err && how & BERTH_SHUT_RD)
+        fetch_or_sc(&s->flags, SF_SHUT_RD);
+    if (!err && how & BERTH_SHUT_WR)
+        end_halves(s, c, BERTH_SHUT_WR, false);
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    if (!err)
+        own_sleepers_wake(s, c);
+    return err;
+}
+
+/* For the peer and for all handles. Both locks are held. */
+static void end_session(struct session *s, struct session_cache *c, bool abort)
+{
+    bool unread = load_acquire(&c->peer) && !(load_relaxed(&s->flags) & SF_SHUT_RD) &&
+                  count_offset(slot_tail(c->peer)) != s->head;
+    end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
+    s->write_span = 0;
+    session_set_state(s, SESSION_ZOMBIE);
+    slot_set_state(c->own, SLOT_CLOSED);
+    uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
+    store_release(&c->generation, generation); /* what the cache says stays true of the zombie */
+    store_release(&s->generation, generation);
+}
+
+/* Others go on with it. All that is ours goes before they can hear that we do not hold it any more: from then on the record may
+ * become another session's at any moment. Both locks and zombie_lock are held. */
+static void let_others_go_on(struct session *s, struct session_cache *c)
+{
+    watches_drop(&c->watches);
+    sessions_list_take(&C->unconfirmed, s);
+    sessions_list_take(&C->queued, s);
+    if (c->box)
+        fetch_add_sc(&c->box->sessions, ~0u);
+    store_release(&c->generation, 0u);
+    (void)members_drop(&s->holders, C->member);
+}
+
+static int finish(session_handle h, bool abort)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return session_missing(h);
+    struct session_cache *c = session_cache_of(s);
+    bool shared = load_relaxed(&s->flags) & SF_SHARED;
+    if (shared)
+        plock_take(&C->zombie_lock);
+    family_lock_acquire(&s->rx_lock, C->member);
+    family_lock_acquire(&s->tx_lock, C->member);
+    bool mine = load_relaxed(&s->generation) == (uint32_t)(h >> 32) && session_held(s);
+    bool again = mine && !shared && load_relaxed(&s->flags) & SF_SHARED; /* forked a moment ago */
+    bool go_on = mine && shared && members_others_live(&s->holders);
+    if (go_on)
+        let_others_go_on(s, c);
+    if (shared)
+        plock_release(&C->zombie_lock);
+    if (!mine || again || go_on) {
+        half_unlock(&s->tx_lock);
+        half_unlock(&s->rx_lock);
+        return again ? finish(h, abort) : mine ? 0 : BERTH_E_BAD_HANDLE;
+    }
+    members_only(&s->holders,
+                 C->member); /* until the slot is given back: should we die, somebody else has to do it */
+    watches_drop(&c->watches);
+    uint32_t was = s->state;
+    end_session(s, c, abort);
+    stream_release_ring(s, c);
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    if (was == SESSION_QUEUED || (was == SESSION_FAILED && !load_acquire(&c->peer))) {
+        queued_take(s);
+        session_dispose(s);
+        return 0;
+    }
+    unconfirmed_take(s);
+    zombie_put(s);
+    return 0;
+}
+
+int client_close(session_handle h)
+{
+    return finish(h, false);
+}
+
+int client_abort(session_handle h)
+{
+    return finish(h, true);
+}
+
+static void leave_session(struct session *s, int64_t deadline)
+{
+    struct session_cache *c = session_cache_of(s);
+    if (!session_lock_until(s, deadline))
+        return;
+    uint32_t state = s->state;
+    if ((state == SESSION_OPEN || state == SESSION_OFFERED) && session_held(s) && c->own) {
+        if (!members_others_live(&s->holders)) {
+            members_only(&s->holders, C->member); /* a relative gives the slot back when it hears of our death */
+            end_session(s, c, false);
+        } else { /* whoever closes it after us shall not wait for word of our death before that ends it */
+            if (s->flags & SF_READ_SPAN && s->read_spanner == C->member + 1)
+                fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+            if (s->write_span && s->write_spanner == C->member + 1)
+                s->write_span = 0;
+            (void)members_drop(&s->holders, C->member);
+        }
+    }
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+}
+
+/* The daemon tells peers of our death where all that lies in an outbox ends with us. Where a relative has the outbox too, it is
+ * the relative's to end what nobody holds any more, and it may be asleep for long. */
+void client_leave(void)
+{
+    if (!C->attached || !berth_family_shared)
+        return;
+    struct member_set alive = members_alive();
+    int64_t deadline = clock_now() + 20 * NS_PER_MS;
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+        struct session *s = session_at(i);
+        uint32_t state = load_acquire(&s->state), own = load_relaxed(&s->own_outbox);
+        if ((state == SESSION_OPEN || state == SESSION_OFFERED) && session_held(s) && own < OUTBOXES_MAX &&
+            members_other(&C->family->outbox[own].mapped, C->member, &alive))
+            leave_session(s, deadline);
+    }
+}

@@ -1,0 +1,179 @@
+/* link.c - connector and acceptor come to know each other's slots.
+ *
+ * Until it is confirmed the acceptor cannot rely on being told of new bytes: the connector does not know its `want`. Such
+ * sessions are on a list that is looked at on every wake and at least each millisecond (wait_cap).
+ */
+#include "client/link.h"
+#include "client/channel.h"
+#include "client/family.h"
+#include "client/outbox.h"
+#include "client/peer.h"
+#include "client/routes.h"
+#include "client/session.h"
+#include "client/watch.h"
+#include "shm/slot.h"
+
+/* The peer worker of the session that had these flags is dead. The record may have become another session's since: then the tag
+ * is another. */
+void session_dead(struct session *s, uint32_t flags)
+{
+    uint32_t now = load_relaxed(&s->flags);
+    while (!((now ^ flags) >> SF_TAG_SHIFT) && !compare_exchange_sc(&s->flags, &now, now | SF_DEAD))
+        ;
+}
+
+/* The first who answers has it, whichever of its offers he took: they have the slot's generation in common. */
+static bool answers_offer(const struct slot_info *theirs, const struct session *s)
+{
+    uint32_t seq = load_relaxed(&theirs->offer_seq);
+    return seq && seq <= load_relaxed(&s->offer_seq);
+}
+
+/* `names`: our slot and its generation, as the peer has it. The record may have become another session's meanwhile. */
+static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index, const struct slot *p,
+                    uint64_t names)
+{
+    struct session_cache *c = session_cache_of(s);
+    family_lock_acquire(&s->rx_lock, C->member);
+    family_lock_acquire(&s->tx_lock, C->member);
+    bool waiting = load_relaxed(&s->state) == SESSION_OFFERED || load_relaxed(&s->state) == SESSION_ZOMBIE;
+    bool same = s->own_slot == (uint32_t)names && s->own_outbox == box->own->index && c->own &&
+                load_relaxed(&c->own->generation) == (uint32_t)(names >> 32);
+    const struct slot_info *theirs = peer_info(box, slot_index);
+    bool in_time = theirs && answers_offer(theirs, s);
+    uint32_t flags = load_relaxed(&s->flags);
+    /* a forked process that looks for its own comes by those that were made after the fork, too: whose they are would not hear of it */
+    bool may = session_held(s) || box->me == C->worker;
+    if (!same || !waiting || !in_time || c->peer || !(flags & SF_CONNECTOR) || !may) {
+        half_unlock(&s->tx_lock);
+        half_unlock(&s->rx_lock);
+        return;
+    }
+    struct own_box *own = outbox_by_index(s->own_outbox);
+    store_relaxed(&s->peer_outbox, box->handle);
+    store_relaxed(&s->peer_slot, slot_index);
+    s->peer_generation = load_relaxed(&p->generation);
+    uint64_t limit = load_relaxed(&theirs->rx_limit);
+    if (limit >= 4096 && limit < load_relaxed(&s->tx_limit))
+        store_relaxed(&s->tx_limit, limit);
+    outbox_info(own, s->own_slot)->peer_outbox = box->handle;
+    fetch_add_sc(&box->sessions, 1);
+    store_relaxed(&c->box, box);
+    store_release(&c->peer, p);
+    store_release(&c->own->peer, (uint64_t)s->peer_generation << 32 | slot_index);
+    if (load_relaxed(&s->state) == SESSION_OFFERED) {
+        session_set_state(s, SESSION_OPEN);
+        slot_set_state(c->own, SLOT_OPEN);
+    }
+    fence_sc();
+    if (load_acquire(
+            &box->worker->dead)) /* word of it may have come before anybody knew that this session was its */
+        session_dead(s, flags);
+    if (box->me == C->worker)
+        route_waiting(s, -1);
+    session_linked(s);
+    half_unlock(&s->tx_lock); /* only now: as soon as it can be closed, it can be another's */
+    half_unlock(&s->rx_lock);
+}
+
+/* What the acceptor wants to know may have happened before we knew whom to tell. */
+void session_linked(struct session *s)
+{
+    struct session_cache *c = session_cache_of(s);
+    uint64_t tail = load_relaxed(&s->tail);
+    notify_data(s, c, 0, tail + (load_relaxed(&s->flags) & SF_SHUT_WR ? 1 : 0));
+    notify_space(s, c, 0,
+                 load_relaxed(&s->state) == SESSION_ZOMBIE ? WANT_NOTHING : load_relaxed(&s->head_published));
+    watches_ready(c);
+}
+
+void session_event(struct peer_box *box, uint32_t index)
+{
+    const struct slot *p = peer_slot(box, index);
+    if (!p || !box->own)
+        return;
+    uint64_t names = load_acquire(&p->peer); /* our slot and its generation */
+    uint32_t mine = (uint32_t)names;
+    struct outbox_rec *r = outbox_rec_of(box->own);
+    if (mine >= load_relaxed(&r->slots))
+        return;
+    struct slot *own = outbox_slot(box->own, mine);
+    if (!own)
+        return; /* another member's */
+    uint64_t owner = load_relaxed(&own->extra);
+    if (load_acquire(&own->generation) != (uint32_t)(names >> 32) || slot_state(own) == SLOT_FREE || !owner ||
+        owner > SESSIONS_MAX)
+        return; /* an event that came too late */
+    struct session *s = session_at((uint32_t)owner - 1);
+    if (load_relaxed(&s->own_slot) != mine || load_relaxed(&s->own_outbox) != box->own->index)
+        return;
+    struct session_cache *c = session_cache_of(s);
+    if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_CONNECTOR) {
+        const struct slot_info *info = peer_info(box, index);
+        /* slots, generations and numbers of offers begin alike in each process of a family: the outbox tells them apart */
+        if (slot_state(p) != SLOT_FREE && info && load_relaxed(&info->peer_outbox) == r->handle &&
+            answers_offer(info, s))
+            link_to(s, box, index, p, names);
+        return;
+    }
+    if (load_acquire(&c->peer) == p)
+        watches_ready(c);
+}
+
+/* Does the connector know our slot, does it know another's, or is it past knowing? */
+bool session_judge(struct session *s, struct session_cache *c)
+{
+    uint64_t me = c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
+    const struct slot *peer = load_acquire(&c->peer);
+    uint32_t flags = load_relaxed(&s->flags);
+    uint64_t names = peer ? load_acquire(&peer->peer) : 0; /* once: it may come to name us at any moment */
+    bool still = peer && load_relaxed(&peer->generation) == s->peer_generation;
+    bool over =
+        !still || flags & (SF_DEAD | SF_RESET) || load_relaxed(&s->state) != SESSION_OPEN || (names && names != me);
+    bool knows = still && names == me;
+    if (c->box && load_acquire(&c->box->their_channel) == NONE) {
+        channel_pair(c->box);
+        if (load_acquire(&c->box->their_channel) == NONE && !over)
+            return false; /* it may know us, but not yet how to tell: very soon */
+    }
+    if (!knows && !over)
+        return false;
+    if (knows) {
+        fetch_and_sc(&s->flags, ~SF_TENTATIVE);
+    } else if (load_relaxed(&s->state) == SESSION_OPEN && !(flags & SF_RESET) &&
+               (flags & SF_TENTATIVE || !(flags & SF_DEAD))) {
+        if (names)
+            fetch_or_sc(&s->flags, SF_TENTATIVE); /* for good: the bytes are another's */
+        session_break(s, BERTH_E_RESET, "the connector has another acceptor");
+    }
+    fetch_or_sc(&s->flags, SF_CONFIRMED);
+    return true;
+}
+
+/* Is there anything that somebody might wait for? Whoever waits looks for himself. */
+static bool may_be_ready(const struct session *s, const struct session_cache *c)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    return peer && slot_tail(peer) != count_word(load_relaxed(&s->head), 0);
+}
+
+void sessions_confirm(void)
+{
+    if (load_relaxed(&C->unconfirmed) == 0 || !plock_try(&C->zombie_lock))
+        return;
+    uint32_t *link = &C->unconfirmed;
+    while (*link) {
+        struct session *s = session_at(*link - 1);
+        struct session_cache *c = session_cache_of(s);
+        bool judged = session_judge(s, c);
+        if (judged) {
+            store_release(link, s->next);
+            s->next = 0;
+        } else {
+            link = &s->next;
+        }
+        if (judged || may_be_ready(s, c))
+            watches_ready(c);
+    }
+    plock_release(&C->zombie_lock);
+}

@@ -1,0 +1,13 @@
+/* link.h - connector and acceptor come to know each other's slots. */
+#ifndef BERTH_CLIENT_LINK_H
+#define BERTH_CLIENT_LINK_H
+
+#include "client/state.h"
+
+void session_dead(struct session *s, uint32_t flags); /* the peer worker of the session that had these flags is */
+void session_linked(struct session *s);               /* connector: the peer's slot is known now */
+void session_event(struct peer_box *box, uint32_t peer_slot_index);
+bool session_judge(struct session *s, struct session_cache *c); /* one of them: false, it is open still */
+void sessions_confirm(void); /* acceptors look whether the connectors know them */
+
+#endif

@@ -1,0 +1,171 @@
+/* news.c - what the daemon says of its own accord, and what has to happen then.
+ *
+ * control.c puts it on a list as it comes. It is worked off here, outside all locks but one, by whoever comes by
+ * (control_poll): one thread at a time, in the order in which it came.
+ */
+#include <errno.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/sys.h"
+#include "client/aside.h"
+#include "client/bury.h"
+#include "client/channel.h"
+#include "client/control.h"
+#include "client/deaths.h"
+#include "client/events.h"
+#include "client/family.h"
+#include "client/fds.h"
+#include "client/graves.h"
+#include "client/link.h"
+#include "client/lost.h"
+#include "client/news.h"
+#include "client/offers.h"
+#include "client/peer.h"
+#include "client/watch.h"
+
+static struct plock dispatch_lock;
+
+static void on_segment(const struct ctl_segment_is *seg, int fd, int status)
+{
+    struct peer_box *box;
+    int err = peer_segment_arrived(seg->outbox, seg->index, fd, status, &box);
+    if (err == BERTH_E_BAD_HANDLE)
+        return;
+    if (!err && load_acquire(&box->their_channel) == NONE)
+        channel_pair(box); /* perhaps it holds the queue that is for us */
+    if (!err && box->own)
+        channel_scan(box); /* events that came before it said nothing to us */
+    watches_wake_all();    /* sessions that were set aside for it */
+}
+
+static void on_peer(const struct push *p)
+{
+    const struct ctl_outbox_is *is = (const void *)p->data;
+    if (p->len < (int)sizeof *is || is->h.status != 0 || p->nfds != 3) {
+        for (int i = 0; i < p->nfds; i++)
+            (void)sys_close(p->fds[i]);
+        return;
+    }
+    plock_take(&C->lock);
+    struct peer_box *box = peer_box_add(is, p->fds);
+    plock_release(&C->lock);
+    if (!box)
+        return;
+    if (is->dead)
+        peer_worker_dead(is->worker);
+    channel_pair(box);
+    events_poll(true);
+    listener_retry_pending();
+    sessions_confirm();
+    watches_wake_all();
+}
+
+static void on_push(struct push *p)
+{
+    const struct ctl_header *h = (const void *)p->data;
+    const struct ctl_segment_is *seg = (const void *)p->data;
+    const struct ctl_dead *dead = (const void *)p->data;
+    const struct ctl_listener *gone = (const void *)p->data;
+    int used = 0;
+    if (p->lost) {
+        lost_add(p);
+        return;
+    }
+    if (control_retry_at() && (h->type == CTL_PEER || h->type == CTL_OUTBOX_IS || h->type == CTL_SEGMENT_IS))
+        lost_found(p);
+    switch (h->type) {
+    case CTL_PEER:
+    case CTL_OUTBOX_IS:
+        on_peer(p);
+        if (h->type == CTL_OUTBOX_IS)
+            listener_answered(h->status, h->seq);
+        used = p->nfds;
+        break;
+    case CTL_SEGMENT_IS:
+        if (p->len >= (int)sizeof *seg) {
+            on_segment(seg, p->nfds > 0 ? p->fds[0] : -1, h->status);
+            used = p->nfds > 0;
+        }
+        break;
+    case CTL_DEAD:
+        if (p->len >= (int)sizeof *dead) {
+            events_poll(true);
+            sessions_of_worker_dead(dead->worker);
+            sessions_reoffer(dead->member);
+            peers_collect(false);
+            listener_retry_pending();
+        }
+        break;
+    case CTL_MEMBER_DEAD:
+        if (p->len >= (int)sizeof *dead)
+            member_gone(dead->member);
+        break;
+    case CTL_LISTENER_GONE:
+        if (p->len >= (int)sizeof *gone) {
+            events_poll(true);
+            sessions_listener_gone(gone->listener);
+        }
+        break;
+    case CTL_RETIRED:
+        if (p->len >= (int)sizeof(struct ctl_outbox)) {
+            const struct ctl_outbox *retired = (const void *)p->data;
+            peer_segment_retired(retired->outbox, retired->index);
+        }
+        break;
+    case CTL_EVICTED:
+        log_warn("the daemon has put this process out: %s", berth_strerror(h->status));
+        break;
+    default:
+        break;
+    }
+    for (int i = used; i < p->nfds; i++)
+        (void)sys_close(p->fds[i]);
+}
+
+bool control_pushes(void)
+{
+    int64_t at = control_retry_at();
+    return control_pushed() || (at && clock_now() >= at);
+}
+
+void control_fork_lock(void)
+{
+    plock_take(&dispatch_lock);
+}
+
+void control_fork_unlock(void)
+{
+    plock_release(&dispatch_lock);
+}
+
+static void dispatch_pushes(void)
+{
+    if (!control_pushes() || !plock_try(&dispatch_lock))
+        return;
+    struct push *p;
+    while ((p = control_push_take())) {
+        on_push(p);
+        memory_put(p, sizeof *p);
+    }
+    lost_retry(sessions_unreachable);
+    plock_release(&dispatch_lock);
+}
+
+void control_poll(void)
+{
+    if (!C->attached)
+        return;
+    hold_begin(); /* memory is taken and given back */
+    if (C->daemon_lost) {
+        peers_look_alive();
+        if (berth_family_shared && plock_try(&dispatch_lock)) { /* not while another thread forks */
+            members_look_alive(100 * NS_PER_MS);
+            plock_release(&dispatch_lock);
+        }
+    }
+    fds_keep_again();
+    control_receive();
+    dispatch_pushes();
+    hold_end();
+}

@@ -1,0 +1,12 @@
+/* news.h - what the daemon says of its own accord is worked off. */
+#ifndef BERTH_CLIENT_NEWS_H
+#define BERTH_CLIENT_NEWS_H
+
+#include "client/state.h"
+
+void control_poll(void);      /* takes what the daemon sent, if anything, and does what it asks for */
+bool control_pushes(void);    /* something waits to be worked off by control_poll */
+void control_fork_lock(void); /* nobody hears any news until control_fork_unlock */
+void control_fork_unlock(void);
+
+#endif

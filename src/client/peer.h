@@ -1,0 +1,26 @@
+/* peer.h - what others let us read: found, or said not to be here yet. Nothing here waits. */
+#ifndef BERTH_CLIENT_PEER_H
+#define BERTH_CLIENT_PEER_H
+
+#include "base/clock.h"
+#include "client/state.h"
+
+#define GRAVE_NS (3 * NS_PER_SEC) /* memory of the dead stays longer than any thread sleeps on a word in it */
+struct peer_box *peer_box_find(outbox_handle handle);
+struct peer_box *peer_box_of(outbox_handle handle, uint32_t me);                 /* as that worker faces it */
+struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3]); /* takes the descriptors */
+void peer_box_bury(struct peer_box *box); /* out of every table. C->lock and C->poll_lock are held */
+void peer_box_unmap(struct peer_box *box, bool all);
+const struct slot *peer_slot(struct peer_box *box,
+                             uint32_t index); /* NULL: no such slot, or its chunk is not here yet */
+const struct slot_info *peer_info(struct peer_box *box, uint32_t index);
+/* The same, with the reason: WOULD_BLOCK (asked for, not here yet) or PROTOCOL. */
+const struct slot *peer_slot_find(struct peer_box *box, uint32_t index, int *err);
+/* The memory of a ring word that the peer wrote: checked, with its size. */
+const uint8_t *peer_ring_find(struct peer_box *box, uint64_t word, uint64_t *size, int *err);
+/* 0: it is here, for every one who faces that outbox. BAD_HANDLE: nobody does, *out is NULL. */
+int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status, struct peer_box **out);
+void peer_segment_retired(outbox_handle handle, uint32_t index);
+void peer_worker_dead(uint32_t worker);
+
+#endif

@@ -1,0 +1,38 @@
+/* session.h - handles, caches, states. */
+#ifndef BERTH_CLIENT_SESSION_H
+#define BERTH_CLIENT_SESSION_H
+
+#include "client/state.h"
+#include "shm/slot.h"
+
+struct session *session_get(
+    session_handle h);                 /* NULL: stale. No lock is held: check the generation again under one */
+int session_missing(session_handle h); /* why session_get has nothing */
+struct session_cache *session_cache_of(struct session *s); /* made anew where it is stale */
+struct session_cache *session_cache_make(struct session *s);
+session_handle session_handle_of(const struct session *s);
+bool session_lock_until(struct session *s, int64_t deadline); /* both locks; false: too late, none */
+void session_set_state(struct session *s, uint32_t state);
+void session_fill_slot(struct session *s, struct own_box *box);
+void session_break(struct session *s, int error, const char *why); /* the peer is dead, or broke the rules */
+bool stream_cut(struct session *s, struct session_cache *c);       /* the peer's stream was cut off, not ended */
+/* The lists through session.next. zombie_lock is held, or is taken. */
+void sessions_list_take(uint32_t *link, const struct session *s);
+void unconfirmed_take(const struct session *s);
+void queued_take(const struct session *s); /* off the list of those that found no room in a listener's queue */
+void zombie_put(struct session *s);
+void session_dispose(struct session *s); /* nobody can find it any more, the peer is done with it */
+
+static inline uint64_t head_flag(const struct session *s)
+{
+    return load_relaxed(&s->flags) & SF_SHUT_RD ? COUNT_FLAG : 0;
+}
+
+/* Under rx_lock. */
+static inline void stream_publish_head(struct session *s, struct session_cache *c)
+{
+    store_relaxed(&s->head_published, s->head);
+    slot_set_head(c->own, count_word(s->head, head_flag(s)));
+}
+
+#endif

@@ -1,0 +1,128 @@
+/* share.c - what a holder of shared sessions (fork.c) must look after himself, since the events go to one of all. */
+#include <string.h>
+
+#include "client/channel.h"
+#include "client/control.h"
+#include "client/events.h"
+#include "client/family.h"
+#include "client/link.h"
+#include "client/offers.h"
+#include "client/peer.h"
+#include "client/routes.h"
+#include "client/session.h"
+#include "client/share.h"
+#include "client/watch.h"
+
+static uint32_t peers_asked[8], peers_asks; /* apps, see ask_peers */
+
+static void ask_outbox(outbox_handle handle)
+{
+    static outbox_handle asked;
+    if (exchange_sc(&asked, handle) == handle)
+        return;
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = NONE}, .outbox = handle};
+    (void)control_send(&msg, NULL, 0);
+}
+
+/* Once is enough: the daemon tells of those that come later by itself. */
+static void ask_peers(uint32_t app)
+{
+    for (uint32_t i = 0; i < 8; i++) {
+        if (peers_asked[i] == app)
+            return;
+    }
+    peers_asked[peers_asks++ % 8] = app;
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_PEERS, .len = sizeof msg}, .facing_app = app};
+    (void)control_send(&msg, NULL, 0);
+}
+
+void share_forget(void)
+{
+    memset(peers_asked, 0, sizeof peers_asked);
+}
+
+/* Another member has met the acceptor. */
+static void link_as_known(struct session *s, outbox_handle handle, uint32_t slot, uint32_t owner)
+{
+    struct peer_box *box = peer_box_of(handle, owner);
+    const struct slot *p = box ? peer_slot(box, slot) : NULL;
+    if (!p) {
+        ask_outbox(handle);
+        return;
+    }
+    channel_pair(box);
+    struct session_cache *c = session_cache_of(s);
+    half_lock(&s->rx_lock);
+    half_lock(&s->tx_lock);
+    bool mine = !c->peer && s->peer_outbox == handle && s->peer_slot == slot;
+    if (mine) {
+        box->sessions++;
+        c->box = box;
+        store_release(&c->peer, p);
+        fence_sc();
+        if (load_acquire(&box->worker->dead)) /* as link_to */
+            fetch_or_sc(&s->flags, SF_DEAD);
+        if (worker_is_us(owner))
+            route_waiting(s, -1);
+        session_linked(s);
+    }
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+}
+
+bool shared_link(struct session *s)
+{
+    if (session_cache_of(s)->peer)
+        return false;
+    uint32_t owner = session_owner(s);
+    half_lock(&s->rx_lock);
+    half_lock(&s->tx_lock);
+    outbox_handle handle = s->peer_outbox;
+    uint32_t slot = s->peer_slot;
+    half_unlock(&s->tx_lock);
+    half_unlock(&s->rx_lock);
+    if (handle) {
+        link_as_known(s, handle, slot, owner);
+        return !session_cache_of(s)->peer;
+    }
+    events_poll(true);
+    if (worker_is_us(owner))
+        return false;
+    ask_peers(s->app);
+    for (struct peer_box *b = load_acquire(&C->boxes); b; b = load_acquire(&b->next)) {
+        struct peer_box *as = b->worker->app == s->app ? peer_box_of(b->handle, owner) : NULL;
+        if (as) {
+            channel_pair(as);
+            channel_scan(as);
+        }
+    }
+    return !session_cache_of(s)->peer;
+}
+
+bool session_seek(struct session *s)
+{
+    if (load_relaxed(&s->flags) & SF_SHARED && load_relaxed(&s->state) != SESSION_QUEUED)
+        return shared_link(s);
+    if (load_relaxed(&s->state) == SESSION_QUEUED)
+        offer_again(s);
+    else
+        events_poll(true);
+    return false;
+}
+
+/* As sessions_confirm, for what was accepted before the fork. */
+void shared_confirm(void)
+{
+    uint32_t left = 0;
+    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); C->inherited_unconfirmed && i < n; i++) {
+        struct session *s = session_at(i);
+        if (!session_held_by(s, C->member) || load_relaxed(&s->flags) & (SF_CONNECTOR | SF_CONFIRMED) ||
+            worker_is_us(session_owner(s)))
+            continue;
+        struct session_cache *c = session_cache_of(s);
+        if (c->peer && !session_judge(s, c))
+            left++;
+        watches_ready(c);
+    }
+    C->inherited_unconfirmed = left;
+}

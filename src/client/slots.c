@@ -1,0 +1,167 @@
+/* slots.c - slots and channels of our own outboxes, handed out and taken back. */
+#include <string.h>
+
+#include "client/family.h"
+#include "client/outbox.h"
+#include "client/rings.h"
+#include "client/slots.h"
+#include "shm/slot.h"
+
+static int add_chunk(struct own_box *box, struct outbox_rec *r, uint32_t chunk)
+{
+    uint32_t rec;
+    int err = outbox_ring_alloc(box, CHUNK_BYTES, NONE, &rec);
+    if (err)
+        return err;
+    uint64_t word = C->family->ring[rec].word;
+    memset(outbox_ring_at(box, word, NULL), 0, CHUNK_BYTES);
+    family_lock_acquire(&r->lock, C->member);
+    struct segment_header *h = (struct segment_header *)(void *)box->seg[0];
+    if (h->chunks == chunk) { /* nobody was faster */
+        uint64_t *table = (uint64_t *)(void *)(box->seg[0] + OUTBOX_CHUNK_TABLE);
+        store_release(&table[chunk], word);
+        store_release(&h->chunks, chunk + 1);
+        rec = NONE;
+    }
+    family_lock_drop(&r->lock);
+    if (rec != NONE)
+        outbox_ring_free(box, rec);
+    return 0;
+}
+
+int outbox_slot_alloc(struct own_box *box, uint32_t *index)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    const struct segment_header *h = (const struct segment_header *)(void *)box->seg[0];
+    for (;;) {
+        family_lock_acquire(&r->lock, C->member);
+        uint32_t i = NONE;
+        if (r->slot_free) {
+            i = r->slot_free - 1;
+            r->slot_free = (uint32_t)outbox_slot(box, i)->extra;
+        } else if (r->slots < h->chunks * CHUNK_SLOTS) {
+            i = r->slots;
+            store_relaxed(&r->slots, i + 1); /* read without the lock by session_event */
+        }
+        if (i != NONE)
+            r->slots_live++;
+        uint32_t chunk = h->chunks;
+        family_lock_drop(&r->lock);
+        if (i != NONE) {
+            /* never 0: generation and index together make slot.peer, where 0 says "not known yet" */
+            struct slot *slot = outbox_slot(box, i);
+            if (!load_relaxed(&slot->generation))
+                store_release(&slot->generation, 1u);
+            *index = i;
+            return 0;
+        }
+        if (chunk >= CHUNKS_MAX)
+            return BERTH_E_LIMIT;
+        int err = add_chunk(box, r, chunk);
+        if (err)
+            return err;
+    }
+}
+
+void outbox_slot_free(struct own_box *box, uint32_t index)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    struct slot *slot = outbox_slot(box, index);
+    /* the new generation first: whoever still looks must not take the zeroes that follow for the old session */
+    store_release(&slot->generation, slot->generation + 1); /* a 0 is passed over when it is handed out */
+    store_release(&slot->state, (uint8_t)SLOT_FREE);
+    store_relaxed(&slot->tail, 0);
+    store_relaxed(&slot->ring, 0);
+    store_relaxed(&slot->head, 0);
+    store_relaxed(&slot->want, 0);
+    slot_disarm_space(slot);
+    store_relaxed(&slot->peer, 0);
+    store_relaxed(&slot->flags, (uint8_t)0);
+    store_relaxed(&slot->waiter, (uint8_t)WAITER_ANY);
+    family_lock_acquire(&r->lock, C->member);
+    store_relaxed(&slot->extra, r->slot_free);
+    r->slot_free = index + 1;
+    r->slots_live--;
+    family_lock_drop(&r->lock);
+}
+
+/* ---- channels -------------------------------------------------------------------------------------------- */
+
+/* A channel is the pair of workers', and workers come and go: that of a dead one is the next one's. A late event of the dead one's
+ * sessions does no harm in its queue: whoever gets it finds that the slot is not his. */
+void outbox_channel_free(struct own_box *box, uint32_t channel)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    if (outbox_worker(r->handle) != C->worker || members_others_live(&r->mapped))
+        return; /* relatives may face the same worker through it */
+    store_release(&outbox_channel(box, channel)->peer_worker, NONE);
+    store_release(&r->chan[channel].peer_worker, NONE);
+}
+
+static bool channel_reuse(struct own_box *box, uint32_t i, uint32_t peer_worker)
+{
+    struct chan_rec *chan = &outbox_rec_of(box)->chan[i];
+    struct channel *ch = outbox_channel(box, i);
+    bool writable = false;
+    uint8_t *queue = outbox_ring_at(box, chan->queue, &writable);
+    if (!writable)
+        return false;
+    family_lock_acquire(&chan->rx_lock, C->member);
+    family_lock_acquire(&chan->tx_lock, C->member);
+    memset(queue, 0, 1u << QUEUE_LOG2);
+    chan->tx_pos = 0;
+    store_relaxed(&ch->qhead, 0u);
+    store_relaxed(&ch->arm, 0u);
+    store_relaxed(&ch->resync, 0u);
+    family_lock_drop(&chan->tx_lock);
+    family_lock_drop(&chan->rx_lock);
+    store_release(&ch->peer_worker, peer_worker);
+    store_release(&chan->peer_worker, peer_worker);
+    return true;
+}
+
+static uint32_t channel_of_the_dead(struct own_box *box, uint32_t peer_worker)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    uint32_t found = NONE;
+    family_lock_acquire(&r->lock, C->member);
+    for (uint32_t i = 0; i < r->channels && found == NONE; i++) {
+        if (load_relaxed(&r->chan[i].peer_worker) == NONE && channel_reuse(box, i, peer_worker))
+            found = i;
+    }
+    family_lock_drop(&r->lock);
+    return found;
+}
+
+int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *channel)
+{
+    struct outbox_rec *r = outbox_rec_of(box);
+    for (uint32_t i = 0, n = load_acquire(&r->channels); i < n; i++) { /* made by another member */
+        if (load_acquire(&r->chan[i].peer_worker) == peer_worker && outbox_channel(box, i)->queue) {
+            *channel = i;
+            return 0;
+        }
+    }
+    if ((*channel = channel_of_the_dead(box, peer_worker)) != NONE)
+        return 0;
+    uint32_t rec;
+    int err = outbox_ring_alloc(box, 1u << QUEUE_LOG2, NONE, &rec);
+    if (err)
+        return err;
+    uint64_t word = C->family->ring[rec].word;
+    memset(outbox_ring_at(box, word, NULL), 0, 1u << QUEUE_LOG2);
+    family_lock_acquire(&r->lock, C->member);
+    uint32_t i = r->channels < OUTBOX_CHANNELS_USED ? r->channels++ : NONE;
+    family_lock_drop(&r->lock);
+    if (i == NONE) {
+        outbox_ring_free(box, rec);
+        return BERTH_E_LIMIT;
+    }
+    r->chan[i] = (struct chan_rec){.queue = word};
+    struct channel *ch = outbox_channel(box, i);
+    ch->peer_worker = peer_worker;
+    store_release(&ch->queue, word);
+    store_release(&r->chan[i].peer_worker, peer_worker);
+    *channel = i;
+    return 0;
+}

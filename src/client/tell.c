@@ -1,0 +1,34 @@
+/* tell.c - what the program is told of a session's end, once. */
+#include <string.h>
+
+#include "base/atomic.h"
+#include "client/session.h"
+#include "client/sleeper.h"
+
+int client_take_error(session_handle h)
+{
+    sleeper_glance();
+    struct session *s = session_get(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    int32_t error = exchange_sc(&s->error, 0);
+    if (error == BERTH_E_RESET && !client_tell_reset(h))
+        error = 0;
+    else if (!error && !(load_relaxed(&s->flags) & SF_RESET_TOLD) && stream_cut(s, session_cache_of(s)) &&
+             client_tell_reset(h))
+        error = BERTH_E_RESET;
+    return error;
+}
+
+bool client_tell_reset(session_handle h)
+{
+    struct session *s = session_get(h);
+    return s && !(fetch_or_sc(&s->flags, SF_RESET_TOLD) & SF_RESET_TOLD);
+}
+
+bool client_write_lost(session_handle h)
+{
+    struct session *s = session_get(h);
+    return s && !(load_relaxed(&s->flags) & (SF_SHUT_WR | SF_RESET)) &&
+           !(fetch_or_sc(&s->flags, SF_WRITE_LOST) & SF_WRITE_LOST);
+}

@@ -1,0 +1,94 @@
+/* upkeep.c - what is to be done now and then for all sessions, and for one that cannot go on: look whether it can now.
+ *
+ * A closed session is a zombie: out of the program's reach (the handle's generation has moved), its slot still readable by
+ * the peer. Zombies are looked at a few at a time, whenever a session is made.
+ */
+#include "client/upkeep.h"
+#include "client/graves.h"
+#include "client/link.h"
+#include "client/news.h"
+#include "client/offers.h"
+#include "client/rings.h"
+#include "client/session.h"
+#include "client/share.h"
+#include "shm/slot.h"
+
+/* A connector's session whose acceptor is not known: has somebody accepted, or is there room for its offer now? */
+void session_try_link(struct session *s)
+{
+    if (!session_seek(s))
+        return;
+    control_poll(); /* the daemon was asked */
+    (void)session_seek(s);
+}
+
+bool client_accepted(session_handle h)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return false;
+    if (!session_cache_of(s)->peer)
+        session_try_link(s);
+    return session_cache_of(s)->peer != NULL;
+}
+
+static bool peer_is_done(struct session *s, struct session_cache *c)
+{
+    if (load_relaxed(&s->flags) & (SF_DEAD | SF_RESET))
+        return true;
+    const struct slot *peer = load_acquire(&c->peer);
+    if (!peer)
+        return false;
+    if (load_acquire(&peer->generation) != s->peer_generation)
+        return true;
+    return load_relaxed(&s->flags) & SF_CONNECTOR && slot_state(peer) == SLOT_CLOSED;
+}
+
+void zombies_reap(int most)
+{
+    peers_collect(false);
+    if (load_relaxed(&C->zombies_first) == 0)
+        return;
+    for (int i = 0; i < most; i++) {
+        plock_take(&C->zombie_lock);
+        uint32_t first = C->zombies_first;
+        struct session *s = first ? session_at(first - 1) : NULL;
+        if (s) {
+            store_relaxed(&C->zombies_first, s->next);
+            if (!s->next)
+                C->zombies_last = 0;
+            s->next = 0;
+        }
+        plock_release(&C->zombie_lock);
+        if (!s)
+            return;
+        struct session_cache *c = session_cache_of(s);
+        if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_CONNECTOR)
+            session_try_link(s);
+        if (peer_is_done(s, c)) {
+            session_dispose(s);
+            fetch_add_sc(&C->zombies_done, 1);
+            continue;
+        }
+        plock_take(&C->zombie_lock);
+        if (C->zombies_last)
+            session_at(C->zombies_last - 1)->next = first;
+        else
+            store_relaxed(&C->zombies_first, first);
+        C->zombies_last = first;
+        plock_release(&C->zombie_lock);
+    }
+}
+
+void sessions_settle(void)
+{
+    outbox_shrink();
+    sessions_confirm();
+    if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
+        sessions_offer_again();
+    uint32_t before;
+    do {
+        before = load_relaxed(&C->zombies_done);
+        zombies_reap(8);
+    } while (load_relaxed(&C->zombies_done) - before == 8); /* as long as all of them were done */
+}

@@ -1,0 +1,11 @@
+/* upkeep.h - what is to be done now and then, and for one that cannot go on. */
+#ifndef BERTH_CLIENT_UPKEEP_H
+#define BERTH_CLIENT_UPKEEP_H
+
+#include "client/state.h"
+
+void session_try_link(struct session *s); /* connector: has somebody accepted? */
+void sessions_settle(void);               /* before a sleep: confirm, offer again, reap */
+void zombies_reap(int most);
+
+#endif

@@ -1,0 +1,28 @@
+/* wake.c - the holders of a shared session wake each other by their bells.
+ *
+ * Where a session is shared (fork.c) the peer knows one worker and writes that worker's bell, which all holders have and
+ * none reads.
+ */
+#include "client/wake.h"
+#include "base/sys.h"
+#include "client/family.h"
+#include "client/fds.h"
+
+void shared_kick(const struct session *s)
+{
+    uint32_t owner = session_owner(s);
+    int fd = C->kick_fd;
+    for (uint32_t i = 0; i < C->ancestors; i++) {
+        if (C->ancestor[i].worker == owner)
+            fd = C->ancestor[i].kick_fd;
+    }
+    bell_ring(fd);
+}
+
+void kicks_watch(int epfd, uint64_t data)
+{
+    for (uint32_t i = 0; i < C->ancestors; i++) {
+        struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
+        (void)sys_epoll_ctl(epfd, EPOLL_CTL_ADD, C->ancestor[i].kick_fd, &ev);
+    }
+}

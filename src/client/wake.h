@@ -1,0 +1,10 @@
+/* wake.h - holders of a shared session wake each other. */
+#ifndef BERTH_CLIENT_WAKE_H
+#define BERTH_CLIENT_WAKE_H
+
+#include "client/state.h"
+
+void shared_kick(const struct session *s); /* every holder that sleeps */
+void kicks_watch(int epfd, uint64_t data); /* enters the kicks of our ancestors */
+
+#endif
