@@ -13,7 +13,7 @@ PYTHON ?= /usr/bin/python3
 DEPS ?= yes
 deps = @$(if $(filter yes,$(DEPS)),sh scripts/deps.sh $(1),true)
 
-.PHONY: all demo test bench check check-format check-tidy check-asan check-tsan check-delays fuzz format install uninstall clean help
+.PHONY: all demo test bench check check-format check-tidy check-floors check-asan check-tsan check-delays fuzz format install uninstall clean help
 
 all:
 	$(call deps,build)
@@ -32,11 +32,15 @@ bench: all
 	$(call deps,build run)
 	@$(PYTHON) bench/run.py --build $(BUILD) $(BENCH_FLAGS)
 
-check: check-format check-tidy check-asan check-tsan check-delays
+check: check-format check-floors check-tidy check-asan check-tsan check-delays
 
 check-format:
 	$(call deps,check)
 	@sh scripts/format.sh --check
+
+# calls between the files of the library go down or stay
+check-floors:
+	@$(PYTHON) scripts/callgraph.py
 
 check-tidy: all
 	$(call deps,check)
@@ -101,7 +105,7 @@ help:
 	@echo 'make demo       redis and nginx on the kernel and on berth, side by side (under 3 minutes)'
 	@echo 'make test       every test; ends with "N passed, M failed"'
 	@echo 'make bench      every figure beside the kernel'"'"'s'
-	@echo 'make check      format, clang-tidy, the tests under ASan+UBSan and under TSan, and with delays'
+	@echo 'make check      format, floors, clang-tidy, the tests under ASan+UBSan and under TSan, and with delays'
 	@echo 'make fuzz       libFuzzer on all that parses (FUZZ_SECONDS=60 each, FUZZ=name for one)'
 	@echo 'make format     put the sources into the form that check wants'
 	@echo 'make install    PREFIX=/usr/local DESTDIR='
