@@ -412,7 +412,7 @@ bool client_connected(session_handle h)
     return load_relaxed(&s->state) == SESSION_OFFERED || load_relaxed(&s->state) == SESSION_OPEN;
 }
 
-int client_connect_wait(session_handle h, int64_t deadline)
+int client_connect_wait(session_handle h, int64_t deadline, const struct sleep_mark *mark)
 {
     for (;;) {
         struct client_poll_item item = {.handle = h, .events = EPOLLOUT};
@@ -426,7 +426,7 @@ int client_connect_wait(session_handle h, int64_t deadline)
             return client_take_error(h);
         if (deadline != DEADLINE_NEVER && left <= 0)
             return BERTH_E_TIMED_OUT;
-        int n = client_poll(&item, 1, NULL, 0, left, NULL);
+        int n = client_poll_since(mark, &item, 1, NULL, 0, left, NULL);
         if (n < 0)
             return n;
     }

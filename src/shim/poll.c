@@ -115,6 +115,7 @@ static int poll_one(struct pollfd *p, uint64_t h, int64_t timeout, const sigset_
 
 static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset_t *mask)
 {
+    sleep_testcancel();
     struct sock *s;
     uint64_t h;
     if (n == 1 && fd_session(fds->fd, &s, &h))

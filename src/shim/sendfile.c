@@ -24,22 +24,11 @@ static ssize_t fill_spans(int in, off64_t *off, struct iovec *spans, int n, size
     return sys_call6(SYS_preadv, in, sys_arg(spans), n, (long)*off, 0, 0);
 }
 
-static int wait_session(struct sock *s, uint64_t h, uint32_t events, int64_t timeout, bool block)
-{
-    if (!block || s->nonblock)
-        return EAGAIN;
-    int r = client_wait(h, events, clock_deadline(timeout ? timeout : -1));
-    if (r == BERTH_E_TIMED_OUT)
-        return EAGAIN;
-    if (r == BERTH_E_INTERRUPTED)
-        return signal_restarts(timeout) ? 0 : EINTR;
-    return r < 0 ? error_number(r) : 0;
-}
-
 /* From a descriptor of the kernel into a session. all: until count or the end of the file, as a blocking
  * sendfile does. */
 static ssize_t into_session(struct sock *s, uint64_t h, int in, off64_t *off, size_t count, bool all, bool block)
 {
+    struct waiting w = waiting_since_now(s->snd_timeout);
     size_t done = 0;
     int error = 0;
     while (done < count && !error) {
@@ -49,7 +38,7 @@ static ssize_t into_session(struct sock *s, uint64_t h, int in, off64_t *off, si
         if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_BUSY) {
             if (done && (!all || s->nonblock))
                 break;
-            error = wait_session(s, h, EPOLLOUT, s->snd_timeout, block);
+            error = block && !s->nonblock ? wait_session(&w, h, EPOLLOUT) : EAGAIN;
             continue;
         }
         if (n <= 0) {
@@ -84,10 +73,11 @@ static ssize_t into_session(struct sock *s, uint64_t h, int in, off64_t *off, si
 /* From a session to whatever `out` is (perhaps another session). */
 static ssize_t out_of_session(struct sock *s, uint64_t h, int out, size_t count, bool block)
 {
+    struct waiting w = waiting_since_now(s->rcv_timeout);
     struct iovec spans[2];
     int n, error;
     while ((n = client_read_spans(h, spans)) == BERTH_E_WOULD_BLOCK || n == BERTH_E_BUSY) {
-        error = wait_session(s, h, EPOLLIN, s->rcv_timeout, block);
+        error = block && !s->nonblock ? wait_session(&w, h, EPOLLIN) : EAGAIN;
         if (error) {
             errno = error;
             return -1;

@@ -38,6 +38,7 @@
 #include <sys/uio.h>
 
 #include "base/atomic.h"
+#include "base/sleep.h"
 #include "client/client.h"
 #include "shim/real.h"
 
@@ -139,9 +140,24 @@ bool fd_internal(int fd);                       /* the shim's own or libberth's 
 void fd_internal_lost(int fd);                  /* the program put something else there */
 
 /* ---- errors.c ---- */
-int error_number(int berth_error);     /* the errno for it */
-int fail(int berth_error);             /* sets errno, -1 */
-bool signal_restarts(int64_t timeout); /* after INTERRUPTED: would Linux have restarted the call? */
+int error_number(int berth_error); /* the errno for it */
+int fail(int berth_error);         /* sets errno, -1 */
+
+/* One blocking call of the program. */
+struct waiting {
+    int64_t timeout;  /* by SO_RCVTIMEO or SO_SNDTIMEO, 0: none */
+    int64_t deadline; /* 0: it has not waited yet */
+    struct sleep_mark mark;
+};
+
+static inline struct waiting waiting_since_now(int64_t timeout)
+{
+    return (struct waiting){.timeout = timeout, .mark = sleep_mark_now()};
+}
+
+int64_t waiting_deadline(struct waiting *w);
+int waited(struct waiting *w, int berth_error); /* 0: look again; else the errno to give up with */
+int wait_session(struct waiting *w, uint64_t h, uint32_t events); /* until `events` may hold; as waited() */
 
 /* ---- socket.c ---- */
 /* Make it a kernel socket under the same number. keep: stay BOUND instead of forgotten. 0 or -errno. Locks. */

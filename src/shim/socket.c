@@ -164,19 +164,21 @@ static bool become_session(int fd, struct sock *s, session_handle h)
 
 static int connect_wait(struct sock *s, session_handle h)
 {
-    int64_t deadline = clock_deadline(s->snd_timeout ? s->snd_timeout : -1);
+    struct waiting w = waiting_since_now(s->snd_timeout);
+    s->connecting = 1; /* it goes on behind, as on Linux, when this one is interrupted or cancelled */
     for (;;) {
-        int r = client_connect_wait(h, deadline);
-        if (r == BERTH_E_INTERRUPTED && signal_restarts(s->snd_timeout))
-            continue;
+        int r = client_connect_wait(h, waiting_deadline(&w), &w.mark);
+        int error = waited(&w, r);
+        if (r == BERTH_E_TIMED_OUT)
+            error = EINPROGRESS;
+        else if (r != BERTH_E_INTERRUPTED)
+            s->connecting = 0;
         if (r == 0)
             return 0;
-        if (r == BERTH_E_INTERRUPTED || r == BERTH_E_TIMED_OUT) {
-            s->connecting = 1; /* it goes on behind, as on Linux */
-            errno = r == BERTH_E_INTERRUPTED ? EINTR : EINPROGRESS;
+        if (error) {
+            errno = error;
             return -1;
         }
-        return fail(r);
     }
 }
 
