@@ -246,11 +246,15 @@ static ssize_t write_once(uint64_t h, const struct iovec *iov, int count, size_t
     return count ? client_write(h, iov->iov_base, iov->iov_len) : 0;
 }
 
-static void broken_pipe(int flags)
+void broken_pipe(void)
 {
-    if (!(flags & MSG_NOSIGNAL))
-        (void)sys_call(SYS_tgkill, sys_call(SYS_getpid, 0L, 0L, 0L, 0L), sys_call(SYS_gettid, 0L, 0L, 0L, 0L),
-                       (long)SIGPIPE, 0L);
+    (void)sys_call(SYS_tgkill, sys_call(SYS_getpid, 0L, 0L, 0L, 0L), sys_call(SYS_gettid, 0L, 0L, 0L, 0L),
+                   (long)SIGPIPE, 0L);
+}
+
+int send_error(uint64_t h, int berth_error)
+{
+    return berth_error == BERTH_E_RESET && !client_tell_reset(h) ? EPIPE : error_number(berth_error);
 }
 
 static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
@@ -270,13 +274,13 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
         } else {
             if (r == BERTH_E_CLOSED && !done && client_write_lost(h))
                 return (ssize_t)total;
-            error = r == BERTH_E_RESET && !done && !client_tell_reset(h) ? EPIPE : error_number((int)r);
+            error = done ? error_number((int)r) : send_error(h, (int)r);
         }
         if (error) {
             if (done)
                 return (ssize_t)done;
-            if (error == EPIPE)
-                broken_pipe(flags);
+            if (error == EPIPE && !(flags & MSG_NOSIGNAL))
+                broken_pipe();
             errno = error;
             return -1;
         }

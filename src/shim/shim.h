@@ -167,6 +167,20 @@ socklen_t sock_fill_addr(int family, const endpoint *ep, struct sockaddr *addr, 
 /* ---- io.c ---- */
 ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
 ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
+int send_error(uint64_t h, int berth_error); /* the errno of a write that failed at its first byte */
+void broken_pipe(void);                      /* SIGPIPE, to this thread */
+
+#define IO_MAX ((size_t)INT32_MAX & ~4095ul) /* the kernel moves no more at once (MAX_RW_COUNT) */
+
+/* An address that no program has anything at: a small number or one of the kernel's. Others are told from good ones only by trying. */
+static inline bool pointer_wild(const void *p)
+{
+#if defined(__aarch64__) /* the upper byte may be a tag of the program's */
+    return (uintptr_t)p < 4096;
+#else
+    return (uintptr_t)p < 4096 || (intptr_t)p < 0;
+#endif
+}
 
 /* ---- relay.c ---- */
 extern uint8_t relay_unaccepted; /* a session was connected since it was last known that all were accepted */

@@ -2,7 +2,6 @@
 berth."""
 
 import os
-import unittest
 
 import harness
 
@@ -24,9 +23,12 @@ class Blocking(harness.TestCase):
     def test_cancellation(self):
         self.compare("cancel", lines=40)
 
+    def test_splice_and_sendfile(self):
+        self.compare("splice", lines=80)
+
     def test_signals(self):
         self.compare("signals", lines=57)
 
 
 if __name__ == "__main__":
-    unittest.main()
+    harness.main()
