@@ -64,6 +64,10 @@ bool client_has_route(const endpoint *dst);
 /* src: NULL, or an address and port that the caller holds in the kernel. 0; IN_PROGRESS (handle valid: the listener's queue is
  * full); or REFUSED, NO_ROUTE (not under berth, or not admitted), LIMIT, NO_MEMORY … */
 int client_connect(const endpoint *dst, const endpoint *src, session_handle *out);
+/* The same in two steps: a session that nobody but the caller knows of, and its offer to the listener. */
+int client_connect_begin(const endpoint *dst, const endpoint *src, session_handle *out);
+int client_connect_offer(session_handle s); /* 0, IN_PROGRESS; else it is the caller's to close */
+bool client_connect_stop(session_handle s); /* ends one in progress with RESET; false: it is through */
 /* Blocks; for IN_PROGRESS. 0 or why it failed. */
 int client_connect_wait(session_handle s, int64_t deadline_ns, const struct sleep_mark *mark);
 

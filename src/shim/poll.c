@@ -94,7 +94,7 @@ static int merge(struct pollfd *fds, nfds_t n, const struct split *sp)
     for (nfds_t i = 0; i < n; i++) {
         short r = 0;
         if (sp->item_of[i] >= 0)
-            r |= answered(sp->items[sp->item_of[i]].revents, fds[i].events);
+            r |= answered(sp->items[sp->item_of[i]].revents & (sp->kfd_of[i] >= 0 ? EPOLLIN : ~0u), fds[i].events);
         if (sp->kfd_of[i] >= 0)
             r |= sp->kfds[sp->kfd_of[i]].revents;
         fds[i].revents = r;

@@ -26,6 +26,12 @@ class Blocking(harness.TestCase):
     def test_splice_and_sendfile(self):
         self.compare("splice", lines=80)
 
+    def test_shutdown(self):
+        self.compare("shutdown", lines=49)
+
+    def test_use_before_connect_returns(self):
+        self.compare("connect", lines=1)
+
     def test_signals(self):
         self.compare("signals", lines=57)
 
