@@ -81,9 +81,10 @@ BERTH_PUBLIC int berth_accept(berth_listener listener, int64_t timeout_ns, berth
     int err = client_accept(listener, out);
     if (err != BERTH_E_WOULD_BLOCK || timeout_ns == 0)
         return err;
+    struct sleep_mark mark = sleep_mark_now();
     int64_t deadline = clock_deadline(timeout_ns);
     do {
-        err = client_listener_wait(listener, -1, deadline);
+        err = client_listener_wait(listener, -1, deadline, &mark);
         if (!err)
             err = client_accept(listener, out);
     } while (err == BERTH_E_WOULD_BLOCK);
@@ -97,15 +98,21 @@ BERTH_PUBLIC int berth_unlisten(berth_listener listener)
 
 /* ---- sessions ---------------------------------------------------------------------------------------------------- */
 
+static void close_connecting(void *session)
+{
+    (void)client_close(*(berth_session *)session);
+}
+
 BERTH_PUBLIC int berth_connect(const struct berth_endpoint *ep, int64_t timeout_ns, berth_session *out)
 {
     if (!ep || !out || ep->proto != BERTH_PROTO_TCP || ep->port == 0)
         return BERTH_E_INVALID;
     int err = client_connect(ep, NULL, out);
     if (err == BERTH_E_IN_PROGRESS && timeout_ns != 0) {
-        err = client_connect_wait(*out, clock_deadline(timeout_ns));
-        if (err)
-            (void)client_close(*out);
+        struct sleep_mark mark = sleep_mark_now();
+        pthread_cleanup_push(close_connecting, out);
+        err = client_connect_wait(*out, clock_deadline(timeout_ns), &mark);
+        pthread_cleanup_pop(err != 0);
     }
     return err;
 }
@@ -124,7 +131,8 @@ static int again(berth_session s, uint32_t events, int64_t timeout_ns, int64_t *
         return BERTH_E_WOULD_BLOCK;
     if (*deadline == 0)
         *deadline = clock_deadline(timeout_ns);
-    return client_wait(s, events, *deadline);
+    struct sleep_mark mark = sleep_mark_now();
+    return client_wait(s, events, *deadline, &mark);
 }
 
 BERTH_PUBLIC ssize_t berth_read(berth_session session, void *buf, size_t len, int64_t timeout_ns)

@@ -4,6 +4,9 @@
  * enum berth_error. The process is one worker; its state is global to the library (a fork makes the child another
  * worker of the same app, see fork.c). All functions may be called from any thread. None touches errno, none calls
  * a libc function that the preload library replaces.
+ *
+ * What blocks ends with INTERRUPTED when a handler of the program has run: since `mark` (base/sleep.h), where it is asked for, else
+ * since the call began. Whether to go on is the caller's decision. pthread_cancel ends it, too, and leaves nothing undone.
  */
 #ifndef BERTH_CLIENT_CLIENT_H
 #define BERTH_CLIENT_CLIENT_H
@@ -16,6 +19,7 @@
 #include <sys/epoll.h>
 #include <sys/uio.h>
 
+#include "base/sleep.h"
 #include "berth/berth.h"
 #include "session/endpoint.h"
 
@@ -50,7 +54,7 @@ int client_accept(listener_handle l, session_handle *out); /* WOULD_BLOCK when n
 int client_accept_if(listener_handle l, bool (*may)(void *arg), void *arg, session_handle *out);
 /* Blocks until a session waits at l, or `kernel_fd` (-1: none) is readable; one of several sleepers in several processes is
  * woken. 0, TIMED_OUT, INTERRUPTED, BAD_HANDLE. */
-int client_listener_wait(listener_handle l, int kernel_fd, int64_t deadline_ns);
+int client_listener_wait(listener_handle l, int kernel_fd, int64_t deadline_ns, const struct sleep_mark *mark);
 bool client_listener_ready(listener_handle l); /* would client_accept find one? (a system call) */
 int client_unlisten(listener_handle l);
 
@@ -60,7 +64,12 @@ bool client_has_route(const endpoint *dst);
 /* src: NULL, or an address and port that the caller holds in the kernel. 0; IN_PROGRESS (handle valid: the listener's queue is
  * full); or REFUSED, NO_ROUTE (not under berth, or not admitted), LIMIT, NO_MEMORY … */
 int client_connect(const endpoint *dst, const endpoint *src, session_handle *out);
-int client_connect_wait(session_handle s, int64_t deadline_ns); /* blocks; for IN_PROGRESS. 0 or why it failed */
+/* The same in two steps: a session that nobody but the caller knows of, and its offer to the listener. */
+int client_connect_begin(const endpoint *dst, const endpoint *src, session_handle *out);
+int client_connect_offer(session_handle s); /* 0, IN_PROGRESS; else it is the caller's to close */
+bool client_connect_stop(session_handle s); /* ends one in progress with RESET; false: it is through */
+/* Blocks; for IN_PROGRESS. 0 or why it failed. */
+int client_connect_wait(session_handle s, int64_t deadline_ns, const struct sleep_mark *mark);
 
 /* ---- stream ---- */
 #define STREAM_PEEK 1u
@@ -75,9 +84,10 @@ int client_write_spans(session_handle s, size_t want, struct iovec spans[2]);
 int client_write_commit(session_handle s, size_t len);
 /* Blocks (spin, then sleep) until one of `events` (EPOLLIN, EPOLLOUT) holds or the session fails. 0, TIMED_OUT, INTERRUPTED,
  * BAD_HANDLE. 0 also when there is an error or an end of stream to report. */
-int client_wait(session_handle s, uint32_t events, int64_t deadline_ns);
-/* The same until so many bytes can be read, or as many as the peer can put there before it waits for us. */
-int client_wait_for(session_handle s, uint32_t events, uint64_t least, int64_t deadline_ns);
+int client_wait(session_handle s, uint32_t events, int64_t deadline_ns, const struct sleep_mark *mark);
+/* The same until so many bytes can be read, or as many as the peer can put there before it waits for us. 0: as SO_RCVLOWAT says. */
+int client_wait_for(session_handle s, uint32_t events, uint64_t least, int64_t deadline_ns,
+                    const struct sleep_mark *mark);
 int client_set_lowat(session_handle s, uint32_t bytes); /* SO_RCVLOWAT: readable from so many on */
 
 /* EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR as they hold now; EPOLLERR | EPOLLHUP for a bad handle */
@@ -126,7 +136,7 @@ int evset_fd(struct evset *set);     /* of one without a kernel set: becomes rea
 struct client_poll_item {
     uint64_t handle;  /* session or listener */
     struct evset *set; /* or a set, for EPOLLIN; NULL */
-    uint64_t least;   /* session: bytes that are to be there for EPOLLIN; 0 and 1: any */
+    uint64_t least;   /* session: bytes that are to be there for EPOLLIN; 0: as SO_RCVLOWAT says */
     uint32_t events;  /* EPOLLIN | EPOLLOUT | EPOLLRDHUP */
     uint32_t revents; /* out; EPOLLERR and EPOLLHUP also unasked */
 };
@@ -134,6 +144,9 @@ struct client_poll_item {
  * revents, 0 when the time is over, or INTERRUPTED. kfds' revents are always written. */
 int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
                 const sigset_t *mask);
+/* The same for a wait that began before. */
+int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n, struct pollfd *kfds,
+                      int nk, int64_t timeout_ns, const sigset_t *mask);
 
 /* ---- descriptors of berth's own ---- */
 /* True for a descriptor that libberth uses inside this process: close, dup2 and close_range must leave it alone. */

@@ -21,6 +21,7 @@
 #include "client/session.h"
 #include "client/slots.h"
 #include "client/upkeep.h"
+#include "client/watch.h"
 #include "session/directory.h"
 #include "shm/slot.h"
 
@@ -87,7 +88,7 @@ bool client_has_route(const endpoint *dst)
     return false;
 }
 
-int client_connect(const endpoint *dst, const endpoint *src, session_handle *out)
+int client_connect_begin(const endpoint *dst, const endpoint *src, session_handle *out)
 {
     if (!C->attached)
         return BERTH_E_NOT_ATTACHED;
@@ -148,19 +149,10 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
     (void)session_cache_make(s); /* before any other thread can come to it */
     store_release(&outbox_slot(r->box, own_slot)->state,
                   (uint8_t)SLOT_OFFERED); /* before the token, a system call */
-    err = offer(s, r);
+    session_set_state(s, SESSION_QUEUED);
     plock_release(&C->lock);
-    if (err && err != BERTH_E_IN_PROGRESS) {
-        slot_set_state(outbox_slot(r->box, own_slot), SLOT_CLOSED);
-        outbox_slot_free(r->box, own_slot);
-        ports_release(s);
-        session_free(s);
-        return err;
-    }
-    if (err)
-        queued_put(s);
     *out = session_handle_of(s);
-    return err;
+    return 0;
 
 fail_slot:
     plock_release(&C->lock);
@@ -170,6 +162,44 @@ fail_slot:
 fail_route:
     plock_release(&C->lock);
     session_free(s);
+    return err;
+}
+
+int client_connect_offer(session_handle h)
+{
+    struct session *s = session_get(h);
+    if (!s)
+        return BERTH_E_BAD_HANDLE;
+    plock_take(&C->lock);
+    struct route *r = route_find(load_relaxed(&s->listener));
+    int err = r ? 0 : BERTH_E_REFUSED;
+    if (r && load_relaxed(&s->state) == SESSION_QUEUED) /* else another thread's look has done it */
+        err = offer(s, r);
+    plock_release(&C->lock);
+    if (err == BERTH_E_IN_PROGRESS)
+        queued_put(s);
+    else if (!err && load_acquire(&session_cache_of(s)->watches))
+        watches_ready(session_cache_of(s));
+    return err;
+}
+
+bool client_connect_stop(session_handle h)
+{
+    struct session *s = session_get(h);
+    if (!s || client_connected(h) || load_relaxed(&s->state) != SESSION_QUEUED)
+        return false;
+    session_break(s, BERTH_E_RESET, "it was shut down before it was connected");
+    return true;
+}
+
+int client_connect(const endpoint *dst, const endpoint *src, session_handle *out)
+{
+    int err = client_connect_begin(dst, src, out);
+    if (err)
+        return err;
+    err = client_connect_offer(*out);
+    if (err && err != BERTH_E_IN_PROGRESS)
+        (void)client_close(*out);
     return err;
 }
 
@@ -183,7 +213,7 @@ bool client_connected(session_handle h)
     return load_relaxed(&s->state) == SESSION_OFFERED || load_relaxed(&s->state) == SESSION_OPEN;
 }
 
-int client_connect_wait(session_handle h, int64_t deadline)
+int client_connect_wait(session_handle h, int64_t deadline, const struct sleep_mark *mark)
 {
     for (;;) {
         struct client_poll_item item = {.handle = h, .events = EPOLLOUT};
@@ -197,7 +227,7 @@ int client_connect_wait(session_handle h, int64_t deadline)
             return client_take_error(h);
         if (deadline != DEADLINE_NEVER && left <= 0)
             return BERTH_E_TIMED_OUT;
-        int n = client_poll(&item, 1, NULL, 0, left, NULL);
+        int n = client_poll_since(mark, &item, 1, NULL, 0, left, NULL);
         if (n < 0)
             return n;
     }

@@ -438,9 +438,9 @@ static uint32_t judge_session(struct watch *w)
      * for what is beyond the bytes that are there, a level for the first byte. */
     uint64_t want = load_relaxed(&c->own->want);
     if (w->events & (EPOLLIN | EPOLLRDHUP))
-        (void)stream_arm_read(s, c, 0, edge, 1);
+        (void)stream_arm_read(s, c, 0, edge, 0);
     else
-        (void)stream_arm_read(s, c, 0, true, 1); /* for EPOLLHUP, EPOLLERR */
+        (void)stream_arm_read(s, c, 0, true, 0); /* for EPOLLHUP, EPOLLERR */
     pass_on(w, c, want);
     if (w->events & EPOLLOUT && !stream_writable(s, c))
         (void)stream_arm_write(s, c, 0);

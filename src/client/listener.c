@@ -160,9 +160,9 @@ static long sleep_once(struct sleeper *sl, const struct listener *l, int ep, int
     return found;
 }
 
-static int wait_held(listener_handle h, int kernel_fd, int64_t deadline)
+static int wait_held(listener_handle h, int kernel_fd, int64_t deadline, const struct sleep_mark *mark)
 {
-    struct sleeper sl = {.mark = sleep_mark_now(), .deadline = deadline};
+    struct sleeper sl = {.mark = *mark, .deadline = deadline};
     for (;;) {
         struct listener *l = listener_get(h);
         if (!l)
@@ -186,10 +186,10 @@ static int wait_held(listener_handle h, int kernel_fd, int64_t deadline)
     }
 }
 
-int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline)
+int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline, const struct sleep_mark *mark)
 {
     hold_begin();
-    int err = wait_held(h, kernel_fd, deadline);
+    int err = wait_held(h, kernel_fd, deadline, mark);
     hold_end();
     return err;
 }

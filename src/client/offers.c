@@ -61,7 +61,7 @@ void offer_again(struct session *s)
         plock_release(&C->lock);
         return;
     }
-    if (r && load_relaxed(&s->state) == SESSION_QUEUED)
+    if (r && load_relaxed(&s->state) == SESSION_QUEUED && !(load_relaxed(&s->flags) & SF_RESET)) /* not stopped */
         err = offer(s, r);
     plock_release(&C->lock);
     if (err == BERTH_E_REFUSED && load_relaxed(&s->state) == SESSION_QUEUED)

@@ -57,8 +57,8 @@ static uint32_t item_ready(const struct client_poll_item *item)
     if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_SHARED)
         session_try_link(s);
     uint32_t ready = session_ready(s, c);
-    if (item->least > 1 && ready & EPOLLIN && !session_has(s, c, item->least))
-        ready &= ~(uint32_t)EPOLLIN;
+    if (item->least)
+        ready = (ready & ~(uint32_t)EPOLLIN) | (session_has(s, c, item->least) ? EPOLLIN : 0);
     return ready;
 }
 
@@ -301,11 +301,18 @@ static bool gather(struct call *k)
 int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
                 const sigset_t *mask)
 {
+    struct sleep_mark mark = sleep_mark_now();
+    return client_poll_since(&mark, items, n, kfds, nk, timeout_ns, mask);
+}
+
+int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n, struct pollfd *kfds,
+                      int nk, int64_t timeout_ns, const sigset_t *mask)
+{
     int err = fork_child_ready();
     if (err)
         return err;
     struct call k = {.items = items, .kfds = kfds, .n = n, .nk = nk, .room = ON_STACK, .ep = -1};
-    k.sl = (struct sleeper){.mark = sleep_mark_now(),
+    k.sl = (struct sleeper){.mark = *mark,
                             .deadline = clock_deadline(timeout_ns),
                             .mask = mask,
                             .undo = disarm,

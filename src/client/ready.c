@@ -75,8 +75,8 @@ bool stream_writable(struct session *s, struct session_cache *c)
     if (load_relaxed(&s->state) == SESSION_QUEUED || load_relaxed(&s->flags) & SF_TENTATIVE)
         return false;
     uint64_t size = load_relaxed(&s->tx_size);
-    if (size < load_relaxed(&s->tx_limit))
-        return true; /* none yet, or it can grow */
+    if (!size || size * 4 <= load_relaxed(&s->tx_limit))
+        return true; /* none yet, or it can grow: by four, see send_room */
     uint64_t head = load_relaxed(&s->head_seen);
     const struct slot *peer = load_acquire(&c->peer);
     if (peer) {
@@ -115,8 +115,7 @@ static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge, uint64_t least)
 {
     if (!edge) {
-        uint64_t low = load_relaxed(&s->lowat);
-        least = least > low ? least : low;
+        least = least ? least : load_relaxed(&s->lowat);
         arm(s, c, &c->own->want, load_relaxed(&s->head) + reachable(load_acquire(&c->peer), least) - 1, flag);
         return !session_has(s, c, least);
     }

@@ -511,6 +511,8 @@ int client_write_spans(session_handle h, size_t want, struct iovec spans[2])
     if (!s)
         return BERTH_E_BAD_HANDLE;
     struct session_cache *c = session_cache_of(s);
+    if (__builtin_expect(!load_acquire(&c->peer), 0))
+        session_try_link(s);
     half_lock(&s->tx_lock);
     int result = stale(s, h) ? BERTH_E_BAD_HANDLE : s->write_span ? BERTH_E_BUSY : 0;
     if (result == 0) {

@@ -44,11 +44,11 @@ static int look(void *arg)
     return is_ready(arg);
 }
 
-static int by_poll(session_handle h, const struct waiting *w)
+static int by_poll(session_handle h, const struct waiting *w, const struct sleep_mark *mark)
 {
     struct client_poll_item item = {.handle = h, .events = w->events, .least = w->least};
     int64_t left = w->deadline == DEADLINE_NEVER ? -1 : w->deadline - clock_now();
-    int n = client_poll(&item, 1, NULL, 0, w->deadline != DEADLINE_NEVER && left < 0 ? 0 : left, NULL);
+    int n = client_poll_since(mark, &item, 1, NULL, 0, w->deadline != DEADLINE_NEVER && left < 0 ? 0 : left, NULL);
     return n > 0 ? 0 : n == 0 ? BERTH_E_TIMED_OUT : n;
 }
 
@@ -81,15 +81,15 @@ static long sleep_once(const struct waiting *w, struct sleeper *sl, uint32_t fla
     return sleeper_words(sl, v, 2);
 }
 
-int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t deadline)
+int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t deadline, const struct sleep_mark *mark)
 {
-    struct sleeper sl = {.mark = sleep_mark_now(), .deadline = deadline};
+    struct sleeper sl = {.mark = *mark, .deadline = deadline};
     int64_t began = 0;
     for (;;) {
         struct session *s = session_get(h);
         if (!s)
             return BERTH_E_BAD_HANDLE;
-        struct waiting w = {s, session_cache_of(s), events, least > 1 ? least : load_relaxed(&s->lowat), deadline};
+        struct waiting w = {s, session_cache_of(s), events, least ? least : load_relaxed(&s->lowat), deadline};
         uint32_t flags = load_acquire(&s->flags);
         uint8_t *vain = events & EPOLLIN ? &w.c->vain_read : &w.c->vain_write;
         if (is_ready(&w)) {
@@ -100,7 +100,7 @@ int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t d
         if (!load_acquire(&w.c->peer))
             session_try_link(s);
         if (must_poll(&w, flags))
-            return by_poll(h, &w);
+            return by_poll(h, &w, mark);
         cpu_publish(w.c->own);
         if (!began) { /* the first time round */
             began = clock_now();
@@ -122,7 +122,7 @@ int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t d
     }
 }
 
-int client_wait(session_handle h, uint32_t events, int64_t deadline)
+int client_wait(session_handle h, uint32_t events, int64_t deadline, const struct sleep_mark *mark)
 {
-    return client_wait_for(h, events, 1, deadline);
+    return client_wait_for(h, events, 0, deadline, mark);
 }

@@ -473,6 +473,7 @@ static int shots_take(const struct evset *set, struct epoll_event *out, int n)
 
 static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask)
 {
+    sleep_testcancel();
     if (max <= 0) {
         errno = EINVAL;
         return -1;

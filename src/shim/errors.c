@@ -1,7 +1,6 @@
-/* errors.c - one table from libberth's errors to errno, and the rule for restarting after a signal. */
-#include <signal.h>
+/* errors.c - one table from libberth's errors to errno, and what a wait has come to: the rules of signal(7). */
 
-#include "base/sys.h"
+#include "base/clock.h"
 #include "shim/shim.h"
 
 static const uint8_t numbers[] = {
@@ -48,26 +47,28 @@ int fail(int berth_error)
     return -1;
 }
 
-/* The kernel's own struct, not libc's. */
-struct kernel_sigaction {
-    void *handler;
-    unsigned long flags;
-    void *restorer;
-    uint64_t mask;
-};
+/* ---- waiting ---- */
 
-/* signal(7): a call with a timeout set by SO_RCVTIMEO or SO_SNDTIMEO is never restarted; otherwise one interrupted
- * by a handler with SA_RESTART is. Which handler ran is not known here, so every one that exists must have it. */
-bool signal_restarts(int64_t timeout)
+/* signal(7): a call with a timeout set by SO_RCVTIMEO or SO_SNDTIMEO is never restarted. */
+int waited(struct waiting *w, int berth_error)
 {
-    if (timeout)
-        return false;
-    for (int sig = 1; sig <= 64; sig++) {
-        struct kernel_sigaction act = {0};
-        if (sys_call(SYS_rt_sigaction, (long)sig, 0L, &act, 8L) < 0)
-            continue;
-        if ((uintptr_t)act.handler > 1 && !(act.flags & SA_RESTART))
-            return false;
+    if (berth_error == BERTH_E_INTERRUPTED) {
+        bool restarts = sleep_restarts(&w->mark);
+        return w->timeout || !restarts ? EINTR : 0;
     }
-    return true;
+    if (berth_error == BERTH_E_TIMED_OUT)
+        return EAGAIN;
+    return berth_error < 0 ? error_number(berth_error) : 0;
+}
+
+int64_t waiting_deadline(struct waiting *w)
+{
+    if (!w->deadline)
+        w->deadline = clock_deadline(w->timeout ? w->timeout : -1);
+    return w->deadline;
+}
+
+int wait_session(struct waiting *w, uint64_t h, uint32_t events)
+{
+    return waited(w, client_wait(h, events, waiting_deadline(w), &w->mark));
 }

@@ -29,9 +29,10 @@ static void drop(int fd)
 
 EXPORT int close(int fd)
 {
-    if (unlikely(fd_word(fd)) && !shim_foreign())
+    if (unlikely(fd_word(fd)) && !shim_foreign()) {
+        sleep_testcancel();
         drop(fd);
-    else if (unlikely(fd_internal(fd)) && !shim_foreign()) {
+    } else if (unlikely(fd_internal(fd)) && !shim_foreign()) {
         errno = EBADF;
         return -1;
     }

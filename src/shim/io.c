@@ -41,19 +41,6 @@ static int iov_after(const struct iovec *iov, int count, size_t skip, struct iov
     return n;
 }
 
-/* Waits until `events` may hold. 0, or the errno to give up with. */
-static int wait_for(uint64_t h, uint32_t events, int64_t timeout, int64_t *deadline)
-{
-    if (!*deadline)
-        *deadline = clock_deadline(timeout ? timeout : -1);
-    int r = client_wait(h, events, *deadline);
-    if (r == BERTH_E_TIMED_OUT)
-        return EAGAIN;
-    if (r == BERTH_E_INTERRUPTED)
-        return signal_restarts(timeout) ? 0 : EINTR;
-    return r < 0 ? error_number(r) : 0;
-}
-
 /* ---- in ---- */
 
 static ssize_t read_once(uint64_t h, const struct iovec *iov, int count, size_t done, int flags)
@@ -76,7 +63,7 @@ static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, c
     bool block = !(flags & MSG_DONTWAIT) && !s->nonblock;
     bool all = (flags & MSG_WAITALL) && !(flags & MSG_PEEK) && block;
     size_t done = 0, total = all ? iov_total(iov, count) : 0;
-    int64_t deadline = 0;
+    struct waiting w = waiting_since_now(s->rcv_timeout);
     int error = 0;
     for (;;) {
         if (r == 0 || (r == BERTH_E_RESET && !done && !client_tell_reset(h)))
@@ -86,7 +73,7 @@ static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, c
             if (!all || done >= total)
                 return (ssize_t)done;
         } else if (r == BERTH_E_WOULD_BLOCK || r == BERTH_E_BUSY) {
-            error = block ? wait_for(h, EPOLLIN, s->rcv_timeout, &deadline) : EAGAIN;
+            error = block ? wait_session(&w, h, EPOLLIN) : EAGAIN;
         } else {
             error = error_number((int)r);
         }
@@ -121,16 +108,18 @@ static ssize_t recv_discard(uint64_t h, size_t len)
  * of, so this looks each millisecond. */
 static void wait_all(struct sock *s, uint64_t h, size_t total)
 {
-    int64_t deadline = clock_deadline(s->rcv_timeout ? s->rcv_timeout : -1);
+    struct waiting w = waiting_since_now(s->rcv_timeout);
     while (client_readable(h) < total && !(client_readiness(h) & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))) {
         struct timespec ms = {0, NS_PER_MS};
-        if (clock_now() >= deadline || (sys_ppoll(NULL, 0, &ms, NULL) < 0 && !signal_restarts(s->rcv_timeout)))
+        long n = sys_sleep_ppoll(&w.mark, NULL, 0, &ms, NULL);
+        if (clock_now() >= waiting_deadline(&w) || waited(&w, n < 0 ? BERTH_E_INTERRUPTED : 0))
             return;
     }
 }
 
 ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
 {
+    sleep_testcancel();
     if (unlikely(flags & (MSG_OOB | MSG_ERRQUEUE | MSG_TRUNC))) {
         if (flags & MSG_OOB) {
             errno = EINVAL; /* no urgent byte was ever sent */
@@ -143,10 +132,10 @@ ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int co
         if (!(flags & MSG_PEEK)) {
             size_t len = iov_total(iov, count);
             bool block = !(flags & MSG_DONTWAIT) && !s->nonblock;
-            int64_t deadline = 0;
+            struct waiting w = waiting_since_now(s->rcv_timeout);
             ssize_t r;
             while ((r = recv_discard(h, len)) == BERTH_E_WOULD_BLOCK && block) {
-                int error = wait_for(h, EPOLLIN, s->rcv_timeout, &deadline);
+                int error = wait_session(&w, h, EPOLLIN);
                 if (error) {
                     errno = error;
                     return -1;
@@ -165,6 +154,7 @@ ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int co
 
 static inline ssize_t recv_plain(struct sock *s, uint64_t h, void *buf, size_t len)
 {
+    sleep_testcancel();
     ssize_t r = client_read(h, buf, len, 0);
     if (likely(r >= 0))
         return r;
@@ -256,11 +246,15 @@ static ssize_t write_once(uint64_t h, const struct iovec *iov, int count, size_t
     return count ? client_write(h, iov->iov_base, iov->iov_len) : 0;
 }
 
-static void broken_pipe(int flags)
+void broken_pipe(void)
 {
-    if (!(flags & MSG_NOSIGNAL))
-        (void)sys_call(SYS_tgkill, sys_call(SYS_getpid, 0L, 0L, 0L, 0L), sys_call(SYS_gettid, 0L, 0L, 0L, 0L),
-                       (long)SIGPIPE, 0L);
+    (void)sys_call(SYS_tgkill, sys_call(SYS_getpid, 0L, 0L, 0L, 0L), sys_call(SYS_gettid, 0L, 0L, 0L, 0L),
+                   (long)SIGPIPE, 0L);
+}
+
+int send_error(uint64_t h, int berth_error)
+{
+    return berth_error == BERTH_E_RESET && !client_tell_reset(h) ? EPIPE : error_number(berth_error);
 }
 
 static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
@@ -268,7 +262,7 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
 {
     bool block = !(flags & MSG_DONTWAIT) && !s->nonblock;
     size_t done = 0, total = iov_total(iov, count);
-    int64_t deadline = 0;
+    struct waiting w = waiting_since_now(s->snd_timeout);
     for (;;) {
         int error = 0;
         if (r >= 0) {
@@ -276,17 +270,17 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
             if (done >= total)
                 return (ssize_t)done;
         } else if (r == BERTH_E_WOULD_BLOCK || r == BERTH_E_BUSY) {
-            error = block ? wait_for(h, EPOLLOUT, s->snd_timeout, &deadline) : EAGAIN;
+            error = block ? wait_session(&w, h, EPOLLOUT) : EAGAIN;
         } else {
             if (r == BERTH_E_CLOSED && !done && client_write_lost(h))
                 return (ssize_t)total;
-            error = r == BERTH_E_RESET && !done && !client_tell_reset(h) ? EPIPE : error_number((int)r);
+            error = done ? error_number((int)r) : send_error(h, (int)r);
         }
         if (error) {
             if (done)
                 return (ssize_t)done;
-            if (error == EPIPE)
-                broken_pipe(flags);
+            if (error == EPIPE && !(flags & MSG_NOSIGNAL))
+                broken_pipe();
             errno = error;
             return -1;
         }
@@ -296,6 +290,7 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
 
 ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
 {
+    sleep_testcancel();
     if (unlikely(flags & MSG_OOB)) {
         errno = EOPNOTSUPP;
         return -1;
@@ -308,6 +303,7 @@ ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int co
 
 static inline ssize_t send_plain(struct sock *s, uint64_t h, const void *buf, size_t len, int flags)
 {
+    sleep_testcancel();
     ssize_t r = client_write(h, buf, len);
     if (likely(r == (ssize_t)len))
         return r;

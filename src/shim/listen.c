@@ -199,14 +199,14 @@ static int accept_look(int fd, struct sock *s, listener_handle l, struct sockadd
 }
 
 /* Where nothing comes through the stack. As client_listener_wait. */
-static int wait_kernel(int fd, int64_t deadline)
+static int wait_kernel(int fd, int64_t deadline, const struct sleep_mark *mark)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
     int64_t left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_now();
     struct timespec ts = {.tv_sec = (time_t)(left / NS_PER_SEC), .tv_nsec = (long)(left % NS_PER_SEC)};
     if (deadline != DEADLINE_NEVER && left <= 0)
         return BERTH_E_TIMED_OUT;
-    long n = sys_ppoll(&p, 1, deadline == DEADLINE_NEVER ? NULL : &ts, NULL);
+    long n = sys_sleep_ppoll(mark, &p, 1, deadline == DEADLINE_NEVER ? NULL : &ts, NULL);
     return n == -EINTR ? BERTH_E_INTERRUPTED : n < 0 || p.revents & POLLNVAL ? BERTH_E_BAD_HANDLE : 0;
 }
 
@@ -217,28 +217,22 @@ static int listener_accept(int fd, struct sock *s, listener_handle l, struct soc
         errno = addr && !len ? EFAULT : EINVAL;
         return -1;
     }
-    int64_t deadline = -1;
+    struct waiting w = waiting_since_now(s->rcv_timeout);
+    sleep_testcancel();
     for (;;) {
         int ret = accept_look(fd, s, l, addr, len, flags);
         if (ret >= 0 || errno != EAGAIN || s->nonblock)
             return ret;
-        if (deadline < 0)
-            deadline = clock_deadline(s->rcv_timeout ? s->rcv_timeout : -1);
-        int r = client_listener_wait(l, fd, deadline);
-        if (r == BERTH_E_TIMED_OUT) {
-            errno = EAGAIN;
-            return -1;
-        }
-        if (r == BERTH_E_INTERRUPTED && !signal_restarts(s->rcv_timeout)) {
-            errno = EINTR;
-            return -1;
-        }
+        int r = client_listener_wait(l, fd, waiting_deadline(&w), &w.mark);
         if (r == BERTH_E_BAD_HANDLE && client_stranded())
-            r = wait_kernel(fd, deadline);
+            r = wait_kernel(fd, waiting_deadline(&w), &w.mark);
         if (r == BERTH_E_BAD_HANDLE) /* closed or shut down meanwhile: the kernel's answer is the right one */
             return real.accept4(fd, addr, len, flags);
-        if (r < 0 && r != BERTH_E_INTERRUPTED)
-            return fail(r);
+        int error = waited(&w, r);
+        if (error) {
+            errno = error;
+            return -1;
+        }
     }
 }
 

@@ -94,7 +94,7 @@ static int merge(struct pollfd *fds, nfds_t n, const struct split *sp)
     for (nfds_t i = 0; i < n; i++) {
         short r = 0;
         if (sp->item_of[i] >= 0)
-            r |= answered(sp->items[sp->item_of[i]].revents, fds[i].events);
+            r |= answered(sp->items[sp->item_of[i]].revents & (sp->kfd_of[i] >= 0 ? EPOLLIN : ~0u), fds[i].events);
         if (sp->kfd_of[i] >= 0)
             r |= sp->kfds[sp->kfd_of[i]].revents;
         fds[i].revents = r;
@@ -115,6 +115,7 @@ static int poll_one(struct pollfd *p, uint64_t h, int64_t timeout, const sigset_
 
 static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset_t *mask)
 {
+    sleep_testcancel();
     struct sock *s;
     uint64_t h;
     if (n == 1 && fd_session(fds->fd, &s, &h))

@@ -38,6 +38,7 @@
 #include <sys/uio.h>
 
 #include "base/atomic.h"
+#include "base/sleep.h"
 #include "client/client.h"
 #include "shim/real.h"
 
@@ -139,9 +140,24 @@ bool fd_internal(int fd);                       /* the shim's own or libberth's 
 void fd_internal_lost(int fd);                  /* the program put something else there */
 
 /* ---- errors.c ---- */
-int error_number(int berth_error);     /* the errno for it */
-int fail(int berth_error);             /* sets errno, -1 */
-bool signal_restarts(int64_t timeout); /* after INTERRUPTED: would Linux have restarted the call? */
+int error_number(int berth_error); /* the errno for it */
+int fail(int berth_error);         /* sets errno, -1 */
+
+/* One blocking call of the program. */
+struct waiting {
+    int64_t timeout;  /* by SO_RCVTIMEO or SO_SNDTIMEO, 0: none */
+    int64_t deadline; /* 0: it has not waited yet */
+    struct sleep_mark mark;
+};
+
+static inline struct waiting waiting_since_now(int64_t timeout)
+{
+    return (struct waiting){.timeout = timeout, .mark = sleep_mark_now()};
+}
+
+int64_t waiting_deadline(struct waiting *w);
+int waited(struct waiting *w, int berth_error); /* 0: look again; else the errno to give up with */
+int wait_session(struct waiting *w, uint64_t h, uint32_t events); /* until `events` may hold; as waited() */
 
 /* ---- socket.c ---- */
 /* Make it a kernel socket under the same number. keep: stay BOUND instead of forgotten. 0 or -errno. Locks. */
@@ -151,6 +167,20 @@ socklen_t sock_fill_addr(int family, const endpoint *ep, struct sockaddr *addr, 
 /* ---- io.c ---- */
 ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
 ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
+int send_error(uint64_t h, int berth_error); /* the errno of a write that failed at its first byte */
+void broken_pipe(void);                      /* SIGPIPE, to this thread */
+
+#define IO_MAX ((size_t)INT32_MAX & ~4095ul) /* the kernel moves no more at once (MAX_RW_COUNT) */
+
+/* An address that no program has anything at: a small number or one of the kernel's. Others are told from good ones only by trying. */
+static inline bool pointer_wild(const void *p)
+{
+#if defined(__aarch64__) /* the upper byte may be a tag of the program's */
+    return (uintptr_t)p < 4096;
+#else
+    return (uintptr_t)p < 4096 || (intptr_t)p < 0;
+#endif
+}
 
 /* ---- relay.c ---- */
 extern uint8_t relay_unaccepted; /* a session was connected since it was last known that all were accepted */

@@ -144,7 +144,8 @@ static bool v6_only(struct sock *s)
     return options_value(s->options, IPPROTO_IPV6, IPV6_V6ONLY, &value, &len) && value;
 }
 
-/* Makes the sock the session's. False when another thread was faster. */
+/* Makes the sock the session's, before its server can hear of it: once that has accepted, every thread may use the socket. False
+ * when another thread was faster. */
 static bool become_session(int fd, struct sock *s, session_handle h)
 {
     shim_lock();
@@ -152,6 +153,7 @@ static bool become_session(int fd, struct sock *s, session_handle h)
     if (mine) {
         if (s->kind == SOCK_BOUND)
             s->nonblock = !!(sys_fcntl(fd, F_GETFL, 0L) & O_NONBLOCK);
+        s->connecting = 1;
         store_release(&s->handle, h);
         store_release(&s->kind, SOCK_SESSION);
         shim_vfork_is_fork = relay_unaccepted = 1;
@@ -162,21 +164,37 @@ static bool become_session(int fd, struct sock *s, session_handle h)
     return mine;
 }
 
+/* Nobody listens any more. */
+static void unbecome_session(struct sock *s, session_handle h, enum sock_kind was)
+{
+    shim_lock();
+    if (s->kind == SOCK_SESSION && s->handle == h) { /* handles are never used again */
+        regs_session_to_kernel(s);
+        s->connecting = 0;
+        store_release(&s->kind, (uint8_t)was);
+        store_release(&s->handle, 0);
+    }
+    shim_unlock();
+    (void)client_abort(h);
+}
+
 static int connect_wait(struct sock *s, session_handle h)
 {
-    int64_t deadline = clock_deadline(s->snd_timeout ? s->snd_timeout : -1);
+    struct waiting w = waiting_since_now(s->snd_timeout);
+    s->connecting = 1; /* it goes on behind, as on Linux, when this one is interrupted or cancelled */
     for (;;) {
-        int r = client_connect_wait(h, deadline);
-        if (r == BERTH_E_INTERRUPTED && signal_restarts(s->snd_timeout))
-            continue;
+        int r = client_connect_wait(h, waiting_deadline(&w), &w.mark);
+        int error = waited(&w, r);
+        if (r == BERTH_E_TIMED_OUT)
+            error = EINPROGRESS;
+        else if (r != BERTH_E_INTERRUPTED)
+            s->connecting = 0;
         if (r == 0)
             return 0;
-        if (r == BERTH_E_INTERRUPTED || r == BERTH_E_TIMED_OUT) {
-            s->connecting = 1; /* it goes on behind, as on Linux */
-            errno = r == BERTH_E_INTERRUPTED ? EINTR : EINPROGRESS;
+        if (error) {
+            errno = error;
             return -1;
         }
-        return fail(r);
     }
 }
 
@@ -190,29 +208,46 @@ static int connect_new(int fd, struct sock *s, const struct sockaddr *addr, sock
     if (bound && !bound_source(fd, &dst, &src))
         return connect_by_kernel(fd, s, addr, len);
     session_handle h = 0;
-    int r = client_connect(&dst, bound ? &src : NULL, &h);
-    if (r != 0 && r != BERTH_E_IN_PROGRESS) {
-        log_debug("connect: %s; left to the kernel", berth_strerror(r));
-        return connect_by_kernel(fd, s, addr, len);
-    }
-    if (!become_session(fd, s, h)) {
+    int r = client_connect_begin(&dst, bound ? &src : NULL, &h);
+    if (r == 0 && !become_session(fd, s, h)) {
         (void)client_abort(h);
         errno = EALREADY;
         return -1;
     }
+    bool begun = r == 0;
+    if (begun)
+        r = client_connect_offer(h);
+    if (r == 0 && !s->nonblock) { /* else Linux never says so at once */
+        s->connecting = 0;
+        return 0;
+    }
+    if (r == BERTH_E_BAD_HANDLE) /* another thread has closed it meanwhile */
+        return fail(r);
+    if (r != 0 && r != BERTH_E_IN_PROGRESS) {
+        if (begun)
+            unbecome_session(s, h, bound ? SOCK_BOUND : SOCK_FRESH);
+        log_debug("connect: %s; left to the kernel", berth_strerror(r));
+        return connect_by_kernel(fd, s, addr, len);
+    }
     if (!s->nonblock)
-        return r == 0 ? 0 : connect_wait(s, h);
-    s->connecting = 1; /* also when it is through already: Linux never says so at once */
+        return connect_wait(s, h);
     errno = EINPROGRESS;
     return -1;
 }
 
 /* connect() once more: how a non-blocking one went. */
-static int connect_again(struct sock *s, session_handle h)
+static int connect_again(int fd, struct sock *s, session_handle h, const struct sockaddr *addr, socklen_t len)
 {
-    if (!s->connecting) {
+    if (!s->connecting && client_connected(h)) {
         errno = EISCONN;
         return -1;
+    }
+    if (!s->connecting) { /* the last one came to nothing: this one is another */
+        struct sockaddr_in6 own = {.sin6_port = 0};
+        socklen_t room = sizeof own;
+        (void)sys_call(SYS_getsockname, (long)fd, &own, &room, 0L);
+        unbecome_session(s, h, own.sin6_port ? SOCK_BOUND : SOCK_FRESH); /* sin_port is at the same place */
+        return connect_new(fd, s, addr, len);
     }
     int error = client_take_error(h);
     if (error) {
@@ -244,7 +279,9 @@ EXPORT int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t len)
             return connect_new(fd, s, addr, len);
         break;
     case SOCK_SESSION:
-        return connect_again(s, h);
+        if (addr && len >= sizeof(sa_family_t))
+            return connect_again(fd, s, h, addr, len);
+        break;
     default:
         break;
     }
@@ -300,6 +337,21 @@ EXPORT int getpeername(int fd, __SOCKADDR_ARG addr, socklen_t *len)
     return real.getpeername(fd, addr.__sockaddr__, len);
 }
 
+/* It stops listening, in the kernel first: who is woken in accept asks there and is told so (EINVAL). */
+static int shutdown_listener(int fd, struct sock *s, int how)
+{
+    shim_lock();
+    int ret = real.shutdown(fd, how);
+    if (ret == 0 && how != SHUT_WR && fd_word(fd) == sock_word(s) && s->kind == SOCK_LISTENER) {
+        (void)client_unlisten(s->handle);
+        if (!s->nonblock)
+            sys_fcntl(fd, F_SETFL, (long)O_RDWR);
+        sock_forget(s);
+    }
+    shim_unlock();
+    return ret;
+}
+
 EXPORT int shutdown(int fd, int how)
 {
     struct sock *s;
@@ -313,6 +365,8 @@ EXPORT int shutdown(int fd, int how)
             errno = EINVAL;
             return -1;
         }
+        if (s->connecting && client_connect_stop(h))
+            return 0;
         int r = client_shutdown(h, how + 1); /* SHUT_RD 0 is BERTH_SHUT_RD 1, and so on */
         if (r == BERTH_E_CLOSED || r == BERTH_E_RESET) {
             errno = ENOTCONN;
@@ -320,16 +374,8 @@ EXPORT int shutdown(int fd, int how)
         }
         return r < 0 ? fail(r) : 0;
     }
-    case SOCK_LISTENER: /* it stops listening; who sleeps in accept is woken by the kernel's side */
-        shim_lock();
-        if (fd_word(fd) == sock_word(s) && s->kind == SOCK_LISTENER) {
-            (void)client_unlisten(s->handle);
-            if (!s->nonblock)
-                sys_fcntl(fd, F_SETFL, (long)O_RDWR);
-            sock_forget(s);
-        }
-        shim_unlock();
-        break;
+    case SOCK_LISTENER:
+        return shutdown_listener(fd, s, how);
     default:
         break;
     }
