@@ -204,13 +204,31 @@ CASE(bound_first, "a client that is bound to a port keeps it")
 
 /* ---- a connect that cannot end: the queue of who listens is full ---- */
 
+/* Connects until one waits; how many did not is asked in queue_size alone. */
 static int full_listener(void)
 {
-    int l = listener(0), c = dial(), d = begin_dial();
-    if (c < 0)
-        say("no connection");
-    say("the second waits: %s", polled(d, POLLIN | POLLOUT, 30));
+    int l = listener(0);
+    for (int i = 0; i < 64; i++) {
+        int c = begin_dial();
+        if (strcmp(polled(c, POLLIN | POLLOUT, 30), "-") == 0) {
+            close(c);
+            return l;
+        }
+    }
+    say("the queue is never full");
     return l;
+}
+
+CASE(queue_size, "how many connections a listener with a queue of 0, 1 and 5 takes")
+{
+    static const int sizes[] = {0, 1, 5};
+    for (int i = 0; i < 3; i++) {
+        int taken = 0;
+        listener(sizes[i]);
+        while (taken < 64 && strcmp(polled(begin_dial(), POLLIN | POLLOUT, 30), "-") != 0)
+            taken++;
+        say("%d: %d", sizes[i], taken);
+    }
 }
 
 CASE(queue_full, "states of a connect that waits")
@@ -270,13 +288,15 @@ CASE(queue_full_listener_closed, "the listener is closed while a connect waits f
     say("SO_ERROR %s", strerrorname_np(socket_error(c)));
 }
 
-CASE(queue_full_accepted, "the connects that waited come when accept has made room")
+CASE(queue_full_accepted, "a connect that waited comes when accept has made room")
 {
-    int l = full_listener(), got = 0;
+    int l = full_listener(), c = begin_dial();
     set_nonblock(l, 1);
-    for (int i = 0; i < 2; i++)
-        got += polled(l, POLLIN, 3000)[0] == 'I' && accept(l, NULL, NULL) >= 0;
-    say("%d", got);
+    say("%s", polled(c, POLLOUT, 0));
+    while (accept(l, NULL, NULL) >= 0)
+        ;
+    say("%s", polled(c, POLLOUT, 3000));
+    say("SO_ERROR %d, listener %s", socket_error(c), polled(l, POLLIN, 1000));
 }
 
 CASE(queue_full_cancel, "a cancelled connect")

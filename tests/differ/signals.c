@@ -5,6 +5,7 @@
 
 static struct pair pair;
 static char block[65536];
+static long filled;
 
 /* What the main thread blocks in. Each gives what the call gave. */
 static long do_recv(void)
@@ -61,15 +62,12 @@ struct disturb {
 static long disturb(void *it)
 {
     struct disturb *d = it;
-    static char rest[1 << 20];
     poke(differ_main_tid, d->sig);
     if (!d->then_end)
         return 0;
     asleep(differ_main_tid);
     if (d->then_end == 's') {
-        while (recv(pair.s, rest, sizeof rest, MSG_DONTWAIT) > 0)
-            nap(1);
-        return 0;
+        return drain(pair.s, filled);
     }
     if (d->then_end == 'a')
         return dial();
@@ -83,7 +81,7 @@ static void disturbed(const char *name, long (*call)(void), int flags, int then_
     sigset_t set;
     pair = pair_here();
     if (call == do_send)
-        fill(pair.c);
+        filled = fill(pair.c);
     handle(SIGUSR1, flags);
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);
