@@ -133,3 +133,181 @@ CASE(epoll_wait, "cancelled in epoll_wait")
 {
     cancel_in(in_epoll);
 }
+
+static long in_write(void *a)
+{
+    static char block[65536];
+    (void)a;
+    for (;;)
+        if (write(pair.c, block, sizeof block) < 0)
+            return -1;
+}
+
+static long in_readv(void *a)
+{
+    (void)a;
+    char byte;
+    struct iovec part = {&byte, 1};
+    return readv(pair.s, &part, 1);
+}
+
+static long in_ppoll(void *a)
+{
+    (void)a;
+    struct pollfd f = {pair.s, POLLIN, 0};
+    return ppoll(&f, 1, NULL, NULL);
+}
+
+static long in_listener_poll(void *a)
+{
+    (void)a;
+    struct pollfd f = {pair.l, POLLIN, 0};
+    return poll(&f, 1, -1);
+}
+
+static long in_timed_recv(void *a)
+{
+    (void)a;
+    set_timeout(pair.s, SO_RCVTIMEO, 4000);
+    return recv(pair.s, (char[9]){0}, 9, 0);
+}
+
+CASE(write, "cancelled in write")
+{
+    cancel_in(in_write);
+}
+
+CASE(readv, "cancelled in readv")
+{
+    cancel_in(in_readv);
+}
+
+CASE(ppoll, "cancelled in ppoll")
+{
+    cancel_in(in_ppoll);
+}
+
+CASE(listener_poll, "cancelled in a poll of a listener")
+{
+    cancel_in(in_listener_poll);
+}
+
+CASE(timed_recv, "cancelled in a recv with SO_RCVTIMEO")
+{
+    cancel_in(in_timed_recv);
+}
+
+static long disabled(void *a)
+{
+    (void)a;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+    return recv(pair.s, (char[9]){0}, 9, 0);
+}
+
+CASE(disabled, "a thread that has disabled cancellation reads on")
+{
+    struct side side;
+    pair = pair_here();
+    side_start(&side, disabled, NULL);
+    side_blocked(&side);
+    pthread_cancel(side.thread);
+    side_blocked(&side);
+    SAY(send(pair.c, "abc", 3, 0));
+    say("%s", side_end(&side));
+}
+
+static long first;
+
+static long pending(void *a)
+{
+    char byte;
+    (void)a;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, NULL);
+    first = recv(pair.s, &byte, 1, 0);
+    pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, NULL);
+    return recv(pair.s, &byte, 1, 0); /* a byte is there; a cancellation point acts all the same */
+}
+
+CASE(pending, "a cancellation that waits acts at the next call, which takes nothing")
+{
+    struct side side;
+    pair = pair_here();
+    side_start(&side, pending, NULL);
+    side_blocked(&side);
+    pthread_cancel(side.thread);
+    SAY(send(pair.c, "ab", 2, 0));
+    say("%s", side_end(&side));
+    say("first: %ld", first);
+    SAY(recv(pair.s, (char[9]){0}, 9, MSG_DONTWAIT));
+}
+
+static long pending_send(void *a)
+{
+    (void)a;
+    pthread_cancel(pthread_self());
+    return send(pair.c, "abc", 3, 0);
+}
+
+CASE(pending_send, "a thread that has cancelled itself sends nothing")
+{
+    struct side side;
+    pair = pair_here();
+    side_start(&side, pending_send, NULL);
+    say("%s", side_end(&side));
+    say("%s", polled(pair.s, POLLIN, 20));
+}
+
+static long not_a_point(void *a)
+{
+    int error = 5;
+    socklen_t len = sizeof error;
+    (void)a;
+    pthread_cancel(pthread_self());
+    getsockopt(pair.s, SOL_SOCKET, SO_ERROR, &error, &len);
+    ioctl(pair.s, FIONREAD, &error);
+    epoll_with(pair.s, EPOLLIN, 1);
+    shutdown(pair.s, SHUT_WR);
+    return error;
+}
+
+CASE(no_point, "getsockopt, ioctl, epoll_ctl and shutdown are no cancellation points")
+{
+    struct side side;
+    pair = pair_here();
+    side_start(&side, not_a_point, NULL);
+    say("%s", side_end(&side));
+}
+
+static long asynchronous(void *a)
+{
+    (void)a;
+    pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
+    return recv(pair.s, (char[9]){0}, 9, 0);
+}
+
+CASE(asynchronous, "asynchronous cancellation in recv; the connection goes on")
+{
+    struct side side;
+    pair = pair_here();
+    side_start(&side, asynchronous, NULL);
+    side_blocked(&side);
+    pthread_cancel(side.thread);
+    say("%s", side_end(&side));
+    SAY(send(pair.c, "abc", 3, 0));
+    SAY(recv(pair.s, (char[9]){0}, 9, 0));
+}
+
+CASE(goes_on, "after a cancelled read others read and wait as before")
+{
+    struct side side;
+    pair = pair_here();
+    side_start(&side, in_recv, NULL);
+    side_blocked(&side);
+    pthread_cancel(side.thread);
+    say("%s", side_end(&side));
+    side_start(&side, in_recv, NULL);
+    side_blocked(&side);
+    SAY(send(pair.c, "abc", 3, 0));
+    say("%s", side_end(&side));
+    say("%s", polled(pair.s, POLLIN, 0));
+}

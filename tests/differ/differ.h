@@ -137,7 +137,7 @@ long drain(int fd, long count);                    /* reads and forgets; how man
  * Orders are words, several with ';' between; each is answered by its result ("5", "-1 ECONNRESET", "end").
  *     listen · connect PORT · accept · closelistener · nonblock 0|1 · send N · recv N · drain · one N (a single
  *     non-blocking send of up to N) · readone N (a single blocking recv) · shutdown rd|wr|rdwr · close · rst ·
- *     error (SO_ERROR) · nodelay · rcvbuf N · sndbuf N · lowat N · unread · poll · sleep MS · exit
+ *     error (SO_ERROR) · nodelay · rcvbuf N · sndbuf N · lowat N · unread · sleep MS · exit
  */
 enum far_kind {
     FORKED, /* a child of this process */
@@ -166,7 +166,7 @@ struct meeting meet_as_client(enum far_kind kind); /* the far side accepts */
 
 extern int differ_main_tid;
 int my_tid(void);
-/* Waits, a second at most, until that thread sleeps and goes on sleeping. */
+/* Waits, a second at most, until that thread (or process) sleeps and goes on sleeping, or has ended. */
 void asleep(int tid);
 /* Waits for it and sends it the signal: to be called in another thread. */
 void poke(int tid, int sig);

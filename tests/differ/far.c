@@ -154,6 +154,8 @@ struct far far_new(enum far_kind kind)
         close(ends[0]);
         if (kind == FORKED)
             far_serve(ends[1]);
+        for (int fd = 3; fd < 256; fd++) /* a stranger inherits nothing */
+            fcntl(fd, F_SETFD, FD_CLOEXEC);
         fcntl(ends[1], F_SETFD, 0);
         snprintf(number, sizeof number, "%d", ends[1]);
         execl("/proc/self/exe", "differ", "--peer", number, (char *)NULL);

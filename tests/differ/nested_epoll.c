@@ -191,7 +191,8 @@ CASE(inherited, "a child waits in the outer set it has inherited")
         exit(0);
     }
     asleep(pid);
-    SAY(send(n.p.c, "x", 1, 0));
+    if (send(n.p.c, "x", 1, 0) != 1)
+        say("no send");
     waitpid(pid, NULL, 0);
     say("parent: %s", epolled(outer, 8, 0));
     say("parent, inner: %s", epolled(n.inner, 8, 0));
@@ -203,4 +204,178 @@ CASE(loops, "ELOOP for sets in a circle, EINVAL for a set in itself")
     SAY(epoll_add(a, a, EPOLLIN, 1));
     SAY(epoll_add(a, b, EPOLLIN, 1));
     SAY(epoll_add(b, a, EPOLLIN, 1));
+}
+
+CASE(nested_before_members, "three levels are made first, the connection comes last")
+{
+    int inner = epoll_create1(0), middle = epoll_with(inner, EPOLLIN, 8), outer = epoll_with(middle, EPOLLIN, 9);
+    struct nest n = {.p = pair_here(), .inner = inner};
+    SAY(epoll_add(inner, n.p.s, EPOLLIN, 1));
+    serve(&n, outer_epoll, outer);
+}
+
+CASE(three_levels_edge, "three levels, each by edge")
+{
+    struct nest n = nest_new(EPOLLIN | EPOLLET);
+    int middle = epoll_with(n.inner, EPOLLIN | EPOLLET, 8);
+    serve(&n, outer_epoll, epoll_with(middle, EPOLLIN | EPOLLET, 9));
+}
+
+CASE(three_levels_poll, "a set in a set in poll")
+{
+    struct nest n = nest_new(EPOLLIN);
+    serve(&n, outer_poll, epoll_with(n.inner, EPOLLIN, 8));
+}
+
+CASE(dup_in_poll, "a dup of the set in poll, another in select")
+{
+    struct nest n = nest_new(EPOLLIN);
+    serve(&n, outer_poll, dup(n.inner));
+    serve(&n, outer_select, dup(n.inner));
+}
+
+CASE(listener_inside, "a listener in the inner set")
+{
+    int l = listener(8), inner = epoll_with(l, EPOLLIN, 1), outer = epoll_with(inner, EPOLLIN, 9);
+    say("idle: %s", epolled(outer, 8, 20));
+    for (int i = 0; i < 2; i++) {
+        int c = dial();
+        say("%s", epolled(outer, 8, 1000));
+        say("%s", epolled(inner, 8, 0));
+        say("%d", c >= 0 && accept(l, NULL, NULL) >= 0);
+        say("idle: %s", epolled(outer, 8, 20));
+    }
+    say("poll: %s", polled(inner, POLLIN, 0));
+    int c = dial();
+    say("poll: %s", polled(inner, POLLIN, 1000));
+    say("select: %s, %d", selected(inner, "r", 1000), c >= 0);
+}
+
+CASE(listener_inside_fresh, "a listener in the inner set, connected to by a fresh program")
+{
+    int l = listener(8), inner = epoll_with(l, EPOLLIN, 1), outer = epoll_with(inner, EPOLLIN, 9);
+    struct far far = far_new(FRESH);
+    set_nonblock(l, 1);
+    far_begin(&far, "connect %d", ntohs(differ_at.sin_port));
+    say("%s", epolled(outer, 8, 2000));
+    say("%s", epolled(inner, 8, 0));
+    int s = accept(l, NULL, NULL);
+    say("accepted %d, far: %s", s >= 0, far_answer(&far));
+    say("idle: %s", epolled(outer, 8, 20));
+    SAY(epoll_add(inner, s, EPOLLIN, 2));
+    say("far: %s", far_do(&far, "send 1"));
+    say("%s", epolled(outer, 8, 1000));
+    say("%s", epolled(inner, 8, 0));
+    say("%ld", take(s, 0, 1, MSG_DONTWAIT));
+    say("idle: %s", epolled(outer, 8, 20));
+}
+
+CASE(greeting_in_every_form, "a fresh server's greeting through poll, select and sets of an inner set")
+{
+    for (int form = 0; form < 4; form++) {
+        struct meeting m = meet_as_client(FRESH);
+        int inner = epoll_with(m.s, EPOLLIN | (form & 1 ? EPOLLET : 0), 1);
+        far_begin(&m.far, "send 100000");
+        if (form == 0)
+            say("%s", polled(inner, POLLIN, 2000));
+        else if (form == 1)
+            say("%s", selected(inner, "r", 2000));
+        else
+            say("%s", epolled(epoll_with(inner, EPOLLIN | (form == 3 ? EPOLLET : 0), 9), 8, 2000));
+        say("%s", epolled(inner, 8, 0));
+        say("%ld", take(m.s, 0, 1, MSG_DONTWAIT));
+        say("%ld, sent %s", take(m.s, 1, 99999, 0), far_answer(&m.far));
+    }
+}
+
+CASE(outer_has_connection_too, "a connection in the inner set, another in the outer one")
+{
+    struct nest n = nest_new(EPOLLIN);
+    struct pair q = pair_here();
+    int outer = epoll_with(n.inner, EPOLLIN, 9);
+    SAY(epoll_add(outer, q.s, EPOLLIN, 2));
+    say("idle: %s", epolled(outer, 8, 0));
+    SAY(send(q.c, "x", 1, 0));
+    say("outer's: %s", epolled(outer, 8, 1000));
+    SAY(send(n.p.c, "x", 1, 0));
+    polled_soon(n.p.s, POLLIN);
+    say("both: %s", epolled(outer, 8, 1000));
+    SAY(recv(q.s, (char[9]){0}, 9, 0));
+    say("inner's: %s", epolled(outer, 8, 1000));
+    SAY(epoll_del(n.inner, n.p.s));
+    say("none: %s", epolled(outer, 8, 20));
+}
+
+CASE(oneshot_inner, "an inner set that watches once")
+{
+    struct nest n = nest_new(EPOLLIN | EPOLLONESHOT);
+    int outer = epoll_with(n.inner, EPOLLIN, 9);
+    SAY(send(n.p.c, "x", 1, 0));
+    say("%s", epolled(outer, 8, 1000));
+    say("%s", epolled(n.inner, 8, 0));
+    say("disarmed: %s", epolled(outer, 8, 20));
+    SAY(epoll_mod(n.inner, n.p.s, EPOLLIN | EPOLLONESHOT, 1));
+    say("armed: %s", epolled(outer, 8, 1000));
+}
+
+CASE(out_inside, "an inner set that waits for room")
+{
+    struct pair p = pair_here();
+    int inner = epoll_with(p.c, EPOLLOUT, 1), outer = epoll_with(inner, EPOLLIN, 9);
+    say("room: %s", epolled(outer, 8, 1000));
+    long all = fill(p.c);
+    say("full: %s %s", epolled(inner, 8, 0), epolled(outer, 8, 20));
+    say("read: %d", drain(p.s, all) == all);
+    say("room: %s", epolled(outer, 8, 1000));
+    say("%s", epolled(inner, 8, 0));
+}
+
+CASE(end_inside, "the peer's end and reset wake the outer set")
+{
+    struct meeting m = meet_as_server(FRESH);
+    int inner = epoll_with(m.s, EPOLLIN | EPOLLRDHUP, 1), outer = epoll_with(inner, EPOLLIN | EPOLLET, 9);
+    say("idle: %s", epolled(outer, 8, 0));
+    say("far: %s", far_do(&m.far, "shutdown wr"));
+    say("%s", epolled(outer, 8, 1000));
+    say("%s", epolled(inner, 8, 0));
+    far_kill(&m.far);
+    say("%s", polled_soon(m.s, POLLRDHUP));
+}
+
+CASE(inner_closed, "the inner set is closed while it is nested")
+{
+    struct nest n = nest_new(EPOLLIN);
+    int outer = epoll_with(n.inner, EPOLLIN, 9);
+    SAY(send(n.p.c, "x", 1, 0));
+    say("%s", epolled(outer, 8, 1000));
+    SAY(close(n.inner));
+    say("%s", epolled(outer, 8, 20));
+    SAY(recv(n.p.s, (char[9]){0}, 9, 0));
+}
+
+CASE(two_outers, "an inner set in two outer sets, one by level, one by edge")
+{
+    struct nest n = nest_new(EPOLLIN);
+    int a = epoll_with(n.inner, EPOLLIN, 8), b = epoll_with(n.inner, EPOLLIN | EPOLLET, 9);
+    for (int i = 0; i < 2; i++) {
+        SAY(send(n.p.c, "x", 1, 0));
+        say("%s", epolled(a, 8, 1000));
+        say("%s", epolled(b, 8, 1000));
+        say("%s %s", epolled(a, 8, 0), epolled(b, 8, 0));
+        SAY(recv(n.p.s, (char[9]){0}, 9, 0));
+        say("%s %s", epolled(a, 8, 0), epolled(b, 8, 0));
+    }
+}
+
+CASE(blocked_poll, "a thread that polls the set is woken, and one that selects it")
+{
+    struct nest n = nest_new(EPOLLIN);
+    struct side side;
+    side_start(&side, wait_in, &n.inner);
+    side_blocked(&side);
+    struct pollfd f = {n.inner, POLLIN, 0};
+    say("idle: %d", poll(&f, 1, 20));
+    SAY(send(n.p.c, "x", 1, 0));
+    say("%s", polled(n.inner, POLLIN, 1000));
+    say("%s", side_end(&side));
 }

@@ -148,17 +148,25 @@ long take(int fd, long at, long count, int flags)
 long fill(int fd)
 {
     static char block[65536];
-    long all = 0, n;
+    size_t size = sizeof block;
+    long all = 0;
     int quiet = 0;
-    /* the peer's kernel may still be taking what was sent: full is what stays full */
+    /* the peer's kernel may still be taking what was sent: full is what stays full, to the last byte */
     while (quiet < 20) {
-        n = send(fd, block, sizeof block, MSG_DONTWAIT | MSG_NOSIGNAL);
+        long n = send(fd, block, size, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0 && errno != EAGAIN)
             return -1;
-        if (n < 0)
+        if (n > 0) {
+            all += n;
+            quiet = 0;
+            continue;
+        }
+        if (size > 1) {
+            size = 1;
+        } else {
+            quiet++;
             nap(1);
-        quiet = n < 0 ? quiet + 1 : 0;
-        all += n > 0 ? n : 0;
+        }
     }
     return all;
 }

@@ -11,26 +11,34 @@ int my_tid(void)
     return (int)syscall(SYS_gettid);
 }
 
+/* 1: it sleeps; 0: not, or not known; -1: it is no more. */
 static int sleeps(int tid)
 {
     char path[64], text[512];
     snprintf(path, sizeof path, "/proc/%d/stat", tid);
     FILE *f = fopen(path, "re");
     if (!f)
-        return 0;
+        return errno == ENOENT || errno == ESRCH ? -1 : 0;
     size_t n = fread(text, 1, sizeof text - 1, f);
     fclose(f);
     text[n] = 0;
     char *state = strrchr(text, ')');
-    return state && state[1] == ' ' && state[2] == 'S';
+    if (!state || state[1] != ' ' || state[2] == 'Z' || state[2] == 'X')
+        return -1;
+    return state[2] == 'S';
 }
 
 void asleep(int tid)
 {
-    int in_a_row = 0;
-    for (int look = 0; look < 1000 && in_a_row < 8; look++) {
-        in_a_row = sleeps(tid) ? in_a_row + 1 : 0;
+    int in_a_row = 0, now = 0;
+    for (int look = 0; look < 1000 && in_a_row < 8 && now >= 0; look++) {
+        now = sleeps(tid);
+        in_a_row = now > 0 ? in_a_row + 1 : 0;
         nap(1);
+        if (now == 0 && errno == EMFILE) { /* no descriptor to look with */
+            nap(40);
+            return;
+        }
     }
 }
 

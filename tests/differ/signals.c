@@ -1,8 +1,11 @@
 /* signals.c - blocked calls and signals: EINTR or not, by what was installed when the signal came. */
 #include "differ.h"
 
+#include <sys/sendfile.h>
+
 static struct pair pair;
 static char block[65536];
+static long filled;
 
 /* What the main thread blocks in. Each gives what the call gave. */
 static long do_recv(void)
@@ -21,9 +24,14 @@ static long do_accept(void)
     return fd < 0 ? -1 : 0;
 }
 
+/* Byte by byte: a part that went before the signal would be the answer instead of EINTR. */
 static long do_send(void)
 {
-    return send(pair.c, block, sizeof block, 0);
+    for (;;) {
+        long n = send(pair.c, block, 1, 0);
+        if (n != 1 || handled)
+            return n;
+    }
 }
 
 static long do_poll(void)
@@ -54,15 +62,12 @@ struct disturb {
 static long disturb(void *it)
 {
     struct disturb *d = it;
-    static char rest[1 << 20];
     poke(differ_main_tid, d->sig);
     if (!d->then_end)
         return 0;
     asleep(differ_main_tid);
     if (d->then_end == 's') {
-        while (recv(pair.s, rest, sizeof rest, MSG_DONTWAIT) > 0)
-            nap(1);
-        return 0;
+        return drain(pair.s, filled);
     }
     if (d->then_end == 'a')
         return dial();
@@ -76,7 +81,7 @@ static void disturbed(const char *name, long (*call)(void), int flags, int then_
     sigset_t set;
     pair = pair_here();
     if (call == do_send)
-        fill(pair.c);
+        filled = fill(pair.c);
     handle(SIGUSR1, flags);
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);
@@ -125,4 +130,344 @@ CASE(one_shot_restart, "SA_RESETHAND with SA_RESTART goes on")
 CASE(no_defer, "SA_NODEFER interrupts as any")
 {
     disturbed("recv", do_recv, SA_NODEFER, 0);
+}
+
+/* ---- masks ---- */
+
+CASE(blocked_signal, "a blocked signal does not disturb a read")
+{
+    struct meeting m = meet_as_server(FRESH);
+    sigset_t all;
+    handle(SIGUSR1, 0);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    kill(getpid(), SIGUSR1);
+    far_begin(&m.far, "sleep 20; send 3");
+    SAY(recv(m.s, block, 9, 0));
+    say("handled %d", (int)handled);
+}
+
+CASE(ppoll_mask, "ppoll lets a pending signal in only while it waits")
+{
+    struct pair p = pair_here();
+    struct pollfd f = {p.s, POLLIN, 0};
+    struct timespec some = {1, 0}, zero = {0, 0};
+    sigset_t all, none;
+    sigfillset(&all);
+    sigemptyset(&none);
+    handle(SIGUSR1, SA_RESTART);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    kill(getpid(), SIGUSR1);
+    SAY(ppoll(&f, 1, &zero, &all));
+    SAY(ppoll(&f, 1, &some, &none));
+    say("handled %d", (int)handled);
+    kill(getpid(), SIGUSR1);
+    SAY(send(p.c, "x", 1, 0));
+    polled_soon(p.s, POLLIN);
+    SAY(ppoll(&f, 1, &some, &none));
+    say("handled %d", (int)handled);
+    SAY(recv(p.s, block, 9, 0));
+    SAY(ppoll(&f, 1, &some, &none));
+    say("handled %d", (int)handled);
+    sigset_t now;
+    pthread_sigmask(SIG_SETMASK, NULL, &now);
+    say("the mask is as before: %d", sigismember(&now, SIGUSR1));
+}
+
+CASE(mask_while_waiting, "a signal that only the mask of ppoll lets in ends the wait")
+{
+    struct pair p = pair_here();
+    struct pollfd f = {p.s, POLLIN, 0};
+    struct side side;
+    sigset_t all, none;
+    struct disturb d = {SIGUSR1, 0};
+    sigfillset(&all);
+    sigemptyset(&none);
+    handle(SIGUSR1, SA_RESTART);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    side_start(&side, disturb, &d);
+    SAY(ppoll(&f, 1, NULL, &none));
+    say("handled %d", (int)handled);
+}
+
+CASE(epoll_mask_while_waiting, "the same for epoll_pwait")
+{
+    struct pair p = pair_here();
+    struct epoll_event event;
+    int ep = epoll_with(p.s, EPOLLIN, 1);
+    struct side side;
+    sigset_t all, none;
+    struct disturb d = {SIGUSR1, 0};
+    sigfillset(&all);
+    sigemptyset(&none);
+    handle(SIGUSR1, SA_RESTART);
+    pthread_sigmask(SIG_SETMASK, &all, NULL);
+    side_start(&side, disturb, &d);
+    SAY(epoll_pwait(ep, &event, 1, -1, &none));
+    say("handled %d", (int)handled);
+}
+
+/* ---- what is installed when ---- */
+
+static long install_then_poke(void *flags)
+{
+    asleep(differ_main_tid);
+    handle(SIGUSR1, *(int *)flags);
+    poke(differ_main_tid, SIGUSR1);
+    asleep(differ_main_tid);
+    return send(pair.c, "x", 1, 0);
+}
+
+static void install_while_blocked(int before, int flags)
+{
+    struct side side;
+    sigset_t usr1;
+    pair = pair_here();
+    handle(SIGUSR1, before);
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+    side_start(&side, install_then_poke, &flags);
+    pthread_sigmask(SIG_UNBLOCK, &usr1, NULL);
+    SAY(recv(pair.s, block, 9, 0));
+    say("handled %d", (int)handled);
+    say("%s", side_end(&side));
+}
+
+CASE(installed_while_blocked, "a handler without SA_RESTART is installed while the read is blocked")
+{
+    install_while_blocked(SA_RESTART, 0);
+}
+
+CASE(restart_installed_while_blocked, "a handler with SA_RESTART is installed while the read is blocked")
+{
+    install_while_blocked(0, SA_RESTART);
+}
+
+static void reset_itself(int sig)
+{
+    handled++;
+    signal(sig, SIG_DFL);
+}
+
+static void make_restarting(int sig)
+{
+    struct sigaction action = {.sa_handler = make_restarting, .sa_flags = SA_RESTART};
+    handled++;
+    sigaction(sig, &action, NULL);
+}
+
+static void with_handler(void (*handler)(int), int flags, int then_end)
+{
+    struct side side;
+    struct sigaction action = {.sa_handler = handler, .sa_flags = flags};
+    struct disturb d = {SIGUSR1, then_end};
+    sigset_t usr1;
+    pair = pair_here();
+    sigaction(SIGUSR1, &action, NULL);
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+    side_start(&side, disturb, &d);
+    pthread_sigmask(SIG_UNBLOCK, &usr1, NULL);
+    SAY(recv(pair.s, block, 9, 0));
+    say("handled %d", (int)handled);
+}
+
+CASE(handler_resets_itself, "a handler without SA_RESTART that puts SIG_DFL back")
+{
+    with_handler(reset_itself, 0, 0);
+}
+
+CASE(handler_becomes_restarting, "a handler without SA_RESTART that sets SA_RESTART for the next time")
+{
+    with_handler(make_restarting, 0, 0);
+}
+
+CASE(handler_with_restart_resets_itself, "a handler with SA_RESTART that puts SIG_DFL back: the read goes on")
+{
+    with_handler(reset_itself, SA_RESTART, 'r');
+}
+
+static void read_in_handler(int sig)
+{
+    (void)sig;
+    handled += (int)recv(pair.s, (char[1]){0}, 1, MSG_DONTWAIT) == 1;
+}
+
+static long send_and_poke(void *nothing)
+{
+    (void)nothing;
+    asleep(differ_main_tid);
+    return kill(getpid(), SIGUSR1);
+}
+
+CASE(handler_uses_connection, "a handler that reads and writes the same connection")
+{
+    struct side side;
+    struct sigaction action = {.sa_handler = read_in_handler, .sa_flags = 0};
+    pair = pair_here();
+    sigaction(SIGUSR1, &action, NULL);
+    side_start(&side, send_and_poke, NULL);
+    SAY(recv(pair.c, block, 9, 0));
+    SAY(send(pair.c, "xy", 2, 0));
+    polled_soon(pair.s, POLLIN);
+    raise(SIGUSR1);
+    say("handled %d", (int)handled);
+    SAY(recv(pair.s, block, 9, 0));
+}
+
+CASE(ignored, "SIG_IGN, and SIGCHLD at its default, do not disturb")
+{
+    struct meeting m = meet_as_server(FRESH);
+    signal(SIGUSR1, SIG_IGN);
+    pid_t pid = fork();
+    if (pid == 0) {
+        asleep(getppid());
+        kill(getppid(), SIGUSR1);
+        _exit(0); /* SIGCHLD */
+    }
+    far_begin(&m.far, "sleep 60; send 3");
+    SAY(recv(m.s, block, 9, 0));
+}
+
+CASE(child_ends, "SIGCHLD with a handler: without SA_RESTART it interrupts poll")
+{
+    struct pair p = pair_here();
+    handle(SIGCHLD, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        asleep(getppid());
+        _exit(0);
+    }
+    say("%s", polled(p.s, POLLIN, 3000));
+    say("handled %d", (int)handled);
+}
+
+/* ---- stopped and continued ---- */
+
+/* A child blocks in the call, is stopped and continued, and then given a byte. */
+static void stopped_in(long (*call)(void))
+{
+    pair = pair_here();
+    pid_t pid = fork();
+    if (pid == 0) {
+        errno = 0;
+        long n = call();
+        say("child: %s", result_text(n, errno));
+        exit(0);
+    }
+    int status;
+    asleep(pid);
+    kill(pid, SIGSTOP);
+    waitpid(pid, &status, WUNTRACED);
+    say("stopped %d", WIFSTOPPED(status));
+    kill(pid, SIGCONT);
+    asleep(pid);
+    if (send(pair.c, "x", 1, MSG_NOSIGNAL) != 1)
+        say("no send");
+    waitpid(pid, &status, 0);
+}
+
+CASE(stopped_recv, "recv goes on after SIGSTOP and SIGCONT")
+{
+    stopped_in(do_recv);
+}
+
+CASE(stopped_poll, "poll goes on after SIGSTOP and SIGCONT")
+{
+    stopped_in(do_poll);
+}
+
+CASE(stopped_epoll, "epoll_wait after SIGSTOP and SIGCONT (signal(7): EINTR)")
+{
+    stopped_in(do_epoll);
+}
+
+CASE(alarm_repeats, "a timer without SA_RESTART interrupts each of five reads")
+{
+    struct itimerval it = {{0, 20000}, {0, 20000}}, none = {{0, 0}, {0, 0}};
+    struct pair p = pair_here();
+    handle(SIGALRM, 0);
+    setitimer(ITIMER_REAL, &it, NULL);
+    for (int i = 0; i < 5; i++)
+        SAY(recv(p.s, block, 9, 0));
+    setitimer(ITIMER_REAL, &none, NULL);
+    say("handled five at least: %d", handled >= 5);
+}
+
+/* ---- sendfile and splice ---- */
+
+static int endless;
+
+static long do_sendfile(void)
+{
+    for (;;) {
+        off_t at = 0;
+        long n = sendfile(pair.c, endless, &at, 1);
+        if (n != 1 || handled)
+            return n;
+    }
+}
+
+CASE(sendfile, "a handler without SA_RESTART interrupts sendfile to a full peer")
+{
+    endless = open("/proc/self/exe", O_RDONLY);
+    pair = pair_here();
+    struct side side;
+    struct disturb d = {SIGUSR1, 0};
+    sigset_t usr1;
+    fill(pair.c);
+    handle(SIGUSR1, 0);
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+    side_start(&side, disturb, &d);
+    pthread_sigmask(SIG_UNBLOCK, &usr1, NULL);
+    SAY(do_sendfile());
+    say("handled %d", (int)handled);
+}
+
+CASE(splice, "a handler without SA_RESTART interrupts splice from an idle connection")
+{
+    int t[2];
+    pair = pair_here();
+    struct side side;
+    struct disturb d = {SIGUSR1, 0};
+    sigset_t usr1;
+    SAY(pipe(t));
+    handle(SIGUSR1, 0);
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+    side_start(&side, disturb, &d);
+    pthread_sigmask(SIG_UNBLOCK, &usr1, NULL);
+    SAY(splice(pair.s, NULL, t[1], NULL, 100, 0));
+    say("handled %d", (int)handled);
+}
+
+static long recv_in_thread(void *nothing)
+{
+    (void)nothing;
+    return do_recv();
+}
+
+CASE(to_another_thread, "a signal that goes to another thread does not disturb the blocked one")
+{
+    struct meeting m = meet_as_server(FRESH);
+    struct side side;
+    sigset_t usr1;
+    handle(SIGUSR1, 0);
+    pair.s = m.s;
+    sigemptyset(&usr1);
+    sigaddset(&usr1, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &usr1, NULL);
+    side_start(&side, recv_in_thread, NULL);
+    side_blocked(&side);
+    pthread_sigmask(SIG_UNBLOCK, &usr1, NULL);
+    kill(getpid(), SIGUSR1);
+    say("handled %d", SOON(handled == 1));
+    side_blocked(&side);
+    say("far: %s", far_do(&m.far, "send 3"));
+    say("%s", side_end(&side));
 }

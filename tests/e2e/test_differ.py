@@ -106,7 +106,7 @@ class Area(unittest.TestCase):
         if name in self.meant:
             self.assertNotEqual(kernel, berth, f"no difference any more: take it out of {MEANT}")
         else:
-            self.assertEqual(kernel, berth)
+            self.assertEqual("\n".join(kernel), "\n".join(berth))  # as texts: the message shows the lines that differ
 
 
 def test_of(name, what):

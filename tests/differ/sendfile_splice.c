@@ -1,0 +1,246 @@
+/* sendfile_splice.c - bytes that go between connections, files and pipes without the program's seeing them. */
+#include "differ.h"
+
+#include <sys/mman.h>
+#include <sys/sendfile.h>
+
+static char text[65536];
+
+/* A file of so many bytes of the pattern. */
+static int file_of(long size)
+{
+    int fd = memfd_create("differ", 0);
+    for (long i = 0; i < size;) {
+        long part = size - i < (long)sizeof text ? size - i : (long)sizeof text;
+        for (long k = 0; k < part; k++)
+            text[k] = (char)pattern(i + k);
+        if (pwrite(fd, text, (size_t)part, i) != part)
+            say("no file");
+        i += part;
+    }
+    return fd;
+}
+
+CASE(sendfile, "a file, from its offset and from one that is given")
+{
+    struct pair p = pair_here();
+    int f = file_of(10000);
+    off_t at = 1000;
+    SAY(sendfile(p.c, f, NULL, 4000));
+    say("offset %ld", (long)lseek(f, 0, SEEK_CUR));
+    say("%ld", take(p.s, 0, 4000, 0));
+    SAY(sendfile(p.c, f, &at, 500));
+    say("given %ld, offset %ld", (long)at, (long)lseek(f, 0, SEEK_CUR));
+    say("%ld", take(p.s, 1000, 500, 0));
+    SAY(sendfile(p.c, f, NULL, 100000));
+    say("%ld", take(p.s, 4000, 6000, 0));
+    SAY(sendfile(p.c, f, NULL, 100000));
+    at = 20000;
+    SAY(sendfile(p.c, f, &at, 10));
+    SAY(sendfile(p.c, f, NULL, 0));
+    at = -1;
+    SAY(sendfile(p.c, f, &at, 10));
+}
+
+CASE(sendfile_big, "three megabytes to a fresh program, every byte checked")
+{
+    struct meeting m = meet_as_server(FRESH);
+    int f = file_of(3000000);
+    far_begin(&m.far, "recv 3000000");
+    long all = 0, n;
+    while (all < 3000000 && (n = sendfile(m.s, f, NULL, 3000000)) > 0)
+        all += n;
+    say("%ld, far: %s", all, far_answer(&m.far));
+}
+
+CASE(sendfile_full, "to a full peer, non-blocking; to a shut one")
+{
+    struct pair p = pair_here();
+    int f = file_of(10000);
+    fill(p.c);
+    set_nonblock(p.c, 1);
+    SAY(sendfile(p.c, f, NULL, 4000));
+    say("offset %ld", (long)lseek(f, 0, SEEK_CUR));
+    SAY(shutdown(p.c, SHUT_WR));
+    signal(SIGPIPE, SIG_IGN);
+    SAY(sendfile(p.c, f, NULL, 4000));
+    say("offset %ld", (long)lseek(f, 0, SEEK_CUR));
+}
+
+CASE(sendfile_sigpipe, "sendfile after SHUT_WR gives SIGPIPE")
+{
+    struct pair p = pair_here();
+    handle(SIGPIPE, 0);
+    SAY(shutdown(p.c, SHUT_WR));
+    SAY(sendfile(p.c, file_of(100), NULL, 100));
+    say("handled %d", (int)handled);
+}
+
+CASE(sendfile_wrong, "from a connection, to a listener, from a closed number")
+{
+    struct pair p = pair_here();
+    int f = file_of(100);
+    signal(SIGPIPE, SIG_IGN);
+    SAY(send(p.c, "x", 1, 0));
+    polled_soon(p.s, POLLIN);
+    SAY(sendfile(p.s, p.s, NULL, 1));
+    SAY(sendfile(f, p.s, NULL, 1));
+    SAY(sendfile(p.l, f, NULL, 1));
+    SAY(sendfile(p.c, 999, NULL, 1));
+    SAY(sendfile(999, f, NULL, 1));
+    say("still there: %d", unread(p.s));
+}
+
+CASE(splice_out, "connection to pipe to connection")
+{
+    struct pair p = pair_here(), q = pair_here();
+    int t[2];
+    SAY(pipe(t));
+    say("%ld", give(p.c, 0, 5000));
+    say("arrived: %d", SOON(unread(p.s) == 5000));
+    SAY(splice(p.s, NULL, t[1], NULL, 2000, 0));
+    SAY(splice(p.s, NULL, t[1], NULL, 3000, SPLICE_F_MOVE));
+    SAY(splice(t[0], NULL, q.c, NULL, 5000, SPLICE_F_MORE));
+    say("%ld", take(q.s, 0, 5000, 0));
+}
+
+CASE(splice_empty, "nothing there: EAGAIN with O_NONBLOCK; the end is 0")
+{
+    struct pair p = pair_here();
+    int t[2];
+    SAY(pipe(t));
+    set_nonblock(p.s, 1);
+    SAY(splice(p.s, NULL, t[1], NULL, 100, 0));
+    SAY(shutdown(p.c, SHUT_WR));
+    polled_soon(p.s, POLLRDHUP);
+    SAY(splice(p.s, NULL, t[1], NULL, 100, 0));
+    SAY(splice(p.s, NULL, t[1], NULL, 0, 0));
+    SAY(splice(t[0], NULL, p.s, NULL, 100, SPLICE_F_NONBLOCK));
+}
+
+CASE(splice_wrong, "two connections, offsets, closed numbers, tee")
+{
+    struct pair p = pair_here();
+    int t[2];
+    loff_t at = 0;
+    SAY(pipe(t));
+    SAY(send(p.c, "x", 1, 0));
+    polled_soon(p.s, POLLIN);
+    SAY(splice(p.s, NULL, p.c, NULL, 1, 0));
+    SAY(splice(p.s, &at, t[1], NULL, 1, 0));
+    SAY(splice(p.s, NULL, t[1], &at, 1, 0));
+    SAY(splice(999, NULL, t[1], NULL, 1, 0));
+    SAY(splice(p.s, NULL, 999, NULL, 1, 0));
+    SAY(splice(p.l, NULL, t[1], NULL, 1, 0));
+    SAY(tee(p.s, t[1], 1, 0));
+    say("still there: %d", unread(p.s));
+}
+
+/* More bytes than the pipe holds: some are moved and the call returns. */
+static void to_small_pipe(unsigned flags, long have, size_t want)
+{
+    struct meeting m = meet_as_server(FRESH);
+    int t[2];
+    SAY(pipe(t));
+    far_begin(&m.far, "send %ld", have);
+    say("arrived: %d", SOON(unread(m.s) >= 30000));
+    long n = splice(m.s, NULL, t[1], NULL, want, flags);
+    say("moved some: %d", n > 0 && n <= 65536 * 16);
+    long got = 0;
+    while (n > 0 && got < n) {
+        long part = read(t[0], text, sizeof text);
+        for (long i = 0; i < part; i++)
+            if ((unsigned char)text[i] != pattern(got + i))
+                say("a wrong byte");
+        got += part > 0 ? part : n;
+    }
+    say("the rest: %d, sent %s", take(m.s, n, have - n, 0) == have - n, far_answer(&m.far));
+}
+
+CASE(splice_more_than_pipe, "more than the pipe has room for, SPLICE_F_NONBLOCK")
+{
+    to_small_pipe(SPLICE_F_NONBLOCK, 300000, 240000);
+}
+
+CASE(splice_more_than_pipe_blocking, "more than the pipe has room for, no flag")
+{
+    to_small_pipe(0, 300000, 240000);
+}
+
+CASE(splice_more_than_pipe_move, "a megabyte into a pipe, SPLICE_F_NONBLOCK and SPLICE_F_MOVE")
+{
+    to_small_pipe(SPLICE_F_NONBLOCK | SPLICE_F_MOVE, 1000000, 1 << 20);
+}
+
+CASE(splice_full_pipe, "into a pipe that is full: EAGAIN with SPLICE_F_NONBLOCK, and no byte is lost")
+{
+    struct pair p = pair_here();
+    int t[2];
+    SAY(pipe(t));
+    set_nonblock(t[1], 1);
+    while (write(t[1], text, 4096) > 0)
+        ;
+    say("%ld", give(p.c, 0, 3000));
+    say("arrived: %d", SOON(unread(p.s) == 3000));
+    SAY(splice(p.s, NULL, t[1], NULL, 3000, SPLICE_F_NONBLOCK));
+    SAY(splice(p.s, NULL, t[1], NULL, 3000, 0));
+    say("%ld", take(p.s, 0, 3000, 0));
+}
+
+CASE(splice_proxy, "a proxy by one pipe: two megabytes from one fresh program to another")
+{
+    struct meeting from = meet_as_server(FRESH), to = meet_as_client(FRESH);
+    int t[2];
+    long all = 0;
+    SAY(pipe(t));
+    far_begin(&from.far, "send 2000000; shutdown wr");
+    far_begin(&to.far, "recv 2000000");
+    for (;;) {
+        long n = splice(from.s, NULL, t[1], NULL, 1 << 20, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+        if (n < 0 && errno == EAGAIN && strcmp(polled(from.s, POLLIN, 2000), "-") != 0)
+            continue;
+        if (n <= 0)
+            break;
+        for (long out = 0; out < n;) {
+            long part = splice(t[0], NULL, to.s, NULL, (size_t)(n - out), SPLICE_F_MOVE);
+            if (part <= 0)
+                break;
+            out += part;
+        }
+        all += n;
+    }
+    say("%ld, sent %s", all, far_answer(&from.far));
+    say("received %s", far_answer(&to.far));
+}
+
+static long splice_in(void *fds)
+{
+    return splice(((int *)fds)[0], NULL, ((int *)fds)[1], NULL, 100, 0);
+}
+
+CASE(splice_blocks, "a blocked splice is woken by data and by the end")
+{
+    struct meeting m = meet_as_server(FRESH);
+    int t[2];
+    SAY(pipe(t));
+    int fds[2] = {m.s, t[1]};
+    struct side side;
+    side_start(&side, splice_in, fds);
+    side_blocked(&side);
+    say("far: %s", far_do(&m.far, "send 5"));
+    say("%s", side_end(&side));
+    side_start(&side, splice_in, fds);
+    side_blocked(&side);
+    say("far: %s", far_do(&m.far, "close"));
+    say("%s", side_end(&side));
+}
+
+CASE(vmsplice_and_copy, "vmsplice and copy_file_range refuse connections")
+{
+    struct pair p = pair_here();
+    struct iovec part = {text, 10};
+    int f = file_of(10);
+    SAY(vmsplice(p.c, &part, 1, 0));
+    SAY(copy_file_range(f, NULL, p.c, NULL, 10, 0));
+    SAY(copy_file_range(p.c, NULL, f, NULL, 10, 0));
+}

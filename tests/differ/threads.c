@@ -1,0 +1,192 @@
+/* threads.c - several threads at one connection, one set, one listener. */
+#include "differ.h"
+
+static char text[100];
+
+static long wait_any(void *ep)
+{
+    struct epoll_event event;
+    return epoll_wait(*(int *)ep, &event, 1, 300);
+}
+
+static long poll_any(void *fd)
+{
+    struct pollfd f = {*(int *)fd, POLLIN, 0};
+    return poll(&f, 1, 2000);
+}
+
+static long accept_any(void *l)
+{
+    int s = accept(*(int *)l, NULL, NULL);
+    return s < 0 ? -1 : 0;
+}
+
+/* How many of four threads that wait in one set are told of one arrival. */
+static void four_waiters(unsigned events)
+{
+    struct pair p = pair_here();
+    struct side side[4];
+    int ep = epoll_with(p.s, events, 1), told = 0;
+    for (int i = 0; i < 4; i++)
+        side_start(&side[i], wait_any, &ep);
+    for (int i = 0; i < 4; i++)
+        side_blocked(&side[i]);
+    SAY(send(p.c, "x", 1, 0));
+    for (int i = 0; i < 4; i++)
+        told += strcmp(side_end(&side[i]), "1") == 0;
+    say("told: %d", told);
+}
+
+CASE(edge_wakes_one, "four threads in one set, by edge: one is told")
+{
+    four_waiters(EPOLLIN | EPOLLET);
+}
+
+CASE(oneshot_wakes_one, "four threads in one set, once: one is told")
+{
+    four_waiters(EPOLLIN | EPOLLONESHOT);
+}
+
+CASE(level_wakes_all, "four threads in one set, by level: all are told while nobody reads")
+{
+    four_waiters(EPOLLIN);
+}
+
+CASE(poll_wakes_all, "four threads in poll: all are told")
+{
+    struct meeting m = meet_as_server(FRESH);
+    struct side side[4];
+    for (int i = 0; i < 4; i++)
+        side_start(&side[i], poll_any, &m.s);
+    for (int i = 0; i < 4; i++)
+        side_blocked(&side[i]);
+    say("far: %s", far_do(&m.far, "send 1"));
+    for (int i = 0; i < 4; i++)
+        say("%s", side_end(&side[i]));
+}
+
+CASE(acceptors, "four threads in accept: each gets one of four connections")
+{
+    int l = listener(8), c[4];
+    struct side side[4];
+    for (int i = 0; i < 4; i++)
+        side_start(&side[i], accept_any, &l);
+    for (int i = 0; i < 4; i++)
+        side_blocked(&side[i]);
+    for (int i = 0; i < 4; i++)
+        c[i] = dial();
+    for (int i = 0; i < 4; i++)
+        say("%s, %d", side_end(&side[i]), c[i] >= 0);
+}
+
+static long give_part(void *fd)
+{
+    long n = 0;
+    for (int i = 0; i < 100; i++) {
+        long one = send(*(int *)fd, text, 100, 0);
+        n += one > 0 ? one : 0;
+    }
+    return n;
+}
+
+CASE(writers, "four threads write to one connection: nothing is lost")
+{
+    struct pair p = pair_here();
+    struct side side[4];
+    for (int i = 0; i < 4; i++)
+        side_start(&side[i], give_part, &p.c);
+    say("read %ld", drain(p.s, 40000));
+    for (int i = 0; i < 4; i++)
+        say("%s", side_end(&side[i]));
+    say("%s", polled(p.s, POLLIN, 0));
+}
+
+static long read_part(void *fd)
+{
+    char block[1000];
+    long all = 0, n;
+    while ((n = recv(*(int *)fd, block, sizeof block, 0)) > 0)
+        all += n;
+    return n < 0 ? n : all;
+}
+
+CASE(readers, "four threads read one connection: together they get all")
+{
+    struct meeting m = meet_as_server(FRESH);
+    struct side side[4];
+    long all = 0;
+    for (int i = 0; i < 4; i++)
+        side_start(&side[i], read_part, &m.s);
+    say("far: %s", far_do(&m.far, "send 500000; shutdown wr"));
+    for (int i = 0; i < 4; i++)
+        all += atol(side_end(&side[i]));
+    say("%ld", all);
+}
+
+static long poll_two(void *fds)
+{
+    struct pollfd f[2] = {{((int *)fds)[0], POLLIN, 0}, {((int *)fds)[1], POLLIN, 0}};
+    return poll(f, 2, 2000) == 1 ? f[0].revents << 8 | f[1].revents : -1;
+}
+
+CASE(sharing_parts, "two threads wait for overlapping sets of connections")
+{
+    struct pair a = pair_here(), b = pair_here(), c = pair_here();
+    int first[2] = {a.s, b.s}, second[2] = {b.s, c.s};
+    struct side x, y;
+    side_start(&x, poll_two, first);
+    side_start(&y, poll_two, second);
+    side_blocked(&x);
+    side_blocked(&y);
+    SAY(send(b.c, "x", 1, 0));
+    say("%s", side_end(&x));
+    say("%s", side_end(&y));
+    side_start(&x, poll_two, first);
+    say("%s", side_end(&x));
+    SAY(recv(b.s, text, 9, 0));
+    side_start(&x, poll_two, first);
+    side_start(&y, poll_two, second);
+    side_blocked(&x);
+    side_blocked(&y);
+    SAY(send(c.c, "x", 1, 0));
+    say("%s", side_end(&y));
+    SAY(send(a.c, "x", 1, 0));
+    say("%s", side_end(&x));
+}
+
+static long recv_one(void *fd)
+{
+    return recv(*(int *)fd, (char[1]){0}, 1, 0);
+}
+
+CASE(many_blocked, "ten threads, each blocked in a read of a connection of its own")
+{
+    static struct meeting m[10];
+    struct side side[10];
+    for (int i = 0; i < 10; i++)
+        m[i] = meet_as_server(i % 2 ? FRESH : FORKED);
+    for (int i = 0; i < 10; i++)
+        side_start(&side[i], recv_one, &m[i].s);
+    for (int i = 0; i < 10; i++)
+        side_blocked(&side[i]);
+    for (int i = 9; i >= 0; i--) {
+        const char *far = far_do(&m[i].far, "send 1");
+        say("%s, %s", far, side_end(&side[i]));
+    }
+}
+
+CASE(connect_elsewhere, "a thread connects while another is blocked in a read")
+{
+    struct meeting m = meet_as_server(FRESH);
+    struct side side;
+    side_start(&side, recv_one, &m.s);
+    side_blocked(&side);
+    struct pair p = pair_here();
+    SAY(send(p.c, "x", 1, 0));
+    SAY(recv(p.s, text, 9, 0));
+    struct meeting n = meet_as_client(FRESH);
+    say("far: %s", far_do(&n.far, "send 4"));
+    say("%ld", take(n.s, 0, 4, 0));
+    say("far: %s", far_do(&m.far, "send 1"));
+    say("%s", side_end(&side));
+}
