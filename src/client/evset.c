@@ -35,6 +35,7 @@
 #include "shm/page.h"
 
 #define KERNEL_BUSY_NS (50 * NS_PER_US)
+#define FULL_MAX 2 /* waits in a row that sessions alone have filled */
 #define LOOKS_PER_CONFIRM 64
 #define NO_DESCRIPTOR_NS NS_PER_MS
 #define OWN_EVENTS 16
@@ -113,7 +114,7 @@ static bool ours(const struct evset *set)
  * ask for the state. EPOLLEXCLUSIVE can be given only when it is added. */
 static void pipe_in(const struct evset *set, uint64_t handle, int pipe, uint32_t events, int depth)
 {
-    uint32_t mask = depth ? EPOLLIN : EPOLLIN | EPOLLET | EPOLLEXCLUSIVE;
+    uint32_t mask = depth ? READY_IN : READY_IN | EPOLLET | EPOLLEXCLUSIVE;
     struct epoll_event ev = {.events = (events & mask) | (depth ? EPOLLET : 0),
                              .data.u64 = TAG_LISTENER0 + (uint32_t)(handle % LISTENERS_MAX)};
     if (ours(set))
@@ -124,7 +125,7 @@ static void pipe_in(const struct evset *set, uint64_t handle, int pipe, uint32_t
 
 static void pipe_change(const struct watch *w, int pipe)
 {
-    struct epoll_event ev = {.events = w->spent ? 0 : w->events & (EPOLLIN | EPOLLET),
+    struct epoll_event ev = {.events = w->spent ? 0 : w->events & (READY_IN | EPOLLET),
                              .data.u64 = TAG_LISTENER0 + (uint32_t)(w->handle % LISTENERS_MAX)};
     if (ours(w->set))
         (void)sys_epoll_ctl(w->set->wait_ep, EPOLL_CTL_MOD, pipe, &ev);
@@ -423,7 +424,7 @@ static uint32_t judge_session(struct watch *w)
     struct session_cache *c = session_cache_of(s);
     if (load_relaxed(&s->state) == SESSION_QUEUED && !(load_relaxed(&s->flags) & SF_RESET))
         return 0;
-    uint32_t mask = w->events | EPOLLERR | EPOLLHUP | (w->events & EPOLLIN ? READY_MISSING : 0);
+    uint32_t mask = w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
     bool edge = w->events & EPOLLET;
     if (edge) {
         const struct slot *peer = load_acquire(&c->peer);
@@ -437,12 +438,12 @@ static uint32_t judge_session(struct watch *w)
     /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
      * for what is beyond the bytes that are there, a level for the first byte. */
     uint64_t want = load_relaxed(&c->own->want);
-    if (w->events & (EPOLLIN | EPOLLRDHUP))
+    if (w->events & (READY_IN | EPOLLRDHUP))
         (void)stream_arm_read(s, c, 0, edge, 0);
     else
         (void)stream_arm_read(s, c, 0, true, 0); /* for EPOLLHUP, EPOLLERR */
     pass_on(w, c, want);
-    if (w->events & EPOLLOUT && !stream_writable(s, c))
+    if (w->events & READY_OUT && !stream_writable(s, c))
         (void)stream_arm_write(s, c, 0);
     now = session_ready(s, c) & mask;
     if (!now)
@@ -477,7 +478,7 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
             break;
     }
     for (struct watch *w = set->listeners ? set->all : NULL; w; w = w->set_next) {
-        struct listener *l = w->inner || w->spent || !(w->events & EPOLLIN) ? NULL : listener_get(w->handle);
+        struct listener *l = w->inner || w->spent || !(w->events & READY_IN) ? NULL : listener_get(w->handle);
         if (l && (!(w->events & EPOLLET) || w->told) && listener_waiting(l))
             return true;
     }
@@ -490,12 +491,12 @@ static uint32_t judge(struct watch *w, int depth)
         return 0;
     if (w->inner) {
         bool in = (!(w->events & EPOLLET) || w->told) && depth < SETS_DEEP && tells(w->inner, depth + 1, NULL);
-        return in ? w->events & (EPOLLIN | EPOLLRDNORM) : 0;
+        return in ? w->events & READY_IN : 0;
     }
     if (!handle_is_listener(w->handle))
         return judge_session(w);
     struct listener *l = listener_get(w->handle);
-    return l && (w->sure || listener_maybe(l)) ? w->events & (EPOLLIN | EPOLLRDNORM) : 0;
+    return l && (w->sure || listener_maybe(l)) ? w->events & READY_IN : 0;
 }
 
 #define FETCHES 4
@@ -832,9 +833,11 @@ static int wait_held(struct wait *w, int64_t timeout)
         return n;
     set_cpu_publish(w);
     arm_off(set); /* the last wait left it armed for evset_fd */
-    if (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)
+    bool crowded_out = set->full >= FULL_MAX;
+    if (crowded_out || (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS))
         n = look_at_kernel(set, w->out, (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
     if ((n = look_further(w, n)) > 0) {
+        set->full = n == w->max && !crowded_out ? set->full + 1 : 0;
         if (timeout == 0 && n < w->max) /* who only looks sees both worlds at once */
             n += look_at_kernel(set, w->out + n, w->max - n);
         return n;

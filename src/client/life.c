@@ -27,6 +27,8 @@ static void end_halves(struct session *s, struct session_cache *c, int how, bool
         notify_data(s, c, tail, tail + 1);
     if (closed)
         notify_space(s, c, 0, WANT_NOTHING);
+    if (reset && !fin && load_acquire(&c->peer))
+        channel_event(s, c); /* who has heard of the end, and waits for no more, hears that it was a reset */
 }
 
 /* Whoever holds it and sleeps for a half that is over: threads of ours on the peer's words, event waits, other processes. */

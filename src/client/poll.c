@@ -49,7 +49,7 @@ static uint32_t item_ready(const struct client_poll_item *item)
     if (item->set)
         return evset_ready(item->set) ? EPOLLIN : 0;
     if (handle_is_listener(item->handle))
-        return client_listener_ready(item->handle) ? EPOLLIN : 0;
+        return listener_get(item->handle) && client_listener_ready(item->handle) ? EPOLLIN : 0; /* the kernel tells its end */
     struct session *s = session_get(item->handle);
     if (!s)
         return EPOLLERR | EPOLLHUP;
@@ -220,7 +220,7 @@ static int wait_loop(struct call *k, int64_t timeout)
 {
     int found = check_well(k);
     if (found || timeout == 0) {
-        int more = kernel_look_masked(k);
+        int more = found ? kernel_look(k) : kernel_look_masked(k); /* a signal waits if there is something to tell */
         return more >= 0 ? found + more : found ? found : more;
     }
     /* the program's own descriptors first: where one is ready nothing else need be asked */

@@ -153,25 +153,25 @@ uint32_t session_ready(struct session *s, struct session_cache *c)
     bool cut = stream_cut(s, c);
     uint32_t error = cut && !(flags & SF_RESET_TOLD) ? EPOLLERR : 0;
     if (flags & SF_RESET)
-        return EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | error;
+        return READY_IN | READY_OUT | EPOLLRDHUP | EPOLLHUP | error;
     uint32_t events = error;
     bool ended = flags & (SF_SHUT_RD | SF_DEAD), closed = cut || flags & SF_SHUT_WR;
     const struct slot *peer = load_acquire(&c->peer);
     if (peer && !(flags & SF_TENTATIVE)) {
         ended = ended || slot_tail(peer) & COUNT_FLAG;
         if (slot_head(peer) & COUNT_FLAG)
-            events |= EPOLLOUT; /* a write tells */
+            events |= READY_OUT; /* a write tells */
     }
     if (ended)
-        events |= EPOLLRDHUP | EPOLLIN;
+        events |= EPOLLRDHUP | READY_IN;
     if (ended && closed)
         events |= EPOLLHUP;
     if (stream_readable(s, c))
-        events |= EPOLLIN;
+        events |= READY_IN;
     else if (bytes_missing(s, c))
         events |= READY_MISSING;
     if (stream_writable(s, c))
-        events |= EPOLLOUT;
+        events |= READY_OUT;
     return events;
 }
 

@@ -36,7 +36,7 @@ struct evset {
     bool kernel_hot; /* the last events were the kernel's: it is asked before going to sleep */
     uint32_t count, listeners, inner;
     uint32_t pollers; /* threads in client_poll that wait for it */
-    uint32_t rounds, looks;
+    uint32_t rounds, looks, full;
     int64_t kernel_looked;
     struct watch *all;
     struct watch *ready_first, *ready_last;

@@ -42,7 +42,7 @@ static void listen_under_berth(int fd, int backlog)
         flags |= LISTEN_V6ONLY;
     if (kernel_option(fd, SOL_SOCKET, SO_REUSEPORT) == 1)
         flags |= LISTEN_REUSEPORT;
-    uint32_t depth = backlog < 0 || backlog > 4096 ? 4096 : backlog == 0 ? 1 : (uint32_t)backlog;
+    uint32_t depth = backlog < 0 || backlog > 4096 ? 4096 : (uint32_t)backlog;
     listener_handle l = 0;
     int r = client_listen(&ep, flags, depth, &l);
     if (r < 0) {
@@ -88,7 +88,7 @@ EXPORT int listen(int fd, int backlog)
     case SOCK_LISTENER:
         if (real.listen(fd, backlog) < 0)
             return -1;
-        (void)client_listener_backlog(h, backlog < 0 || backlog > 4096 ? 4096 : backlog ? (uint32_t)backlog : 1);
+        (void)client_listener_backlog(h, backlog < 0 || backlog > 4096 ? 4096 : (uint32_t)backlog);
         return 0;
     default:
         break;
