@@ -301,7 +301,8 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
                         .list = t->list,
                         .events = events,
                         .data = data,
-                        .told = true};
+                        .told = true,
+                        .fresh = true};
     plock_take(&C->watch_lock);
     if (watch_find(set, *t->list, key)) {
         plock_release(&C->watch_lock);
@@ -336,6 +337,7 @@ static int modify(struct evset *set, const struct target *t, uint32_t key, uint3
         w->events = events;
         w->data = data;
         w->spent = false;
+        w->told = w->fresh = true;
         if (t->l)
             pipe_change(w, t->l->pipe_rd);
         if (!t->l || listener_maybe(t->l))
@@ -415,23 +417,40 @@ static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_befo
         own_kick();
 }
 
-/* What a watch on a session has to report now, with READY_MISSING; arms the session where it has nothing. */
-static uint32_t judge_session(struct watch *w)
+#define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR) /* those whose change is news to the program */
+
+/* An edge is told when something has come since the last one, whatever put the watch on the list. `note`: it counts as told. */
+static bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool note)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    uint64_t tail = peer ? slot_tail(peer) : 0, head = peer ? slot_head(peer) : 0;
+    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t filled = load_relaxed(&s->filled);
+    bool writable = stream_writable(s, c), cut = stream_cut(s, c);
+    bool came = w->fresh || tail != w->seen_tail || (flags ^ w->seen_flags) & EDGE_FLAGS || (writable && filled != w->seen_filled) ||
+                cut != w->seen_cut;
+    if (note) {
+        w->seen_tail = tail;
+        w->seen_head = head;
+        w->seen_flags = flags;
+        w->seen_filled = writable ? filled : w->seen_filled;
+        w->seen_cut = cut;
+        w->fresh = false;
+    }
+    return came;
+}
+
+/* What a watch on a session has to report now, with READY_MISSING; arms the session where it has nothing. `take`: what it says is told. */
+static uint32_t judge_session(struct watch *w, bool take)
 {
     struct session *s = session_get(w->handle);
-    if (!s || w->spent)
+    if (!s)
         return 0;
     struct session_cache *c = session_cache_of(s);
     if (load_relaxed(&s->state) == SESSION_QUEUED && !(load_relaxed(&s->flags) & SF_RESET))
         return 0;
     uint32_t mask = w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
-    bool edge = w->events & EPOLLET;
-    if (edge) {
-        const struct slot *peer = load_acquire(&c->peer);
-        w->seen_tail = peer ? slot_tail(peer) : 0;
-        w->seen_head = peer ? slot_head(peer) : 0;
-        w->seen_flags = load_relaxed(&s->flags);
-    }
+    bool edge = w->events & EPOLLET, came = !edge || edge_came(w, s, c, take);
     uint32_t now = session_ready(s, c) & mask;
     if (now && !edge)
         return now;
@@ -439,19 +458,20 @@ static uint32_t judge_session(struct watch *w)
      * for what is beyond the bytes that are there, a level for the first byte. */
     uint64_t want = load_relaxed(&c->own->want);
     if (w->events & (READY_IN | EPOLLRDHUP))
-        (void)stream_arm_read(s, c, 0, edge, 0);
+        (void)stream_arm_read(s, c, 0, edge, 1);
     else
-        (void)stream_arm_read(s, c, 0, true, 0); /* for EPOLLHUP, EPOLLERR */
+        (void)stream_arm_read(s, c, 0, true, 1); /* for EPOLLHUP, EPOLLERR */
     pass_on(w, c, want);
     if (w->events & READY_OUT && !stream_writable(s, c))
         (void)stream_arm_write(s, c, 0);
-    now = session_ready(s, c) & mask;
+    came = came || (edge && edge_came(w, s, c, take));
+    now = came ? session_ready(s, c) & mask : 0;
     if (!now)
         stream_flush_head(s, true);
     return now;
 }
 
-static uint32_t judge(struct watch *w, int depth);
+static uint32_t judge(struct watch *w, int depth, bool take);
 
 /* Of tokens in the pipe the kernel tells again; of those taken out of it only we know. */
 static bool aside_waits(const struct watch *w)
@@ -468,7 +488,7 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
     for (struct watch *w = set->ready_first; w; w = next) {
         next = w->ready_next;
         bool last = w == end;
-        uint32_t events = judge(w, depth);
+        uint32_t events = judge(w, depth, false);
         if (events & ~READY_MISSING)
             return true;
         if (events && missing)
@@ -485,7 +505,7 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
     return false;
 }
 
-static uint32_t judge(struct watch *w, int depth)
+static uint32_t judge(struct watch *w, int depth, bool take)
 {
     if (w->spent)
         return 0;
@@ -494,7 +514,7 @@ static uint32_t judge(struct watch *w, int depth)
         return in ? w->events & READY_IN : 0;
     }
     if (!handle_is_listener(w->handle))
-        return judge_session(w);
+        return judge_session(w, take);
     struct listener *l = listener_get(w->handle);
     return l && (w->sure || listener_maybe(l)) ? w->events & READY_IN : 0;
 }
@@ -565,7 +585,7 @@ static int harvest(struct evset *set, struct epoll_event *out, int max, session_
     for (; w && n < max; w = next) {
         next = w->ready_next;
         bool last = w == end;
-        uint32_t events = judge(w, 0), tell = events & ~READY_MISSING;
+        uint32_t events = judge(w, 0, true), tell = events & ~READY_MISSING;
         if (events & READY_MISSING && *missed < MISSING_MAX)
             missing[(*missed)++] = w->handle;
         watch_unready(w);
@@ -833,12 +853,12 @@ static int wait_held(struct wait *w, int64_t timeout)
         return n;
     set_cpu_publish(w);
     arm_off(set); /* the last wait left it armed for evset_fd */
-    bool crowded_out = set->full >= FULL_MAX;
-    if (crowded_out || (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS))
+    bool crowded_out = set->full >= FULL_MAX, looked = false;
+    if ((looked = crowded_out || (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)))
         n = look_at_kernel(set, w->out, (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
     if ((n = look_further(w, n)) > 0) {
         set->full = n == w->max && !crowded_out ? set->full + 1 : 0;
-        if (timeout == 0 && n < w->max) /* who only looks sees both worlds at once */
+        if (timeout == 0 && n < w->max && !looked) /* who only looks sees both worlds at once */
             n += look_at_kernel(set, w->out + n, w->max - n);
         return n;
     }

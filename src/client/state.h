@@ -154,7 +154,7 @@ struct session {
     uint32_t streak; /* reads in a row that emptied the fifo and were answered by a write */
     uint32_t state;
     int32_t error;
-    uint32_t pad_error;
+    uint32_t filled; /* writes that found too little room: whoever waits for an edge is to hear when there is some */
     uint32_t one_way; /* looks in a row that found little, without a write of ours */
     uint32_t lowat;   /* SO_RCVLOWAT, where above 1 */
     /* line 2: who */

@@ -445,6 +445,16 @@ static inline void carry_head(struct session *s, struct session_cache *c, bool *
     family_lock_release(&s->rx_lock);
 }
 
+/* An edge-triggered watch is judged again only when something happens. */
+static __attribute__((noinline)) void found_full(struct session *s, struct session_cache *c)
+{
+    if (!load_acquire(&c->watches))
+        return;
+    store_relaxed(&s->filled, load_relaxed(&s->filled) + 1);
+    if (!stream_arm_write(s, c, 0))
+        watches_ready(c);
+}
+
 static ssize_t transmit(session_handle h, const struct iovec *iov, int count, size_t total)
 {
     struct session *s = enter(h);
@@ -484,10 +494,8 @@ out:
         notify_data(s, c, old_tail, old_tail + (size_t)result);
     if (tell_space)
         notify_space(s, c, old_head, load_relaxed(&s->head_published));
-    if (__builtin_expect(c->watches && (result == BERTH_E_WOULD_BLOCK || (result > 0 && (size_t)result < total)),
-                         0) &&
-        !stream_arm_write(s, c, 0))
-        watches_ready(c); /* an edge-triggered watch is judged again only when something happens */
+    if (__builtin_expect(result == BERTH_E_WOULD_BLOCK || (result > 0 && (size_t)result < total), 0))
+        found_full(s, c);
     return result;
 }
 

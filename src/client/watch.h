@@ -20,6 +20,9 @@ struct watch {
     uint64_t data;
     uint64_t seen_tail, seen_head; /* the peer's words when it was last judged */
     uint32_t seen_flags;
+    uint32_t seen_filled;
+    bool seen_cut;
+    bool fresh; /* nothing has been told since it was added or changed */
     bool ready;
     bool spent; /* one shot, fired */
     bool told;  /* edge: an event has come since the last report */
