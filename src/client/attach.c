@@ -167,8 +167,7 @@ int client_detach(void)
     if (!C->attached)
         return BERTH_E_NOT_ATTACHED;
     listeners_close();
-    for (uint32_t i = 1, n = C->family->sessions; i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE && members_has(&s->holders, C->member))
             (void)client_close(session_handle_of(s));
     }

@@ -99,8 +99,7 @@ static void session_let_go(struct session *s, uint32_t member, const struct memb
 static bool let_go(uint32_t member, const struct member_set *alive)
 {
     bool all = true;
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         if (load_acquire(&s->state) == SESSION_FREE || !members_has(&s->holders, member))
             continue;
         uint32_t own = load_relaxed(&s->own_outbox);
@@ -169,8 +168,7 @@ void member_gone(uint32_t id)
     members_bury(id);
     struct member_set alive = members_alive();
     bool alone = !members_other(&alive, C->member, &alive);
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         if (!(load_relaxed(&s->flags) & SF_SHARED) || !session_held_by(s, C->member))
             continue;
         struct session_cache *c = session_cache_of(s);

@@ -6,6 +6,7 @@
 #include "base/sys.h"
 #include "client/deaths.h"
 #include "client/events.h"
+#include "client/family.h"
 #include "client/link.h"
 #include "client/peer.h"
 #include "client/routes.h"
@@ -19,8 +20,7 @@ void sessions_of_worker_dead(uint32_t worker)
 {
     peer_worker_dead(worker);
     fence_sc(); /* link_to looks the other way round */
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         uint32_t flags = load_acquire(&s->flags); /* before the peer, as session_alloc clears that first */
         outbox_handle peer = load_relaxed(&s->peer_outbox);
         if (load_acquire(&s->state) == SESSION_FREE || outbox_worker(peer) != worker || !peer)
@@ -34,8 +34,7 @@ void sessions_of_worker_dead(uint32_t worker)
 
 void sessions_listener_gone(uint32_t listener)
 {
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         uint32_t state = load_acquire(&s->state);
         if (load_relaxed(&s->listener) == listener && load_relaxed(&s->flags) & SF_CONNECTOR &&
             !load_relaxed(&s->peer_outbox) && members_has(&s->holders, C->member) &&
@@ -51,8 +50,7 @@ void sessions_listener_gone(uint32_t listener)
 /* The program should hear of it rather than wait for an acceptor whom we cannot be introduced to. */
 void sessions_unreachable(uint32_t app)
 {
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         if (load_acquire(&s->state) == SESSION_OFFERED && load_relaxed(&s->app) == app &&
             !load_relaxed(&s->peer_outbox) && members_has(&s->holders, C->member))
             session_break(s, BERTH_E_NO_MEMORY, "no descriptor is free");

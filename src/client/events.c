@@ -1,6 +1,7 @@
 /* events.c - events are taken off the queues and handed to the sessions that they name. */
 #include "client/events.h"
 #include "client/channel.h"
+#include "client/family.h"
 #include "client/link.h"
 #include "client/outbox.h"
 #include "client/peer.h"
@@ -8,8 +9,7 @@
 
 static void resync(struct peer_box *box)
 {
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         if (load_relaxed(&s->state) == SESSION_OPEN && s->peer_outbox == box->handle)
             session_event(box, s->peer_slot);
     }

@@ -103,8 +103,7 @@ static void share_sessions(uint32_t member)
 {
     bool any = false;
     int64_t deadline = clock_now() + SHARE_NS;
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         if (session_held_by(s, C->member) && is_made(s))
             any |= share_session(s, member, deadline);
     }
@@ -238,8 +237,7 @@ static void sessions_inherit(void)
     C->polled_count = 0;
     C->sharing = false;
     C->inherited_unconfirmed = 0;
-    for (uint32_t i = 1, n = C->family->sessions; i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         if (!session_held_by(s, C->member))
             continue;
         struct session_cache *c = session_cache_of(s);

@@ -79,9 +79,8 @@ static void ancestors_keep(void)
     uint32_t kept = 0;
     for (uint32_t a = 0; a < C->ancestors; a++) {
         bool wanted = false;
-        for (uint32_t i = 1, n = C->family->sessions; i < n && !wanted; i++)
-            wanted =
-                session_held_by(session_at(i), C->member) && session_owner(session_at(i)) == C->ancestor[a].worker;
+        for (struct session *s = NULL; !wanted && (s = session_after(s));)
+            wanted = session_held_by(s, C->member) && session_owner(s) == C->ancestor[a].worker;
         if (wanted)
             C->ancestor[kept++] = C->ancestor[a];
     }

@@ -173,8 +173,7 @@ void client_leave(void)
         return;
     struct member_set alive = members_alive();
     int64_t deadline = clock_now() + 20 * NS_PER_MS;
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         uint32_t state = load_acquire(&s->state), own = load_relaxed(&s->own_outbox);
         if ((state == SESSION_OPEN || state == SESSION_OFFERED) && session_held(s) && own < OUTBOXES_MAX &&
             members_other(&C->family->outbox[own].mapped, C->member, &alive))

@@ -97,8 +97,7 @@ void sessions_reoffer(uint32_t app)
 {
     bool any = false;
     plock_take(&C->lock);
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; (s = session_after(s));) {
         if (load_relaxed(&s->app) != app || !unanswered(s))
             continue;
         any = true;
@@ -153,8 +152,7 @@ static void reoffer_now(void)
     events_poll(true);
     plock_take(&C->lock);
     bool planned = exchange_sc(&C->reoffer_at, 0) != 0, later = false;
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); planned && i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; planned && (s = session_after(s));) {
         uint8_t doubt = load_relaxed(&s->doubt);
         if (doubt == DOUBT_NONE || !unanswered(s))
             continue;

@@ -91,6 +91,7 @@ struct session_cache *session_cache_make(struct session *s)
 void session_set_state(struct session *s, uint32_t state)
 {
     static const char *const names[] = {"FREE", "QUEUED", "OFFERED", "OPEN", "FAILED", "ZOMBIE"};
+    _Static_assert(sizeof names / sizeof names[0] == SESSION_STATES, "a state without a name");
     log_debug("session %u: %s -> %s", session_index(s), names[s->state], names[state]);
     store_release(&s->state, state);
 }

@@ -114,8 +114,7 @@ bool session_seek(struct session *s)
 void shared_confirm(void)
 {
     uint32_t left = 0;
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); C->inherited_unconfirmed && i < n; i++) {
-        struct session *s = session_at(i);
+    for (struct session *s = NULL; C->inherited_unconfirmed && (s = session_after(s));) {
         if (!session_held_by(s, C->member) || load_relaxed(&s->flags) & (SF_CONNECTOR | SF_CONFIRMED) ||
             worker_is_us(session_owner(s)))
             continue;

@@ -114,6 +114,7 @@ enum session_state {
     SESSION_OPEN,    /* both slots known */
     SESSION_FAILED,  /* connect failed or the session was reset; error tells */
     SESSION_ZOMBIE,  /* closed by the program; the slot waits for the peer to be done with it */
+    SESSION_STATES,
 };
 
 #define SF_CONNECTOR 0x01u

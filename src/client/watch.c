@@ -172,8 +172,8 @@ void listener_ready(struct listener *l)
 void watches_wake_all(void)
 {
     plock_take(&C->watch_lock);
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++)
-        (void)all_ready(C->cache[i].watches);
+    for (struct session *s = NULL; (s = session_after(s));)
+        (void)all_ready(C->cache[session_index(s)].watches);
     plock_release(&C->watch_lock);
     own_kick();
 }
