@@ -181,7 +181,8 @@ ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int co
     if (unlikely(flags & MSG_ERRQUEUE))
         return failed(EAGAIN);
     size_t total = flags & MSG_TRUNC ? b.total : b.good;
-    if (unlikely(!total || (total < b.total && client_readable(h) > total))) /* all or nothing, as one packet's copy is */
+    if (unlikely(!total ||
+                 (total < b.total && client_readable(h) > total))) /* all or nothing, as one packet's copy is */
         return recv_nowhere(s, h, flags, b.total);
     struct iovec part[IOV_SOME];
     if (unlikely(total < b.total)) {

@@ -219,7 +219,8 @@ static int listener_accept(int fd, struct sock *s, listener_handle l, struct soc
         errno = EINVAL;
         return -1;
     }
-    if (addr && (pointer_wild(addr) || pointer_wild(len) || *len > INT32_MAX)) { /* the connection is lost, as on Linux */
+    if (addr &&
+        (pointer_wild(addr) || pointer_wild(len) || *len > INT32_MAX)) { /* the connection is lost, as on Linux */
         int lost = listener_accept(fd, s, l, NULL, NULL, flags);
         if (lost >= 0) {
             (void)close(lost);

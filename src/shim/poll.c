@@ -42,7 +42,8 @@ static bool list_refused(const struct pollfd *fds, nfds_t n)
     struct rlimit lim;
     if (n <= FEW)
         return n && pointer_wild(fds);
-    return pointer_wild(fds) || (sys_call(SYS_prlimit64, 0L, (long)RLIMIT_NOFILE, 0L, &lim) == 0 && n > lim.rlim_cur);
+    return pointer_wild(fds) ||
+           (sys_call(SYS_prlimit64, 0L, (long)RLIMIT_NOFILE, 0L, &lim) == 0 && n > lim.rlim_cur);
 }
 
 static bool given_and_wild(const void *p)
@@ -130,7 +131,8 @@ static int poll_one(struct pollfd *p, uint64_t h, int64_t timeout, const sigset_
 }
 
 /* `block` is freed when the thread is cancelled. */
-static __attribute__((noinline)) int split_wait(struct split *sp, void *block, int64_t timeout, const sigset_t *mask)
+static __attribute__((noinline)) int split_wait(struct split *sp, void *block, int64_t timeout,
+                                                const sigset_t *mask)
 {
     int r;
     pthread_cleanup_push(free, block);
@@ -163,8 +165,8 @@ static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset
         sp.kfd_of = sp.item_of + n;
     }
     split(fds, n, &sp);
-    int r = block ? split_wait(&sp, block, timeout, mask)
-                  : client_poll(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask);
+    int r =
+        block ? split_wait(&sp, block, timeout, mask) : client_poll(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask);
     if (r >= 0)
         r = merge(fds, n, &sp);
     else
@@ -307,7 +309,8 @@ static int select_result(int n, const struct pollfd *fds, int count, fd_set *r, 
 }
 
 /* `fds` is freed when the thread is cancelled. */
-static __attribute__((noinline)) int poll_freeing(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset_t *mask)
+static __attribute__((noinline)) int poll_freeing(struct pollfd *fds, nfds_t n, int64_t timeout,
+                                                  const sigset_t *mask)
 {
     int r;
     pthread_cleanup_push(free, fds);
@@ -325,8 +328,8 @@ static int select_both(int n, fd_set *r, fd_set *w, fd_set *e, int count, int64_
         return -1;
     }
     count = select_list(n, r, w, e, fds, &stack);
-    int ret = fds != few ? poll_freeing(fds, (nfds_t)count, timeout, mask)
-                         : poll_both(fds, (nfds_t)count, timeout, mask);
+    int ret =
+        fds != few ? poll_freeing(fds, (nfds_t)count, timeout, mask) : poll_both(fds, (nfds_t)count, timeout, mask);
     if (ret >= 0)
         ret = select_result(n, fds, count, r, w, e);
     if (fds != few) {
@@ -365,8 +368,8 @@ EXPORT int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
 EXPORT int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *ts, const sigset_t *mask)
 {
     bool stack = false;
-    bool wild = given_and_wild(r) || given_and_wild(w) || given_and_wild(e) || given_and_wild(ts) ||
-                given_and_wild(mask);
+    bool wild =
+        given_and_wild(r) || given_and_wild(w) || given_and_wild(e) || given_and_wild(ts) || given_and_wild(mask);
     int count = n > 0 && n <= (int)FD_MAX && !wild ? select_list(n, r, w, e, NULL, &stack) : 0;
     int64_t timeout;
     if (!stack || !timespec_ns(ts, &timeout))

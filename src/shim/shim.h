@@ -64,8 +64,8 @@ struct sock {
     int64_t snd_timeout;
     uint32_t refs; /* descriptors of this process */
     uint32_t next_free;
-    uint32_t rcv_lowat; /* SO_RCVLOWAT where above 1, else 0 */
-    int32_t epfd;       /* EPOLL: the number it was first known by */
+    uint32_t rcv_lowat;         /* SO_RCVLOWAT where above 1, else 0 */
+    int32_t epfd;               /* EPOLL: the number it was first known by */
     struct option_set *options; /* NULL: none was set */
     struct reg *regs;           /* epoll registrations: of this sock, or in this set */
     struct reg *outer;          /* EPOLL: registrations of this set in others */
