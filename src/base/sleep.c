@@ -15,8 +15,8 @@ __thread uint64_t berth_handlers;
 extern const char berth_sleep_from[] __attribute__((visibility("hidden")));
 extern const char berth_sleep_till[] __attribute__((visibility("hidden")));
 extern const char berth_sleep_out[] __attribute__((visibility("hidden")));
-__attribute__((visibility("hidden"))) long berth_sleep_call(const uint64_t *count, uint64_t is, long n, long a, long b,
-                                                            long c, long d, long e, long f);
+__attribute__((visibility("hidden"))) long berth_sleep_call(const uint64_t *count, uint64_t is, long n, long a,
+                                                            long b, long c, long d, long e, long f);
 
 _Static_assert(EINTR == 4, "the routine knows it by number");
 

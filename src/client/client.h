@@ -129,16 +129,17 @@ int evset_remove_set(struct evset *set, struct evset *inner, uint32_t key);
 /* Blocks (spin, then sleep). Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID; BAD_HANDLE: it was destroyed. */
 int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask);
 void evset_renumber(struct evset *set, int epfd); /* its kernel set goes by another number now */
-bool evset_empty(struct evset *set); /* nothing in it: epoll_wait may go straight to the kernel */
-int evset_fd(struct evset *set);     /* of one without a kernel set: becomes readable when evset_wait has something; -1 */
+bool evset_empty(struct evset *set);              /* nothing in it: epoll_wait may go straight to the kernel */
+int evset_fd(
+    struct evset *set); /* of one without a kernel set: becomes readable when evset_wait has something; -1 */
 
 /* ---- poll over sessions and kernel descriptors, for poll() and select() ---- */
 struct client_poll_item {
-    uint64_t handle;  /* session or listener */
+    uint64_t handle;   /* session or listener */
     struct evset *set; /* or a set, for EPOLLIN; NULL */
-    uint64_t least;   /* session: bytes that are to be there for EPOLLIN; 0: as SO_RCVLOWAT says */
-    uint32_t events;  /* EPOLLIN | EPOLLOUT | EPOLLRDHUP */
-    uint32_t revents; /* out; EPOLLERR and EPOLLHUP also unasked */
+    uint64_t least;    /* session: bytes that are to be there for EPOLLIN; 0: as SO_RCVLOWAT says */
+    uint32_t events;   /* EPOLLIN | EPOLLOUT | EPOLLRDHUP */
+    uint32_t revents;  /* out; EPOLLERR and EPOLLHUP also unasked */
 };
 /* Blocks. kfds: plain kernel descriptors (the kernel side of a listener among them). Returns how many items and kfds have
  * revents, 0 when the time is over, or INTERRUPTED. kfds' revents are always written. */

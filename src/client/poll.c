@@ -29,7 +29,8 @@ struct call {
     struct client_poll_item *items;
     struct pollfd *kfds;
     int n, nk;
-    struct pollfd *fds; /* what ppoll gets: the program's descriptors, then listeners' pipes, then our epoll descriptor */
+    struct pollfd
+        *fds; /* what ppoll gets: the program's descriptors, then listeners' pipes, then our epoll descriptor */
     int count, room;
     int ep;
     bool armed;
@@ -49,7 +50,8 @@ static uint32_t item_ready(const struct client_poll_item *item)
     if (item->set)
         return evset_ready(item->set) ? EPOLLIN : 0;
     if (handle_is_listener(item->handle))
-        return listener_get(item->handle) && client_listener_ready(item->handle) ? EPOLLIN : 0; /* the kernel tells its end */
+        return listener_get(item->handle) && client_listener_ready(item->handle) ? EPOLLIN
+                                                                                 : 0; /* the kernel tells its end */
     struct session *s = session_get(item->handle);
     if (!s)
         return EPOLLERR | EPOLLHUP;
@@ -220,7 +222,8 @@ static int wait_loop(struct call *k, int64_t timeout)
 {
     int found = check_well(k);
     if (found || timeout == 0) {
-        int more = found ? kernel_look(k) : kernel_look_masked(k); /* a signal waits if there is something to tell */
+        int more =
+            found ? kernel_look(k) : kernel_look_masked(k); /* a signal waits if there is something to tell */
         return more >= 0 ? found + more : found ? found : more;
     }
     /* the program's own descriptors first: where one is ready nothing else need be asked */
@@ -312,11 +315,8 @@ int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *it
     if (err)
         return err;
     struct call k = {.items = items, .kfds = kfds, .n = n, .nk = nk, .room = ON_STACK, .ep = -1};
-    k.sl = (struct sleeper){.mark = *mark,
-                            .deadline = clock_deadline(timeout_ns),
-                            .mask = mask,
-                            .undo = disarm,
-                            .arg = &k};
+    k.sl = (struct sleeper){
+        .mark = *mark, .deadline = clock_deadline(timeout_ns), .mask = mask, .undo = disarm, .arg = &k};
     k.fds = k.stack;
     hold_begin();
     if (nk > ON_STACK - 2) {

@@ -116,14 +116,39 @@ static __attribute__((noinline)) void pace(struct session *s)
     s->looked = now;
 }
 
+/* There are bytes, but fewer than are asked for: has more come since? What was seen stays readable in any case. rx_lock is held. */
+static __attribute__((noinline)) ssize_t look_further(struct session *s, struct session_cache *c)
+{
+    uint64_t there = s->tail_seen - s->head, size = s->rx_size;
+    const struct slot *peer = load_acquire(&c->peer);
+    uint64_t tail = peer ? count_offset(slot_tail(peer)) : 0, ring = peer ? slot_ring(peer) : 0;
+    if (tail <= s->tail_seen || tail - s->head > 1ull << RING_MAX_LOG2)
+        return (ssize_t)there; /* if it makes no sense, the next look will say so */
+    if (ring != c->rx_word) {
+        int err;
+        const uint8_t *at = peer_ring_find(c->box, ring, &size, &err);
+        if (!at)
+            return (ssize_t)there;
+        if (tail - s->head > size)
+            return (ssize_t)there;
+        store_relaxed(&c->rx_ring, at);
+        c->rx_word = ring;
+        s->rx_size = size;
+    }
+    if (tail - s->head > size)
+        return (ssize_t)there;
+    s->tail_seen = tail;
+    return (ssize_t)(tail - s->head);
+}
+
 /* Bytes that can be read now: s->tail_seen - s->head of them, at c->rx_ring with size s->rx_size. Positive, or what to
  * return. rx_lock is held. */
-static inline ssize_t receive_look(struct session *s, struct session_cache *c, uint64_t *tail_word)
+static inline ssize_t receive_look(struct session *s, struct session_cache *c, size_t want, uint64_t *tail_word)
 {
     uint32_t flags = load_relaxed(&s->flags);
     bool shared = flags & SF_SHARED; /* then another process may have looked last, at another ring */
     if (s->tail_seen > s->head && c->rx_ring && !(flags & (SF_SHARED | SF_TENTATIVE)))
-        return (ssize_t)(s->tail_seen - s->head);
+        return s->tail_seen - s->head >= want ? (ssize_t)(s->tail_seen - s->head) : look_further(s, c);
     if (__builtin_expect(flags & SF_TENTATIVE, 0)) /* the peer's words may be about another acceptor's bytes */
         return flags & SF_RESET ? reset_error(s) : BERTH_E_WOULD_BLOCK;
     if (!load_acquire(&c->peer)) {
@@ -231,7 +256,10 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
         result = BERTH_E_BUSY;
         goto out;
     }
-    result = receive_look(s, c, &word);
+    size_t want = iov[0].iov_len;
+    for (int i = 1; i < count; i++)
+        want += iov[i].iov_len;
+    result = receive_look(s, c, want, &word);
     if (result <= 0)
         goto out;
     size_t avail = (size_t)result, done = 0;
@@ -240,8 +268,6 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
         copy_out(c, s->rx_size, s->head + done, iov[i].iov_base, n);
         done += n;
     }
-    /* what was published before we asked for it to be looked at again may still be there in part: a second look costs a
-     * line, and a short read is what a stream may give */
     result = (ssize_t)done;
     if (!(flags & STREAM_PEEK) && done)
         tell = advance_head(s, c, done, &old);
@@ -294,7 +320,7 @@ int client_read_spans(session_handle h, struct iovec spans[2])
     uint64_t word = 0;
     int result = stale(s, h) ? BERTH_E_BAD_HANDLE : load_relaxed(&s->flags) & SF_READ_SPAN ? BERTH_E_BUSY : 0;
     if (result == 0) {
-        ssize_t avail = receive_look(s, c, &word);
+        ssize_t avail = receive_look(s, c, 1, &word);
         result = (int)avail;
         if (avail > 0) {
             size_t pos = (size_t)(s->head & (s->rx_size - 1));

@@ -71,7 +71,8 @@ static long sleep_once(const struct waiting *w, struct sleeper *sl, uint32_t fla
     bool in = w->events & EPOLLIN;
     const uint32_t *word = in ? slot_tail_futex(peer) : slot_head_futex(peer);
     uint32_t seen = (uint32_t)(in ? slot_tail(peer) : slot_head(peer));
-    bool armed = in ? stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least) : stream_arm_write(w->s, w->c, COUNT_FLAG);
+    bool armed =
+        in ? stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least) : stream_arm_write(w->s, w->c, COUNT_FLAG);
     if (!armed || load_sc(&w->s->flags) != flags)
         return -EAGAIN;
     if (doze > 0)
@@ -81,7 +82,8 @@ static long sleep_once(const struct waiting *w, struct sleeper *sl, uint32_t fla
     return sleeper_words(sl, v, 2);
 }
 
-int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t deadline, const struct sleep_mark *mark)
+int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t deadline,
+                    const struct sleep_mark *mark)
 {
     struct sleeper sl = {.mark = *mark, .deadline = deadline};
     int64_t began = 0;

@@ -386,7 +386,7 @@ static int sock_epoll_ctl(int epfd, int op, int fd, struct sock *s, struct epoll
 EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
     struct sock *s;
-    if (likely(fd_kind(fd, &s) == SOCK_FREE))
+    if (likely(fd_kind(fd, &s) == SOCK_FREE) || (op != EPOLL_CTL_DEL && pointer_wild(event)))
         return real.epoll_ctl(epfd, op, fd, event);
     int saved = errno;
     shim_lock();
@@ -474,7 +474,7 @@ static int shots_take(const struct evset *set, struct epoll_event *out, int n)
 static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask)
 {
     sleep_testcancel();
-    if (max <= 0) {
+    if (max <= 0 || max > INT32_MAX / (int)sizeof *out) {
         errno = EINVAL;
         return -1;
     }

@@ -216,6 +216,20 @@ EXPORT int fcntl64(int fd, int cmd, ...)
 
 static int session_ioctl(int fd, struct sock *s, uint64_t h, unsigned long request, void *arg)
 {
+    bool wild = pointer_wild(arg);
+    switch (request) {
+    case FIONREAD:
+    case SIOCOUTQ:
+    case SIOCOUTQNSD:
+    case SIOCATMARK:
+        if (wild) {
+            errno = EFAULT;
+            return -1;
+        }
+        break;
+    default:
+        break;
+    }
     switch (request) {
     case FIONREAD: /* the same number as SIOCINQ */
         *(int *)arg = (int)client_readable(h);
@@ -247,6 +261,10 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
     enum sock_kind kind = fd_view(fd, &s, &h);
     if (likely(kind == SOCK_FREE))
         return real.ioctl(fd, request, arg);
+    if (request == FIONBIO && own_flags(kind) && pointer_wild(arg)) {
+        errno = EFAULT;
+        return -1;
+    }
     if (request == FIONBIO && own_flags(kind)) {
         s->nonblock = *(int *)arg != 0;
         return 0;

@@ -136,7 +136,7 @@ struct sock *sock_alloc(enum sock_kind kind, int family)
     }
     s->nonblock = s->connecting = s->inherited = s->abort = s->stack_turn = 0;
     s->rcv_timeout = s->snd_timeout = 0;
-    s->refs = 0;
+    s->refs = s->rcv_lowat = 0;
     s->options = NULL;
     s->regs = s->outer = NULL;
     s->set = NULL;
@@ -239,7 +239,7 @@ static void clear_word(int fd, void *arg)
 void sock_forget(struct sock *s)
 {
     sock_each_fd(s, clear_word, NULL);
-    s->refs = 0;
+    s->refs = s->rcv_lowat = 0;
     regs_drop_sock(s, false);
     sock_free(s);
 }

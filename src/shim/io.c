@@ -17,149 +17,204 @@ ssize_t __read_chk(int fd, void *buf, size_t len, size_t room);
 ssize_t __recv_chk(int fd, void *buf, size_t len, size_t room, int flags);
 ssize_t __recvfrom_chk(int fd, void *buf, size_t len, size_t room, int flags, __SOCKADDR_ARG addr, socklen_t *alen);
 
-static size_t iov_total(const struct iovec *iov, int count)
+/* ---- what the program hands in ---- */
+
+/* One buffer that needs no second look: it can be the program's, and there is something to move. */
+static inline bool buffer_plain(const void *buf, size_t len)
 {
-    size_t total = 0;
-    for (int i = 0; i < count; i++)
-        total += iov[i].iov_len;
-    return total;
+    return likely(!pointer_wild(buf) && len - 1 < IO_MAX);
 }
 
-/* The part of iov behind `skip` bytes, up to IOV_SOME entries. */
-static int iov_after(const struct iovec *iov, int count, size_t skip, struct iovec out[IOV_SOME])
+/* A list of buffers as the kernel takes it: `total` bytes, of which `good` lie before the first that cannot be the program's. Those
+ * that nobody could ever have are refused at once (EFAULT), the others when a byte is to be moved there. 0 or the errno. */
+struct buffers {
+    size_t total, good;
+};
+
+static int buffers_check(const struct iovec *iov, int count, struct buffers *b)
+{
+    bool wild = false;
+    *b = (struct buffers){0, 0};
+    if (count && pointer_wild(iov))
+        return EFAULT;
+    for (int i = 0; i < count; i++) {
+        if ((ssize_t)iov[i].iov_len < 0)
+            return EINVAL;
+        if (iov[i].iov_len > IO_MAX && count > 1 && range_refused(iov[i].iov_base, iov[i].iov_len))
+            return EFAULT;
+        if (iov[i].iov_len && pointer_wild(iov[i].iov_base)) {
+            if (pointer_refused(iov[i].iov_base))
+                return EFAULT;
+            wild = true;
+        }
+        b->total += iov[i].iov_len < IO_MAX - b->total ? iov[i].iov_len : IO_MAX - b->total;
+        if (!wild)
+            b->good = b->total;
+    }
+    return 0;
+}
+
+/* The part of iov from byte `from` to byte `to`, up to IOV_SOME entries. */
+static int iov_part(const struct iovec *iov, int count, size_t from, size_t to, struct iovec out[IOV_SOME])
 {
     int n = 0;
-    for (int i = 0; i < count && n < IOV_SOME; i++) {
-        if (skip >= iov[i].iov_len) {
-            skip -= iov[i].iov_len;
+    size_t at = 0;
+    for (int i = 0; i < count && n < IOV_SOME && at < to; at += iov[i++].iov_len) {
+        size_t end = at + iov[i].iov_len, first = at < from ? from : at;
+        if (end > to)
+            end = to;
+        if (end <= first)
             continue;
-        }
-        out[n].iov_base = (char *)iov[i].iov_base + skip;
-        out[n++].iov_len = iov[i].iov_len - skip;
-        skip = 0;
+        out[n].iov_base = (char *)iov[i].iov_base + (first - at);
+        out[n++].iov_len = end - first;
     }
     return n;
 }
 
+static ssize_t failed(int error)
+{
+    errno = error;
+    return -1;
+}
+
 /* ---- in ---- */
 
-static ssize_t read_once(uint64_t h, const struct iovec *iov, int count, size_t done, int flags)
+/* MSG_TRUNC on a stream: the bytes are taken and thrown away (tcp(7)). */
+static ssize_t discard(uint64_t h, size_t len)
+{
+    struct iovec spans[2];
+    int n = client_read_spans(h, spans);
+    if (n <= 0)
+        return n;
+    size_t have = spans[0].iov_len + (n > 1 ? spans[1].iov_len : 0);
+    size_t take = have < len ? have : len;
+    (void)client_read_consume(h, take);
+    return (ssize_t)take;
+}
+
+/* How much a look without taking would bring: nothing is copied. */
+static ssize_t measure(uint64_t h, size_t len)
+{
+    char byte;
+    ssize_t r = client_read(h, &byte, 1, STREAM_PEEK);
+    size_t have = r > 0 ? client_readable(h) : 0;
+    return r <= 0 ? r : have < len ? (ssize_t)have : (ssize_t)len;
+}
+
+/* Bytes [done, total) of the buffers. */
+static ssize_t read_once(uint64_t h, const struct iovec *iov, int count, size_t done, size_t total, int flags)
 {
     uint32_t peek = flags & MSG_PEEK ? STREAM_PEEK : 0;
     struct iovec rest[IOV_SOME];
-    if (done || count > 1) {
-        if (done) {
-            count = iov_after(iov, count, done, rest);
-            iov = rest;
-        }
-        return client_readv(h, iov, count, peek);
+    if (unlikely(flags & MSG_TRUNC))
+        return peek ? measure(h, total) : discard(h, total - done);
+    if (done) {
+        count = iov_part(iov, count, done, total, rest);
+        iov = rest;
     }
-    return count ? client_read(h, iov->iov_base, iov->iov_len, peek) : 0;
+    return count == 1 ? client_read(h, iov->iov_base, iov->iov_len, peek) : client_readv(h, iov, count, peek);
 }
 
-static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
-                                                   int flags, ssize_t r)
+/* Under MSG_PEEK nothing that was seen goes, so a wait that is told of bytes may be told of the same ones again. */
+static int wait_more(struct waiting *w, uint64_t h, size_t least, bool again)
 {
-    bool block = !(flags & MSG_DONTWAIT) && !s->nonblock;
-    bool all = (flags & MSG_WAITALL) && !(flags & MSG_PEEK) && block;
-    size_t done = 0, total = all ? iov_total(iov, count) : 0;
+    struct timespec ms = {0, NS_PER_MS};
+    if (!again)
+        return waited(w, client_wait_for(h, EPOLLIN, least, waiting_deadline(w), &w->mark));
+    if (clock_now() >= waiting_deadline(w))
+        return EAGAIN;
+    return sys_sleep_ppoll(&w->mark, NULL, 0, &ms, NULL) == -EINTR ? waited(w, BERTH_E_INTERRUPTED) : 0;
+}
+
+/* From the first result on. `total` bytes are wanted, and waited for until `target` are there. */
+static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
+                                                   size_t total, int flags, ssize_t r)
+{
+    bool block = !(flags & MSG_DONTWAIT) && !s->nonblock, peek = flags & MSG_PEEK, last = false;
+    size_t target = flags & MSG_WAITALL ? total : s->rcv_lowat < total ? s->rcv_lowat : total, done = 0;
     struct waiting w = waiting_since_now(s->rcv_timeout);
-    int error = 0;
-    for (;;) {
+    for (int error = 0;;) {
         if (r == 0 || (r == BERTH_E_RESET && !done && !client_tell_reset(h)))
             return (ssize_t)done;
+        bool again = peek && r > 0 && (size_t)r == done;
         if (r > 0) {
-            done += (size_t)r;
-            if (!all || done >= total)
+            done = peek ? (size_t)r : done + (size_t)r;
+            if (!block || done >= target || last)
                 return (ssize_t)done;
-        } else if (r == BERTH_E_WOULD_BLOCK || r == BERTH_E_BUSY) {
-            error = block ? wait_session(&w, h, EPOLLIN) : EAGAIN;
-        } else {
-            error = error_number((int)r);
+        } else if (r != BERTH_E_WOULD_BLOCK && r != BERTH_E_BUSY) {
+            return done ? (ssize_t)done : failed(error_number((int)r));
+        } else if (!block || last) {
+            return done ? (ssize_t)done : failed(last ? error : EAGAIN);
         }
-        if (error) {
-            if (done)
-                return (ssize_t)done;
-            errno = error;
-            return -1;
-        }
-        r = read_once(h, iov, count, done, flags);
+        if (again && client_readiness(h) & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+            return (ssize_t)done; /* nothing more comes */
+        size_t least = target > 1 ? target - (peek ? 0 : done) : 1;
+        error = wait_more(&w, h, least, again);
+        last = error != 0; /* what is there all the same is the answer */
+        if (last && done && !peek)
+            return (ssize_t)done;
+        if (last && target <= 1)
+            return failed(error);
+        r = read_once(h, iov, count, peek ? 0 : done, total, flags);
     }
 }
 
-/* MSG_TRUNC on a stream: the bytes are taken and thrown away (tcp(7)). */
-static ssize_t recv_discard(uint64_t h, size_t len)
+/* No byte can be stored: but whether one is there is waited for, and an end or an error is told. */
+static ssize_t recv_nowhere(struct sock *s, uint64_t h, int flags, bool fault)
 {
-    struct iovec spans[2];
-    size_t done = 0;
-    while (done < len) {
-        int n = client_read_spans(h, spans);
-        if (n <= 0)
-            return done ? (ssize_t)done : n;
-        size_t have = spans[0].iov_len + (n > 1 ? spans[1].iov_len : 0);
-        size_t take = have < len - done ? have : len - done;
-        (void)client_read_consume(h, take);
-        done += take;
-    }
-    return (ssize_t)done;
-}
-
-/* MSG_PEEK | MSG_WAITALL: until all of it is there, or the end. Nobody is told of the second byte that nobody reads the first
- * of, so this looks each millisecond. */
-static void wait_all(struct sock *s, uint64_t h, size_t total)
-{
-    struct waiting w = waiting_since_now(s->rcv_timeout);
-    while (client_readable(h) < total && !(client_readiness(h) & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))) {
-        struct timespec ms = {0, NS_PER_MS};
-        long n = sys_sleep_ppoll(&w.mark, NULL, 0, &ms, NULL);
-        if (clock_now() >= waiting_deadline(&w) || waited(&w, n < 0 ? BERTH_E_INTERRUPTED : 0))
-            return;
-    }
+    char byte;
+    struct iovec iov = {&byte, 1};
+    flags = (flags & MSG_DONTWAIT) | MSG_PEEK;
+    ssize_t r = recv_slow(s, h, &iov, 1, 1, flags, read_once(h, &iov, 1, 0, 1, flags));
+    return r <= 0 ? r : fault ? failed(EFAULT) : 0;
 }
 
 ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
 {
+    struct buffers b;
     sleep_testcancel();
-    if (unlikely(flags & (MSG_OOB | MSG_ERRQUEUE | MSG_TRUNC))) {
-        if (flags & MSG_OOB) {
-            errno = EINVAL; /* no urgent byte was ever sent */
-            return -1;
-        }
-        if (flags & MSG_ERRQUEUE) {
-            errno = EAGAIN;
-            return -1;
-        }
-        if (!(flags & MSG_PEEK)) {
-            size_t len = iov_total(iov, count);
-            bool block = !(flags & MSG_DONTWAIT) && !s->nonblock;
-            struct waiting w = waiting_since_now(s->rcv_timeout);
-            ssize_t r;
-            while ((r = recv_discard(h, len)) == BERTH_E_WOULD_BLOCK && block) {
-                int error = wait_session(&w, h, EPOLLIN);
-                if (error) {
-                    errno = error;
-                    return -1;
-                }
-            }
-            return r < 0 ? fail((int)r) : r;
-        }
+    int error = buffers_check(iov, count, &b);
+    if (error)
+        return failed(error);
+    if (unlikely(flags & MSG_OOB))
+        return failed(EINVAL); /* no urgent byte was ever sent */
+    if (unlikely(flags & MSG_ERRQUEUE))
+        return failed(EAGAIN);
+    size_t total = flags & MSG_TRUNC ? b.total : b.good;
+    if (unlikely(!total ||
+                 (total < b.total && client_readable(h) > total))) /* all or nothing, as one packet's copy is */
+        return recv_nowhere(s, h, flags, b.total);
+    struct iovec part[IOV_SOME];
+    if (unlikely(total < b.total)) {
+        count = iov_part(iov, count, 0, total, part);
+        iov = part;
     }
-    if (unlikely((flags & (MSG_PEEK | MSG_WAITALL | MSG_DONTWAIT)) == (MSG_PEEK | MSG_WAITALL) && !s->nonblock))
-        wait_all(s, h, iov_total(iov, count));
-    ssize_t r = read_once(h, iov, count, 0, flags);
-    if (likely(r >= 0 && !(flags & MSG_WAITALL)))
+    ssize_t r = read_once(h, iov, count, 0, total, flags);
+    if (likely(r >= 0 && !(flags & MSG_WAITALL) && !s->rcv_lowat))
         return r;
-    return recv_slow(s, h, iov, count, flags, r);
+    return recv_slow(s, h, iov, count, total, flags, r);
 }
 
 static inline ssize_t recv_plain(struct sock *s, uint64_t h, void *buf, size_t len)
 {
+    struct iovec iov = {buf, len};
+    if (!buffer_plain(buf, len))
+        return session_recv(s, h, &iov, 1, 0);
     sleep_testcancel();
     ssize_t r = client_read(h, buf, len, 0);
-    if (likely(r >= 0))
+    if (likely(r >= 0 && !s->rcv_lowat))
         return r;
-    struct iovec iov = {buf, len};
-    return recv_slow(s, h, &iov, 1, 0, r);
+    return recv_slow(s, h, &iov, 1, len, 0, r);
+}
+
+/* Unlike recv, read of nothing does not wait; and it does not cut what is longer than any memory. */
+static ssize_t read_odd(struct sock *s, uint64_t h, void *buf, size_t len)
+{
+    sleep_testcancel();
+    if (len > IO_MAX && range_refused(buf, len))
+        return failed(EFAULT);
+    struct iovec iov = {buf, len < IO_MAX ? len : IO_MAX};
+    return len ? session_recv(s, h, &iov, 1, 0) : 0;
 }
 
 EXPORT ssize_t read(int fd, void *buf, size_t len)
@@ -167,7 +222,7 @@ EXPORT ssize_t read(int fd, void *buf, size_t len)
     struct sock *s;
     uint64_t h;
     if (fd_session(fd, &s, &h))
-        return recv_plain(s, h, buf, len);
+        return buffer_plain(buf, len) ? recv_plain(s, h, buf, len) : read_odd(s, h, buf, len);
     return real.read(fd, buf, len);
 }
 
@@ -188,7 +243,9 @@ EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
         errno = EINVAL;
         return -1;
     }
-    return session_recv(s, h, iov, count, 0);
+    struct buffers b;
+    int error = buffers_check(iov, count, &b);
+    return error ? failed(error) : b.total ? session_recv(s, h, iov, count, 0) : 0;
 }
 
 EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
@@ -197,9 +254,9 @@ EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
     uint64_t h;
     if (!fd_session(fd, &s, &h))
         return real.recv(fd, buf, len, flags);
-    if (likely(!(flags & ~MSG_NOSIGNAL)))
+    if (likely(!(flags & ~MSG_NOSIGNAL) && len < IO_MAX))
         return recv_plain(s, h, buf, len);
-    struct iovec iov = {buf, len};
+    struct iovec iov = {buf, len < IO_MAX ? len : IO_MAX};
     return session_recv(s, h, &iov, 1, flags);
 }
 
@@ -216,10 +273,15 @@ EXPORT ssize_t recvfrom(int fd, void *buf, size_t len, int flags, __SOCKADDR_ARG
     uint64_t h;
     if (!fd_session(fd, &s, &h))
         return real.recvfrom(fd, buf, len, flags, addr.__sockaddr__, alen);
-    struct iovec iov = {buf, len};
+    struct iovec iov = {buf, len < IO_MAX ? len : IO_MAX};
     ssize_t r = session_recv(s, h, &iov, 1, flags);
-    if (r >= 0 && addr.__sockaddr__ && alen)
-        *alen = 0; /* TCP names no sender */
+    if (r < 0 || !addr.__sockaddr__)
+        return r;
+    if (pointer_wild(alen))
+        return failed(EFAULT);
+    if (*alen > INT32_MAX)
+        return failed(EINVAL);
+    *alen = 0; /* TCP names no sender */
     return r;
 }
 
@@ -233,17 +295,15 @@ EXPORT ssize_t __recvfrom_chk(int fd, void *buf, size_t len, size_t room, int fl
 
 /* ---- out ---- */
 
-static ssize_t write_once(uint64_t h, const struct iovec *iov, int count, size_t done)
+/* Bytes [done, total) of the buffers. */
+static ssize_t write_once(uint64_t h, const struct iovec *iov, int count, size_t done, size_t total)
 {
     struct iovec rest[IOV_SOME];
-    if (done || count > 1) {
-        if (done) {
-            count = iov_after(iov, count, done, rest);
-            iov = rest;
-        }
-        return client_writev(h, iov, count);
+    if (done) {
+        count = iov_part(iov, count, done, total, rest);
+        iov = rest;
     }
-    return count ? client_write(h, iov->iov_base, iov->iov_len) : 0;
+    return count == 1 ? client_write(h, iov->iov_base, iov->iov_len) : client_writev(h, iov, count);
 }
 
 void broken_pipe(void)
@@ -258,10 +318,10 @@ int send_error(uint64_t h, int berth_error)
 }
 
 static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
-                                                   int flags, ssize_t r)
+                                                   size_t total, int flags, ssize_t r)
 {
     bool block = !(flags & MSG_DONTWAIT) && !s->nonblock;
-    size_t done = 0, total = iov_total(iov, count);
+    size_t done = 0;
     struct waiting w = waiting_since_now(s->snd_timeout);
     for (;;) {
         int error = 0;
@@ -281,34 +341,62 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
                 return (ssize_t)done;
             if (error == EPIPE && !(flags & MSG_NOSIGNAL))
                 broken_pipe();
-            errno = error;
-            return -1;
+            return failed(error);
         }
-        r = write_once(h, iov, count, done);
+        r = write_once(h, iov, count, done, total);
+    }
+}
+
+/* There is nothing to be sent from there: but room is waited for, and an end or an error is told. */
+static ssize_t send_nowhere(struct sock *s, uint64_t h, int flags)
+{
+    struct waiting w = waiting_since_now(s->snd_timeout);
+    for (;;) {
+        struct iovec spans[2];
+        int n = client_write_spans(h, 1, spans), error = EFAULT;
+        if (n > 0)
+            (void)client_write_commit(h, 0);
+        else if (n != BERTH_E_WOULD_BLOCK && n != BERTH_E_BUSY)
+            error = send_error(h, n);
+        else if (flags & MSG_DONTWAIT || s->nonblock)
+            error = EAGAIN;
+        else if ((error = wait_session(&w, h, EPOLLOUT)) == 0)
+            continue;
+        if (error == EPIPE && !(flags & MSG_NOSIGNAL))
+            broken_pipe();
+        return failed(error);
     }
 }
 
 ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
 {
+    struct buffers b;
     sleep_testcancel();
-    if (unlikely(flags & MSG_OOB)) {
-        errno = EOPNOTSUPP;
-        return -1;
-    }
-    ssize_t r = write_once(h, iov, count, 0);
-    if (likely(count == 1 && r == (ssize_t)iov->iov_len))
+    int error = buffers_check(iov, count, &b);
+    if (error)
+        return failed(error);
+    if (unlikely(flags & MSG_OOB))
+        return failed(EOPNOTSUPP);
+    if (unlikely(b.good < b.total))
+        return send_nowhere(s, h, flags);
+    ssize_t r = write_once(h, iov, count, 0, b.total);
+    if (likely(r == (ssize_t)b.total))
         return r;
-    return send_slow(s, h, iov, count, flags, r);
+    return send_slow(s, h, iov, count, b.total, flags, r);
 }
 
 static inline ssize_t send_plain(struct sock *s, uint64_t h, const void *buf, size_t len, int flags)
 {
+    struct iovec iov = {(void *)(uintptr_t)buf, len};
+    if (!buffer_plain(buf, len)) {
+        iov.iov_len = len < IO_MAX ? len : IO_MAX;
+        return session_send(s, h, &iov, 1, flags);
+    }
     sleep_testcancel();
     ssize_t r = client_write(h, buf, len);
     if (likely(r == (ssize_t)len))
         return r;
-    struct iovec iov = {(void *)(uintptr_t)buf, len};
-    return send_slow(s, h, &iov, 1, flags, r);
+    return send_slow(s, h, &iov, 1, len, flags, r);
 }
 
 EXPORT ssize_t write(int fd, const void *buf, size_t len)
@@ -316,7 +404,7 @@ EXPORT ssize_t write(int fd, const void *buf, size_t len)
     struct sock *s;
     uint64_t h;
     if (fd_session(fd, &s, &h))
-        return send_plain(s, h, buf, len, 0);
+        return unlikely(len > IO_MAX) && range_refused(buf, len) ? failed(EFAULT) : send_plain(s, h, buf, len, 0);
     return real.write(fd, buf, len);
 }
 

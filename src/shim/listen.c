@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -135,6 +136,7 @@ static int adopt(struct sock *l, session_handle h, int fd, struct sockaddr *addr
     s->nonblock = !!(flags & SOCK_NONBLOCK);
     s->rcv_timeout = l->rcv_timeout;
     s->snd_timeout = l->snd_timeout;
+    s->rcv_lowat = l->rcv_lowat;
     s->abort = l->abort;
     s->options = options_share(l->options);
     store_release(&s->handle, h);
@@ -213,8 +215,17 @@ static int wait_kernel(int fd, int64_t deadline, const struct sleep_mark *mark)
 static int listener_accept(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len,
                            int flags)
 {
-    if (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC) || (addr && !len)) {
-        errno = addr && !len ? EFAULT : EINVAL;
+    if (flags & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) {
+        errno = EINVAL;
+        return -1;
+    }
+    if (addr &&
+        (pointer_wild(addr) || pointer_wild(len) || *len > INT32_MAX)) { /* the connection is lost, as on Linux */
+        int lost = listener_accept(fd, s, l, NULL, NULL, flags);
+        if (lost >= 0) {
+            (void)close(lost);
+            errno = pointer_wild(len) || *len <= INT32_MAX ? EFAULT : EINVAL;
+        }
         return -1;
     }
     struct waiting w = waiting_since_now(s->rcv_timeout);

@@ -4,23 +4,29 @@
 #include "base/clock.h"
 #include "shim/shim.h"
 
-static bool iov_bad(const struct msghdr *m)
+/* What the kernel says of the header before it looks at anything else, or 0. */
+static int header_bad(const struct msghdr *m)
 {
-    if (m->msg_iovlen <= IOV_MAX)
-        return false;
-    errno = EMSGSIZE;
-    return true;
+    if (pointer_wild(m))
+        return EFAULT;
+    if (m->msg_name && m->msg_namelen > INT32_MAX)
+        return EINVAL;
+    return m->msg_iovlen > IOV_MAX ? EMSGSIZE : 0;
 }
 
 static ssize_t session_recvmsg(struct sock *s, uint64_t h, struct msghdr *m, int flags)
 {
-    if (iov_bad(m))
+    int error = header_bad(m);
+    if (error) {
+        errno = error;
         return -1;
+    }
     ssize_t r = session_recv(s, h, m->msg_iov, (int)m->msg_iovlen, flags);
     if (r >= 0) {
-        m->msg_namelen = 0;
+        if (m->msg_name)
+            m->msg_namelen = 0;
         m->msg_controllen = 0;
-        m->msg_flags = 0;
+        m->msg_flags = flags & MSG_CMSG_CLOEXEC;
     }
     return r;
 }
@@ -41,6 +47,14 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct tim
     uint64_t h;
     if (!fd_session(fd, &s, &h))
         return real.recvmmsg(fd, v, n, flags, timeout);
+    if ((n && pointer_wild(v)) || (timeout && pointer_wild(timeout))) {
+        errno = EFAULT;
+        return -1;
+    }
+    if (timeout && (timeout->tv_sec < 0 || timeout->tv_nsec < 0 || timeout->tv_nsec >= NS_PER_SEC)) {
+        errno = EINVAL;
+        return -1;
+    }
     int64_t deadline =
         timeout ? clock_deadline((int64_t)timeout->tv_sec * NS_PER_SEC + timeout->tv_nsec) : DEADLINE_NEVER;
     unsigned i = 0;
@@ -51,16 +65,25 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct tim
         v[i++].msg_len = (unsigned)r;
         if (flags & MSG_WAITFORONE)
             flags |= MSG_DONTWAIT;
-        if (r == 0 || clock_now() >= deadline)
+        if (timeout && clock_now() >= deadline)
             break;
+    }
+    if (timeout && i) { /* Linux tells how much is left */
+        int64_t left = deadline - clock_now();
+        left = left < 0 ? 0 : left;
+        timeout->tv_sec = left / NS_PER_SEC;
+        timeout->tv_nsec = left % NS_PER_SEC;
     }
     return i || !n ? (int)i : -1;
 }
 
 static ssize_t session_sendmsg(struct sock *s, uint64_t h, const struct msghdr *m, int flags)
 {
-    if (iov_bad(m))
+    int error = header_bad(m);
+    if (error) {
+        errno = error;
         return -1;
+    }
     return session_send(s, h, m->msg_iov, (int)m->msg_iovlen, flags);
 }
 
@@ -89,7 +112,12 @@ EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
     uint64_t h;
     if (!fd_session(fd, &s, &h))
         return real.sendmmsg(fd, v, n, flags);
+    if (n && pointer_wild(v)) {
+        errno = EFAULT;
+        return -1;
+    }
     unsigned i = 0;
+    n = n < IOV_MAX ? n : IOV_MAX;
     while (i < n) {
         ssize_t r = session_sendmsg(s, h, &v[i].msg_hdr, flags);
         if (r < 0)

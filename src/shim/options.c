@@ -211,6 +211,10 @@ static void take_effect(struct sock *s, const struct record *r)
         s->rcv_timeout = timeval_ns(r);
     } else if (r->name == SO_SNDTIMEO) {
         s->snd_timeout = timeval_ns(r);
+    } else if (r->name == SO_RCVLOWAT) {
+        s->rcv_lowat = value > 1 ? (uint32_t)value : 0;
+        if (s->kind == SOCK_SESSION)
+            (void)client_set_lowat(s->handle, s->rcv_lowat);
     } else if (r->name == SO_LINGER) {
         struct linger l;
         memcpy(&l, r->given, sizeof l);
@@ -225,6 +229,8 @@ static void take_effect(struct sock *s, const struct record *r)
 void options_apply_session(struct sock *s, uint64_t handle)
 {
     int rx = 0, tx = 0;
+    if (s->rcv_lowat)
+        (void)client_set_lowat(handle, s->rcv_lowat);
     socklen_t len = sizeof rx;
     (void)options_value(s->options, SOL_SOCKET, SO_RCVBUF, &rx, &len);
     len = sizeof tx;
@@ -239,7 +245,7 @@ static int record_option(struct sock *s, int level, int name, const void *value,
     int rule = known_rule(level, name);
     if (rule < 0 || len > VALUE_MAX)
         return 1;
-    if (!value)
+    if (pointer_wild(value))
         return -EFAULT;
     struct record r = {.level = level, .name = name, .given_len = (uint8_t)len};
     memcpy(r.given, value, len);
@@ -348,7 +354,7 @@ EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
     enum sock_kind kind = fd_view(fd, &s, &h);
     if (kind != SOCK_FRESH && kind != SOCK_SESSION)
         return real.getsockopt(fd, level, name, value, len);
-    if (!value || !len) {
+    if (pointer_wild(value) || pointer_wild(len)) {
         errno = EFAULT;
         return -1;
     }

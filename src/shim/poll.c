@@ -6,9 +6,11 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 
 #include "base/clock.h"
+#include "base/sys.h"
 #include "shim/shim.h"
 
 #define FEW 32
@@ -34,8 +36,25 @@ static inline bool of_stack(int fd, bool sleeps)
     return kind == SOCK_SESSION || kind == SOCK_LISTENER || (kind == SOCK_EPOLL && epoll_stack_set(fd, sleeps));
 }
 
+/* The kernel refuses what it refuses: a list that is nowhere, or longer than the process may have descriptors. */
+static bool list_refused(const struct pollfd *fds, nfds_t n)
+{
+    struct rlimit lim;
+    if (n <= FEW)
+        return n && pointer_wild(fds);
+    return pointer_wild(fds) ||
+           (sys_call(SYS_prlimit64, 0L, (long)RLIMIT_NOFILE, 0L, &lim) == 0 && n > lim.rlim_cur);
+}
+
+static bool given_and_wild(const void *p)
+{
+    return p && pointer_wild(p);
+}
+
 static bool any_stack(const struct pollfd *fds, nfds_t n, bool sleeps)
 {
+    if (list_refused(fds, n))
+        return false;
     for (nfds_t i = 0; i < n; i++)
         if (of_stack(fds[i].fd, sleeps))
             return true;
@@ -92,11 +111,9 @@ static int merge(struct pollfd *fds, nfds_t n, const struct split *sp)
 {
     int count = 0;
     for (nfds_t i = 0; i < n; i++) {
-        short r = 0;
-        if (sp->item_of[i] >= 0)
+        short r = sp->kfd_of[i] >= 0 ? sp->kfds[sp->kfd_of[i]].revents : 0;
+        if (sp->item_of[i] >= 0 && !(r & POLLHUP)) /* a listener that was shut down is as the kernel says */
             r |= answered(sp->items[sp->item_of[i]].revents & (sp->kfd_of[i] >= 0 ? EPOLLIN : ~0u), fds[i].events);
-        if (sp->kfd_of[i] >= 0)
-            r |= sp->kfds[sp->kfd_of[i]].revents;
         fds[i].revents = r;
         count += r != 0;
     }
@@ -111,6 +128,17 @@ static int poll_one(struct pollfd *p, uint64_t h, int64_t timeout, const sigset_
         return fail(r);
     p->revents = answered(item.revents, p->events);
     return p->revents != 0;
+}
+
+/* `block` is freed when the thread is cancelled. */
+static __attribute__((noinline)) int split_wait(struct split *sp, void *block, int64_t timeout,
+                                                const sigset_t *mask)
+{
+    int r;
+    pthread_cleanup_push(free, block);
+    r = client_poll(sp->items, sp->ni, sp->kfds, sp->nk, timeout, mask);
+    pthread_cleanup_pop(0);
+    return r;
 }
 
 static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset_t *mask)
@@ -137,7 +165,8 @@ static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset
         sp.kfd_of = sp.item_of + n;
     }
     split(fds, n, &sp);
-    int r = client_poll(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask);
+    int r =
+        block ? split_wait(&sp, block, timeout, mask) : client_poll(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask);
     if (r >= 0)
         r = merge(fds, n, &sp);
     else
@@ -177,7 +206,7 @@ EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t room)
 
 EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
-    if (!any_stack(fds, n, true))
+    if (given_and_wild(timeout) || given_and_wild(mask) || !any_stack(fds, n, true))
         return real.ppoll(fds, n, timeout, mask);
     int64_t ns;
     if (!timespec_ns(timeout, &ns)) {
@@ -279,6 +308,17 @@ static int select_result(int n, const struct pollfd *fds, int count, fd_set *r, 
     return bits;
 }
 
+/* `fds` is freed when the thread is cancelled. */
+static __attribute__((noinline)) int poll_freeing(struct pollfd *fds, nfds_t n, int64_t timeout,
+                                                  const sigset_t *mask)
+{
+    int r;
+    pthread_cleanup_push(free, fds);
+    r = poll_both(fds, n, timeout, mask);
+    pthread_cleanup_pop(0);
+    return r;
+}
+
 static int select_both(int n, fd_set *r, fd_set *w, fd_set *e, int count, int64_t timeout, const sigset_t *mask)
 {
     struct pollfd few[FEW], *fds = few;
@@ -288,7 +328,8 @@ static int select_both(int n, fd_set *r, fd_set *w, fd_set *e, int count, int64_
         return -1;
     }
     count = select_list(n, r, w, e, fds, &stack);
-    int ret = poll_both(fds, (nfds_t)count, timeout, mask);
+    int ret =
+        fds != few ? poll_freeing(fds, (nfds_t)count, timeout, mask) : poll_both(fds, (nfds_t)count, timeout, mask);
     if (ret >= 0)
         ret = select_result(n, fds, count, r, w, e);
     if (fds != few) {
@@ -302,7 +343,8 @@ static int select_both(int n, fd_set *r, fd_set *w, fd_set *e, int count, int64_
 EXPORT int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
 {
     bool stack = false;
-    int count = n > 0 && n <= (int)FD_MAX ? select_list(n, r, w, e, NULL, &stack) : 0;
+    bool wild = given_and_wild(r) || given_and_wild(w) || given_and_wild(e) || given_and_wild(tv);
+    int count = n > 0 && n <= (int)FD_MAX && !wild ? select_list(n, r, w, e, NULL, &stack) : 0;
     if (!stack)
         return real.select(n, r, w, e, tv);
     int64_t timeout = -1;
@@ -326,7 +368,9 @@ EXPORT int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
 EXPORT int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *ts, const sigset_t *mask)
 {
     bool stack = false;
-    int count = n > 0 && n <= (int)FD_MAX ? select_list(n, r, w, e, NULL, &stack) : 0;
+    bool wild =
+        given_and_wild(r) || given_and_wild(w) || given_and_wild(e) || given_and_wild(ts) || given_and_wild(mask);
+    int count = n > 0 && n <= (int)FD_MAX && !wild ? select_list(n, r, w, e, NULL, &stack) : 0;
     int64_t timeout;
     if (!stack || !timespec_ns(ts, &timeout))
         return real.pselect(n, r, w, e, ts, mask);

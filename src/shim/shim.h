@@ -64,6 +64,8 @@ struct sock {
     int64_t snd_timeout;
     uint32_t refs; /* descriptors of this process */
     uint32_t next_free;
+    uint32_t rcv_lowat;         /* SO_RCVLOWAT where above 1, else 0 */
+    int32_t epfd;               /* EPOLL: the number it was first known by */
     struct option_set *options; /* NULL: none was set */
     struct reg *regs;           /* epoll registrations: of this sock, or in this set */
     struct reg *outer;          /* EPOLL: registrations of this set in others */
@@ -71,7 +73,6 @@ struct sock {
         struct evset *set;   /* EPOLL; NULL until it is needed */
         int64_t kernel_look; /* LISTENER: when the kernel's queue was last looked at */
     };
-    int32_t epfd;       /* EPOLL: the number it was first known by */
     uint8_t inherited;  /* EPOLL: came over fork, the kernel's part is the parent's too */
     uint8_t abort;      /* SO_LINGER with time 0 */
     uint8_t stack_turn; /* LISTENER: the kernel's queue gave the last one */
@@ -172,14 +173,26 @@ void broken_pipe(void);                      /* SIGPIPE, to this thread */
 
 #define IO_MAX ((size_t)INT32_MAX & ~4095ul) /* the kernel moves no more at once (MAX_RW_COUNT) */
 
-/* An address that no program has anything at: a small number or one of the kernel's. Others are told from good ones only by trying. */
-static inline bool pointer_wild(const void *p)
+/* An address that no program has anything at: a small number, or one that the kernel refuses without a look. Others are told from
+ * good ones only by trying, and a program may wait for the signal that this brings. */
+static inline bool pointer_refused(const void *p)
 {
 #if defined(__aarch64__) /* the upper byte may be a tag of the program's */
-    return (uintptr_t)p < 4096;
+    return false;
 #else
-    return (uintptr_t)p < 4096 || (intptr_t)p < 0;
+    return (intptr_t)p < 0;
 #endif
+}
+
+static inline bool pointer_wild(const void *p)
+{
+    return (uintptr_t)p < 4096 || pointer_refused(p);
+}
+
+/* So long that no program's memory holds it (of 2^47 bytes, whatever a machine can have beyond). */
+static inline bool range_refused(const void *p, size_t len)
+{
+    return len >= 1ul << 47 || ((uintptr_t)p << 8 >> 8) + len >= 1ul << 47;
 }
 
 /* ---- relay.c ---- */

@@ -271,15 +271,15 @@ EXPORT int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t len)
     uint64_t h;
     switch (fd_view(fd, &s, &h)) {
     case SOCK_FRESH:
-        if (addr && len >= sizeof(sa_family_t) && addr->sa_family == AF_UNSPEC)
+        if (!pointer_wild(addr) && len >= sizeof(sa_family_t) && addr->sa_family == AF_UNSPEC)
             return 0;
         /* fall through */
     case SOCK_BOUND:
-        if (addr && len >= sizeof(sa_family_t))
+        if (!pointer_wild(addr) && len >= sizeof(sa_family_t))
             return connect_new(fd, s, addr, len);
         break;
     case SOCK_SESSION:
-        if (addr && len >= sizeof(sa_family_t))
+        if (!pointer_wild(addr) && len >= sizeof(sa_family_t))
             return connect_again(fd, s, h, addr, len);
         break;
     default:
@@ -304,12 +304,16 @@ socklen_t sock_fill_addr(int family, const endpoint *ep, struct sockaddr *addr, 
 static int session_name(struct sock *s, uint64_t h, bool remote, struct sockaddr *addr, socklen_t *len)
 {
     endpoint ep;
-    if (!addr || !len) {
+    if (remote && s->connecting && !client_connected(h)) {
+        errno = ENOTCONN;
+        return -1;
+    }
+    if (pointer_wild(len) || (*len && pointer_wild(addr))) {
         errno = EFAULT;
         return -1;
     }
-    if (remote && s->connecting && !client_connected(h)) {
-        errno = ENOTCONN;
+    if (*len > INT32_MAX) {
+        errno = EINVAL;
         return -1;
     }
     int r = remote ? client_remote(h, &ep) : client_local(h, &ep);

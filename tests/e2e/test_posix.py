@@ -32,6 +32,9 @@ class Blocking(harness.TestCase):
     def test_use_before_connect_returns(self):
         self.compare("connect", lines=1)
 
+    def test_data(self):
+        self.compare("data", lines=180)
+
     def test_signals(self):
         self.compare("signals", lines=57)
 

@@ -4,13 +4,50 @@
 
 #include "posix.h"
 
-enum call { RECV, READ, READV, RECVMSG, RECV_TIMED, RECV_ALL, RECV_PEEK, SEND, WRITEV, SEND_TIMED, ACCEPT, ACCEPT_TIMED,
-            POLL, PPOLL, SELECT, PSELECT, EPOLL, SPLICE_IN, SPLICE_OUT, SENDFILE, CALLS };
+enum call {
+    RECV,
+    READ,
+    READV,
+    RECVMSG,
+    RECV_TIMED,
+    RECV_ALL,
+    RECV_PEEK,
+    SEND,
+    WRITEV,
+    SEND_TIMED,
+    ACCEPT,
+    ACCEPT_TIMED,
+    POLL,
+    PPOLL,
+    SELECT,
+    PSELECT,
+    EPOLL,
+    SPLICE_IN,
+    SPLICE_OUT,
+    SENDFILE,
+    CALLS
+};
 
-static const char *const call_names[CALLS] = {
-    "recv", "read", "readv", "recvmsg", "recv with SO_RCVTIMEO", "recv MSG_WAITALL", "recv MSG_PEEK", "send", "writev",
-    "send with SO_SNDTIMEO", "accept", "accept with SO_RCVTIMEO", "poll", "ppoll", "select", "pselect", "epoll_wait",
-    "splice from a session", "splice into a session", "sendfile"};
+static const char *const call_names[CALLS] = {"recv",
+                                              "read",
+                                              "readv",
+                                              "recvmsg",
+                                              "recv with SO_RCVTIMEO",
+                                              "recv MSG_WAITALL",
+                                              "recv MSG_PEEK",
+                                              "send",
+                                              "writev",
+                                              "send with SO_SNDTIMEO",
+                                              "accept",
+                                              "accept with SO_RCVTIMEO",
+                                              "poll",
+                                              "ppoll",
+                                              "select",
+                                              "pselect",
+                                              "epoll_wait",
+                                              "splice from a session",
+                                              "splice into a session",
+                                              "sendfile"};
 
 struct scene {
     int l, s[2], pipe[2], ep, file;

@@ -41,8 +41,8 @@ static void cancel_blocked(void)
     limit.tv_sec += call == SENDFILE ? 0 : 5;
     limit.tv_nsec = call == SENDFILE ? limit.tv_nsec / 2 : limit.tv_nsec;
     bool joined = pthread_timedjoin_np(t, &end, &limit) == 0;
-    printf("%s: %s, cleaned %d, returned %d", call_names[call], joined && end == PTHREAD_CANCELED ? "cancelled" : "goes on",
-           cleaned, returned);
+    printf("%s: %s, cleaned %d, returned %d", call_names[call],
+           joined && end == PTHREAD_CANCELED ? "cancelled" : "goes on", cleaned, returned);
     if (!joined) { /* on the kernel sendfile is no such point */
         end_wait(call, &sc);
         (void)pthread_join(t, &end);

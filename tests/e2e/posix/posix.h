@@ -49,7 +49,8 @@ static inline int listener(void)
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     socklen_t len = sizeof at;
     at = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    if (bind(fd, (struct sockaddr *)&at, len) < 0 || listen(fd, 16) < 0 || getsockname(fd, (struct sockaddr *)&at, &len) < 0)
+    if (bind(fd, (struct sockaddr *)&at, len) < 0 || listen(fd, 16) < 0 ||
+        getsockname(fd, (struct sockaddr *)&at, &len) < 0)
         abort();
     return fd;
 }

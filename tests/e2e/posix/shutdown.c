@@ -24,7 +24,7 @@ static void *polls(void *arg)
 
 static void *waits(void *arg)
 {
-    struct epoll_event ev = {.events = (uint32_t)*(int *)arg};
+    struct epoll_event ev = {.events = (uint32_t) * (int *)arg};
     int ep = epoll_create1(0);
     (void)epoll_ctl(ep, EPOLL_CTL_ADD, l, &ev);
     say_tid(&tid);

@@ -38,9 +38,16 @@ static void with_info(int sig, siginfo_t *info, void *context)
 
 enum kind { PLAIN, RESTART, ONE_SHOT, ITSELF, BECOMES, SYSV, INTERRUPT, BSD, BESIDE, TWO, KINDS };
 
-static const char *const kind_names[KINDS] = {
-    "plain", "SA_RESTART", "SA_RESETHAND", "resets itself", "SA_RESTART that becomes plain", "sysv_signal",
-    "signal and siginterrupt", "signal", "SA_RESTART beside a plain one for another signal", "SA_RESTART, then plain"};
+static const char *const kind_names[KINDS] = {"plain",
+                                              "SA_RESTART",
+                                              "SA_RESETHAND",
+                                              "resets itself",
+                                              "SA_RESTART that becomes plain",
+                                              "sysv_signal",
+                                              "signal and siginterrupt",
+                                              "signal",
+                                              "SA_RESTART beside a plain one for another signal",
+                                              "SA_RESTART, then plain"};
 
 static void install(enum kind kind)
 {

@@ -71,8 +71,12 @@ static void from_session(void)
         size_t there, len;
         int size;
         unsigned flags;
-    } t[] = {{100, 50, 0, 0}, {100, 200, 0, 0}, {20000, 200000, 4096, 0}, {20000, 200000, 4096, SPLICE_F_NONBLOCK},
-             {20000, 200000, 4096, SPLICE_F_MOVE | SPLICE_F_MORE}, {100, 0, 0, 0}};
+    } t[] = {{100, 50, 0, 0},
+             {100, 200, 0, 0},
+             {20000, 200000, 4096, 0},
+             {20000, 200000, 4096, SPLICE_F_NONBLOCK},
+             {20000, 200000, 4096, SPLICE_F_MOVE | SPLICE_F_MORE},
+             {100, 0, 0, 0}};
     for (size_t i = 0; i < sizeof t / sizeof t[0]; i++) {
         fresh(t[i].size);
         (void)send_all(s[0], t[i].there);
