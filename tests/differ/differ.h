@@ -130,6 +130,7 @@ unsigned char pattern(long at);
 long give(int fd, long at, long count);            /* writes that many from there; how many, or -1 */
 long take(int fd, long at, long count, int flags); /* reads so many; how many, -1, or -2 for a wrong byte */
 long fill(int fd);                                 /* non-blocking writes till EAGAIN; how many bytes */
+long send_till_error(int fd);                      /* a byte each: what still goes hides no error */
 long drain(int fd, long count);                    /* reads and forgets; how many */
 
 /* ---- the far side (far.c): another process that does what it is told ----
@@ -173,7 +174,7 @@ void poke(int tid, int sig);
 
 struct side {
     pthread_t thread;
-    int tid, began, error;
+    int tid, began, done, error;
     long result;
     long (*call)(void *);
     void *argument;
