@@ -110,7 +110,8 @@ extern struct sockaddr_in differ_at; /* where the last listener listens */
 int listener(int backlog); /* 127.0.0.1, port 0 */
 int dial(void);            /* a blocking socket, connected to differ_at; -1 and errno */
 int dial_port(int port);
-int begin_dial(void); /* non-blocking; whatever connect said is ignored */
+int begin_dial(void);       /* non-blocking; whatever connect said is ignored */
+void begin_connect(int fd); /* the same for one that is there */
 int fresh_socket(void);
 int set_nonblock(int fd, int on);
 int set_option(int fd, int option, int value); /* of SOL_SOCKET */
