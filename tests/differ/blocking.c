@@ -18,12 +18,9 @@ static long send_block(void *fd)
     return send(*(int *)fd, text, sizeof text, MSG_NOSIGNAL);
 }
 
-/* Byte by byte, so that what still went before the error does not hide it. */
-static long send_till_error(void *fd)
+static long send_bytes(void *fd)
 {
-    for (;;)
-        if (send(*(int *)fd, text, 1, MSG_NOSIGNAL) < 0)
-            return -1;
+    return send_till_error(*(int *)fd);
 }
 
 /* A read that blocks in a thread while the far side does something. */
@@ -93,7 +90,7 @@ static void while_writing(const char *orders)
     struct meeting m = meet_as_server(FRESH);
     struct side side;
     fill(m.s);
-    side_start(&side, send_till_error, &m.s);
+    side_start(&side, send_bytes, &m.s);
     side_blocked(&side);
     say("far: %s", far_do(&m.far, "%s", orders));
     const char *end = side_end(&side);
@@ -116,7 +113,7 @@ CASE(write_killed, "the peer's death ends a blocked write")
     struct meeting m = meet_as_server(FRESH);
     struct side side;
     fill(m.s);
-    side_start(&side, send_till_error, &m.s);
+    side_start(&side, send_bytes, &m.s);
     side_blocked(&side);
     far_kill(&m.far);
     say("%s", side_end(&side));

@@ -311,3 +311,94 @@ CASE(goes_on, "after a cancelled read others read and wait as before")
     say("%s", side_end(&side));
     say("%s", polled(pair.s, POLLIN, 0));
 }
+
+static long in_sendmsg(void *a)
+{
+    static char block[65536];
+    struct iovec part = {block, sizeof block};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    (void)a;
+    for (;;)
+        if (sendmsg(pair.c, &message, 0) < 0)
+            return -1;
+}
+
+static long in_pselect(void *a)
+{
+    fd_set set;
+    (void)a;
+    FD_ZERO(&set);
+    FD_SET(pair.s, &set);
+    return pselect(pair.s + 1, &set, NULL, NULL, NULL, NULL);
+}
+
+static long in_epoll_pwait(void *a)
+{
+    struct epoll_event event;
+    (void)a;
+    return epoll_pwait(epoll_with(pair.s, EPOLLIN, 1), &event, 1, -1, NULL);
+}
+
+static long in_accept4(void *a)
+{
+    (void)a;
+    return accept4(pair.l, NULL, NULL, SOCK_CLOEXEC);
+}
+
+static long in_recvmmsg(void *a)
+{
+    char byte;
+    struct iovec part = {&byte, 1};
+    struct mmsghdr message = {.msg_hdr = {.msg_iov = &part, .msg_iovlen = 1}};
+    (void)a;
+    return recvmmsg(pair.s, &message, 1, 0, NULL);
+}
+
+static long in_waitall(void *a)
+{
+    char block[100];
+    (void)a;
+    return recv(pair.s, block, sizeof block, MSG_WAITALL);
+}
+
+static long in_splice(void *a)
+{
+    int t[2];
+    (void)a;
+    return pipe(t) == 0 ? splice(pair.s, NULL, t[1], NULL, 100, 0) : -2;
+}
+
+CASE(sendmsg, "cancelled in sendmsg to a full peer")
+{
+    cancel_in(in_sendmsg);
+}
+
+CASE(pselect, "cancelled in pselect")
+{
+    cancel_in(in_pselect);
+}
+
+CASE(epoll_pwait, "cancelled in epoll_pwait")
+{
+    cancel_in(in_epoll_pwait);
+}
+
+CASE(accept4, "cancelled in accept4")
+{
+    cancel_in(in_accept4);
+}
+
+CASE(recvmmsg, "cancelled in recvmmsg")
+{
+    cancel_in(in_recvmmsg);
+}
+
+CASE(waitall, "cancelled in a recv with MSG_WAITALL")
+{
+    cancel_in(in_waitall);
+}
+
+CASE(splice, "cancelled in splice from an idle connection")
+{
+    cancel_in(in_splice);
+}

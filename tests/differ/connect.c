@@ -71,7 +71,7 @@ CASE(refused_in_set, "a refused connect as a set tells it, by level and by edge"
 {
     int l = listener(4), c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     close(l);
-    connect(c, (struct sockaddr *)&differ_at, sizeof differ_at);
+    begin_connect(c);
     int level = epoll_with(c, EPOLLOUT, 1), edge = epoll_with(c, EPOLLOUT | EPOLLET, 2);
     say("%s", epolled(level, 8, 1000));
     say("%s", epolled(edge, 8, 1000));
@@ -145,7 +145,7 @@ CASE(polled_by_another, "another thread that polls the socket learns of the conn
     int l = listener(4), c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     struct side side;
     /* a fresh socket is OUT|HUP at once, so the other thread begins after the connect */
-    connect(c, (struct sockaddr *)&differ_at, sizeof differ_at);
+    begin_connect(c);
     side_start(&side, poll_out, &c);
     say("%s", side_end(&side));
     say("%d", accept(l, NULL, NULL) >= 0);

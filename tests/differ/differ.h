@@ -110,7 +110,8 @@ extern struct sockaddr_in differ_at; /* where the last listener listens */
 int listener(int backlog); /* 127.0.0.1, port 0 */
 int dial(void);            /* a blocking socket, connected to differ_at; -1 and errno */
 int dial_port(int port);
-int begin_dial(void); /* non-blocking; whatever connect said is ignored */
+int begin_dial(void);       /* non-blocking; whatever connect said is ignored */
+void begin_connect(int fd); /* the same for one that is there */
 int fresh_socket(void);
 int set_nonblock(int fd, int on);
 int set_option(int fd, int option, int value); /* of SOL_SOCKET */
@@ -130,6 +131,7 @@ unsigned char pattern(long at);
 long give(int fd, long at, long count);            /* writes that many from there; how many, or -1 */
 long take(int fd, long at, long count, int flags); /* reads so many; how many, -1, or -2 for a wrong byte */
 long fill(int fd);                                 /* non-blocking writes till EAGAIN; how many bytes */
+long send_till_error(int fd);                      /* a byte each: what still goes hides no error */
 long drain(int fd, long count);                    /* reads and forgets; how many */
 
 /* ---- the far side (far.c): another process that does what it is told ----
@@ -173,7 +175,7 @@ void poke(int tid, int sig);
 
 struct side {
     pthread_t thread;
-    int tid, began, error;
+    int tid, began, done, error;
     long result;
     long (*call)(void *);
     void *argument;

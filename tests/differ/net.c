@@ -36,6 +36,11 @@ int dial(void)
     return dial_with(0);
 }
 
+void begin_connect(int fd)
+{
+    (void)connect(fd, (struct sockaddr *)&differ_at, sizeof differ_at);
+}
+
 int begin_dial(void)
 {
     return dial_with(SOCK_NONBLOCK);
@@ -148,27 +153,31 @@ long take(int fd, long at, long count, int flags)
 long fill(int fd)
 {
     static char block[65536];
-    size_t size = sizeof block;
     long all = 0;
-    int quiet = 0;
     /* the peer's kernel may still be taking what was sent: full is what stays full, to the last byte */
-    while (quiet < 20) {
-        long n = send(fd, block, size, MSG_DONTWAIT | MSG_NOSIGNAL);
-        if (n < 0 && errno != EAGAIN)
-            return -1;
+    for (int quiet = 0; quiet < 20;) {
+        long n = send(fd, block, sizeof block, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (n < 0 && errno == EAGAIN)
+            n = send(fd, block, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n > 0) {
             all += n;
             quiet = 0;
-            continue;
-        }
-        if (size > 1) {
-            size = 1;
-        } else {
+        } else if (errno == EAGAIN) {
             quiet++;
             nap(1);
+        } else {
+            return -1;
         }
     }
     return all;
+}
+
+long send_till_error(int fd)
+{
+    long n;
+    while ((n = send(fd, "x", 1, MSG_NOSIGNAL)) == 1)
+        ;
+    return n;
 }
 
 long drain(int fd, long count)

@@ -167,3 +167,61 @@ CASE(blocked_then_far_data, "a poll that waits is woken by data of another progr
     say("%s", side_end(&side));
     say("%ld", take(m.s, 0, 1, MSG_DONTWAIT));
 }
+
+CASE(writable_never_eagain, "each OUT is followed by a write that takes something, while a fresh peer reads")
+{
+    struct meeting m = meet_as_client(FRESH);
+    static char block[50000];
+    long sent = 0, refused = 0;
+    set_nonblock(m.s, 1);
+    far_begin(&m.far, "drain");
+    while (sent < 5000000 && strcmp(polled(m.s, POLLOUT, 1000), "OUT") == 0) {
+        long n = send(m.s, block, sizeof block, 0);
+        refused += n <= 0;
+        sent += n > 0 ? n : 0;
+    }
+    say("enough: %d, refused %ld", sent >= 5000000, refused);
+    SAY(close(m.s));
+    say("all came: %d", atol(far_answer(&m.far)) == sent);
+}
+
+CASE(writable_never_eagain_epoll, "the same for edges of a set")
+{
+    struct meeting m = meet_as_server(FRESH);
+    static char block[50000];
+    int ep = epoll_with(m.s, EPOLLOUT | EPOLLET, 1);
+    long sent = 0, refused = 0;
+    set_nonblock(m.s, 1);
+    far_begin(&m.far, "drain");
+    while (sent < 5000000 && strcmp(epolled(ep, 8, 1000), "1:OUT") == 0) {
+        long n = send(m.s, block, sizeof block, 0);
+        refused += n <= 0;
+        while (n > 0) {
+            sent += n;
+            n = send(m.s, block, sizeof block, 0);
+        }
+    }
+    say("enough: %d, refused %ld", sent >= 5000000, refused);
+}
+
+CASE(hangups_of_a_program,
+     "what poll, select and a set say after each end of a fresh program, with and without bytes")
+{
+    static const char *const ends[] = {"shutdown wr", "close", "rst", "exit", "shutdown rdwr", "shutdown rd"};
+    unsigned all = POLLIN | POLLOUT | POLLRDHUP;
+    for (int i = 0; i < 12; i++) {
+        struct meeting m = meet_as_client(FRESH);
+        int rst = i % 6 == 2;
+        if (i >= 6)
+            far_do(&m.far, "send 3; %s", ends[i % 6]);
+        else
+            far_do(&m.far, "%s", ends[i % 6]);
+        if (i % 6 != 5)
+            polled_soon(m.s, rst ? POLLERR : POLLRDHUP);
+        else if (i >= 6)
+            polled_soon(m.s, POLLIN);
+        const char *by_poll = polled(m.s, (int)all, 0), *by_select = selected(m.s, "rwx", 0);
+        say("%s, %s bytes: %s, %s, %s", ends[i % 6], i >= 6 ? "3" : "no", by_poll, by_select,
+            epolled(epoll_with(m.s, all, 1), 8, 0));
+    }
+}

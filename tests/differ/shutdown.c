@@ -125,7 +125,7 @@ static long blocked_recv(void *fd)
 
 static long blocked_send(void *fd)
 {
-    return send(*(int *)fd, (char[4096]){0}, 4096, MSG_NOSIGNAL);
+    return send_till_error(*(int *)fd);
 }
 
 static void while_blocked(long (*call)(void *), int fd, int who, int how)

@@ -56,6 +56,7 @@ static void *side_run(void *it)
     errno = 0;
     side->result = side->call(side->argument);
     side->error = errno;
+    __atomic_store_n(&side->done, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 

@@ -37,7 +37,7 @@ CASE(send, "a write to a full peer ends with EAGAIN")
     SAY(set_timeout(p.c, SO_SNDTIMEO, 50));
     fill(p.c);
     long start = now_ms();
-    SAY(send(p.c, text, 9, 0));
+    SAY(send_till_error(p.c));
     say("it waited: %d", now_ms() - start >= 45);
 }
 
@@ -136,7 +136,7 @@ static void with_signal(int fd, int option, int accepting)
     else if (option == SO_RCVTIMEO)
         SAY(recv(fd, text, 9, 0));
     else
-        SAY(send(fd, text, 9, 0));
+        SAY(send_till_error(fd));
     say("handled %d", (int)handled);
 }
 
