@@ -171,7 +171,8 @@ CASE(many_blocked, "ten threads, each blocked in a read of a connection of its o
         side_blocked(&side[i]);
     for (int i = 9; i >= 0; i--) {
         const char *far = far_do(&m[i].far, "send 1");
-        say("%s, %s", far, side_end(&side[i]));
+        const char *end = side_end(&side[i]);
+        say("%s, %s", far, end);
     }
 }
 
@@ -189,4 +190,29 @@ CASE(connect_elsewhere, "a thread connects while another is blocked in a read")
     say("%ld", take(n.s, 0, 4, 0));
     say("far: %s", far_do(&m.far, "send 1"));
     say("%s", side_end(&side));
+}
+
+CASE(first_words_beside_others,
+     "ten times: threads are blocked, a fresh program's first byte is for the last of them")
+{
+    static struct meeting old[4];
+    struct side side[4], last;
+    for (int i = 0; i < 4; i++) {
+        old[i] = meet_as_server(FRESH);
+        side_start(&side[i], recv_one, &old[i].s);
+    }
+    for (int i = 0; i < 10; i++) {
+        struct meeting m = meet_as_server(FRESH);
+        side_start(&last, recv_one, &m.s);
+        side_blocked(&last);
+        const char *far = far_do(&m.far, "send 1"), *end = side_end(&last);
+        say("%s, %s", far, end);
+        if (strcmp(end, "1") != 0)
+            return;
+    }
+    for (int i = 0; i < 4; i++) {
+        const char *far = far_do(&old[i].far, "send 1");
+        const char *end = side_end(&side[i]);
+        say("%s, %s", far, end);
+    }
 }
