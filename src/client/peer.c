@@ -177,9 +177,10 @@ static bool another_box(const struct peer_box *box, bool (*like)(const struct pe
     return false;
 }
 
-static bool same_outbox(const struct peer_box *a, const struct peer_box *b)
+/* Two faces of one outbox share its mappings; one that was buried, and then met again, has its own. */
+static bool same_mappings(const struct peer_box *a, const struct peer_box *b)
 {
-    return a->handle == b->handle;
+    return a->seg[0] == b->seg[0];
 }
 
 /* A worker that had several outboxes in turn has one channel of ours for them all. */
@@ -204,7 +205,7 @@ void peer_box_unmap(struct peer_box *box, bool all)
     if (!all && load_relaxed(&w->dead) && channel_is_ours(box) && !another_box(box, same_channel))
         outbox_channel_free(box->own, box->own_channel);
     plock_take(&C->boxes_lock);
-    bool shared = another_box(box, same_outbox);
+    bool shared = another_box(box, same_mappings);
     uint32_t refs = --w->refs;
     plock_release(&C->boxes_lock);
     if (refs == 0 && (all || load_relaxed(&w->dead))) {

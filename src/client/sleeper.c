@@ -182,18 +182,52 @@ bool sleeper_over(const struct sleeper *sl)
 
 /* ---- who listens ------------------------------------------------------------------------------------------------- */
 
+/* What this thread is counted for while it sleeps, and where its frame is. A handler of the program may leave the sleep by siglongjmp, and
+ * never comes back to be counted out: that is made good when the thread sleeps the next time, since then its frame is above the one that
+ * was left (a stack grows downwards). A frame further down than this one is of a sleep that a handler has interrupted and returns to. */
+enum { COUNTED_NOT, COUNTED_LISTENING, COUNTED_NAPPING };
+static __thread struct {
+    uint32_t as;
+    uintptr_t frame;
+} counted __attribute__((tls_model("initial-exec")));
+
 static void listener_goes(void)
 {
+    counted.as = COUNTED_NOT;
     if (fetch_add_sc(&C->listening, ~0u) != 1 || !load_sc(&C->napping))
         return;
     (void)fetch_add_sc(&C->attention, 1u);
     (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
 }
 
+static void napper_goes(void)
+{
+    counted.as = COUNTED_NOT;
+    (void)fetch_add_sc(&C->napping, ~0u);
+}
+
+/* Before this thread is counted for a sleep. */
+static void count_in(uint32_t as)
+{
+    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
+    if (__builtin_expect(counted.as && counted.frame <= here, 0)) {
+        if (counted.as == COUNTED_LISTENING)
+            listener_goes();
+        else
+            napper_goes();
+    }
+    counted.frame = here;
+    counted.as = as;
+}
+
 static bool listener_comes(void)
 {
     uint32_t nobody = 0;
-    return compare_exchange_sc(&C->listening, &nobody, 1u);
+    count_in(COUNTED_NOT);
+    if (!compare_exchange_sc(&C->listening, &nobody, 1u))
+        return false;
+    counted.as = COUNTED_LISTENING;
+    return true;
 }
 
 static void cancelled_listener(void *arg)
@@ -207,7 +241,7 @@ static void cancelled_listener(void *arg)
 static void cancelled_napper(void *arg)
 {
     struct sleeper *sl = arg;
-    (void)fetch_add_sc(&C->napping, ~0u);
+    napper_goes();
     if (!load_sc(&C->listening)) { /* it may have been chosen this very moment */
         (void)fetch_add_sc(&C->attention, 1u);
         (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
@@ -223,6 +257,7 @@ long sleeper_epoll(struct sleeper *sl, int ep, struct epoll_event *ev, int max, 
     struct timespec ts;
     uint32_t depth;
     long ret = -EINTR;
+    count_in(COUNTED_LISTENING);
     (void)fetch_add_sc(&C->listening, 1u);
     if (!hold_open(&depth)) {
         pthread_cleanup_push(cancelled_listener, sl);
@@ -240,6 +275,7 @@ long sleeper_poll(struct sleeper *sl, struct pollfd *fds, int n, int64_t ns)
     struct timespec ts;
     uint32_t depth;
     long ret = -EINTR;
+    count_in(COUNTED_LISTENING);
     (void)fetch_add_sc(&C->listening, 1u);
     if (!hold_open(&depth)) {
         pthread_cleanup_push(cancelled_listener, sl);
@@ -336,10 +372,11 @@ long sleeper_words(struct sleeper *sl, struct futex_waitv *v, int n)
         ret = listen_and_nap(sl, v, n);
         listener_goes();
     } else {
+        count_in(COUNTED_NAPPING);
         (void)fetch_add_sc(&C->napping, 1u);
         if (load_sc(&C->listening))
             ret = nap(sl, v, n);
-        (void)fetch_add_sc(&C->napping, ~0u);
+        napper_goes();
     }
     return ret;
 }
@@ -447,6 +484,6 @@ void eps_close(void)
     if (inner)
         own_fd_close((int)inner - 1);
     inner_lock.word = 0; /* a thread of the parent may have had it */
-    store_relaxed(&C->listening, 0);
-    store_relaxed(&C->napping, 0);
+    store_relaxed(&C->listening, (uint32_t)(counted.as == COUNTED_LISTENING)); /* forked by a handler: it returns to its sleep */
+    store_relaxed(&C->napping, (uint32_t)(counted.as == COUNTED_NAPPING));
 }

@@ -54,7 +54,9 @@ static int by_poll(session_handle h, const struct waiting *w, const struct sleep
 
 static bool must_poll(const struct waiting *w, uint32_t flags)
 {
-    return !load_acquire(&w->c->peer) || (w->events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) ||
+    /* of an acceptor the connector may know nothing yet: then nobody wakes the word, and somebody has to look */
+    bool unknown = !(flags & (SF_CONNECTOR | SF_CONFIRMED));
+    return unknown || !load_acquire(&w->c->peer) || (w->events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) ||
            load_acquire(&w->c->watches) || load_relaxed(&w->c->pollers) || flags & (SF_SHARED | SF_TENTATIVE) ||
            C->daemon_lost || !sleeper_has_words() || (w->events & EPOLLIN && bytes_missing(w->s, w->c));
 }

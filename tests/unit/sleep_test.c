@@ -107,6 +107,9 @@ static void never_lost(int flags)
 static void test_no_signal_is_lost(void **state)
 {
     (void)state;
+#ifdef __SANITIZE_THREAD__
+    skip(); /* ThreadSanitizer keeps signals back until a call that it knows, and does not know ours */
+#endif
     never_lost(0);
     never_lost(SA_RESTART);
 }
