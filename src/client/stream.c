@@ -132,12 +132,12 @@ static __attribute__((noinline)) ssize_t look_further(struct session *s, struct 
         if (tail - s->head > size)
             return (ssize_t)there;
         store_relaxed(&c->rx_ring, at);
-        c->rx_word = ring;
+        store_relaxed(&c->rx_word, ring);
         s->rx_size = size;
     }
     if (tail - s->head > size)
         return (ssize_t)there;
-    s->tail_seen = tail;
+    store_relaxed(&s->tail_seen, tail); /* ready.c reads it without the lock */
     return (ssize_t)(tail - s->head);
 }
 
@@ -187,14 +187,14 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, s
             return BERTH_E_RESET;
         }
         store_relaxed(&c->rx_ring, at);
-        c->rx_word = ring;
+        store_relaxed(&c->rx_word, ring);
         s->rx_size = size;
     }
     if (tail - s->head > s->rx_size) {
         session_break(s, BERTH_E_PROTOCOL, "it holds more than its ring");
         return BERTH_E_RESET;
     }
-    s->tail_seen = tail;
+    store_relaxed(&s->tail_seen, tail); /* ready.c reads it without the lock */
     return (ssize_t)(tail - s->head);
 }
 
