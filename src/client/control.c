@@ -80,6 +80,11 @@ void control_forget(void)
     pushes_last = &pushes_first;
 }
 
+bool control_news(void)
+{
+    return C->dir && load_acquire(directory_news(C->dir, C->worker)) != load_relaxed(&C->news_seen);
+}
+
 /* One packet into a push. Positive: it is there. ctl_lock is held. */
 static int receive(struct push *p, int flags)
 {

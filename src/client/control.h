@@ -17,6 +17,7 @@ int control_request(void *msg, const int *fds, int nfds, void *reply, size_t rep
 int control_send(void *msg, const int *fds, int nfds); /* no reply is waited for */
 void control_receive(void);           /* takes what the daemon sent, if anything, onto the list of pushes */
 bool control_pushed(void);            /* is anything on it? */
+bool control_news(void);              /* has the daemon sent something since its socket was last emptied? No system call */
 struct push *control_push_take(void); /* the oldest; memory_put gives it back. NULL: none */
 void control_pushes_forget(void);     /* of a daemon that this process has done with */
 uint32_t control_async_seq(void);     /* for a question whose answer is a push; no request has it */

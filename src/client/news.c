@@ -22,9 +22,25 @@
 #include "client/news.h"
 #include "client/offers.h"
 #include "client/peer.h"
+#include "client/share.h"
 #include "client/watch.h"
 
 static struct plock dispatch_lock;
+
+/* As events_poll(true); but who is at it when we come may have looked where we should before there was anything. */
+static void events_look(void)
+{
+    plock_take(&C->poll_lock);
+    plock_release(&C->poll_lock);
+    events_poll(true);
+}
+
+void acceptors_look(void)
+{
+    if (control_news() || control_pushed())
+        control_poll();
+    events_look();
+}
 
 static void on_segment(const struct ctl_segment_is *seg, int fd, int status)
 {
@@ -55,10 +71,18 @@ static void on_peer(const struct push *p)
     if (is->dead)
         peer_worker_dead(is->worker);
     channel_pair(box);
-    events_poll(true);
+    events_look();
     listener_retry_pending();
     sessions_confirm();
     watches_wake_all();
+}
+
+static void on_announced(const struct ctl_outbox *m)
+{
+    peer_heard(m->worker, m->outbox);
+    sessions_heard();
+    if (load_relaxed(&C->inherited_unheard))
+        shared_confirm();
 }
 
 static void on_push(struct push *p)
@@ -87,6 +111,10 @@ static void on_push(struct push *p)
             on_segment(seg, p->nfds > 0 ? p->fds[0] : -1, h->status);
             used = p->nfds > 0;
         }
+        break;
+    case CTL_ANNOUNCED:
+        if (p->len >= (int)sizeof(struct ctl_outbox))
+            on_announced((const void *)p->data);
         break;
     case CTL_DEAD:
         if (p->len >= (int)sizeof *dead) {
