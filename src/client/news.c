@@ -85,6 +85,23 @@ static void on_announced(const struct ctl_outbox *m)
         shared_confirm();
 }
 
+/* An answer that came when nobody waited for it any more: what it gave is given back. */
+static void on_late(const struct push *p)
+{
+    const struct ctl_listened *listened = (const void *)p->data;
+    const struct ctl_ports *ports = (const void *)p->data;
+    if (listened->h.status)
+        return;
+    if (listened->h.type == CTL_LISTENED && p->len >= (int)sizeof *listened) {
+        struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}, .listener = listened->listener};
+        (void)control_send(&msg, NULL, 0);
+    } else if (ports->h.type == CTL_PORTS_ARE && p->len >= (int)sizeof *ports) {
+        struct ctl_ports msg = *ports;
+        msg.h = (struct ctl_header){.type = CTL_RETURN_PORTS, .len = sizeof msg};
+        (void)control_send(&msg, NULL, 0);
+    }
+}
+
 static void on_push(struct push *p)
 {
     const struct ctl_header *h = (const void *)p->data;
@@ -140,6 +157,10 @@ static void on_push(struct push *p)
             const struct ctl_outbox *retired = (const void *)p->data;
             peer_segment_retired(retired->outbox, retired->index);
         }
+        break;
+    case CTL_LISTENED:
+    case CTL_PORTS_ARE:
+        on_late(p);
         break;
     case CTL_EVICTED:
         log_warn("the daemon has put this process out: %s", berth_strerror(h->status));

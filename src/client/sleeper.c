@@ -57,23 +57,6 @@ void sleeper_glance(void)
         control_poll();
 }
 
-static uint32_t slow_news;
-static bool slow;
-
-bool daemon_is_slow(void)
-{
-    return load_relaxed(&slow) && C->dir &&
-           load_relaxed(directory_news(C->dir, C->worker)) == load_relaxed(&slow_news);
-}
-
-static void daemon_was_slow(void)
-{
-    if (!C->dir)
-        return;
-    store_relaxed(&slow_news, load_relaxed(directory_news(C->dir, C->worker)));
-    store_relaxed(&slow, true);
-}
-
 bool fetch_wait(bool (*here)(void *arg), void *arg)
 {
     if (here(arg))

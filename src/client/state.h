@@ -55,7 +55,6 @@
 
 #define FIFO_DEFAULT (4u << 20)
 #define SPIN_DEFAULT_NS (50 * 1000)
-#define CONTROL_TIMEOUT_NS (5ll * 1000000000)
 #define SEGMENT_TIMEOUT_NS (2ll * 1000000000)
 
 /* ---- family ------------------------------------------------------------------------------------------- */
