@@ -106,6 +106,8 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     plock_take(&C->zombie_lock);
     s->next = C->unconfirmed;
     store_release(&C->unconfirmed, session_index(s) + 1);
+    if (session_unheard(c))
+        store_relaxed(&C->unheard, C->unheard + 1);
     plock_release(&C->zombie_lock);
     *out = session_handle_of(s);
     return 0;

@@ -184,17 +184,21 @@ bool client_attached(void)
     return load_acquire(&C->attached);
 }
 
-bool client_attach_auto(void)
+/* Each try with a daemon that does not answer costs the program a moment: so they become rare. */
+#define FAST_NS (50 * NS_PER_MS)
+#define PAUSE_LONGEST_NS (60 * NS_PER_SEC)
+
+static int64_t not_before, pause_ns = NS_PER_SEC;
+static struct plock auto_lock;
+
+static bool too_early(void)
 {
-    static int64_t failed_at;
-    if (load_acquire(&C->attached))
-        return fork_child_ready() == 0 && !C->daemon_lost;
-    int64_t now = clock_now();
-    int64_t last = load_relaxed(&failed_at);
-    if (client_stranded())
-        return false; /* its parent has said so */
-    if (last && now - last < NS_PER_SEC)
-        return false;
+    int64_t at = load_relaxed(&not_before);
+    return at && clock_now() < at;
+}
+
+static bool attach_auto(void)
+{
     char secret[CTL_SECRET_MAX] = "";
     struct berth_attach_options o = {.ns = getenv("BERTH_NAMESPACE"), .spin_ns = -1};
     const char *file = getenv("BERTH_SECRET_FILE");
@@ -211,13 +215,30 @@ bool client_attach_auto(void)
     }
     if (o.ns && !*o.ns)
         o.ns = NULL;
+    int64_t began = clock_now();
     int err = client_attach(&o);
     explicit_bzero(secret, sizeof secret);
     if (err && err != BERTH_E_ALREADY_ATTACHED) {
-        store_relaxed(&failed_at, now);
+        bool slow = err == BERTH_E_TIMED_OUT || (err == BERTH_E_NO_DAEMON && clock_now() - began > FAST_NS);
+        pause_ns = !slow ? NS_PER_SEC : pause_ns < PAUSE_LONGEST_NS ? pause_ns * 2 : pause_ns;
+        store_relaxed(&not_before, clock_now() + pause_ns);
         if (err != BERTH_E_NO_DAEMON)
             log_warn("this process stays on the kernel: %s", berth_strerror(err));
         return false;
     }
     return true;
+}
+
+bool client_attach_auto(void)
+{
+    if (load_acquire(&C->attached))
+        return fork_child_ready() == 0 && !C->daemon_lost;
+    if (client_stranded())
+        return false; /* its parent has said so */
+    if (too_early())
+        return false;
+    plock_take(&auto_lock); /* who comes meanwhile has the same answer */
+    bool done = load_acquire(&C->attached) || (!too_early() && attach_auto());
+    plock_release(&auto_lock);
+    return done;
 }

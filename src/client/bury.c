@@ -6,6 +6,7 @@
 #include "client/bury.h"
 #include "base/clock.h"
 #include "client/family.h"
+#include "client/life.h"
 #include "client/link.h"
 #include "client/outbox.h"
 #include "client/session.h"
@@ -89,7 +90,7 @@ static void session_let_go(struct session *s, uint32_t member, const struct memb
     if (adopt)
         zombie_adopt(s);
     else if (last && reached)
-        (void)client_close(h);
+        (void)session_finish(h, false);
     else if (last)
         session_free(s); /* made by it alone; the daemon tells the peer */
 }

@@ -1,7 +1,7 @@
 /* connect.c - the connector's way to a listener.
  *
  * What listens is in the daemon's directory, which costs no system call to read; a miss is the kernel's business. The first
- * connect to a listener asks the daemon for an introduction: it registers our outbox and hands out the token pipe (a
+ * connect to a listener tells the daemon of our outbox and asks for an introduction, which brings the token pipe (a
  * route). Every further connect is a slot and one write to the pipe, and obeys the backlog by our own count.
  */
 #include <errno.h>
@@ -25,44 +25,86 @@
 #include "session/directory.h"
 #include "shm/slot.h"
 
-/* The daemon introduces us to the listener's app: it checks and remembers who we are, and hands out the token pipe. C->lock is
- * held. */
-static int introduce(const struct dir_entry *e, struct route **out)
+static struct plock introduce_lock; /* one at a time; nobody who knows his listener waits for it */
+
+/* Ours that faces that app, and known to the daemon before anybody uses it: accept may, at any moment. C->lock is held. */
+static struct own_box *facing_box(uint32_t app, int *err)
 {
-    int fd = -1, token = -1, got = 1, err;
-    if (fds_keep() < FDS_FOR_A_MEETING) /* we could not meet who accepts */
-        return BERTH_E_NO_MEMORY;
-    struct own_box *box = outbox_find(e->app);
-    bool made = !box;
-    if (made && !(box = outbox_create(e->app, &fd)))
-        return BERTH_E_NO_MEMORY;
-    struct ctl_introduce msg = {.h = {.type = CTL_INTRODUCE, .len = sizeof msg},
-                                .listener = e->listener,
-                                .epoch = e->epoch,
-                                .outbox = outbox_rec_of(box)->handle};
+    int fd = -1;
+    struct own_box *box = outbox_find(app);
+    *err = box ? 0 : C->daemon_lost ? BERTH_E_DAEMON_GONE : BERTH_E_NO_MEMORY;
+    if (box || *err == BERTH_E_DAEMON_GONE || C->segment_size > C->outbox_limit || !(box = outbox_create(app, &fd)))
+        return box;
+    struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
+                             .outbox = outbox_rec_of(box)->handle,
+                             .facing_app = app};
+    *err = control_send(&msg, &fd, 1);
+    (void)sys_close(fd);
+    if (!*err)
+        return box;
+    outbox_bury(box);
+    return NULL;
+}
+
+/* The daemon introduces us to the listener's app: it checks and remembers who we are, and hands out the token pipe. It is asked under
+ * C->lock, and waited for without any that others may want: connects to listeners that are known already go on meanwhile. */
+static int introduce_held(const struct dir_entry *e)
+{
+    struct control_ask ask;
     struct ctl_introduced is;
-    err = control_request(&msg, &fd, made ? 1 : 0, &is, sizeof is, &token, &got);
-    if (fd >= 0)
-        (void)sys_close(fd);
+    int token = -1, got = 1, err;
+    client_fds_release();
+    plock_take(&C->lock);
+    struct own_box *box = facing_box(e->app, &err);
+    uint32_t box_index = box ? box->index : NONE;
+    outbox_handle handle = box ? outbox_rec_of(box)->handle : 0;
+    if (box) {
+        struct ctl_introduce msg = {.h = {.type = CTL_INTRODUCE, .len = sizeof msg},
+                                    .listener = e->listener,
+                                    .epoch = e->epoch,
+                                    .outbox = handle};
+        err = control_ask(&ask, &msg, NULL, 0);
+    }
+    plock_release(&C->lock);
+    if (!err)
+        err = control_answer(&ask, &is, sizeof is, &token, &got);
+    (void)fds_keep();
     if (token >= 0)
         token = own_pipe(token);
     struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
-    if (!r) {
-        own_fd_close(token);
-        if (made)
-            outbox_bury(box);
-        return err ? err : BERTH_E_NO_MEMORY;
+    plock_take(&C->lock);
+    if (r && outbox_by_index(box_index) == box && !box->buried && outbox_rec_of(box)->handle == handle) {
+        *r = (struct route){.listener = is.listener,
+                            .epoch = is.epoch,
+                            .app = is.app,
+                            .backlog = is.backlog,
+                            .token_fd = token,
+                            .box = box,
+                            .next = C->routes};
+        C->routes = r;
+        r = NULL;
+        token = -1;
+    } else if (!err) { /* no memory; or nobody had a use for the outbox meanwhile, and it was given up */
+        err = BERTH_E_NO_MEMORY;
     }
-    r->listener = is.listener;
-    r->epoch = is.epoch;
-    r->app = is.app;
-    r->backlog = is.backlog;
-    r->token_fd = token;
-    r->box = box;
-    r->next = C->routes;
-    C->routes = r;
-    *out = r;
-    return 0;
+    store_relaxed(&C->own_loose, 1); /* should it have been made for nothing */
+    plock_release(&C->lock);
+    own_fd_close(token);
+    memory_put(r, sizeof *r);
+    return err;
+}
+
+static int introduce(const struct dir_entry *e)
+{
+    if (fds_keep() < FDS_FOR_A_MEETING) /* we could not meet who accepts */
+        return BERTH_E_NO_MEMORY;
+    plock_take(&introduce_lock);
+    plock_take(&C->lock);
+    bool known = route_find(e->listener) != NULL; /* another thread's work */
+    plock_release(&C->lock);
+    int err = known ? 0 : introduce_held(e);
+    plock_release(&introduce_lock);
+    return err;
 }
 
 /* Who only connects and never waits must hear of deaths, too. */
@@ -114,9 +156,13 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
         route_drop(r);
         r = NULL;
     }
-    if (!r && (err = introduce(&e, &r)) != 0)
-        goto fail_route;
-    r->backlog = e.backlog;
+    if (!r) {
+        plock_release(&C->lock);
+        err = introduce(&e);
+        plock_take(&C->lock);
+        if (err)
+            goto fail_route;
+    }
     s->remote = *dst;
     if (endpoint_is_wildcard(dst->addr)) { /* the wildcard as a destination is loopback */
         memcpy(s->remote.addr,
@@ -132,10 +178,22 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
     } else {
         if (src && !endpoint_is_wildcard(src->addr))
             memcpy(s->local.addr, src->addr, 16);
-        if ((err = ports_take(s->local.addr, &s->remote, e.listener, &s->local.port)) != 0)
+        while ((err = ports_take(s->local.addr, &s->remote, e.listener, &s->local.port)) == BERTH_E_WOULD_BLOCK) {
+            plock_release(&C->lock);
+            err = ports_lease(s->local.addr);
+            plock_take(&C->lock);
+            if (err)
+                break;
+        }
+        if (err)
             goto fail_route;
         s->port_leased = 1;
     }
+    if (!(r = route_find(e.listener))) { /* it has gone meanwhile */
+        err = BERTH_E_REFUSED;
+        goto fail_slot;
+    }
+    r->backlog = e.backlog;
     store_relaxed(&s->listener, e.listener);
     store_relaxed(&s->app, e.app);
     store_relaxed(&s->offer_seq, 1);

@@ -1,8 +1,12 @@
 /* control.c - the worker's connection to the daemon.
  *
- * Requests are sent and answered under ctl_lock, one at a time. What the daemon sends of its own accord in between is put on
- * a list (`pushes`) and worked off elsewhere (news.c), outside all locks; whoever leaves something on the list kicks the
- * process's own waiters. A daemon that went away costs what needs it (new peers, new segments) and nothing else.
+ * Who asks something enters his question in a list, sends it, and waits for the answer under ctl_lock, with no other lock: others who
+ * wait find theirs in the list when they have it. What the daemon sends of its own accord in between is put on a list (`pushes`) and
+ * worked off elsewhere (news.c), outside all locks; whoever leaves something on the list kicks the process's own waiters. A daemon that
+ * went away costs what needs it (new peers, new segments) and nothing else.
+ *
+ * A daemon that does not answer in time is *slow*: nobody waits for it any more until it has said something. What it answers later
+ * belongs to nobody: it is a push, and what it brought is given back (news.c).
  *
  * Descriptors that find the process's table full are lost on the way (recvmsg drops them). So those in reserve (fds.c) are
  * given up before a request that brings any; a push that came without its own says so (lost.c). Nobody connects to a new peer
@@ -24,8 +28,12 @@
 #include "session/directory.h"
 #include "shm/ctlsock.h"
 
+#define ANSWER_PATIENCE_NS (150 * NS_PER_MS) /* an answer takes a twentieth of a millisecond */
+#define HELLO_PATIENCE_NS (300 * NS_PER_MS)
+
 static struct push *pushes_first, **pushes_last = &pushes_first;
-static struct plock pushes_lock;
+static struct control_ask *asks; /* those who wait for an answer */
+static struct plock pushes_lock; /* both lists */
 
 uint32_t control_async_seq(void)
 {
@@ -37,10 +45,18 @@ uint32_t control_async_seq(void)
 
 static void push_add(struct push *p)
 {
+    const struct ctl_header *h = (const void *)p->data;
     p->next = NULL;
     plock_take(&pushes_lock);
-    store_release(pushes_last, p);
-    pushes_last = &p->next;
+    struct control_ask *a = h->seq ? asks : NULL;
+    while (a && (a->seq != h->seq || a->reply))
+        a = a->next;
+    if (a) {
+        store_release(&a->reply, p);
+    } else {
+        store_release(pushes_last, p);
+        pushes_last = &p->next;
+    }
     plock_release(&pushes_lock);
 }
 
@@ -76,8 +92,14 @@ void control_pushes_forget(void)
 void control_forget(void)
 {
     pushes_lock.word = 0; /* a thread of the parent may have had it */
+    asks = NULL;
     pushes_first = NULL;
     pushes_last = &pushes_first;
+}
+
+bool control_news(void)
+{
+    return C->dir && load_acquire(directory_news(C->dir, C->worker)) != load_relaxed(&C->news_seen);
 }
 
 /* One packet into a push. Positive: it is there. ctl_lock is held. */
@@ -172,40 +194,93 @@ static int reply_status(const struct ctl_header *h, int len, uint16_t type, size
     return h->status < 0 && h->status >= BERTH_E_LAST ? h->status : BERTH_E_PROTOCOL;
 }
 
-static int wait_reply(uint32_t seq, uint16_t type, void *reply, size_t reply_size, int *rfds, int *nrfds)
+/* ---- a slow daemon ---- */
+
+static uint32_t slow_news; /* its word when it was late */
+static uint8_t slow;       /* 1: with something that should take no time; 2: with an answer */
+
+static bool slower_than(uint8_t level)
 {
-    int64_t deadline = clock_deadline(CONTROL_TIMEOUT_NS);
-    for (;;) {
+    return load_relaxed(&slow) > level && C->dir &&
+           load_relaxed(directory_news(C->dir, C->worker)) == load_relaxed(&slow_news);
+}
+
+bool daemon_is_slow(void)
+{
+    return slower_than(0);
+}
+
+static void was_late(uint8_t how)
+{
+    if (!C->dir)
+        return;
+    if (slower_than(how - 1))
+        return;
+    store_relaxed(&slow_news, load_relaxed(directory_news(C->dir, C->worker)));
+    store_release(&slow, how);
+}
+
+void daemon_was_slow(void)
+{
+    was_late(1);
+}
+
+/* ---- asking ---- */
+
+static void ask_enter(struct control_ask *a)
+{
+    plock_take(&pushes_lock);
+    if (++C->seq >= 0x80000000u) /* the others are control_async_seq's */
+        C->seq = 1;
+    a->seq = C->seq;
+    a->next = asks;
+    asks = a;
+    plock_release(&pushes_lock);
+}
+
+static void ask_leave(struct control_ask *a)
+{
+    plock_take(&pushes_lock);
+    for (struct control_ask **p = &asks; *p; p = &(*p)->next) {
+        if (*p == a) {
+            *p = a->next;
+            break;
+        }
+    }
+    plock_release(&pushes_lock);
+}
+
+int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds)
+{
+    struct ctl_header *h = msg;
+    bool first = h->type == CTL_HELLO || h->type == CTL_CHILD_HELLO;
+    *a = (struct control_ask){.type = reply_type(h->type),
+                              .deadline = clock_deadline(first ? HELLO_PATIENCE_NS : ANSWER_PATIENCE_NS)};
+    if (!first && slower_than(1))
+        return BERTH_E_TIMED_OUT;
+    ask_enter(a);
+    h->seq = a->seq;
+    int err = control_send(msg, fds, nfds);
+    if (err)
+        ask_leave(a);
+    return err;
+}
+
+/* ctl_lock is held. */
+static int wait_reply(const struct control_ask *a)
+{
+    while (!load_acquire(&a->reply)) {
         struct push *p = memory_get(sizeof *p);
         if (!p)
             return BERTH_E_NO_MEMORY;
         int n = receive(p, MSG_DONTWAIT);
-        const struct ctl_header *h = (const void *)p->data;
-        if (n > 0 && h->seq == seq) {
-            int status = reply_status(h, n, type, reply_size);
-            if (!status && p->lost)
-                status = BERTH_E_NO_MEMORY;
-            int want = rfds && !status ? *nrfds : 0; /* with an error nobody looks for descriptors */
-            memset(reply, 0, reply_size);
-            memcpy(reply, p->data, (size_t)n < reply_size ? (size_t)n : reply_size);
-            for (int i = 0; i < p->nfds; i++) {
-                if (i < want)
-                    rfds[i] = p->fds[i];
-                else
-                    (void)sys_close(p->fds[i]);
-            }
-            if (nrfds)
-                *nrfds = p->nfds < want ? p->nfds : want;
-            memory_put(p, sizeof *p);
-            return status;
-        }
         if (n > 0) {
             push_add(p);
             continue;
         }
         memory_put(p, sizeof *p);
         if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_INTERRUPTED) {
-            int64_t left = deadline - clock_now();
+            int64_t left = a->deadline - clock_now();
             if (left <= 0)
                 return BERTH_E_TIMED_OUT;
             struct pollfd pfd = {.fd = C->ctl, .events = POLLIN};
@@ -219,26 +294,56 @@ static int wait_reply(uint32_t seq, uint16_t type, void *reply, size_t reply_siz
         }
         return n;
     }
+    return 0;
+}
+
+/* What came, to who asked. */
+static int reply_give(const struct control_ask *a, struct push *p, void *reply, size_t reply_size, int *rfds, int *nrfds)
+{
+    const struct ctl_header *h = (const void *)p->data;
+    int status = reply_status(h, p->len, a->type, reply_size);
+    if (!status && p->lost)
+        status = BERTH_E_NO_MEMORY;
+    int want = rfds && !status ? *nrfds : 0; /* with an error nobody looks for descriptors */
+    memset(reply, 0, reply_size);
+    memcpy(reply, p->data, (size_t)p->len < reply_size ? (size_t)p->len : reply_size);
+    for (int i = 0; i < p->nfds; i++) {
+        if (i < want)
+            rfds[i] = p->fds[i];
+        else
+            (void)sys_close(p->fds[i]);
+    }
+    if (nrfds)
+        *nrfds = p->nfds < want ? p->nfds : want;
+    memory_put(p, sizeof *p);
+    return status;
+}
+
+int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds)
+{
+    struct ctl_header done;
+    plock_take(&C->ctl_lock);
+    int err = C->daemon_lost && !load_acquire(&a->reply) ? BERTH_E_DAEMON_GONE : wait_reply(a);
+    plock_release(&C->ctl_lock);
+    ask_leave(a); /* from here on it is nobody's */
+    if (a->reply)
+        err = reply_give(a, a->reply, reply ? reply : &done, reply ? reply_size : sizeof done, rfds, nrfds);
+    else if (err == BERTH_E_TIMED_OUT)
+        was_late(2);
+    if (control_pushed())
+        own_kick(); /* somebody must work them off; the socket will not say so again */
+    return err;
 }
 
 int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds)
 {
-    struct ctl_header *h = msg;
-    struct ctl_header done;
+    struct control_ask a;
     if (rfds)
         client_fds_release();
-    plock_take(&C->ctl_lock);
-    if (++C->seq >= 0x80000000u) /* the others are control_async_seq's */
-        C->seq = 1;
-    h->seq = C->seq;
-    int err = control_send(msg, fds, nfds);
+    int err = control_ask(&a, msg, fds, nfds);
     if (!err)
-        err = wait_reply(h->seq, reply_type(h->type), reply ? reply : &done, reply ? reply_size : sizeof done, rfds,
-                         nrfds);
-    plock_release(&C->ctl_lock);
+        err = control_answer(&a, reply, reply_size, rfds, nrfds);
     if (rfds)
         (void)fds_keep();
-    if (control_pushed())
-        own_kick(); /* somebody must work them off; the socket will not say so again */
     return err;
 }

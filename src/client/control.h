@@ -13,10 +13,25 @@ struct push {
     uint8_t data[CTL_MAX] __attribute__((aligned(8))); /* read as any message */
 };
 
+struct control_ask { /* a question that waits for its answer */
+    uint32_t seq;
+    uint16_t type; /* the answer's */
+    int64_t deadline;
+    struct push *reply;
+    struct control_ask *next;
+};
+
+/* Asks, and waits for the answer: TIMED_OUT at once while the daemon is slow. No lock is held but such as nobody else waits for long. */
 int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds);
+/* The same in two steps: the first never waits, and may be taken under any lock; where it is 0 the second must follow. */
+int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds);
+int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds);
+bool daemon_is_slow(void); /* it was late, and has said nothing since */
+void daemon_was_slow(void);
 int control_send(void *msg, const int *fds, int nfds); /* no reply is waited for */
 void control_receive(void);           /* takes what the daemon sent, if anything, onto the list of pushes */
 bool control_pushed(void);            /* is anything on it? */
+bool control_news(void);              /* has the daemon sent something since its socket was last emptied? No system call */
 struct push *control_push_take(void); /* the oldest; memory_put gives it back. NULL: none */
 void control_pushes_forget(void);     /* of a daemon that this process has done with */
 uint32_t control_async_seq(void);     /* for a question whose answer is a push; no request has it */

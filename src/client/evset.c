@@ -852,6 +852,8 @@ static int wait_held(struct wait *w, int64_t timeout)
     if (n)
         return n;
     set_cpu_publish(w);
+    if (load_relaxed(&C->unheard)) /* nobody else tells the set of their bytes, and it may not come to sleep */
+        sessions_confirm();
     arm_off(set); /* the last wait left it armed for evset_fd */
     bool crowded_out = set->full >= FULL_MAX, looked = false;
     if ((looked = crowded_out || (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)))

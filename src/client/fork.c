@@ -35,6 +35,7 @@
 #include "client/fds.h"
 #include "client/fork.h"
 #include "client/hello.h"
+#include "client/link.h"
 #include "client/listener.h"
 #include "client/lost.h"
 #include "client/news.h"
@@ -231,12 +232,13 @@ static void sessions_inherit(void)
     for (struct peer_box *b = C->boxes; b; b = b->next) {
         b->sessions = 0;
         b->polled = false;                            /* the queues are the parent's */
+        b->announced = b->heard;
         memset(b->seg_asked, 0, sizeof b->seg_asked); /* and so are the answers */
     }
     C->polled = C->armed = C->paired = NULL;
     C->polled_count = 0;
     C->sharing = false;
-    C->inherited_unconfirmed = 0;
+    C->inherited_unconfirmed = C->inherited_unheard = 0;
     for (struct session *s = NULL; (s = session_after(s));) {
         if (!session_held_by(s, C->member))
             continue;
@@ -246,6 +248,7 @@ static void sessions_inherit(void)
             c->box->sessions++;
         C->sharing = true;
         C->inherited_unconfirmed += !(s->flags & (SF_CONNECTOR | SF_CONFIRMED));
+        C->inherited_unheard += !(s->flags & (SF_CONNECTOR | SF_CONFIRMED)) && session_unheard(c);
     }
 }
 
@@ -274,7 +277,7 @@ static void after_fork_child(void)
     C->forked = true;
     C->daemon_lost = C->ctl < 0;
     C->zombies_first = C->zombies_last = 0; /* the parent's */
-    C->unconfirmed = C->queued = 0;
+    C->unconfirmed = C->unheard = C->queued = 0;
     C->reoffer_at = 0;
     C->waiters_used = 0;
     share_forget();

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "client/channel.h"
 #include "client/family.h"
+#include "client/life.h"
 #include "client/rings.h"
 #include "client/session.h"
 #include "client/wake.h"
@@ -40,7 +41,7 @@ static void own_sleepers_wake(struct session *s, struct session_cache *c)
         shared_kick(s);
 }
 
-int client_shutdown(session_handle h, int how)
+int session_shut(session_handle h, int how)
 {
     struct session *s = session_get(h);
     if (!s)
@@ -92,7 +93,7 @@ static void let_others_go_on(struct session *s, struct session_cache *c)
     (void)members_drop(&s->holders, C->member);
 }
 
-static int finish(session_handle h, bool abort)
+int session_finish(session_handle h, bool abort)
 {
     struct session *s = session_get(h);
     if (!s)
@@ -113,7 +114,7 @@ static int finish(session_handle h, bool abort)
     if (!mine || again || go_on) {
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
-        return again ? finish(h, abort) : mine ? 0 : BERTH_E_BAD_HANDLE;
+        return again ? session_finish(h, abort) : mine ? 0 : BERTH_E_BAD_HANDLE;
     }
     members_only(&s->holders,
                  C->member); /* until the slot is given back: should we die, somebody else has to do it */
@@ -131,16 +132,6 @@ static int finish(session_handle h, bool abort)
     unconfirmed_take(s);
     zombie_put(s);
     return 0;
-}
-
-int client_close(session_handle h)
-{
-    return finish(h, false);
-}
-
-int client_abort(session_handle h)
-{
-    return finish(h, true);
 }
 
 static void leave_session(struct session *s, int64_t deadline)

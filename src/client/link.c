@@ -1,7 +1,12 @@
 /* link.c - connector and acceptor come to know each other's slots.
  *
- * Until it is confirmed the acceptor cannot rely on being told of new bytes: the connector does not know its `want`. Such
- * sessions are on a list that is looked at on every wake and at least each millisecond (wait_cap).
+ * A connector that does not know whom to tell of its bytes looks for the acceptor after each store (acceptors_look). So one of the two
+ * sees the other: the acceptor publishes that it has accepted, then looks at the connector's tail. What tells the connector is the event
+ * queue between the two; at their first meeting the daemon's word, and until that has left (ANNOUNCED) the acceptor must look for
+ * itself, each millisecond (wait_cap).
+ *
+ * The acceptor's sessions that the connector is not seen to know are on a list, which is looked at on every wake: the connector may come
+ * to have another acceptor (session_judge).
  */
 #include "client/link.h"
 #include "client/channel.h"
@@ -72,6 +77,11 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     if (box->me == C->worker)
         route_waiting(s, -1);
     session_linked(s);
+    if (load_relaxed(&s->offer_seq) > 1) { /* it waits to be chosen, whether there are bytes or not */
+        channel_event(s, c);
+        (void)sys_futex_wake(slot_tail_futex(c->own), (long)INT_MAX);
+        (void)sys_futex_wake(slot_head_futex(c->own), (long)INT_MAX);
+    }
     half_unlock(&s->tx_lock); /* only now: as soon as it can be closed, it can be another's */
     half_unlock(&s->rx_lock);
 }
@@ -157,11 +167,16 @@ static bool may_be_ready(const struct session *s, const struct session_cache *c)
     return peer && slot_tail(peer) != count_word(load_relaxed(&s->head), 0);
 }
 
-void sessions_confirm(void)
+bool session_unheard(const struct session_cache *c)
 {
-    if (load_relaxed(&C->unconfirmed) == 0 || !plock_try(&C->zombie_lock))
-        return;
-    uint32_t *link = &C->unconfirmed;
+    const struct peer_box *box = load_relaxed(&c->box);
+    return box && (!load_acquire(&box->heard) || load_relaxed(&box->starved));
+}
+
+/* zombie_lock is held. */
+static void confirm(bool heard)
+{
+    uint32_t *link = &C->unconfirmed, unheard = 0;
     while (*link) {
         struct session *s = session_at(*link - 1);
         struct session_cache *c = session_cache_of(s);
@@ -172,8 +187,28 @@ void sessions_confirm(void)
         } else {
             link = &s->next;
         }
-        if (judged || may_be_ready(s, c))
+        if (!judged)
+            unheard += session_unheard(c);
+        if (judged || may_be_ready(s, c)) {
             watches_ready(c);
+            if (heard)
+                sleepers_wake(s);
+        }
     }
+    store_relaxed(&C->unheard, unheard);
+}
+
+void sessions_confirm(void)
+{
+    if (load_relaxed(&C->unconfirmed) == 0 || !plock_try(&C->zombie_lock))
+        return;
+    confirm(false);
+    plock_release(&C->zombie_lock);
+}
+
+void sessions_heard(void)
+{
+    plock_take(&C->zombie_lock);
+    confirm(true);
     plock_release(&C->zombie_lock);
 }

@@ -22,9 +22,25 @@
 #include "client/news.h"
 #include "client/offers.h"
 #include "client/peer.h"
+#include "client/share.h"
 #include "client/watch.h"
 
 static struct plock dispatch_lock;
+
+/* As events_poll(true); but who is at it when we come may have looked where we should before there was anything. */
+static void events_look(void)
+{
+    plock_take(&C->poll_lock);
+    plock_release(&C->poll_lock);
+    events_poll(true);
+}
+
+void acceptors_look(void)
+{
+    if (control_news() || control_pushed())
+        control_poll();
+    events_look();
+}
 
 static void on_segment(const struct ctl_segment_is *seg, int fd, int status)
 {
@@ -55,10 +71,35 @@ static void on_peer(const struct push *p)
     if (is->dead)
         peer_worker_dead(is->worker);
     channel_pair(box);
-    events_poll(true);
+    events_look();
     listener_retry_pending();
     sessions_confirm();
     watches_wake_all();
+}
+
+static void on_announced(const struct ctl_outbox *m)
+{
+    peer_heard(m->worker, m->outbox);
+    sessions_heard();
+    if (load_relaxed(&C->inherited_unheard))
+        shared_confirm();
+}
+
+/* An answer that came when nobody waited for it any more: what it gave is given back. */
+static void on_late(const struct push *p)
+{
+    const struct ctl_listened *listened = (const void *)p->data;
+    const struct ctl_ports *ports = (const void *)p->data;
+    if (listened->h.status)
+        return;
+    if (listened->h.type == CTL_LISTENED && p->len >= (int)sizeof *listened) {
+        struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}, .listener = listened->listener};
+        (void)control_send(&msg, NULL, 0);
+    } else if (ports->h.type == CTL_PORTS_ARE && p->len >= (int)sizeof *ports) {
+        struct ctl_ports msg = *ports;
+        msg.h = (struct ctl_header){.type = CTL_RETURN_PORTS, .len = sizeof msg};
+        (void)control_send(&msg, NULL, 0);
+    }
 }
 
 static void on_push(struct push *p)
@@ -88,6 +129,10 @@ static void on_push(struct push *p)
             used = p->nfds > 0;
         }
         break;
+    case CTL_ANNOUNCED:
+        if (p->len >= (int)sizeof(struct ctl_outbox))
+            on_announced((const void *)p->data);
+        break;
     case CTL_DEAD:
         if (p->len >= (int)sizeof *dead) {
             events_poll(true);
@@ -112,6 +157,10 @@ static void on_push(struct push *p)
             const struct ctl_outbox *retired = (const void *)p->data;
             peer_segment_retired(retired->outbox, retired->index);
         }
+        break;
+    case CTL_LISTENED:
+    case CTL_PORTS_ARE:
+        on_late(p);
         break;
     case CTL_EVICTED:
         log_warn("the daemon has put this process out: %s", berth_strerror(h->status));

@@ -412,3 +412,13 @@ void peer_worker_dead(uint32_t worker)
     plock_release(&C->boxes_lock);
     plock_release(&C->lock);
 }
+
+void peer_heard(uint32_t worker, outbox_handle of_ours)
+{
+    plock_take(&C->lock);
+    for (struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
+        if (b->worker->id == worker && b->own && outbox_rec_of(b->own)->handle == of_ours)
+            store_release(&b->heard, true);
+    }
+    plock_release(&C->lock);
+}

@@ -22,5 +22,6 @@ const uint8_t *peer_ring_find(struct peer_box *box, uint64_t word, uint64_t *siz
 int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status, struct peer_box **out);
 void peer_segment_retired(outbox_handle handle, uint32_t index);
 void peer_worker_dead(uint32_t worker);
+void peer_heard(uint32_t worker, outbox_handle of_ours); /* it has been told of that outbox of ours */
 
 #endif

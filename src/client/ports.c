@@ -94,29 +94,45 @@ static struct free_ports *free_ports_for(const uint8_t addr[16], const endpoint 
     return f;
 }
 
-/* Leases as many again as there are, so that neither a client with one session takes many nor one with many asks often. */
-static int lease_more(struct source *s)
+/* Leases as many again as there are, so that neither a client with one session takes many nor one with many asks often. Nobody waits for
+ * this but the caller: others who need one, too, lease for themselves. */
+int ports_lease(const uint8_t addr[16])
 {
-    uint32_t count = s->ports < PORTS_FIRST_LEASE ? PORTS_FIRST_LEASE : s->ports;
+    plock_take(&C->lock);
+    struct source *s = source_for(addr);
+    uint32_t count = !s || s->ports < PORTS_FIRST_LEASE ? PORTS_FIRST_LEASE : s->ports;
+    int err = !s ? BERTH_E_NO_MEMORY : s->leases == LEASES_PER_SOURCE ? BERTH_E_LIMIT : 0;
+    uint8_t key[16];
+    if (s)
+        memcpy(key, s->addr, 16);
+    plock_release(&C->lock);
+    if (err)
+        return err;
     if (count > PORTS_LONGEST_LEASE)
         count = PORTS_LONGEST_LEASE;
-    if (s->leases == LEASES_PER_SOURCE)
-        return BERTH_E_LIMIT;
-    int err;
+    struct ctl_ports is;
     do { /* a long run may not be free any more where a short one is */
-        struct ctl_ports msg = {.h = {.type = CTL_PORTS, .len = sizeof msg}, .count = count}, is;
-        memcpy(msg.addr, s->addr, 16);
+        struct ctl_ports msg = {.h = {.type = CTL_PORTS, .len = sizeof msg}, .count = (uint16_t)count};
+        memcpy(msg.addr, key, 16);
         err = control_request(&msg, NULL, 0, &is, sizeof is, NULL, NULL);
         if (!err && (!is.first || !is.count || is.count > count || is.first + is.count > 65536))
             err = BERTH_E_PROTOCOL;
-        if (!err) {
-            s->lease[s->leases].first = (uint16_t)is.first;
-            s->lease[s->leases++].count = (uint16_t)is.count;
-            s->ports += is.count;
-        }
         count /= 2;
     } while (err == BERTH_E_LIMIT && count >= PORTS_FIRST_LEASE);
-    return err;
+    if (err)
+        return err;
+    plock_take(&C->lock);
+    s = source_for(addr);
+    if (s && s->leases < LEASES_PER_SOURCE) {
+        s->lease[s->leases].first = is.first;
+        s->lease[s->leases++].count = is.count;
+        s->ports += is.count;
+    } else { /* others were many, and faster */
+        is.h = (struct ctl_header){.type = CTL_RETURN_PORTS, .len = sizeof is};
+        (void)control_send(&is, NULL, 0);
+    }
+    plock_release(&C->lock);
+    return 0;
 }
 
 /* C->lock is held. */
@@ -132,9 +148,8 @@ int ports_take(const uint8_t addr[16], const endpoint *to, uint32_t listener, ui
         random |= 1;
     }
     if (f->count == 0) {
-        int err = f->leases == f->source->leases ? lease_more(f->source) : 0;
-        if (err)
-            return err;
+        if (f->leases == f->source->leases)
+            return BERTH_E_WOULD_BLOCK;
         uint32_t first = f->source->lease[f->leases].first, count = f->source->lease[f->leases].count;
         f->leases++;
         for (uint32_t i = 0; i < count && f->count < 65536; i++)

@@ -113,15 +113,21 @@ bool session_seek(struct session *s)
 /* As sessions_confirm, for what was accepted before the fork. */
 void shared_confirm(void)
 {
-    uint32_t left = 0;
+    uint32_t left = 0, unheard = 0;
     for (struct session *s = NULL; C->inherited_unconfirmed && (s = session_after(s));) {
         if (!session_held_by(s, C->member) || load_relaxed(&s->flags) & (SF_CONNECTOR | SF_CONFIRMED) ||
             worker_is_us(session_owner(s)))
             continue;
         struct session_cache *c = session_cache_of(s);
-        if (c->peer && !session_judge(s, c))
+        if (c->peer && !session_judge(s, c)) {
+            struct peer_box *box = c->box;
             left++;
+            unheard += session_unheard(c);
+            if (box && box->own && !load_relaxed(&box->announced)) /* whoever forked us is answered, and not we */
+                store_relaxed(&box->announced, channel_announce(box));
+        }
         watches_ready(c);
     }
+    store_relaxed(&C->inherited_unheard, unheard);
     C->inherited_unconfirmed = left;
 }

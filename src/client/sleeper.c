@@ -48,30 +48,13 @@
 
 bool sleeper_news(void)
 {
-    return C->dir && load_acquire(directory_news(C->dir, C->worker)) != load_relaxed(&C->news_seen);
+    return control_news();
 }
 
 void sleeper_glance(void)
 {
     if (sleeper_news() || control_pushes())
         control_poll();
-}
-
-static uint32_t slow_news;
-static bool slow;
-
-bool daemon_is_slow(void)
-{
-    return load_relaxed(&slow) && C->dir &&
-           load_relaxed(directory_news(C->dir, C->worker)) == load_relaxed(&slow_news);
-}
-
-static void daemon_was_slow(void)
-{
-    if (!C->dir)
-        return;
-    store_relaxed(&slow_news, load_relaxed(directory_news(C->dir, C->worker)));
-    store_relaxed(&slow, true);
 }
 
 bool fetch_wait(bool (*here)(void *arg), void *arg)
@@ -129,9 +112,9 @@ int64_t wait_cap(int64_t deadline)
         not_beyond(&left, deadline - clock_now());
     if (C->daemon_lost && load_relaxed(&C->workers))
         not_beyond(&left, LOOK_ALIVE_NS); /* then nobody tells us that a peer has died */
-    if (load_relaxed(&C->unconfirmed) != 0 || load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at) ||
-        load_relaxed(&C->inherited_unconfirmed)) {
-        /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom */
+    if (load_relaxed(&C->unheard) || load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at) ||
+        load_relaxed(&C->inherited_unheard)) {
+        /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom; the same for a full queue */
         static __thread int64_t pause_ns;
         pause_ns = pause_ns < NS_PER_MS ? NS_PER_MS : pause_ns < 64 * NS_PER_MS ? pause_ns * 2 : pause_ns;
         not_beyond(&left, pause_ns);

@@ -52,7 +52,6 @@ void ep_empty(int ep);  /* takes what is there, and works it off; the bell's edg
 /* Waits for what was asked of the daemon, not longer than it should take: false, it is not here. When the daemon was late it is not waited
  * for again until it has said something. */
 bool fetch_wait(bool (*here)(void *arg), void *arg);
-bool daemon_is_slow(void);
 
 int64_t wait_cap(int64_t deadline);
 struct timespec *timespec_of(int64_t ns, struct timespec *ts); /* NULL for -1 */

@@ -55,7 +55,6 @@
 
 #define FIFO_DEFAULT (4u << 20)
 #define SPIN_DEFAULT_NS (50 * 1000)
-#define CONTROL_TIMEOUT_NS (5ll * 1000000000)
 #define SEGMENT_TIMEOUT_NS (2ll * 1000000000)
 
 /* ---- family ------------------------------------------------------------------------------------------- */
@@ -291,7 +290,9 @@ struct peer_box { /* an outbox of another worker, facing our app */
     uint32_t sessions; /* how many of ours have their peer slot in it */
     uint32_t idle;     /* rounds without an event */
     uint32_t me;       /* as which worker we face it: ours, or the one that we were forked from */
-    bool polled, announced;
+    bool polled;
+    bool announced; /* the daemon was asked to tell its worker of us */
+    bool heard;     /* and has told it */
     bool tardy;   /* it named a segment that never came */
     bool starved; /* there was no channel for it when one was wanted */
     const uint8_t *seg[OUTBOX_SEGMENTS];
@@ -384,6 +385,7 @@ struct client {
     int64_t reoffer_at;      /* when to look at the offers that a dead worker may have taken; 0: there are none */
     struct route *routes;
     uint32_t unconfirmed; /* sessions accepted that the connector may not know of; list by session.next */
+    uint32_t unheard;     /* of them, at least those whose connector cannot know of us yet: nobody else tells of their bytes */
     uint32_t zombies_first, zombies_last;
     uint32_t zombies_done;
     uint64_t waiters_used;
@@ -391,6 +393,7 @@ struct client {
     struct ancestor ancestor[ANCESTORS_MAX];
     uint32_t ancestors;
     uint32_t inherited_unconfirmed;
+    uint32_t inherited_unheard;
     bool sharing; /* there are sessions that another member holds too, or that were inherited */
     uint32_t
         inner; /* the set of what concerns every sleeper, see sleeper.c: descriptor + 1, 0 until first needed */

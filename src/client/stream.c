@@ -481,6 +481,16 @@ static __attribute__((noinline)) void found_full(struct session *s, struct sessi
         watches_ready(c);
 }
 
+/* Where the acceptor is not known it is looked for, after the store: whoever accepts looks at our tail after it has said so (link.c).
+ * When it is found it is told of all. */
+static inline void told_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
+{
+    if (__builtin_expect(!load_acquire(&c->peer), 0))
+        session_look(s);
+    else
+        notify_data(s, c, old_offset, new_offset);
+}
+
 static ssize_t transmit(session_handle h, const struct iovec *iov, int count, size_t total)
 {
     struct session *s = enter(h);
@@ -517,7 +527,7 @@ static ssize_t transmit(session_handle h, const struct iovec *iov, int count, si
 out:
     half_unlock(&s->tx_lock);
     if (result > 0)
-        notify_data(s, c, old_tail, old_tail + (size_t)result);
+        told_data(s, c, old_tail, old_tail + (size_t)result);
     if (tell_space)
         notify_space(s, c, old_head, load_relaxed(&s->head_published));
     if (__builtin_expect(result == BERTH_E_WOULD_BLOCK || (result > 0 && (size_t)result < total), 0))
@@ -587,6 +597,6 @@ int client_write_commit(session_handle h, size_t len)
     }
     half_unlock(&s->tx_lock);
     if (result == 0 && len)
-        notify_data(s, c, old, old + len);
+        told_data(s, c, old, old + len);
     return result;
 }

@@ -5,6 +5,7 @@
  */
 #include "client/upkeep.h"
 #include "client/graves.h"
+#include "client/life.h"
 #include "client/link.h"
 #include "client/news.h"
 #include "client/offers.h"
@@ -20,6 +21,44 @@ void session_try_link(struct session *s)
         return;
     control_poll(); /* the daemon was asked */
     (void)session_seek(s);
+}
+
+void session_look(struct session *s)
+{
+    acceptors_look();
+    if (load_relaxed(&s->flags) & SF_SHARED)
+        session_try_link(s);
+}
+
+/* The end is something, too. What it was the end of may have gone since, and its record be another's: that is looked at, then. */
+static int look_at_end(session_handle h, int (*end)(session_handle h, int how), int how)
+{
+    struct session *s = session_get(h);
+    bool alone = s && !load_acquire(&session_cache_of(s)->peer);
+    int err = end(h, how);
+    if (!err && alone)
+        session_look(s);
+    return err;
+}
+
+static int finish(session_handle h, int abort)
+{
+    return session_finish(h, abort);
+}
+
+int client_shutdown(session_handle h, int how)
+{
+    return look_at_end(h, session_shut, how);
+}
+
+int client_close(session_handle h)
+{
+    return look_at_end(h, finish, false);
+}
+
+int client_abort(session_handle h)
+{
+    return look_at_end(h, finish, true);
 }
 
 bool client_accepted(session_handle h)
@@ -84,6 +123,8 @@ void sessions_settle(void)
 {
     outbox_shrink();
     sessions_confirm();
+    if (load_relaxed(&C->inherited_unheard))
+        shared_confirm();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
         sessions_offer_again();
     uint32_t before;

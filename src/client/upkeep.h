@@ -5,6 +5,7 @@
 #include "client/state.h"
 
 void session_try_link(struct session *s); /* connector: has somebody accepted? */
+void session_look(struct session *s);     /* the same, after something that the acceptor would wait for */
 void sessions_settle(void);               /* before a sleep: confirm, offer again, reap */
 void zombies_reap(int most);
 

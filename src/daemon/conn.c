@@ -28,6 +28,7 @@ struct out_packet {
     struct list link;
     uint16_t len, nfds;
     int fds[CTL_FDS_MAX];
+    struct errand *errand; /* that ends when this has left, NULL: none */
     uint8_t bytes[];
 };
 
@@ -41,14 +42,28 @@ void conn_watch(struct daemon *d, struct conn *c)
         c->events = events;
 }
 
-static void out_free(struct conn *c, struct out_packet *p)
+static void out_free(struct daemon *d, struct conn *c, struct out_packet *p)
 {
     list_unlink(&p->link);
     c->out_count--;
     c->out_bytes -= p->len;
     for (uint32_t i = 0; i < p->nfds; i++)
         close_aside(p->fds[i]);
+    struct errand *e = p->errand;
     free(p);
+    if (e)
+        errand_end(d, e);
+}
+
+void conn_last_of(const struct conn *c, struct errand *e)
+{
+    if (c->doomed || list_empty(&c->out))
+        return;
+    struct out_packet *p = container_of(c->out.prev, struct out_packet, link);
+    if (!p->errand) {
+        p->errand = e;
+        e->packets++;
+    }
 }
 
 static int out_queue(struct conn *c, const void *msg, size_t len, const int *fds, int nfds)
@@ -60,6 +75,7 @@ static int out_queue(struct conn *c, const void *msg, size_t len, const int *fds
         return BERTH_E_NO_MEMORY;
     p->len = (uint16_t)len;
     p->nfds = 0;
+    p->errand = NULL;
     memcpy(p->bytes, msg, len);
     for (int i = 0; i < nfds; i++) {
         int fd = fcntl(fds[i], F_DUPFD_CLOEXEC, 3);
@@ -118,7 +134,7 @@ void conn_flush(struct daemon *d, struct conn *c)
             break;
         if (!err)
             told(c);
-        out_free(c, p);
+        out_free(d, c, p);
     }
     conn_watch(d, c);
 }
@@ -175,7 +191,7 @@ void conn_reap(struct daemon *d)
         if (c->worker)
             worker_die(d, c->worker);
         while (!list_empty(&c->out))
-            out_free(c, container_of(c->out.next, struct out_packet, link)); /* NOLINT(clang-analyzer-*): unlinks */
+            out_free(d, c, container_of(c->out.next, struct out_packet, link)); /* NOLINT(clang-analyzer-*): unlinks */
         watch_remove(d, &c->watch);
         close_aside(c->watch.fd);
         d->conn_count--;

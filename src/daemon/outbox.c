@@ -389,7 +389,7 @@ static int give_outbox(struct daemon *d, struct worker *to, struct outbox *o, ui
 }
 
 /* Whoever was forked from the connector's worker holds its sessions too, and may be all that is left of it. */
-static void announce_to_heirs(struct daemon *d, struct outbox *o, uint32_t connector)
+static void announce_to_heirs(struct daemon *d, struct outbox *o, uint32_t connector, struct errand *e)
 {
     list_for_each(&o->facing->workers, it, after)
     {
@@ -398,25 +398,47 @@ static void announce_to_heirs(struct daemon *d, struct outbox *o, uint32_t conne
             const struct outbox *theirs = w->held.item[i];
             if (theirs->owner->id == connector && theirs->facing->id == o->owner->app_id) {
                 (void)give_outbox(d, w, o, CTL_PEER, 0);
+                conn_last_of(w->conn, e);
                 break;
             }
         }
     }
 }
 
+void errand_end(struct daemon *d, struct errand *e)
+{
+    if (--e->packets)
+        return;
+    const struct worker *from = worker_find(d, e->from);
+    struct ctl_outbox m = {
+        .h = {.type = CTL_ANNOUNCED, .len = sizeof m}, .outbox = e->outbox, .worker = e->to};
+    free(e);
+    if (from)
+        conn_send(d, from->conn, &m, sizeof m, NULL, 0);
+}
+
+/* Who accepts looks at what the connector may have done before it could know whom to tell: after PEER was in its socket. */
 int handle_announce(struct daemon *d, struct request *r)
 {
     const struct ctl_outbox *m = &r->msg->outbox;
     bool gone;
     struct outbox *o = writable(d, r->conn->worker, m->outbox, &gone);
     struct worker *to = worker_find(d, m->worker);
-    if (o)
-        announce_to_heirs(d, o, m->worker);
-    if (gone || (o && !to && m->worker && m->worker <= d->last_worker))
+    if (gone)
         return 0; /* one of the two has just gone: DEAD is on its way */
-    if (!o || !to || to->app != o->facing)
+    bool left = o && !to && m->worker && m->worker <= d->last_worker;
+    if (!o || (!left && (!to || to->app != o->facing)))
         return BERTH_E_PROTOCOL;
-    return give_outbox(d, to, o, CTL_PEER, 0);
+    struct errand *e = calloc(1, sizeof *e);
+    if (!e)
+        return BERTH_E_NO_MEMORY;
+    *e = (struct errand){1, r->conn->worker->id, m->worker, m->outbox};
+    announce_to_heirs(d, o, m->worker, e);
+    int err = 0;
+    if (to && !(err = give_outbox(d, to, o, CTL_PEER, 0)))
+        conn_last_of(to->conn, e);
+    errand_end(d, e);
+    return err;
 }
 
 static void give_all(struct daemon *d, struct worker *to, const struct list *outboxes, uint32_t owner_app)

@@ -56,6 +56,13 @@ struct conn {
     bool lease; /* a lease of a process whose pid we cannot see */
 };
 
+struct errand { /* an ANNOUNCE: who sent it hears when all that it asked for has left */
+    uint32_t packets; /* that still wait in queues, and 1 while it is being run */
+    uint32_t from;    /* worker */
+    uint32_t to;
+    outbox_handle outbox;
+};
+
 /* ---- namespaces ---- */
 
 #define SECRET_SALT 16
@@ -250,6 +257,7 @@ void conn_doom(struct daemon *d, struct conn *c, int tell); /* tell: a status fo
 void conn_reap(struct daemon *d);
 void conn_flush(struct daemon *d, struct conn *c);
 void conn_watch(struct daemon *d, struct conn *c);
+void conn_last_of(const struct conn *c, struct errand *e); /* it ends when what was sent last has left, too */
 
 /* ---- server.c ---- */
 int watch_add(struct daemon *d, struct watch *w, uint32_t events);
@@ -332,6 +340,7 @@ void outbox_die(struct daemon *d, struct outbox *o);  /* no holder lives any mor
 void outbox_drop(struct daemon *d, struct outbox *o); /* forget it */
 void outbox_sweep(struct daemon *d);                  /* looks which of the dead ones are still wanted */
 void parked_free(struct parked *p);
+void errand_end(struct daemon *d, struct errand *e); /* one packet of it has left, or never will */
 const struct segment *outbox_segment(const struct outbox *o, uint32_t index);
 
 /* ---- slots.c: what lies in outboxes, read and checked ---- */

@@ -15,7 +15,7 @@
  *   BACKLOG                                             none
  *   INTRODUCE          outbox segment 0, if new         INTRODUCED                  token pipe
  *   OUTBOX             segment 0                        none (bad: connection closed)
- *   ANNOUNCE                                            none; target gets PEER
+ *   ANNOUNCE                                            none; target gets PEER, and when that has left ANNOUNCED comes
  *   SEGMENT            the segment                      none (bad: connection closed)
  *   RETIRE                                              none; peers get RETIRED
  *   GET_OUTBOX                                          OUTBOX_IS                   segment 0, page, bell
@@ -30,7 +30,7 @@
  *
  *   A bell is a pipe of the daemon's making: WELCOME has a description for the owner alone, the others one that peers share. A
  *   token pipe goes out as it came. Whoever receives what others share opens it anew or never writes it by its flags.
- *   of the daemon's own accord: PEER (segment 0, page, bell), DEAD, MEMBER_DEAD, RETIRED, LISTENER_GONE, EVICTED
+ *   of the daemon's own accord: PEER (segment 0, page, bell), ANNOUNCED, DEAD, MEMBER_DEAD, RETIRED, LISTENER_GONE, EVICTED
  */
 #ifndef BERTH_SHM_CONTROL_H
 #define BERTH_SHM_CONTROL_H
@@ -83,6 +83,7 @@ enum ctl_type {
     CTL_LISTENER_GONE,
     CTL_EVICTED,
     CTL_GET_PEERS,
+    CTL_ANNOUNCED,
     CTL_TYPES
 };
 
@@ -187,11 +188,11 @@ struct ctl_introduced {
     uint32_t backlog;
 };
 
-struct ctl_outbox { /* OUTBOX, ANNOUNCE, GET_OUTBOX, GET_PEERS, RETIRE, GET_SEGMENT, SEGMENT, RETIRED */
+struct ctl_outbox { /* OUTBOX, ANNOUNCE, ANNOUNCED, GET_OUTBOX, GET_PEERS, RETIRE, GET_SEGMENT, SEGMENT, RETIRED */
     struct ctl_header h;
     outbox_handle outbox;
     uint32_t facing_app; /* OUTBOX; GET_PEERS: whose outboxes facing us */
-    uint32_t worker;     /* ANNOUNCE: who is to be told */
+    uint32_t worker;     /* ANNOUNCE: who is to be told; ANNOUNCED: who has been told */
     uint32_t index;      /* segment */
     uint32_t pad;
 };

@@ -30,7 +30,7 @@
 _Static_assert(RUNTIME_DIR_MAX + sizeof CTL_SOCKET_NAME <= sizeof((struct sockaddr_un *)0)->sun_path,
                "a runtime directory of the longest name must leave room for the socket's");
 
-static const struct timeval daemon_patience = {.tv_sec = 5};
+static const struct timeval daemon_patience = {.tv_usec = 300000};
 
 /* ---- runtime directory ---- */
 

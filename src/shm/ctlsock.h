@@ -17,8 +17,8 @@
  * `out` is untouched on failure. */
 int runtime_dir_resolve(const char *given, char *out, size_t size);
 
-/* Connects to the daemon that serves `runtime_dir`; a daemon too busy to take the connection is waited for 5 seconds.
- * A CLOEXEC, blocking descriptor (a blocking send gives up after 5 seconds), or BERTH_E_NO_DAEMON, BERTH_E_PERMISSION,
+/* Connects to the daemon that serves `runtime_dir`; a daemon too busy to take the connection is waited for 300 ms.
+ * A CLOEXEC, blocking descriptor (a blocking send gives up after as long), or BERTH_E_NO_DAEMON, BERTH_E_PERMISSION,
  * BERTH_E_NO_MEMORY, BERTH_E_INVALID (path too long). */
 int ctl_connect(const char *runtime_dir);
 

@@ -1,0 +1,175 @@
+"""A daemon that is stopped, or late, and programs that have nothing to do: neither costs anybody anything."""
+
+import os
+import signal
+import subprocess
+import time
+
+import harness
+
+PYTHON = "/usr/bin/python3"
+
+SERVER = """
+import socket, threading
+l = socket.create_server(("127.0.0.1", 0))
+print(l.getsockname()[1], flush=True)
+def serve(s):
+    while data := s.recv(1000):
+        s.sendall(data)
+while True:
+    threading.Thread(target=serve, args=(l.accept()[0],), daemon=True).start()
+"""
+
+# the first server is met while all is well; then the others are asked for, each by a socket that must not block
+CLIENT = """
+import select, socket, sys, time
+ports = [int(p) for p in sys.argv[1:]]
+def echo(s):
+    s.sendall(b"x")
+    assert s.recv(1) == b"x"
+a = socket.create_connection(("127.0.0.1", ports[0]))
+echo(a)
+print("met", flush=True)
+sys.stdin.readline()
+waited = []
+for port in ports[1:] * 3:
+    begin = time.monotonic()
+    s = socket.socket()
+    s.setblocking(False)
+    try:
+        s.connect(("127.0.0.1", port))
+    except BlockingIOError:
+        pass
+    waited.append(time.monotonic() - begin)
+    assert select.select([], [s], [], 5)[1] == [s]
+    assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    s.settimeout(5)
+    echo(s)
+    begin = time.monotonic()
+    echo(a)
+    assert time.monotonic() - begin < 0.1, "what is open goes on"
+    echo(socket.create_connection(("127.0.0.1", ports[0]), timeout=5))
+print(*waited, flush=True)
+begin = time.monotonic()
+l = socket.create_server(("127.0.0.1", 0))
+print(time.monotonic() - begin, flush=True)
+c = socket.create_connection(l.getsockname())
+s = l.accept()[0]
+c.sendall(b"y")
+assert s.recv(1) == b"y"
+"""
+
+NEWCOMER = """
+import socket, sys, time
+for i in range(5):
+    begin = time.monotonic()
+    s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    print(time.monotonic() - begin, flush=True)
+    s.sendall(b"x")
+    assert s.recv(1) == b"x"
+    s.close()
+"""
+
+# accepts, and waits for bytes that never come, in each of the ways
+IDLE = """
+import select, socket, sys, threading
+l = socket.create_server(("127.0.0.1", 0))
+print(l.getsockname()[1], flush=True)
+s = l.accept()[0]
+how = sys.argv[1]
+if how == "epoll":
+    e = select.epoll()
+    e.register(s, select.EPOLLIN)
+    got = len(e.poll())
+elif how == "poll":
+    p = select.poll()
+    p.register(s, select.POLLIN)
+    got = len(p.poll())
+elif how == "threads":
+    for i in range(3):
+        threading.Thread(target=s.recv, args=(10,), daemon=True).start()
+    s.recv(10, socket.MSG_PEEK)
+print(s.recv(10), flush=True)
+"""
+
+SILENT = """
+import socket, sys, time
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+print("connected", flush=True)
+sys.stdin.readline()
+s.sendall(b"hello")
+print("said", flush=True)
+time.sleep(60)
+"""
+
+
+class Slow(harness.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.process = self.daemon()
+
+    def serve(self, code=SERVER, *args):
+        s = self.start_under(PYTHON, "-c", code, *args)
+        self.wait_until(lambda: "\n" in s.out, "its port")
+        return s, s.out.split()[0]
+
+    def stop_daemon(self):
+        os.kill(self.process.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, self.process.pid, signal.SIGCONT)
+
+    @harness.needs_preload_into_python
+    def test_a_stopped_daemon_costs_one_short_wait(self):
+        ports = [self.serve()[1] for _ in range(3)]
+        c = self.start_under(PYTHON, "-c", CLIENT, *ports, stdin=subprocess.PIPE)
+        self.wait_until(lambda: "met" in c.out, "the first meeting")
+        self.stop_daemon()
+        c.process.stdin.write(b"go\n")
+        c.process.stdin.flush()
+        self.assertEqual(c.wait(), 0, c)
+        lines = c.out.splitlines()
+        waited, listening = [float(w) for w in lines[1].split()], float(lines[2])
+        self.assertLess(sum(waited) + listening, 1, c)
+        self.assertLess(sorted(waited)[-2], 0.1, "but for the first nobody waits")
+        self.assertLess(listening, 0.1)
+
+    @harness.needs_preload_into_python
+    def test_a_newcomer_waits_once(self):
+        port = self.serve()[1]
+        self.stop_daemon()
+        c = self.run_under(PYTHON, "-c", NEWCOMER, port)
+        self.assertEqual(c.code, 0, c)
+        waited = [float(w) for w in c.out.split()]
+        self.assertLess(max(waited), 0.8, c)
+        self.assertLess(sum(waited[1:]), 0.2, c)
+
+    def idle(self, how):
+        s, port = self.serve(IDLE, how)
+        c = self.start_under(PYTHON, "-c", SILENT, port, stdin=subprocess.PIPE)
+        self.wait_until(lambda: "connected" in c.out, "the connection")
+        time.sleep(0.5)
+
+        def switches():
+            total = 0
+            for task in os.listdir(f"/proc/{s.pid}/task"):
+                with open(f"/proc/{s.pid}/task/{task}/status") as f:
+                    total += sum(int(line.split()[1]) for line in f if "ctxt_switches" in line)
+            return total
+
+        before = switches()
+        time.sleep(1)
+        self.assertLessEqual(switches() - before, 1, "it wakes for nothing")
+        c.process.stdin.write(b"go\n")
+        c.process.stdin.flush()
+        self.wait_until(lambda: "said" in c.out, "the bytes")
+        if how != "threads":
+            self.wait_until(lambda: "hello" in s.out, "the bytes", 2)
+
+    @harness.needs_preload_into_python
+    def test_an_idle_acceptor_sleeps(self):
+        for how in ("recv", "epoll", "poll", "threads"):
+            with self.subTest(how):
+                self.idle(how)
+
+
+if __name__ == "__main__":
+    harness.main()
