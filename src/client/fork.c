@@ -40,6 +40,7 @@
 #include "client/news.h"
 #include "client/outbox.h"
 #include "client/ports.h"
+#include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
 #include "client/share.h"
@@ -134,10 +135,12 @@ static void locks_take(void)
     plock_take(&C->ctl_lock);
     plock_take(&C->cache_lock);
     plock_take(&C->boxes_lock);
+    plock_take(&C->rolls_lock);
 }
 
 static void locks_release(void)
 {
+    plock_release(&C->rolls_lock);
     plock_release(&C->boxes_lock);
     plock_release(&C->cache_lock);
     plock_release(&C->ctl_lock);
@@ -230,9 +233,10 @@ static void sessions_inherit(void)
 {
     for (struct peer_box *b = C->boxes; b; b = b->next) {
         b->sessions = 0;
-        b->polled = false;                            /* the queues are the parent's */
+        b->polled = b->behind = b->again = b->rescan = false; /* the queues are the parent's */
         memset(b->seg_asked, 0, sizeof b->seg_asked); /* and so are the answers */
     }
+    rolls_forked();
     C->polled = C->armed = C->paired = NULL;
     C->polled_count = 0;
     C->sharing = false;
@@ -244,6 +248,7 @@ static void sessions_inherit(void)
         c->pollers = 0;
         if (c->box)
             c->box->sessions++;
+        roll_enter(s, roll_of(c->box));
         C->sharing = true;
         C->inherited_unconfirmed += !(s->flags & (SF_CONNECTOR | SF_CONFIRMED));
     }

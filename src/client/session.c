@@ -29,6 +29,7 @@
 #include "client/peer.h"
 #include "client/ports.h"
 #include "client/rings.h"
+#include "client/rolls.h"
 #include "client/session.h"
 #include "client/slots.h"
 #include "client/watch.h"
@@ -70,6 +71,8 @@ struct session_cache *session_cache_of(struct session *s)
     struct peer_box *box = peer && own ? peer_box_of(peer, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
     store_relaxed(&c->box, box);
     store_relaxed(&c->peer, box ? peer_slot(box, load_relaxed(&s->peer_slot)) : NULL);
+    if (own)
+        roll_enter(s, roll_of(box));
     c->tx_ring = NULL;
     store_relaxed(&c->rx_ring, NULL);
     c->rx_word = 0;
@@ -259,6 +262,7 @@ void session_dispose(struct session *s)
     }
     half_unlock(&s->tx_lock);
     ports_release(s);
+    roll_leave(s); /* before its box may go */
     if (c->box)
         fetch_add_sc(&c->box->sessions, ~0u);
     outbox_slot_free(own, s->own_slot);

@@ -15,6 +15,7 @@ import harness
 PROTOCOLS = os.path.join(harness.BUILD, "tests", "stress", "protocols")
 STRESS = os.path.join(harness.BUILD, "tests", "stress", "stress")
 SOAK = os.path.join(harness.BUILD, "tests", "stress", "soak")
+FLOOD = os.path.join(harness.BUILD, "tests", "stress", "flood")
 HOSTILE = os.path.join(harness.BUILD, "tests", "stress", "hostile")
 PYTHON = "/usr/bin/python3"
 SLOW = 4 if harness.SANITIZER else 1
@@ -165,6 +166,18 @@ class Hostile(harness.TestCase):
     @harness.needs_root
     def test_scribbling_at_a_server_without_proc(self):
         self.scribbling((8, 9), self.scratch)
+
+    def flood(self, kind):
+        self.daemon()
+        done = self.run_program(FLOOD, kind, seconds=60 * SLOW)
+        self.assertEqual(done.code, 0, repr(done))
+        self.assertIn("flood: passed", done.out)
+
+    def test_events_without_a_pause(self):
+        self.flood("events")
+
+    def test_told_all_the_time_that_events_were_lost(self):
+        self.flood("resync")
 
     def scribbling(self, seeds, *root):
         daemon = self.daemon()
