@@ -278,7 +278,7 @@ static void after_fork_child(void)
     store_release(&C->family->member[child_member].pid, (int32_t)getpid());
     C->forked = true;
     C->daemon_lost = C->ctl < 0;
-    C->zombies_first = C->zombies_last = 0; /* the parent's */
+    C->turn_first = C->turn_last = NULL; /* the parent's zombies */
     C->unconfirmed = C->queued = 0;
     C->reoffer_at = 0;
     C->waiters_used = 0;

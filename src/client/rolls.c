@@ -62,8 +62,8 @@ void rolls_forked(void)
             *e = (struct session_more){0};
     }
     for (struct peer_box *b = C->boxes; b; b = b->next)
-        b->roll.first = 0;
-    C->unmet.first = 0;
+        b->roll = (struct roll){0};
+    C->unmet = (struct roll){0};
     C->walks = NULL;
 }
 

@@ -271,6 +271,8 @@ _Static_assert(sizeof(struct session_cache) == CACHE_LINE, "one line per session
 /* Sessions that have something in common, see rolls.h. */
 struct roll {
     uint32_t first; /* index; 0: nobody */
+    uint32_t zombies_first, zombies_last; /* index + 1; list by session.next. Under zombie_lock */
+    struct roll *next_turn;
 };
 
 struct roll_walk {
@@ -413,7 +415,7 @@ struct client {
     int64_t reoffer_at;      /* when to look at the offers that a dead worker may have taken; 0: there are none */
     struct route *routes;
     uint32_t unconfirmed; /* sessions accepted that the connector may not know of; list by session.next */
-    uint32_t zombies_first, zombies_last;
+    struct roll *turn_first, *turn_last; /* rolls with zombies, in turn; under zombie_lock */
     uint32_t zombies_done;
     uint64_t waiters_used;
     uint32_t spread;

@@ -185,6 +185,9 @@ class Hostile(harness.TestCase):
     def test_many_threads_asleep_on_one_word(self):
         self.flood("sleepers")
 
+    def test_sessions_that_a_peer_never_gives_back(self):
+        self.flood("zombies")
+
     def scribbling(self, seeds, *root):
         daemon = self.daemon()
         env = {"BERTH_TEST_DAEMON": "" if harness.SANITIZER else str(daemon.pid)}

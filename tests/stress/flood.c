@@ -6,6 +6,7 @@
  *   events     posts events of its session without a pause
  *   resync     says without a pause that events were lost
  *   sleepers   has many threads that sleep for one byte
+ *   zombies    never lets go of sessions that the victim has closed
  * The victim measures what a look at its queues costs it, in CPU time, or a write that wakes the sleepers; the client, how long it waits.
  * Both are compared with bounds that lie far above what was seen, and far below what an unbounded loop takes.
  */
@@ -24,6 +25,8 @@
 
 #define IDLE 8000    /* sessions of the honest client, beside the one that it uses */
 #define SLEEPERS 600 /* threads */
+#define LINGER 3000
+#define CALLS 50
 #define BUDGET (3 * MS)
 #define LATENCY (400 * MS)
 
@@ -39,10 +42,23 @@ static int64_t cpu_time(void)
 
 /* ---- the honest client ---- */
 
+static void honest_callers(void)
+{
+    for (int i = 0; i < CALLS; i++) {
+        berth_session s = dial();
+        expect_end(s);
+        berth_close(s);
+    }
+    for (;; pause_ms(1)) /* they are given back */
+        sessions_settle();
+}
+
 static void honest(void)
 {
     role = "the honest client";
     attach("honest");
+    if (!strcmp(kind, "zombies"))
+        honest_callers();
     for (int i = 0; i < IDLE; i++)
         (void)dial();
     berth_session s = dial();
@@ -78,6 +94,12 @@ static void hostile(void)
 {
     role = "the hostile one";
     attach("hostile");
+    if (!strcmp(kind, "zombies")) {
+        for (int i = 0; i < LINGER; i++)
+            (void)dial();
+        for (;;)
+            pause_ms(1000);
+    }
     mine = dial();
     char c = 'x';
     put_all(mine, &c, 1);
@@ -189,6 +211,27 @@ static void victim(berth_session asks, berth_session bad)
         fail(0, "one write took %lld us on average", (long long)(wakes.all / (int64_t)wakes.n / 1000));
 }
 
+/* Takes so many, and closes them. */
+static void take_and_close(berth_listener l, int n)
+{
+    for (int i = 0; i < n; i++)
+        berth_close(take(l));
+}
+
+static void victim_of_zombies(berth_listener l)
+{
+    uint32_t before = load_relaxed(&C->zombies_done);
+    take_and_close(l, CALLS);
+    for (int i = 0; i < 200 && load_relaxed(&C->zombies_done) - before < CALLS; i++) {
+        sessions_settle();
+        pause_ms(1);
+    }
+    uint32_t done = load_relaxed(&C->zombies_done) - before;
+    printf("zombies: %u of %d were given back, %d lingered\n", done, CALLS, LINGER);
+    if (done < CALLS)
+        fail(0, "those that linger hold up the others");
+}
+
 /* Another app: forked before anybody attached. It begins when it is told where. */
 struct peer {
     pid_t pid;
@@ -228,6 +271,14 @@ int main(int argc, char **argv)
     struct peer good = peer(honest), bad = peer(hostile);
     attach("victim");
     berth_listener l = listen_here(64);
+    if (!strcmp(kind, "zombies")) {
+        begin(&bad);
+        take_and_close(l, LINGER);
+        begin(&good);
+        victim_of_zombies(l);
+        printf("flood: passed\n");
+        return 0;
+    }
     begin(&good);
     berth_session asks = 0, flooded;
     for (int i = 0; i <= IDLE; i++)
