@@ -154,6 +154,8 @@ void client_reset(void)
         munmap(C->family, sizeof(struct family));
     if (C->cache)
         munmap(C->cache, SESSIONS_MAX * sizeof(struct session_cache));
+    if (C->more)
+        munmap(C->more, SESSIONS_MAX * sizeof(struct session_more));
     memory_put(C->listeners, LISTENERS_MAX * sizeof(struct listener));
     ports_forget();
     uint32_t seq = C->seq;

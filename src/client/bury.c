@@ -9,6 +9,7 @@
 #include "client/life.h"
 #include "client/link.h"
 #include "client/outbox.h"
+#include "client/rolls.h"
 #include "client/session.h"
 #include "client/share.h"
 #include "shm/slot.h"
@@ -27,6 +28,7 @@ static void zombie_adopt(struct session *s)
     struct session_cache *c = session_cache_of(s);
     if (c->box)
         c->box->sessions++;
+    roll_enter(s, roll_of(c->box)); /* the cache may be our parent's */
     slot_set_state(slot, SLOT_CLOSED);
     zombie_put(s);
 }
@@ -39,6 +41,7 @@ static void last_holder(struct session *s)
     c = session_cache_of(s);
     if (c->box && !counted)
         fetch_add_sc(&c->box->sessions, 1);
+    roll_enter(s, roll_of(c->box));
     fetch_or_sc(&s->flags, SF_SHARED);
     members_add(&s->holders, C->member);
 }

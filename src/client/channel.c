@@ -204,7 +204,8 @@ bool channel_has_news(const struct peer_box *box)
 {
     uint32_t slot;
     uint32_t pos = load_relaxed(&outbox_channel(box->own, box->own_channel)->qhead);
-    return queue_peek(box->queue, pos, &slot) || load_relaxed(&their_channel(box)->resync) != box->their_resync;
+    return box->behind || load_relaxed(&box->rescan) || queue_peek(box->queue, pos, &slot) ||
+           load_relaxed(&their_channel(box)->resync) != box->their_resync;
 }
 
 /* Anything in a polled channel? True also while another thread is taking events: what it finds may be ours. The senders of

@@ -2,13 +2,14 @@
 #ifndef BERTH_CLIENT_CHANNEL_H
 #define BERTH_CLIENT_CHANNEL_H
 
-#include <limits.h>
-
 #include "base/sys.h"
 #include "client/state.h"
 #include "shm/slot.h"
 
 #define POP_MAX 64u
+
+/* So many sleepers the writer wakes himself: a peer may have thousands on one word. Those that were woken wake the others, see wait.c. */
+#define NOTIFY_WAKES 8u
 
 void channel_pair(struct peer_box *box); /* makes our side and finds theirs, as far as it can be done now */
 void channels_enter(void);               /* those met since take part in polling; under poll_lock */
@@ -29,7 +30,7 @@ static inline void notify_data(struct session *s, struct session_cache *c, uint6
     if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
         return;
     if (want & COUNT_FLAG)
-        (void)sys_futex_wake(slot_tail_futex(c->own), (long)INT_MAX);
+        (void)sys_futex_wake(slot_tail_futex(c->own), (long)NOTIFY_WAKES);
     else
         channel_event(s, c);
 }
@@ -45,7 +46,7 @@ static inline void notify_space(struct session *s, struct session_cache *c, uint
     if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
         return;
     if (want & COUNT_FLAG)
-        (void)sys_futex_wake(slot_head_futex(c->own), (long)INT_MAX);
+        (void)sys_futex_wake(slot_head_futex(c->own), (long)NOTIFY_WAKES);
     else
         channel_event(s, c);
 }

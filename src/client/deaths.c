@@ -9,6 +9,7 @@
 #include "client/family.h"
 #include "client/link.h"
 #include "client/peer.h"
+#include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
 #include "client/share.h"
@@ -16,30 +17,45 @@
 
 #define ALIVE_NS (100 * NS_PER_MS)
 
-void sessions_of_worker_dead(uint32_t worker)
+static void walk_dead(struct roll_walk *w, uint32_t worker)
 {
-    peer_worker_dead(worker);
-    fence_sc(); /* link_to looks the other way round */
-    for (struct session *s = NULL; (s = session_after(s));) {
-        uint32_t flags = load_acquire(&s->flags); /* before the peer, as session_alloc clears that first */
+    for (struct session *s; (s = walk_next(w));) {
         outbox_handle peer = load_relaxed(&s->peer_outbox);
         if (load_acquire(&s->state) == SESSION_FREE || outbox_worker(peer) != worker || !peer)
             continue;
-        session_dead(s, flags);
+        session_dead(s, w->flags);
         struct session_cache *c = session_cache_of(s);
         sleepers_wake(s);
         watches_ready(c);
     }
 }
 
+void sessions_of_worker_dead(uint32_t worker)
+{
+    peer_worker_dead(worker);
+    fence_sc(); /* link_to looks the other way round */
+    struct roll_walk w;
+    while (peer_box_dead(worker, &w))
+        walk_dead(&w, worker);
+    walk_begin(&w, &C->unmet); /* a relative may have met it in our name */
+    walk_dead(&w, worker);
+}
+
 void sessions_listener_gone(uint32_t listener)
 {
-    for (struct session *s = NULL; (s = session_after(s));) {
+    struct roll_walk w;
+    bool drained = false;
+    walk_begin(&w, &C->unmet);
+    for (struct session *s; (s = walk_next(&w));) {
         uint32_t state = load_acquire(&s->state);
         if (load_relaxed(&s->listener) == listener && load_relaxed(&s->flags) & SF_CONNECTOR &&
             !load_relaxed(&s->peer_outbox) && members_has(&s->holders, C->member) &&
             (state == SESSION_QUEUED || state == SESSION_OFFERED || state == SESSION_ZOMBIE)) {
-            (void)session_seek(s); /* accepted at the last moment? */
+            if (!drained) /* accepted at the last moment? */
+                events_drain(load_relaxed(&s->app));
+            drained = true;
+            if (state == SESSION_QUEUED || load_relaxed(&s->flags) & SF_SHARED)
+                (void)session_seek(s);
             if (!load_relaxed(&s->peer_outbox))
                 session_break(s, state == SESSION_QUEUED ? BERTH_E_REFUSED : BERTH_E_RESET, "its listener is gone");
         }
@@ -50,7 +66,9 @@ void sessions_listener_gone(uint32_t listener)
 /* The program should hear of it rather than wait for an acceptor whom we cannot be introduced to. */
 void sessions_unreachable(uint32_t app)
 {
-    for (struct session *s = NULL; (s = session_after(s));) {
+    struct roll_walk w;
+    walk_begin(&w, &C->unmet);
+    for (struct session *s; (s = walk_next(&w));) {
         if (load_acquire(&s->state) == SESSION_OFFERED && load_relaxed(&s->app) == app &&
             !load_relaxed(&s->peer_outbox) && members_has(&s->holders, C->member))
             session_break(s, BERTH_E_NO_MEMORY, "no descriptor is free");

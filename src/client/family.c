@@ -11,6 +11,7 @@
 
 #include "base/sys.h"
 #include "client/family.h"
+#include "client/rolls.h"
 
 struct client berth_client = {.ctl = -1, .kick_fd = -1};
 uint32_t berth_lock_id;
@@ -82,12 +83,19 @@ int family_create(void)
         return BERTH_E_NO_MEMORY;
     void *cache = mmap(NULL, SESSIONS_MAX * sizeof(struct session_cache), PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (cache == MAP_FAILED) {
+    void *more = mmap(NULL, SESSIONS_MAX * sizeof(struct session_more), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cache == MAP_FAILED || more == MAP_FAILED) {
         munmap(map, sizeof(struct family));
+        if (cache != MAP_FAILED)
+            munmap(cache, SESSIONS_MAX * sizeof(struct session_cache));
+        if (more != MAP_FAILED)
+            munmap(more, SESSIONS_MAX * sizeof(struct session_more));
         return BERTH_E_NO_MEMORY;
     }
     C->family = map;
     C->cache = cache;
+    C->more = more;
     C->member = 0;
     berth_lock_id = 0; /* a forked child that detached was another's member */
     C->family->any_arm = 1;
@@ -136,6 +144,7 @@ struct session *session_alloc(void)
 void session_free(struct session *s)
 {
     struct family *f = C->family;
+    roll_leave(s);
     store_release(&s->state, SESSION_FREE);
     store_release(&C->cache[session_index(s)].generation, 0u);
     family_lock_acquire(&f->lock, C->member);

@@ -41,6 +41,7 @@
 #include "client/news.h"
 #include "client/outbox.h"
 #include "client/ports.h"
+#include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
 #include "client/share.h"
@@ -135,10 +136,12 @@ static void locks_take(void)
     plock_take(&C->ctl_lock);
     plock_take(&C->cache_lock);
     plock_take(&C->boxes_lock);
+    plock_take(&C->rolls_lock);
 }
 
 static void locks_release(void)
 {
+    plock_release(&C->rolls_lock);
     plock_release(&C->boxes_lock);
     plock_release(&C->cache_lock);
     plock_release(&C->ctl_lock);
@@ -231,10 +234,11 @@ static void sessions_inherit(void)
 {
     for (struct peer_box *b = C->boxes; b; b = b->next) {
         b->sessions = 0;
-        b->polled = false;                            /* the queues are the parent's */
+        b->polled = b->behind = b->again = b->rescan = false; /* the queues are the parent's */
         b->announced = b->heard;
         memset(b->seg_asked, 0, sizeof b->seg_asked); /* and so are the answers */
     }
+    rolls_forked();
     C->polled = C->armed = C->paired = NULL;
     C->polled_count = 0;
     C->sharing = false;
@@ -246,6 +250,7 @@ static void sessions_inherit(void)
         c->pollers = 0;
         if (c->box)
             c->box->sessions++;
+        roll_enter(s, roll_of(c->box));
         C->sharing = true;
         C->inherited_unconfirmed += !(s->flags & (SF_CONNECTOR | SF_CONFIRMED));
         C->inherited_unheard += !(s->flags & (SF_CONNECTOR | SF_CONFIRMED)) && session_unheard(c);
@@ -276,7 +281,7 @@ static void after_fork_child(void)
     store_release(&C->family->member[child_member].pid, (int32_t)getpid());
     C->forked = true;
     C->daemon_lost = C->ctl < 0;
-    C->zombies_first = C->zombies_last = 0; /* the parent's */
+    C->turn_first = C->turn_last = NULL; /* the parent's zombies */
     C->unconfirmed = C->unheard = C->queued = 0;
     C->reoffer_at = 0;
     C->waiters_used = 0;

@@ -59,6 +59,10 @@ void peers_collect(bool all)
         next = b->next;
         if (!all && (!load_relaxed(&b->worker->dead) || load_relaxed(&b->sessions) || listeners_want(b->handle)))
             continue;
+        if (!all && load_relaxed(&b->roll.zombies_first))
+            continue;
+        if (!all && b->polled && channel_has_news(b)) /* it may have accepted, and said so before it died */
+            continue;
         struct own_box *own = b->own;
         uint32_t app = b->worker->app;
         if (load_relaxed(&b->worker->dead))

@@ -27,6 +27,7 @@
 #include "client/ports.h"
 #include "client/ready.h"
 #include "client/rings.h"
+#include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
 #include "client/share.h"

@@ -6,6 +6,7 @@
 #include "client/family.h"
 #include "client/life.h"
 #include "client/rings.h"
+#include "client/rolls.h"
 #include "client/session.h"
 #include "client/wake.h"
 #include "client/watch.h"
@@ -87,6 +88,7 @@ static void let_others_go_on(struct session *s, struct session_cache *c)
     watches_drop(&c->watches);
     sessions_list_take(&C->unconfirmed, s);
     sessions_list_take(&C->queued, s);
+    roll_leave(s);
     if (c->box)
         fetch_add_sc(&c->box->sessions, ~0u);
     store_release(&c->generation, 0u);

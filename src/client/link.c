@@ -13,6 +13,7 @@
 #include "client/family.h"
 #include "client/outbox.h"
 #include "client/peer.h"
+#include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
 #include "client/watch.h"
@@ -64,6 +65,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     outbox_info(own, s->own_slot)->peer_outbox = box->handle;
     fetch_add_sc(&box->sessions, 1);
     store_relaxed(&c->box, box);
+    roll_enter(s, &box->roll);
     store_release(&c->peer, p);
     store_release(&c->own->peer, (uint64_t)s->peer_generation << 32 | slot_index);
     if (load_relaxed(&s->state) == SESSION_OFFERED) {

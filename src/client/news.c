@@ -51,8 +51,9 @@ static void on_segment(const struct ctl_segment_is *seg, int fd, int status)
     if (!err && load_acquire(&box->their_channel) == NONE)
         channel_pair(box); /* perhaps it holds the queue that is for us */
     if (!err && box->own)
-        channel_scan(box); /* events that came before it said nothing to us */
-    watches_wake_all();    /* sessions that were set aside for it */
+        channel_scan_soon(box); /* events that came before it said nothing to us */
+    events_poll(true);
+    box_sessions_look(seg->outbox); /* sessions that were set aside for it */
 }
 
 static void on_peer(const struct push *p)
@@ -74,7 +75,7 @@ static void on_peer(const struct push *p)
     events_look();
     listener_retry_pending();
     sessions_confirm();
-    watches_wake_all();
+    unmet_sessions_look(is->app);
 }
 
 static void on_announced(const struct ctl_outbox *m)

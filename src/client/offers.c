@@ -16,6 +16,7 @@
 #include "client/fds.h"
 #include "client/offers.h"
 #include "client/outbox.h"
+#include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
 #include "client/watch.h"
@@ -97,7 +98,9 @@ void sessions_reoffer(uint32_t app)
 {
     bool any = false;
     plock_take(&C->lock);
-    for (struct session *s = NULL; (s = session_after(s));) {
+    struct roll_walk w;
+    walk_begin(&w, &C->unmet);
+    for (struct session *s; (s = walk_next(&w));) {
         if (load_relaxed(&s->app) != app || !unanswered(s))
             continue;
         any = true;
@@ -147,12 +150,32 @@ static uint8_t doubt_step(struct session *s, uint8_t doubt)
     return next;
 }
 
+/* What was said of those in doubt. */
+static void hear_answers(void)
+{
+    uint32_t app = NONE;
+    struct roll_walk w;
+    hold_begin(); /* the walk is on our stack */
+    walk_begin(&w, &C->unmet);
+    for (struct session *s; (s = walk_next(&w));) {
+        if (load_relaxed(&s->doubt) == DOUBT_NONE || load_relaxed(&s->app) == app)
+            continue;
+        app = load_relaxed(&s->app);
+        events_drain(app);
+    }
+    hold_end();
+}
+
 static void reoffer_now(void)
 {
-    events_poll(true);
+    hear_answers();
     plock_take(&C->lock);
     bool planned = exchange_sc(&C->reoffer_at, 0) != 0, later = false;
-    for (struct session *s = NULL; planned && (s = session_after(s));) {
+    struct roll_walk w;
+    walk_begin(&w, &C->unmet);
+    for (struct session *s; (s = walk_next(&w));) {
+        if (!planned)
+            continue;
         uint8_t doubt = load_relaxed(&s->doubt);
         if (doubt == DOUBT_NONE || !unanswered(s))
             continue;

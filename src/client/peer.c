@@ -15,6 +15,7 @@
 #include "client/fds.h"
 #include "client/outbox.h"
 #include "client/peer.h"
+#include "client/rolls.h"
 #include "client/slots.h"
 #include "shm/segment.h"
 
@@ -58,6 +59,23 @@ static struct peer_box *face(struct peer_box *from, uint32_t me)
     enter(b);
     plock_release(&C->boxes_lock);
     return b;
+}
+
+static struct peer_box *next_of(struct peer_box *b, outbox_handle handle)
+{
+    while (b && b->handle != handle)
+        b = load_acquire(&b->next_hash);
+    return b;
+}
+
+struct peer_box *peer_box_first(outbox_handle handle)
+{
+    return next_of(load_acquire(bucket(handle)), handle);
+}
+
+struct peer_box *peer_box_next(const struct peer_box *box)
+{
+    return next_of(load_acquire(&box->next_hash), box->handle);
 }
 
 struct peer_box *peer_box_of(outbox_handle handle, uint32_t me)
@@ -253,6 +271,9 @@ void peer_box_bury(struct peer_box *box)
             break;
         }
     }
+    walk_end(&box->walk);
+    box->behind = false;
+    roll_clear(&box->roll);
     box->buried = clock_now();
     box->next = C->box_graves;
     store_relaxed(&C->box_graves, box);
@@ -421,4 +442,18 @@ void peer_heard(uint32_t worker, outbox_handle of_ours)
             store_release(&b->heard, true);
     }
     plock_release(&C->lock);
+}
+
+bool peer_box_dead(uint32_t worker, struct roll_walk *w)
+{
+    plock_take(&C->lock);
+    struct peer_box *b = load_acquire(&C->boxes);
+    while (b && (b->worker->id != worker || b->dead_told))
+        b = b->next;
+    if (b) {
+        b->dead_told = true;
+        walk_begin(w, &b->roll);
+    }
+    plock_release(&C->lock);
+    return b;
 }

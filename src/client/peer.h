@@ -6,6 +6,8 @@
 #include "client/state.h"
 
 #define GRAVE_NS (3 * NS_PER_SEC) /* memory of the dead stays longer than any thread sleeps on a word in it */
+struct peer_box *peer_box_first(outbox_handle handle); /* of all that face that outbox, and the next of them */
+struct peer_box *peer_box_next(const struct peer_box *box);
 struct peer_box *peer_box_find(outbox_handle handle);
 struct peer_box *peer_box_of(outbox_handle handle, uint32_t me);                 /* as that worker faces it */
 struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3]); /* takes the descriptors */
@@ -23,5 +25,6 @@ int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int statu
 void peer_segment_retired(outbox_handle handle, uint32_t index);
 void peer_worker_dead(uint32_t worker);
 void peer_heard(uint32_t worker, outbox_handle of_ours); /* it has been told of that outbox of ours */
+bool peer_box_dead(uint32_t worker, struct roll_walk *w); /* a walk through one of its boxes; false: all are done */
 
 #endif

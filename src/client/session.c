@@ -29,6 +29,7 @@
 #include "client/peer.h"
 #include "client/ports.h"
 #include "client/rings.h"
+#include "client/rolls.h"
 #include "client/session.h"
 #include "client/slots.h"
 #include "client/watch.h"
@@ -70,6 +71,8 @@ struct session_cache *session_cache_of(struct session *s)
     struct peer_box *box = peer && own ? peer_box_of(peer, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
     store_relaxed(&c->box, box);
     store_relaxed(&c->peer, box ? peer_slot(box, load_relaxed(&s->peer_slot)) : NULL);
+    if (own)
+        roll_enter(s, roll_of(box));
     c->tx_ring = NULL;
     store_relaxed(&c->rx_ring, NULL);
     c->rx_word = 0;
@@ -198,17 +201,54 @@ void queued_take(const struct session *s)
     plock_release(&C->zombie_lock);
 }
 
+static void take_turn(struct roll *r)
+{
+    r->next_turn = NULL;
+    if (C->turn_last)
+        C->turn_last->next_turn = r;
+    else
+        store_relaxed(&C->turn_first, r);
+    C->turn_last = r;
+}
+
+/* Each peer has a queue of its own, and they take turns: one that is never done with any of a thousand holds up nobody else. */
 void zombie_put(struct session *s)
 {
+    struct roll *r = roll_of(load_relaxed(&session_cache_of(s)->box));
     members_only(&s->holders, C->member);
     plock_take(&C->zombie_lock);
     s->next = 0;
-    if (C->zombies_last)
-        session_at(C->zombies_last - 1)->next = session_index(s) + 1;
-    else
-        store_relaxed(&C->zombies_first, session_index(s) + 1);
-    C->zombies_last = session_index(s) + 1;
+    if (r->zombies_last) {
+        session_at(r->zombies_last - 1)->next = session_index(s) + 1;
+    } else {
+        store_relaxed(&r->zombies_first, session_index(s) + 1);
+        take_turn(r);
+    }
+    r->zombies_last = session_index(s) + 1;
     plock_release(&C->zombie_lock);
+}
+
+struct session *zombie_take(void)
+{
+    struct session *s = NULL;
+    if (!load_relaxed(&C->turn_first))
+        return NULL;
+    plock_take(&C->zombie_lock);
+    struct roll *r = C->turn_first;
+    if (r) {
+        store_relaxed(&C->turn_first, r->next_turn);
+        if (!r->next_turn)
+            C->turn_last = NULL;
+        s = session_at(r->zombies_first - 1);
+        store_relaxed(&r->zombies_first, s->next);
+        s->next = 0;
+        if (r->zombies_first)
+            take_turn(r);
+        else
+            r->zombies_last = 0;
+    }
+    plock_release(&C->zombie_lock);
+    return s;
 }
 
 /* A fault in the program's own buffer may have stopped this very thread while it held the lock, and its handler ends the process. */
@@ -259,6 +299,7 @@ void session_dispose(struct session *s)
     }
     half_unlock(&s->tx_lock);
     ports_release(s);
+    roll_leave(s); /* before its box may go */
     if (c->box)
         fetch_add_sc(&c->box->sessions, ~0u);
     outbox_slot_free(own, s->own_slot);

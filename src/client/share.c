@@ -8,6 +8,7 @@
 #include "client/link.h"
 #include "client/offers.h"
 #include "client/peer.h"
+#include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
 #include "client/share.h"
@@ -58,6 +59,7 @@ static void link_as_known(struct session *s, outbox_handle handle, uint32_t slot
     if (mine) {
         box->sessions++;
         c->box = box;
+        roll_enter(s, &box->roll);
         store_release(&c->peer, p);
         fence_sc();
         if (load_acquire(&box->worker->dead)) /* as link_to */

@@ -24,6 +24,7 @@
  *   chan_rec.tx_lock, rx_lock (family)          one event queue
  *   client.cache_lock (process)                 who makes a session's cache
  *   client.boxes_lock (process)                 the lists of other workers' outboxes
+ *   client.rolls_lock (process)                 which session is on which roll
  * and those that are local to a file, taken last. Under watch_lock or client.lock session locks are only tried. What tells a peer
  * something (channel_event) may take client.lock and what comes after it.
  */
@@ -266,6 +267,27 @@ struct session_cache {
 };
 _Static_assert(sizeof(struct session_cache) == CACHE_LINE, "one line per session");
 
+/* Sessions that have something in common, see rolls.h. */
+struct roll {
+    uint32_t first; /* index; 0: nobody */
+    uint32_t zombies_first, zombies_last; /* index + 1; list by session.next. Under zombie_lock */
+    struct roll *next_turn;
+};
+
+struct roll_walk {
+    uint32_t at;    /* who is next */
+    uint32_t flags; /* SF_* of the last one */
+    struct roll_walk *next;
+};
+
+/* And what this process knows and seldom needs. */
+struct session_more {
+    uint32_t next, prev; /* on the roll */
+    struct roll *roll;
+    uint32_t sleepers;      /* threads that sleep on the peer's words, see wait.c */
+    uint64_t told_tail, told_head; /* of which value of the word all of them have been told */
+};
+
 struct peer_worker {
     uint32_t id;
     uint32_t app;
@@ -286,6 +308,12 @@ struct peer_box { /* an outbox of another worker, facing our app */
     uint32_t their_channel;
     const uint64_t *queue; /* theirs to us; NULL until found */
     uint32_t their_resync;
+    uint32_t scan, scan_end; /* of their slots, which are still to be looked at; under poll_lock like all of these */
+    bool behind, again;      /* events were lost: it is looked at all that is theirs, and once more */
+    bool rescan;             /* more of their slots have come to be seen */
+    bool dead_told;          /* its sessions have heard of its worker's death. Under client.lock */
+    struct roll_walk walk;   /* through the roll, while it is behind */
+    struct roll roll;        /* our sessions that have their peer slot in it */
     uint32_t kicked_channel;
     uint32_t sessions; /* how many of ours have their peer slot in it */
     uint32_t idle;     /* rounds without an event */
@@ -365,6 +393,9 @@ struct client {
     const struct directory *dir;
     struct family *family;
     struct session_cache *cache;
+    struct session_more *more;
+    struct roll unmet;       /* sessions whose peer is not known */
+    struct roll_walk *walks; /* those under way */
     struct listener *listeners;
     struct peer_worker *workers;
     struct peer_box *boxes;
@@ -386,7 +417,7 @@ struct client {
     struct route *routes;
     uint32_t unconfirmed; /* sessions accepted that the connector may not know of; list by session.next */
     uint32_t unheard;     /* of them, at least those whose connector cannot know of us yet: nobody else tells of their bytes */
-    uint32_t zombies_first, zombies_last;
+    struct roll *turn_first, *turn_last; /* rolls with zombies, in turn; under zombie_lock */
     uint32_t zombies_done;
     uint64_t waiters_used;
     uint32_t spread;
@@ -401,7 +432,7 @@ struct client {
     uint32_t napping;   /* threads that sleep on one session's words alone */
     uint32_t attention; /* futex: one of them is to take the last listener's place */
     uint32_t news_seen; /* the daemon's word when its socket was last emptied */
-    struct plock lock, ctl_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock;
+    struct plock lock, ctl_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock, rolls_lock;
 };
 
 extern struct client berth_client;

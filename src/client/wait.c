@@ -8,12 +8,20 @@
  * death, a fork, an event set that comes to wait too) changes the record's `flags`, on which it sleeps as well. No descriptor, no
  * waiter word, nobody else is woken.
  *
+ * The peer wakes NOTIFY_WAKES of a word's sleepers, not all of them. Who wakes up and finds that there were more passes it on: it wakes
+ * all. No wake is lost by that. A sleeper is counted before it sleeps and until it has woken up, whatever ended its sleep. So if the
+ * peer's call left somebody asleep, the first of those it woke counts more than NOTIFY_WAKES. And no wake goes round in circles: for each value of
+ * the word it is passed on once. (`told`: whoever wrote it there woke all after the word had that value. Who went to sleep later by an
+ * older value did not sleep, since the kernel compares; and who sleeps by that value is not concerned.) A handler that leaves its sleep
+ * by siglongjmp passes nothing on, so the number is one that few programs reach.
+ *
  * For its first moments it sleeps on the peer's word alone, which is cheaper (sleeper_doze); what changes the flags wakes that word, too.
  *
  * A session that others may set `want` of, or whose acceptor is not known yet, or whose bytes are not here yet, cannot be waited for so;
  * then the thread waits as client_poll does. It does so, too, where the kernel cannot sleep on several words.
  */
 #include <errno.h>
+#include <limits.h>
 #include <sys/epoll.h>
 
 #include "base/sys.h"
@@ -61,10 +69,32 @@ static bool must_poll(const struct waiting *w, uint32_t flags)
            C->daemon_lost || !sleeper_has_words() || (w->events & EPOLLIN && bytes_missing(w->s, w->c));
 }
 
+/* A sleep on the peer's word. */
+struct place {
+    const struct waiting *w;
+    session_handle h;
+    const struct slot *peer;
+    bool in;
+};
+
+/* It is over. Also called where the thread is cancelled in it. */
+static void woken(void *arg)
+{
+    struct place *p = arg;
+    struct session_more *more = &C->more[session_index(p->w->s)];
+    if (fetch_add_sc(&more->sleepers, ~0u) <= NOTIFY_WAKES)
+        return;
+    if (session_get(p->h) != p->w->s) /* who closed it woke all; the memory may be gone in a moment */
+        return;
+    uint64_t is = p->in ? slot_tail(p->peer) : slot_head(p->peer);
+    if (exchange_sc(p->in ? &more->told_tail : &more->told_head, is) != is)
+        (void)sys_futex_wake(p->in ? slot_tail_futex(p->peer) : slot_head_futex(p->peer), (long)INT_MAX);
+}
+
 /* One sleep. Both directions at once cannot be slept for this way. `flags`: as they were before `want` was found to be ours. `doze`: how
  * long it may be a light one. The mark stays when it is over: others may sleep by it, and at worst the peer makes one call to wake
  * nobody. */
-static long sleep_once(const struct waiting *w, struct sleeper *sl, uint32_t flags, int64_t doze)
+static long sleep_once(const struct waiting *w, session_handle h, struct sleeper *sl, uint32_t flags, int64_t doze)
 {
     struct futex_waitv v[2 + SLEEPER_WORDS];
     const struct slot *peer = load_acquire(&w->c->peer);
@@ -77,11 +107,20 @@ static long sleep_once(const struct waiting *w, struct sleeper *sl, uint32_t fla
         in ? stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least) : stream_arm_write(w->s, w->c, COUNT_FLAG);
     if (!armed || load_sc(&w->s->flags) != flags)
         return -EAGAIN;
-    if (doze > 0)
-        return sleeper_doze(sl, word, seen, doze);
-    v[0] = sleeper_word(word, seen, true);
-    v[1] = sleeper_word(&w->s->flags, flags, true);
-    return sleeper_words(sl, v, 2);
+    struct place place = {w, h, peer, in};
+    sl->undo = woken;
+    sl->arg = &place;
+    fetch_add_sc(&C->more[session_index(w->s)].sleepers, 1);
+    long ret;
+    if (doze > 0) {
+        ret = sleeper_doze(sl, word, seen, doze);
+    } else {
+        v[0] = sleeper_word(word, seen, true);
+        v[1] = sleeper_word(&w->s->flags, flags, true);
+        ret = sleeper_words(sl, v, 2);
+    }
+    woken(&place);
+    return ret;
 }
 
 int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t deadline,
@@ -119,7 +158,7 @@ int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t d
         if (sleeper_over(&sl))
             return BERTH_E_TIMED_OUT;
         stream_flush_head(s, false);
-        long ret = sleep_once(&w, &sl, flags, DOZE_NS - (clock_now() - began));
+        long ret = sleep_once(&w, h, &sl, flags, DOZE_NS - (clock_now() - began));
         if (ret == -EINTR)
             return BERTH_E_INTERRUPTED;
         sleeper_glance();

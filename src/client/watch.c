@@ -148,7 +148,7 @@ static bool all_ready(struct watch *list)
     return wake;
 }
 
-void watches_ready(struct session_cache *c)
+bool watches_ready_quietly(struct session_cache *c)
 {
     bool wake = load_relaxed(&c->pollers) != 0;
     if (load_acquire(&c->watches)) {
@@ -156,7 +156,12 @@ void watches_ready(struct session_cache *c)
         wake = all_ready(c->watches) || wake;
         plock_release(&C->watch_lock);
     }
-    if (wake)
+    return wake;
+}
+
+void watches_ready(struct session_cache *c)
+{
+    if (watches_ready_quietly(c))
         own_kick();
 }
 
@@ -167,15 +172,6 @@ void listener_ready(struct listener *l)
     plock_release(&C->watch_lock);
     if (wake || load_sc(&C->listening)) /* or in a poll */
         own_kick();
-}
-
-void watches_wake_all(void)
-{
-    plock_take(&C->watch_lock);
-    for (struct session *s = NULL; (s = session_after(s));)
-        (void)all_ready(C->cache[session_index(s)].watches);
-    plock_release(&C->watch_lock);
-    own_kick();
 }
 
 void watches_drop(struct watch **list)

@@ -64,7 +64,7 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
 /* Takes watch_lock. Somebody should look at the session again: its event sets, polls and blocked threads. */
 void watches_ready(struct session_cache *c);
 void listener_ready(struct listener *l); /* the same of a listener */
-void watches_wake_all(void);             /* of every session */
+bool watches_ready_quietly(struct session_cache *c); /* true: the caller is to ring (own_kick) */
 void watches_drop(struct watch **list);  /* what they watch is gone */
 
 /* Threads that sleep on the peer's words by futex: they look again, and sleep by other means if they must. */

@@ -15,6 +15,7 @@ import harness
 PROTOCOLS = os.path.join(harness.BUILD, "tests", "stress", "protocols")
 STRESS = os.path.join(harness.BUILD, "tests", "stress", "stress")
 SOAK = os.path.join(harness.BUILD, "tests", "stress", "soak")
+FLOOD = os.path.join(harness.BUILD, "tests", "stress", "flood")
 HOSTILE = os.path.join(harness.BUILD, "tests", "stress", "hostile")
 PYTHON = "/usr/bin/python3"
 SLOW = 4 if harness.SANITIZER else 1
@@ -107,6 +108,9 @@ class ByLibberth(harness.TestCase):
     def test_two_sets_watch_one_session(self):
         self.scenario("two-sets", (1, 2))
 
+    def test_more_threads_asleep_on_one_word_than_the_peer_wakes(self):
+        self.scenario("one-word", (1, 2))
+
     def test_peers_death_at_any_moment_is_noticed(self):
         self.scenario("fault", (1, 2))
 
@@ -130,7 +134,7 @@ class Delayed(ByLibberth):
     limit = 240
 
     def scenario(self, name, seeds=(1,), rounds=0, env=None):
-        rounds = {"fin": 300, "waiters": 100, "two-sets": 200, "ring-swap": 8, "fork-killed": 80, "fault": 60,
+        rounds = {"fin": 300, "waiters": 100, "two-sets": 200, "one-word": 40, "ring-swap": 8, "fork-killed": 80, "fault": 60,
                   "fork-meanwhile": 8, "forks-among-users": 20}.get(name, rounds)
         for permille in (20, 250):
             delays = {"BERTH_DELAYS": str(permille), "BERTH_DELAY_SEED": str(permille), "BERTH_FAULTS": "1"}
@@ -165,6 +169,24 @@ class Hostile(harness.TestCase):
     @harness.needs_root
     def test_scribbling_at_a_server_without_proc(self):
         self.scribbling((8, 9), self.scratch)
+
+    def flood(self, kind):
+        self.daemon()
+        done = self.run_program(FLOOD, kind, seconds=60 * SLOW)
+        self.assertEqual(done.code, 0, repr(done))
+        self.assertIn("flood: passed", done.out)
+
+    def test_events_without_a_pause(self):
+        self.flood("events")
+
+    def test_told_all_the_time_that_events_were_lost(self):
+        self.flood("resync")
+
+    def test_many_threads_asleep_on_one_word(self):
+        self.flood("sleepers")
+
+    def test_sessions_that_a_peer_never_gives_back(self):
+        self.flood("zombies")
 
     def scribbling(self, seeds, *root):
         daemon = self.daemon()

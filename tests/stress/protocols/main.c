@@ -43,6 +43,7 @@ static const struct scenario {
     {"fin", fin_races},
     {"waiters", waiters},
     {"two-sets", two_sets},
+    {"one-word", one_word},
     {"fault", fault},
 };
 

@@ -56,6 +56,7 @@ void ring_swap(void);
 void fin_races(void);
 void waiters(void);
 void two_sets(void);
+void one_word(void);
 void fault(void);
 
 #endif

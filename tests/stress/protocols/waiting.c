@@ -116,3 +116,56 @@ void two_sets(void)
         reap(child, "the reader");
     }
 }
+
+/* Many threads sleep for one session, each for a byte; the peer wakes a few of them. */
+#define CROWD 40
+
+static berth_session shared;
+
+static void *wants_one_byte(void *arg)
+{
+    char c;
+    ssize_t n = berth_read(shared, &c, 1, PATIENCE);
+    if (n != 1)
+        fail(n, "one of many was not woken");
+    return NULL;
+}
+
+static void far_feeds(berth_listener l)
+{
+    berth_session s = take(l);
+    uint64_t r = seed | 1;
+    char c, all[CROWD] = {0};
+    for (;;) {
+        if (berth_read(s, &c, 1, -1) != 1)
+            exit(0);
+        if (next_random(&r) % 2)
+            (void)usleep(next_random(&r) % 2000); /* most of them sleep */
+        else if (next_random(&r) % 4 == 0)
+            pause_ms(130); /* and soundly: only a wake ends it */
+        for (size_t left = sizeof all; left;) { /* by one write or by several */
+            size_t n = next_random(&r) % 3 ? next_random(&r) % left + 1 : left;
+            put_all(s, all, n);
+            left -= n;
+            if (next_random(&r) % 4 == 0)
+                (void)usleep(next_random(&r) % 200);
+        }
+    }
+}
+
+void one_word(void)
+{
+    pid_t far = far_side(far_feeds);
+    attach("near");
+    shared = dial();
+    for (int i = 0; i < (rounds ? rounds : 150); i++) {
+        pthread_t t[CROWD];
+        for (int k = 0; k < CROWD; k++)
+            pthread_create(&t[k], NULL, wants_one_byte, NULL);
+        put_all(shared, "x", 1);
+        for (int k = 0; k < CROWD; k++)
+            pthread_join(t[k], NULL);
+    }
+    kill(far, SIGKILL);
+    waitpid(far, NULL, 0);
+}
