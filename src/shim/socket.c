@@ -178,7 +178,8 @@ static void unbecome_session(struct sock *s, session_handle h, enum sock_kind wa
     (void)client_abort(h);
 }
 
-static int connect_wait(struct sock *s, session_handle h)
+/* `over`: what it says when SO_SNDTIMEO ends it. */
+static int connect_wait(struct sock *s, session_handle h, int over)
 {
     struct waiting w = waiting_since_now(s->snd_timeout);
     s->connecting = 1; /* it goes on behind, as on Linux, when this one is interrupted or cancelled */
@@ -186,7 +187,7 @@ static int connect_wait(struct sock *s, session_handle h)
         int r = client_connect_wait(h, waiting_deadline(&w), &w.mark);
         int error = waited(&w, r);
         if (r == BERTH_E_TIMED_OUT)
-            error = EINPROGRESS;
+            error = over;
         else if (r != BERTH_E_INTERRUPTED)
             s->connecting = 0;
         if (r == 0)
@@ -230,7 +231,7 @@ static int connect_new(int fd, struct sock *s, const struct sockaddr *addr, sock
         return connect_by_kernel(fd, s, addr, len);
     }
     if (!s->nonblock)
-        return connect_wait(s, h);
+        return connect_wait(s, h, EINPROGRESS);
     errno = EINPROGRESS;
     return -1;
 }
@@ -259,7 +260,7 @@ static int connect_again(int fd, struct sock *s, session_handle h, const struct 
         return 0;
     }
     if (!s->nonblock)
-        return connect_wait(s, h);
+        return connect_wait(s, h, EALREADY);
     errno = EALREADY;
     return -1;
 }
