@@ -120,6 +120,7 @@ enum session_state {
 #define SF_SHUT_WR 0x02u
 #define SF_SHUT_RD 0x04u
 #define SF_READ_SPAN 0x08u
+#define SF_STOPPED 0x10u /* connector: shut down before it was connected, and again what a fresh socket is */
 #define SF_CONFIRMED 0x20u   /* acceptor: the connector knows our slot */
 #define SF_RESET 0x40u       /* the peer is gone or broke the rules: nothing more comes, `error` was set */
 #define SF_SHARED 0x80u      /* held by more than one member: see fork.c */

@@ -126,6 +126,11 @@ static int wait_more(struct waiting *w, uint64_t h, size_t least, bool again)
     return sys_sleep_ppoll(&w->mark, NULL, 0, &ms, NULL) == -EINTR ? waited(w, BERTH_E_INTERRUPTED) : 0;
 }
 
+bool recv_told(uint64_t h, ssize_t r)
+{
+    return (r == BERTH_E_RESET || r == BERTH_E_CLOSED) && !client_tell_reset(h);
+}
+
 /* From the first result on. `total` bytes are wanted, and waited for until `target` are there. */
 static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
                                                    size_t total, int flags, ssize_t r)
@@ -134,8 +139,8 @@ static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, c
     size_t target = flags & MSG_WAITALL ? total : s->rcv_lowat < total ? s->rcv_lowat : total, done = 0;
     struct waiting w = waiting_since_now(s->rcv_timeout);
     for (int error = 0;;) {
-        if (r == 0 || (r == BERTH_E_RESET && !done && !client_tell_reset(h)))
-            return (ssize_t)done;
+        if (r == 0 || (!done && recv_told(h, r)))
+            return unlikely(client_stopped(h)) ? failed(ENOTCONN) : (ssize_t)done;
         bool again = peek && r > 0 && (size_t)r == done;
         if (r > 0) {
             done = peek ? (size_t)r : done + (size_t)r;
@@ -314,6 +319,10 @@ void broken_pipe(void)
 
 int send_error(uint64_t h, int berth_error)
 {
+    if (berth_error == BERTH_E_CLOSED) { /* of what is over, another error may be pending, and comes first */
+        int error = client_take_error(h);
+        return error ? error_number(error) : EPIPE;
+    }
     return berth_error == BERTH_E_RESET && !client_tell_reset(h) ? EPIPE : error_number(berth_error);
 }
 

@@ -172,7 +172,7 @@ static ssize_t out_of_session(struct sock *s, uint64_t h, int out, size_t count,
         int error = wait_pipe(out, POLLOUT, !nonblock, &wp), n = 0;
         if (!error) {
             n = client_read_spans(h, spans);
-            if (n == 0 || (n == BERTH_E_RESET && !client_tell_reset(h)))
+            if (n == 0 || recv_told(h, n))
                 return 0;
             if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_BUSY)
                 error = s->nonblock ? EAGAIN : wait_session(&ws, h, EPOLLIN);
