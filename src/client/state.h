@@ -175,7 +175,8 @@ struct session {
     uint16_t read_spanner, write_spanner; /* member + 1 that has the span open */
     uint8_t port_leased;
     uint8_t doubt; /* connector: see sessions_reoffer */
-    uint8_t pad[2];
+    uint8_t nonblock; /* O_NONBLOCK: it belongs to all who hold the session, see client_set_nonblock */
+    uint8_t pad;
 };
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 
@@ -225,6 +226,7 @@ struct aside {
     struct family_lock lock;
     uint32_t used;
     uint32_t count;
+    uint32_t nonblock; /* the listener's O_NONBLOCK, as a session's */
     struct member_set holders;
     struct token token[ASIDE_TOKENS];
 };

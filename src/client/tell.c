@@ -1,7 +1,9 @@
-/* tell.c - what the program is told of a session's end, once. */
+/* tell.c - what the program is told of a session's end, once; and how it wants to be told that there is nothing. */
 #include <string.h>
 
 #include "base/atomic.h"
+#include "client/aside.h"
+#include "client/listener.h"
 #include "client/session.h"
 #include "client/sleeper.h"
 #include "client/wake.h"
@@ -43,4 +45,25 @@ bool client_stopped(session_handle h)
 {
     struct session *s = session_get(h);
     return s && load_relaxed(&s->flags) & SF_STOPPED;
+}
+
+/* ---- O_NONBLOCK ------------------------------------------------------------------------------------------------ */
+
+void client_set_nonblock(uint64_t h, bool on)
+{
+    struct listener *l = handle_is_listener(h) ? listener_get(h) : NULL;
+    struct aside *a = l ? aside_of(l) : NULL;
+    struct session *s = handle_is_listener(h) ? NULL : session_get(h);
+    if (a)
+        store_relaxed(&a->nonblock, on ? 1u : 0u);
+    if (s)
+        store_relaxed(&s->nonblock, (uint8_t)on);
+}
+
+bool client_nonblock(uint64_t h, bool otherwise)
+{
+    const struct listener *l = handle_is_listener(h) ? listener_get(h) : NULL;
+    const struct aside *a = l ? aside_of(l) : NULL;
+    const struct session *s = handle_is_listener(h) ? NULL : session_get(h);
+    return a ? load_relaxed(&a->nonblock) : s ? load_relaxed(&s->nonblock) : otherwise;
 }

@@ -135,7 +135,7 @@ bool recv_told(uint64_t h, ssize_t r)
 static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
                                                    size_t total, int flags, ssize_t r)
 {
-    bool block = !(flags & MSG_DONTWAIT) && !s->nonblock, peek = flags & MSG_PEEK, last = false;
+    bool block = !(flags & MSG_DONTWAIT) && !sock_nonblock(s), peek = flags & MSG_PEEK, last = false;
     size_t target = flags & MSG_WAITALL ? total : s->rcv_lowat < total ? s->rcv_lowat : total, done = 0;
     struct waiting w = waiting_since_now(s->rcv_timeout);
     for (int error = 0;;) {
@@ -329,7 +329,7 @@ int send_error(uint64_t h, int berth_error)
 static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
                                                    size_t total, int flags, ssize_t r)
 {
-    bool block = !(flags & MSG_DONTWAIT) && !s->nonblock;
+    bool block = !(flags & MSG_DONTWAIT) && !sock_nonblock(s);
     size_t done = 0;
     struct waiting w = waiting_since_now(s->snd_timeout);
     for (;;) {
@@ -367,7 +367,7 @@ static ssize_t send_nowhere(struct sock *s, uint64_t h, int flags)
             (void)client_write_commit(h, 0);
         else if (n != BERTH_E_WOULD_BLOCK && n != BERTH_E_BUSY)
             error = send_error(h, n);
-        else if (flags & MSG_DONTWAIT || s->nonblock)
+        else if (flags & MSG_DONTWAIT || sock_nonblock(s))
             error = EAGAIN;
         else if ((error = wait_session(&w, h, EPOLLOUT)) == 0)
             continue;
