@@ -78,6 +78,7 @@ int tokens_create(struct listener *l)
         uint32_t unused = 0;
         if (!load_relaxed(&a->used) && compare_exchange_sc(&a->used, &unused, 1u)) {
             store_relaxed(&a->count, 0);
+            store_relaxed(&a->nonblock, 0);
             members_only(&a->holders, C->member);
             store_release(&l->aside, i + 1);
             return 0;

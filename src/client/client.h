@@ -96,11 +96,15 @@ size_t client_readable(session_handle s); /* FIONREAD */
 size_t client_unread(session_handle s);   /* SIOCOUTQ */
 int client_take_error(session_handle s);  /* SO_ERROR: pending enum berth_error, cleared */
 bool client_tell_reset(session_handle s); /* true once: a socket tells of a reset one time, then of the end */
-bool client_write_lost(
-    session_handle s); /* true once: what a socket first writes after the peer's close is taken, and lost */
+/* True once: what a socket first writes after the peer's end is taken, and lost; the peer answers it with a reset (CLOSED). */
+bool client_write_lost(session_handle s);
+bool client_stopped(session_handle s);   /* client_connect_stop has ended it: it is connected to nobody */
 bool client_accepted(session_handle s);  /* the other end is known; what is forked before that cannot learn of it */
 bool client_shared(session_handle s);    /* another process of the family holds it too */
 bool client_connected(session_handle s); /* the connect is through */
+/* O_NONBLOCK of a session or listener, which whoever came to hold it over fork shares, as an open file has it. */
+void client_set_nonblock(uint64_t handle, bool on);
+bool client_nonblock(uint64_t handle, bool otherwise); /* `otherwise`: of a handle that is nobody's any more */
 
 int client_shutdown(session_handle s, int how); /* BERTH_SHUT_RD | BERTH_SHUT_WR; CLOSED if both are over already */
 int client_close(session_handle s);

@@ -246,6 +246,7 @@ bool client_connect_stop(session_handle h)
     struct session *s = session_get(h);
     if (!s || client_connected(h) || load_relaxed(&s->state) != SESSION_QUEUED)
         return false;
+    fetch_or_sc(&s->flags, SF_STOPPED);
     session_break(s, BERTH_E_RESET, "it was shut down before it was connected");
     return true;
 }

@@ -55,10 +55,12 @@ int session_shut(session_handle h, int how)
     int err = load_relaxed(&s->generation) != (uint32_t)(h >> 32) ? BERTH_E_BAD_HANDLE : 0;
     if (!err && load_relaxed(&s->flags) & SF_RESET)
         err = BERTH_E_CLOSED;
-    /* SHUT_RD is ours alone: on Linux the peer may go on writing, and it is discarded; here it finds the fifo full */
-    if (!err && how & BERTH_SHUT_RD)
-        fetch_or_sc(&s->flags, SF_SHUT_RD);
-    if (!err && how & BERTH_SHUT_WR)
+    /* SHUT_RD is ours alone: as on Linux the peer may go on writing, and who asks is given it. Until both halves are over: then the
+     * peer hears that its bytes would come to nothing. */
+    uint32_t over = (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0) | (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0);
+    if (!err && ((fetch_or_sc(&s->flags, over) | over) & (SF_SHUT_RD | SF_SHUT_WR)) == (SF_SHUT_RD | SF_SHUT_WR))
+        end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, false);
+    else if (!err && how & BERTH_SHUT_WR)
         end_halves(s, c, BERTH_SHUT_WR, false);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
@@ -70,8 +72,7 @@ int session_shut(session_handle h, int how)
 /* For the peer and for all handles. Both locks are held. */
 static void end_session(struct session *s, struct session_cache *c, bool abort)
 {
-    bool unread = load_acquire(&c->peer) && !(load_relaxed(&s->flags) & SF_SHUT_RD) &&
-                  count_offset(slot_tail(c->peer)) != s->head;
+    bool unread = load_acquire(&c->peer) && count_offset(slot_tail(c->peer)) != s->head;
     end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
     s->write_span = 0;
     session_set_state(s, SESSION_ZOMBIE);

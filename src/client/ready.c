@@ -45,7 +45,7 @@ static bool ring_missing(const struct session *s, struct session_cache *c, const
 bool bytes_missing(struct session *s, struct session_cache *c)
 {
     const struct slot *peer = load_acquire(&c->peer);
-    return peer && !(load_relaxed(&s->flags) & (SF_TENTATIVE | SF_RESET | SF_SHUT_RD)) &&
+    return peer && !(load_relaxed(&s->flags) & (SF_TENTATIVE | SF_RESET)) &&
            count_offset(slot_tail(peer)) != load_relaxed(&s->head) && ring_missing(s, c, peer);
 }
 
@@ -152,6 +152,8 @@ uint32_t session_ready(struct session *s, struct session_cache *c)
         return 0; /* the connect is not through */
     bool cut = stream_cut(s, c);
     uint32_t error = cut && !(flags & SF_RESET_TOLD) ? EPOLLERR : 0;
+    if (flags & SF_STOPPED)
+        return READY_OUT | EPOLLHUP | error;
     if (flags & SF_RESET)
         return READY_IN | READY_OUT | EPOLLRDHUP | EPOLLHUP | error;
     uint32_t events = error;

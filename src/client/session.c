@@ -130,6 +130,12 @@ static bool left_unread(const struct session *s, const struct slot *peer)
     return head < tail && slot_taken(peer, head) != tail;
 }
 
+/* It closed before it knew where our bytes lie, or while they were on their way: it could not tell. */
+static bool closed_on_unread(const struct session *s, const struct slot *peer)
+{
+    return slot_state(peer) == SLOT_CLOSED && count_offset(slot_head(peer)) < load_relaxed(&s->tail);
+}
+
 bool stream_cut(struct session *s, struct session_cache *c)
 {
     uint32_t flags = load_relaxed(&s->flags);
@@ -139,7 +145,7 @@ bool stream_cut(struct session *s, struct session_cache *c)
     if (!peer || flags & SF_TENTATIVE)
         return false;
     if (slot_tail(peer) & COUNT_FLAG)
-        return load_relaxed(&peer->flags) & SLOT_RESET;
+        return load_relaxed(&peer->flags) & SLOT_RESET || closed_on_unread(s, peer);
     return flags & SF_DEAD && left_unread(s, peer);
 }
 
@@ -158,7 +164,7 @@ void session_break(struct session *s, int error, const char *why)
         fetch_or_sc(&c->own->flags, SLOT_RESET);
         fetch_or_sc(&c->own->tail, COUNT_FLAG);
         fetch_or_sc(&c->own->head, COUNT_FLAG);
-        if (load_acquire(&c->peer) && error == BERTH_E_PROTOCOL)
+        if (load_acquire(&c->peer) && (error == BERTH_E_PROTOCOL || error == BERTH_E_CLOSED))
             notify_data(s, c, 0, s->tail + 1);
     }
     sleepers_wake(s);

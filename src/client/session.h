@@ -24,9 +24,11 @@ void zombie_put(struct session *s);
 struct session *zombie_take(void); /* the next of the next peer; NULL: there is none */
 void session_dispose(struct session *s); /* nobody can find it any more, the peer is done with it */
 
+/* Who has ended its reading alone still takes what comes; once both halves are over, what comes is answered by a reset. */
 static inline uint64_t head_flag(const struct session *s)
 {
-    return load_relaxed(&s->flags) & SF_SHUT_RD ? COUNT_FLAG : 0;
+    uint32_t both = SF_SHUT_RD | SF_SHUT_WR;
+    return (load_relaxed(&s->flags) & both) == both ? COUNT_FLAG : 0;
 }
 
 /* Under rx_lock. */

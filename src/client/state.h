@@ -121,6 +121,7 @@ enum session_state {
 #define SF_SHUT_WR 0x02u
 #define SF_SHUT_RD 0x04u
 #define SF_READ_SPAN 0x08u
+#define SF_STOPPED 0x10u /* connector: shut down before it was connected, and again what a fresh socket is */
 #define SF_CONFIRMED 0x20u   /* acceptor: the connector knows our slot */
 #define SF_RESET 0x40u       /* the peer is gone or broke the rules: nothing more comes, `error` was set */
 #define SF_SHARED 0x80u      /* held by more than one member: see fork.c */
@@ -175,7 +176,8 @@ struct session {
     uint16_t read_spanner, write_spanner; /* member + 1 that has the span open */
     uint8_t port_leased;
     uint8_t doubt; /* connector: see sessions_reoffer */
-    uint8_t pad[2];
+    uint8_t nonblock; /* O_NONBLOCK: it belongs to all who hold the session, see client_set_nonblock */
+    uint8_t pad;
 };
 _Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
 
@@ -225,6 +227,7 @@ struct aside {
     struct family_lock lock;
     uint32_t used;
     uint32_t count;
+    uint32_t nonblock; /* the listener's O_NONBLOCK, as a session's */
     struct member_set holders;
     struct token token[ASIDE_TOKENS];
 };

@@ -90,7 +90,7 @@ static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint6
     if (flags & SF_RESET)
         return reset_error(s);
     if (tail_word & COUNT_FLAG)
-        return load_relaxed(&c->peer->flags) & SLOT_RESET ? BERTH_E_RESET : 0;
+        return stream_cut(s, c) ? BERTH_E_RESET : 0;
     if (flags & SF_SHUT_RD)
         return 0;
     if (flags & SF_DEAD)
@@ -396,7 +396,7 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
     if (load_acquire(&c->peer)) {
         uint64_t word = slot_head(c->peer), head = count_offset(word);
         if (__builtin_expect(word & COUNT_FLAG, 0))
-            return load_relaxed(&c->peer->flags) & SLOT_RESET ? BERTH_E_RESET : BERTH_E_CLOSED;
+            return stream_cut(s, c) ? BERTH_E_RESET : BERTH_E_CLOSED;
         if (__builtin_expect(head > s->tail || head < s->head_seen, 0)) {
             session_break(s, BERTH_E_PROTOCOL, "its head makes no sense");
             return BERTH_E_RESET;

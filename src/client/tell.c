@@ -1,9 +1,12 @@
-/* tell.c - what the program is told of a session's end, once. */
+/* tell.c - what the program is told of a session's end, once; and how it wants to be told that there is nothing. */
 #include <string.h>
 
 #include "base/atomic.h"
+#include "client/aside.h"
+#include "client/listener.h"
 #include "client/session.h"
 #include "client/sleeper.h"
+#include "client/wake.h"
 
 int client_take_error(session_handle h)
 {
@@ -12,7 +15,7 @@ int client_take_error(session_handle h)
     if (!s)
         return BERTH_E_BAD_HANDLE;
     int32_t error = exchange_sc(&s->error, 0);
-    if (error == BERTH_E_RESET && !client_tell_reset(h))
+    if ((error == BERTH_E_RESET || error == BERTH_E_CLOSED) && !client_tell_reset(h))
         error = 0;
     else if (!error && !(load_relaxed(&s->flags) & SF_RESET_TOLD) && stream_cut(s, session_cache_of(s)) &&
              client_tell_reset(h))
@@ -29,6 +32,38 @@ bool client_tell_reset(session_handle h)
 bool client_write_lost(session_handle h)
 {
     struct session *s = session_get(h);
-    return s && !(load_relaxed(&s->flags) & (SF_SHUT_WR | SF_RESET)) &&
-           !(fetch_or_sc(&s->flags, SF_WRITE_LOST) & SF_WRITE_LOST);
+    if (!s || load_relaxed(&s->flags) & (SF_SHUT_WR | SF_RESET) ||
+        fetch_or_sc(&s->flags, SF_WRITE_LOST) & SF_WRITE_LOST)
+        return false;
+    session_break(s, BERTH_E_CLOSED, "the peer answers what came after its end");
+    if (load_relaxed(&s->flags) & SF_SHARED)
+        shared_kick(s);
+    return true;
+}
+
+bool client_stopped(session_handle h)
+{
+    struct session *s = session_get(h);
+    return s && load_relaxed(&s->flags) & SF_STOPPED;
+}
+
+/* ---- O_NONBLOCK ------------------------------------------------------------------------------------------------ */
+
+void client_set_nonblock(uint64_t h, bool on)
+{
+    struct listener *l = handle_is_listener(h) ? listener_get(h) : NULL;
+    struct aside *a = l ? aside_of(l) : NULL;
+    struct session *s = handle_is_listener(h) ? NULL : session_get(h);
+    if (a)
+        store_relaxed(&a->nonblock, on ? 1u : 0u);
+    if (s)
+        store_relaxed(&s->nonblock, (uint8_t)on);
+}
+
+bool client_nonblock(uint64_t h, bool otherwise)
+{
+    const struct listener *l = handle_is_listener(h) ? listener_get(h) : NULL;
+    const struct aside *a = l ? aside_of(l) : NULL;
+    const struct session *s = handle_is_listener(h) ? NULL : session_get(h);
+    return a ? load_relaxed(&a->nonblock) : s ? load_relaxed(&s->nonblock) : otherwise;
 }

@@ -73,8 +73,9 @@ bool client_accepted(session_handle h)
 
 static bool peer_is_done(struct session *s, struct session_cache *c)
 {
-    if (load_relaxed(&s->flags) & (SF_DEAD | SF_RESET))
-        return true;
+    uint32_t flags = load_relaxed(&s->flags);
+    if (flags & SF_DEAD || (flags & (SF_RESET | SF_WRITE_LOST)) == SF_RESET)
+        return true; /* who has lost a write to a peer that is shut, and not closed: that one may still read what came before */
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer)
         return false;

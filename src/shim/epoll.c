@@ -471,11 +471,27 @@ static int shots_take(const struct evset *set, struct epoll_event *out, int n)
     return stay;
 }
 
+/* There is no place for what is told: it is waited for, not taken, and refused, as the kernel does it. */
+static int wait_nowhere(struct evset *set, int64_t timeout, const sigset_t *mask)
+{
+    struct client_poll_item item = {.set = set, .events = EPOLLIN};
+    int n = client_poll(&item, 1, NULL, 0, timeout, mask);
+    if (n > 0)
+        errno = EFAULT;
+    return n > 0 ? -1 : n < 0 ? fail(n) : 0;
+}
+
 static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout, const sigset_t *mask)
 {
     sleep_testcancel();
     if (max <= 0 || max > INT32_MAX / (int)sizeof *out) {
         errno = EINVAL;
+        return -1;
+    }
+    if (unlikely(pointer_wild(out))) {
+        if (!pointer_refused(out))
+            return wait_nowhere(set, timeout, mask);
+        errno = EFAULT;
         return -1;
     }
     int64_t end = likely(!load_acquire(&one_shots)) ? 0 : clock_deadline(timeout);

@@ -50,7 +50,7 @@ static void before_exec(void)
             (void)client_close(h); /* the others shall not wait for word of the exec before their close ends it */
         else if (!stays)
             continue;
-        else if (kind == SOCK_LISTENER && fd <= 2 && !s->nonblock)
+        else if (kind == SOCK_LISTENER && fd <= 2 && !sock_nonblock(s))
             sys_fcntl(fd, F_SETFL, (long)O_RDWR); /* the program did not make it non-blocking */
     }
 }

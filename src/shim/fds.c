@@ -152,7 +152,7 @@ static int sock_fcntl(int fd, struct sock *s, enum sock_kind kind, int cmd, void
         if (!own_flags(kind))
             break;
         int flags = real.fcntl(fd, F_GETFL, NULL);
-        return flags < 0 ? flags : (flags & ~O_NONBLOCK) | (s->nonblock ? O_NONBLOCK : 0);
+        return flags < 0 ? flags : (flags & ~O_NONBLOCK) | (sock_nonblock(s) ? O_NONBLOCK : 0);
     }
     case F_SETFL:
         if (!own_flags(kind))
@@ -161,7 +161,7 @@ static int sock_fcntl(int fd, struct sock *s, enum sock_kind kind, int cmd, void
             (void)sock_to_kernel(fd, s, false);
             break;
         }
-        s->nonblock = !!((long)(uintptr_t)arg & O_NONBLOCK);
+        sock_set_nonblock(s, (long)(uintptr_t)arg & O_NONBLOCK);
         return 0;
     case F_DUPFD:
     case F_DUPFD_CLOEXEC: {
@@ -266,7 +266,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
         return -1;
     }
     if (request == FIONBIO && own_flags(kind)) {
-        s->nonblock = *(int *)arg != 0;
+        sock_set_nonblock(s, *(int *)arg != 0);
         return 0;
     }
     if (kind == SOCK_SESSION)

@@ -126,16 +126,21 @@ static int wait_more(struct waiting *w, uint64_t h, size_t least, bool again)
     return sys_sleep_ppoll(&w->mark, NULL, 0, &ms, NULL) == -EINTR ? waited(w, BERTH_E_INTERRUPTED) : 0;
 }
 
+bool recv_told(uint64_t h, ssize_t r)
+{
+    return (r == BERTH_E_RESET || r == BERTH_E_CLOSED) && !client_tell_reset(h);
+}
+
 /* From the first result on. `total` bytes are wanted, and waited for until `target` are there. */
 static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
                                                    size_t total, int flags, ssize_t r)
 {
-    bool block = !(flags & MSG_DONTWAIT) && !s->nonblock, peek = flags & MSG_PEEK, last = false;
+    bool block = !(flags & MSG_DONTWAIT) && !sock_nonblock(s), peek = flags & MSG_PEEK, last = false;
     size_t target = flags & MSG_WAITALL ? total : s->rcv_lowat < total ? s->rcv_lowat : total, done = 0;
     struct waiting w = waiting_since_now(s->rcv_timeout);
     for (int error = 0;;) {
-        if (r == 0 || (r == BERTH_E_RESET && !done && !client_tell_reset(h)))
-            return (ssize_t)done;
+        if (r == 0 || (!done && recv_told(h, r)))
+            return unlikely(client_stopped(h)) ? failed(ENOTCONN) : (ssize_t)done;
         bool again = peek && r > 0 && (size_t)r == done;
         if (r > 0) {
             done = peek ? (size_t)r : done + (size_t)r;
@@ -314,13 +319,17 @@ void broken_pipe(void)
 
 int send_error(uint64_t h, int berth_error)
 {
+    if (berth_error == BERTH_E_CLOSED) { /* of what is over, another error may be pending, and comes first */
+        int error = client_take_error(h);
+        return error ? error_number(error) : EPIPE;
+    }
     return berth_error == BERTH_E_RESET && !client_tell_reset(h) ? EPIPE : error_number(berth_error);
 }
 
 static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
                                                    size_t total, int flags, ssize_t r)
 {
-    bool block = !(flags & MSG_DONTWAIT) && !s->nonblock;
+    bool block = !(flags & MSG_DONTWAIT) && !sock_nonblock(s);
     size_t done = 0;
     struct waiting w = waiting_since_now(s->snd_timeout);
     for (;;) {
@@ -358,7 +367,7 @@ static ssize_t send_nowhere(struct sock *s, uint64_t h, int flags)
             (void)client_write_commit(h, 0);
         else if (n != BERTH_E_WOULD_BLOCK && n != BERTH_E_BUSY)
             error = send_error(h, n);
-        else if (flags & MSG_DONTWAIT || s->nonblock)
+        else if (flags & MSG_DONTWAIT || sock_nonblock(s))
             error = EAGAIN;
         else if ((error = wait_session(&w, h, EPOLLOUT)) == 0)
             continue;

@@ -56,6 +56,7 @@ static void listen_under_berth(int fd, int backlog)
     struct sock *s = word ? sock_of(word) : sock_alloc(SOCK_BOUND, family);
     if (s && s->kind == SOCK_BOUND) {
         s->nonblock = !!(old & O_NONBLOCK);
+        client_set_nonblock(l, s->nonblock);
         s->kernel_look = 0;
         sys_fcntl(fd, F_SETFL, old | O_NONBLOCK);
         store_release(&s->handle, l);
@@ -134,6 +135,7 @@ static int adopt(struct sock *l, session_handle h, int fd, struct sockaddr *addr
         return -1;
     }
     s->nonblock = !!(flags & SOCK_NONBLOCK);
+    client_set_nonblock(h, s->nonblock);
     s->rcv_timeout = l->rcv_timeout;
     s->snd_timeout = l->snd_timeout;
     s->rcv_lowat = l->rcv_lowat;
@@ -232,7 +234,7 @@ static int listener_accept(int fd, struct sock *s, listener_handle l, struct soc
     sleep_testcancel();
     for (;;) {
         int ret = accept_look(fd, s, l, addr, len, flags);
-        if (ret >= 0 || errno != EAGAIN || s->nonblock)
+        if (ret >= 0 || errno != EAGAIN || sock_nonblock(s))
             return ret;
         int r = client_listener_wait(l, fd, waiting_deadline(&w), &w.mark);
         if (r == BERTH_E_BAD_HANDLE && client_stranded())

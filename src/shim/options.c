@@ -193,9 +193,13 @@ static int normalise(struct sock *s, struct record *r, enum rule rule)
     return 0;
 }
 
+/* 0: no timeout. A negative one means not to wait at all, though Linux then reports 0, too. */
 static int64_t timeval_ns(const struct record *r)
 {
     struct timeval tv = {0, 0};
+    memcpy(&tv, r->given, r->given_len < sizeof tv ? r->given_len : sizeof tv);
+    if (tv.tv_sec < 0)
+        return 1;
     memcpy(&tv, r->seen, r->seen_len < sizeof tv ? r->seen_len : sizeof tv);
     return tv.tv_sec * NS_PER_SEC + tv.tv_usec * NS_PER_US;
 }
@@ -358,10 +362,8 @@ EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
         errno = EFAULT;
         return -1;
     }
-    if (*len > INT32_MAX) {
-        errno = EINVAL;
-        return -1;
-    }
+    if (*len > INT32_MAX) /* EINVAL, but only where there is such a level */
+        return real.getsockopt(fd, level, name, value, len);
     if (kind == SOCK_SESSION && session_option(s, h, level, name, value, len) == 0)
         return 0;
     shim_lock();

@@ -335,7 +335,7 @@ static void give(int fd, struct sock *s, session_handle h)
     }
     sys_close(ours);
     options_replay(s->options, theirs);
-    if (s->nonblock)
+    if (sock_nonblock(s))
         sys_fcntl(theirs, F_SETFL, (long)(O_RDWR | O_NONBLOCK));
     shim_lock();
     if (fd_word(fd) == sock_word(s) && s->kind == SOCK_SESSION) {

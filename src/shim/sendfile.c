@@ -115,7 +115,7 @@ static int room_in_session(struct sock *s, uint64_t h, size_t want, struct iovec
             return 0;
         if (*n != BERTH_E_WOULD_BLOCK && *n != BERTH_E_BUSY)
             return *n ? send_error(h, *n) : EIO;
-        int error = s->nonblock ? EAGAIN : wait_session(w, h, EPOLLOUT);
+        int error = sock_nonblock(s) ? EAGAIN : wait_session(w, h, EPOLLOUT);
         if (error)
             return error;
     }
@@ -172,10 +172,10 @@ static ssize_t out_of_session(struct sock *s, uint64_t h, int out, size_t count,
         int error = wait_pipe(out, POLLOUT, !nonblock, &wp), n = 0;
         if (!error) {
             n = client_read_spans(h, spans);
-            if (n == 0 || (n == BERTH_E_RESET && !client_tell_reset(h)))
+            if (n == 0 || recv_told(h, n))
                 return 0;
             if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_BUSY)
-                error = s->nonblock ? EAGAIN : wait_session(&ws, h, EPOLLIN);
+                error = sock_nonblock(s) ? EAGAIN : wait_session(&ws, h, EPOLLIN);
             else if (n < 0)
                 error = error_number(n);
         }

@@ -57,7 +57,7 @@ struct sock {
     uint64_t handle; /* SESSION, LISTENER; else 0 */
     uint32_t generation;
     uint8_t kind;
-    uint8_t nonblock;    /* the program's O_NONBLOCK; kernel's own for BOUND */
+    uint8_t nonblock;    /* the program's O_NONBLOCK; kernel's own for BOUND. With a handle: see sock_nonblock */
     uint8_t family;      /* AF_INET, AF_INET6 */
     uint8_t connecting;  /* a non-blocking connect whose end connect() has not yet reported */
     int64_t rcv_timeout; /* ns; 0: none */
@@ -110,6 +110,21 @@ static inline enum sock_kind fd_view(int fd, struct sock **sock, uint64_t *handl
     *handle = load_acquire(&s->handle);
     *sock = s;
     return load_acquire(&s->generation) == (uint32_t)(word >> 32) ? kind : SOCK_FREE;
+}
+
+/* O_NONBLOCK. Of a session or listener relatives have it too, so libberth keeps it where all find it. */
+static inline bool sock_nonblock(struct sock *s)
+{
+    uint64_t h = load_acquire(&s->handle);
+    return h ? client_nonblock(h, s->nonblock) : s->nonblock;
+}
+
+static inline void sock_set_nonblock(struct sock *s, bool on)
+{
+    uint64_t h = load_acquire(&s->handle);
+    s->nonblock = on;
+    if (h)
+        client_set_nonblock(h, on);
 }
 
 static inline bool fd_session(int fd, struct sock **sock, uint64_t *handle)
@@ -168,6 +183,7 @@ socklen_t sock_fill_addr(int family, const endpoint *ep, struct sockaddr *addr, 
 /* ---- io.c ---- */
 ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
 ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
+bool recv_told(uint64_t h, ssize_t r); /* a read failed with a reset that was told before: now it is the end */
 int send_error(uint64_t h, int berth_error); /* the errno of a write that failed at its first byte */
 void broken_pipe(void);                      /* SIGPIPE, to this thread */
 

@@ -153,6 +153,7 @@ static bool become_session(int fd, struct sock *s, session_handle h)
     if (mine) {
         if (s->kind == SOCK_BOUND)
             s->nonblock = !!(sys_fcntl(fd, F_GETFL, 0L) & O_NONBLOCK);
+        client_set_nonblock(h, s->nonblock);
         s->connecting = 1;
         store_release(&s->handle, h);
         store_release(&s->kind, SOCK_SESSION);
@@ -170,6 +171,7 @@ static void unbecome_session(struct sock *s, session_handle h, enum sock_kind wa
     shim_lock();
     if (s->kind == SOCK_SESSION && s->handle == h) { /* handles are never used again */
         regs_session_to_kernel(s);
+        s->nonblock = client_nonblock(h, s->nonblock);
         s->connecting = 0;
         store_release(&s->kind, (uint8_t)was);
         store_release(&s->handle, 0);
@@ -178,7 +180,8 @@ static void unbecome_session(struct sock *s, session_handle h, enum sock_kind wa
     (void)client_abort(h);
 }
 
-static int connect_wait(struct sock *s, session_handle h)
+/* `over`: what it says when SO_SNDTIMEO ends it. */
+static int connect_wait(struct sock *s, session_handle h, int over)
 {
     struct waiting w = waiting_since_now(s->snd_timeout);
     s->connecting = 1; /* it goes on behind, as on Linux, when this one is interrupted or cancelled */
@@ -186,7 +189,7 @@ static int connect_wait(struct sock *s, session_handle h)
         int r = client_connect_wait(h, waiting_deadline(&w), &w.mark);
         int error = waited(&w, r);
         if (r == BERTH_E_TIMED_OUT)
-            error = EINPROGRESS;
+            error = over;
         else if (r != BERTH_E_INTERRUPTED)
             s->connecting = 0;
         if (r == 0)
@@ -217,7 +220,7 @@ static int connect_new(int fd, struct sock *s, const struct sockaddr *addr, sock
     bool begun = r == 0;
     if (begun)
         r = client_connect_offer(h);
-    if (r == 0 && !s->nonblock) { /* else Linux never says so at once */
+    if (r == 0 && !sock_nonblock(s)) { /* else Linux never says so at once */
         s->connecting = 0;
         return 0;
     }
@@ -229,8 +232,8 @@ static int connect_new(int fd, struct sock *s, const struct sockaddr *addr, sock
         log_debug("connect: %s; left to the kernel", berth_strerror(r));
         return connect_by_kernel(fd, s, addr, len);
     }
-    if (!s->nonblock)
-        return connect_wait(s, h);
+    if (!sock_nonblock(s))
+        return connect_wait(s, h, EINPROGRESS);
     errno = EINPROGRESS;
     return -1;
 }
@@ -258,8 +261,8 @@ static int connect_again(int fd, struct sock *s, session_handle h, const struct 
         s->connecting = 0;
         return 0;
     }
-    if (!s->nonblock)
-        return connect_wait(s, h);
+    if (!sock_nonblock(s))
+        return connect_wait(s, h, EALREADY);
     errno = EALREADY;
     return -1;
 }
@@ -348,7 +351,7 @@ static int shutdown_listener(int fd, struct sock *s, int how)
     int ret = real.shutdown(fd, how);
     if (ret == 0 && how != SHUT_WR && fd_word(fd) == sock_word(s) && s->kind == SOCK_LISTENER) {
         (void)client_unlisten(s->handle);
-        if (!s->nonblock)
+        if (!sock_nonblock(s))
             sys_fcntl(fd, F_SETFL, (long)O_RDWR);
         sock_forget(s);
     }
