@@ -8,6 +8,10 @@
  * The acceptor's sessions that the connector is not seen to know are on a list, which is looked at on every wake: the connector may come
  * to have another acceptor (session_judge).
  */
+#include <limits.h>
+
+#include "base/sys.h"
+
 #include "client/link.h"
 #include "client/channel.h"
 #include "client/family.h"
