@@ -11,7 +11,6 @@
 #include <limits.h>
 
 #include "base/sys.h"
-
 #include "client/link.h"
 #include "client/channel.h"
 #include "client/family.h"
