@@ -103,11 +103,27 @@ static void close_connecting(void *session)
     (void)client_close(*(berth_session *)session);
 }
 
+#define LATE_NS (5 * NS_PER_SEC)
+#define LATE_STEP_NS (5 * NS_PER_MS)
+
+/* There is no kernel to go to instead: where the daemon is only late, the caller waits as long as he said. */
+static int connect_patiently(const struct berth_endpoint *ep, int64_t timeout_ns, berth_session *out)
+{
+    int64_t end = clock_deadline(timeout_ns < 0 || timeout_ns > LATE_NS ? LATE_NS : timeout_ns);
+    struct sleep_mark mark = sleep_mark_now();
+    int err;
+    while ((err = client_connect(ep, NULL, out)) == BERTH_E_TIMED_OUT && clock_now() < end && !sleep_signalled(&mark)) {
+        struct timespec ts = clock_timespec(LATE_STEP_NS);
+        (void)sys_ppoll(NULL, 0, &ts, NULL);
+    }
+    return err;
+}
+
 BERTH_PUBLIC int berth_connect(const struct berth_endpoint *ep, int64_t timeout_ns, berth_session *out)
 {
     if (!ep || !out || ep->proto != BERTH_PROTO_TCP || ep->port == 0)
         return BERTH_E_INVALID;
-    int err = client_connect(ep, NULL, out);
+    int err = connect_patiently(ep, timeout_ns, out);
     if (err == BERTH_E_IN_PROGRESS && timeout_ns != 0) {
         struct sleep_mark mark = sleep_mark_now();
         pthread_cleanup_push(close_connecting, out);

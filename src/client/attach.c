@@ -191,7 +191,7 @@ bool client_attached(void)
 #define PAUSE_LONGEST_NS (60 * NS_PER_SEC)
 
 static int64_t not_before, pause_ns = NS_PER_SEC;
-static struct plock auto_lock;
+struct plock auto_lock;
 
 static bool too_early(void)
 {

@@ -5,6 +5,7 @@
 #include "client/state.h"
 
 extern struct plock attach_lock; /* who attaches, and who forks */
+extern struct plock auto_lock;   /* who tries to, by himself */
 void client_reset(void);
 #define SPIN_GIVEN (1u << 31) /* in options.flags: spin_ns 0 means none */
 

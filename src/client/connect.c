@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/sys.h"
+#include "client/connect.h"
 #include "client/control.h"
 #include "client/family.h"
 #include "client/fds.h"
@@ -26,6 +27,11 @@
 #include "shm/slot.h"
 
 static struct plock introduce_lock; /* one at a time; nobody who knows his listener waits for it */
+
+void connect_forked(void)
+{
+    introduce_lock.word = 0; /* a thread of the parent may have had it */
+}
 
 /* Ours that faces that app, and known to the daemon before anybody uses it: accept may, at any moment. C->lock is held. */
 static struct own_box *facing_box(uint32_t app, int *err)
@@ -47,7 +53,8 @@ static struct own_box *facing_box(uint32_t app, int *err)
 }
 
 /* The daemon introduces us to the listener's app: it checks and remembers who we are, and hands out the token pipe. It is asked under
- * C->lock, and waited for without any that others may want: connects to listeners that are known already go on meanwhile. */
+ * C->lock, and waited for without any that others may want: connects to listeners that are known already go on meanwhile. WOULD_BLOCK:
+ * the outbox seemed to be without a use, and was given up. */
 static int introduce_held(const struct dir_entry *e)
 {
     struct control_ask ask;
@@ -84,10 +91,11 @@ static int introduce_held(const struct dir_entry *e)
         C->routes = r;
         r = NULL;
         token = -1;
-    } else if (!err) { /* no memory; or nobody had a use for the outbox meanwhile, and it was given up */
-        err = BERTH_E_NO_MEMORY;
+    } else {
+        if (!err)
+            err = r ? BERTH_E_WOULD_BLOCK : BERTH_E_NO_MEMORY;
+        store_relaxed(&C->own_loose, 1); /* the outbox may have been made for nothing */
     }
-    store_relaxed(&C->own_loose, 1); /* should it have been made for nothing */
     plock_release(&C->lock);
     own_fd_close(token);
     memory_put(r, sizeof *r);
@@ -102,7 +110,9 @@ static int introduce(const struct dir_entry *e)
     plock_take(&C->lock);
     bool known = route_find(e->listener) != NULL; /* another thread's work */
     plock_release(&C->lock);
-    int err = known ? 0 : introduce_held(e);
+    int err = known ? 0 : BERTH_E_WOULD_BLOCK;
+    for (int i = 0; i < 10 && err == BERTH_E_WOULD_BLOCK; i++)
+        err = introduce_held(e);
     plock_release(&introduce_lock);
     return err;
 }

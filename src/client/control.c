@@ -5,6 +5,9 @@
  * worked off elsewhere (news.c), outside all locks; whoever leaves something on the list kicks the process's own waiters. A daemon that
  * went away costs what needs it (new peers, new segments) and nothing else.
  *
+ * Nobody blocks in sending. What the socket does not take, for it is full or this user has too many descriptors under way, is kept in
+ * order and sent when anybody sends more, waits for an answer, or sleeps (wait_cap).
+ *
  * A daemon that does not answer in time is *slow*: nobody waits for it any more until it has said something. What it answers later
  * belongs to nobody: it is a push, and what it brought is given back (news.c).
  *
@@ -39,6 +42,106 @@ uint32_t control_async_seq(void)
 {
     static uint32_t n;
     return 0x80000000u | fetch_add_sc(&n, 1u) % 0x7ffffffeu;
+}
+
+/* ---- what could not be sent yet ------------------------------------------------------------------------------- */
+
+#define UNSENT_MAX 4096u
+#define UNSENT_NS (5 * NS_PER_MS) /* until it is tried again by who waits for the answer */
+#define UNSENT_BYTES 512u /* no message of a worker is longer */
+
+struct unsent {
+    struct unsent *next;
+    uint16_t len;
+    int nfds;
+    int fds[CTL_FDS_MAX];
+    uint8_t data[UNSENT_BYTES] __attribute__((aligned(8)));
+};
+
+static struct unsent *unsent_first, **unsent_last = &unsent_first; /* under send_lock */
+static uint32_t unsent_count;
+
+static void unsent_free(struct unsent *u)
+{
+    for (int i = 0; i < u->nfds; i++)
+        own_fd_close(u->fds[i]);
+    memory_put(u, sizeof *u);
+}
+
+static struct unsent *unsent_take(void)
+{
+    struct unsent *u = unsent_first;
+    if (u) {
+        store_relaxed(&unsent_first, u->next);
+        if (!unsent_first)
+            unsent_last = &unsent_first;
+        unsent_count--;
+    }
+    return u;
+}
+
+static void unsent_forget(void)
+{
+    struct unsent *u;
+    while ((u = unsent_take()))
+        unsent_free(u);
+}
+
+static int unsent_put(const struct ctl_header *msg, const int *fds, int nfds)
+{
+    if (unsent_count >= UNSENT_MAX || msg->len > UNSENT_BYTES)
+        return BERTH_E_NO_MEMORY;
+    struct unsent *u = memory_get(sizeof *u);
+    if (!u)
+        return BERTH_E_NO_MEMORY;
+    *u = (struct unsent){.len = msg->len};
+    memcpy(u->data, msg, msg->len);
+    for (int i = 0; i < nfds; i++) {
+        long fd = sys_fcntl(fds[i], F_DUPFD_CLOEXEC, 0L);
+        if (fd == -EMFILE) {
+            client_fds_release();
+            fd = sys_fcntl(fds[i], F_DUPFD_CLOEXEC, 0L);
+        }
+        if (fd < 0) {
+            unsent_free(u);
+            return BERTH_E_NO_MEMORY;
+        }
+        u->fds[u->nfds++] = own_fd((int)fd);
+    }
+    store_relaxed(unsent_last, u);
+    unsent_last = &u->next;
+    unsent_count++;
+    return 0;
+}
+
+static bool later(int err)
+{
+    return err == BERTH_E_WOULD_BLOCK || err == BERTH_E_NO_MEMORY;
+}
+
+/* send_lock is held. */
+static void flush(void)
+{
+    while (unsent_first && !C->daemon_lost &&
+           !later(ctl_send(C->ctl, unsent_first->data, unsent_first->len, unsent_first->fds, unsent_first->nfds,
+                           MSG_DONTWAIT)))
+        unsent_free(unsent_take());
+}
+
+bool control_unsent(void)
+{
+    return load_relaxed(&unsent_first) != NULL;
+}
+
+void control_flush(void)
+{
+    if (!control_unsent())
+        return;
+    plock_take(&C->send_lock);
+    flush();
+    if (C->daemon_lost)
+        unsent_forget();
+    plock_release(&C->send_lock);
 }
 
 /* ---- what the daemon says of its own accord ------------------------------------------------------------------- */
@@ -81,6 +184,7 @@ struct push *control_push_take(void)
 /* Of a daemon that this process has done with. */
 void control_pushes_forget(void)
 {
+    unsent_forget();
     struct push *p;
     while ((p = control_push_take())) {
         for (int i = 0; i < p->nfds; i++)
@@ -93,6 +197,7 @@ void control_forget(void)
 {
     pushes_lock.word = 0; /* a thread of the parent may have had it */
     asks = NULL;
+    unsent_forget();
     pushes_first = NULL;
     pushes_last = &pushes_first;
 }
@@ -160,7 +265,15 @@ int control_send(void *msg, const int *fds, int nfds)
 {
     if (C->ctl < 0 || C->daemon_lost)
         return BERTH_E_DAEMON_GONE;
-    return ctl_send(C->ctl, msg, ((struct ctl_header *)msg)->len, fds, nfds, 0);
+    plock_take(&C->send_lock);
+    flush();
+    int err = BERTH_E_WOULD_BLOCK;
+    if (!unsent_first)
+        err = ctl_send(C->ctl, msg, ((struct ctl_header *)msg)->len, fds, nfds, MSG_DONTWAIT);
+    if (later(err))
+        err = unsent_put(msg, fds, nfds);
+    plock_release(&C->send_lock);
+    return err;
 }
 
 static uint16_t reply_type(uint16_t request)
@@ -270,6 +383,7 @@ int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds)
 static int wait_reply(const struct control_ask *a)
 {
     while (!load_acquire(&a->reply)) {
+        control_flush();
         struct push *p = memory_get(sizeof *p);
         if (!p)
             return BERTH_E_NO_MEMORY;
@@ -284,6 +398,8 @@ static int wait_reply(const struct control_ask *a)
             if (left <= 0)
                 return BERTH_E_TIMED_OUT;
             struct pollfd pfd = {.fd = C->ctl, .events = POLLIN};
+            if (control_unsent() && left > UNSENT_NS)
+                left = UNSENT_NS;
             struct timespec ts = clock_timespec(left);
             (void)sys_ppoll(&pfd, 1, &ts, NULL);
             continue;

@@ -28,7 +28,11 @@ int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds);
 int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds);
 bool daemon_is_slow(void); /* it was late, and has said nothing since */
 void daemon_was_slow(void);
-int control_send(void *msg, const int *fds, int nfds); /* no reply is waited for */
+/* No reply is waited for, and nothing else: what the socket does not take is kept, with copies of the descriptors, and sent later in
+ * order. */
+int control_send(void *msg, const int *fds, int nfds);
+bool control_unsent(void); /* something is kept so */
+void control_flush(void);  /* as much of it as can be sent now */
 void control_receive(void);           /* takes what the daemon sent, if anything, onto the list of pushes */
 bool control_pushed(void);            /* is anything on it? */
 bool control_news(void);              /* has the daemon sent something since its socket was last emptied? No system call */

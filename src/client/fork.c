@@ -30,6 +30,7 @@
 #include "client/aside.h"
 #include "client/attach.h"
 #include "client/bury.h"
+#include "client/connect.h"
 #include "client/control.h"
 #include "client/family.h"
 #include "client/fds.h"
@@ -137,10 +138,12 @@ static void locks_take(void)
     plock_take(&C->cache_lock);
     plock_take(&C->boxes_lock);
     plock_take(&C->rolls_lock);
+    plock_take(&C->send_lock);
 }
 
 static void locks_release(void)
 {
+    plock_release(&C->send_lock);
     plock_release(&C->rolls_lock);
     plock_release(&C->boxes_lock);
     plock_release(&C->cache_lock);
@@ -260,6 +263,8 @@ static void sessions_inherit(void)
 static void after_fork_child(void)
 {
     bool worker = forking;
+    auto_lock.word = 0; /* a thread of the parent may have had it */
+    connect_forked();
     if (worker)
         plock_release(&hello_lock);
     plock_release(&attach_lock);

@@ -10,6 +10,7 @@
  */
 #include <limits.h>
 
+#include "base/sys.h"
 #include "client/link.h"
 #include "client/channel.h"
 #include "client/family.h"

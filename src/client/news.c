@@ -215,6 +215,7 @@ void control_poll(void)
         }
     }
     fds_keep_again();
+    control_flush();
     control_receive();
     dispatch_pushes();
     hold_end();

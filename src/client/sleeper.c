@@ -113,8 +113,9 @@ int64_t wait_cap(int64_t deadline)
     if (C->daemon_lost && load_relaxed(&C->workers))
         not_beyond(&left, LOOK_ALIVE_NS); /* then nobody tells us that a peer has died */
     if (load_relaxed(&C->unheard) || load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at) ||
-        load_relaxed(&C->inherited_unheard)) {
-        /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom; the same for a full queue */
+        load_relaxed(&C->inherited_unheard) || control_unsent()) {
+        /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom; the same for a full queue, a
+         * listener's or the daemon's */
         static __thread int64_t pause_ns;
         pause_ns = pause_ns < NS_PER_MS ? NS_PER_MS : pause_ns < 64 * NS_PER_MS ? pause_ns * 2 : pause_ns;
         not_beyond(&left, pause_ns);
@@ -138,6 +139,7 @@ static void any_asleep(void)
 int64_t sleeper_prepare(const struct sleeper *sl)
 {
     sessions_settle();
+    control_flush();
     any_asleep();
     if (events_waiting() || control_pushes() || sleeper_news())
         return 0;
@@ -148,6 +150,7 @@ int64_t sleeper_prepare(const struct sleeper *sl)
 static int64_t prepare_words(const struct sleeper *sl)
 {
     sessions_settle();
+    control_flush();
     return control_pushes() || sleeper_news() ? 0 : wait_cap(sl->deadline);
 }
 

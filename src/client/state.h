@@ -25,6 +25,7 @@
  *   client.cache_lock (process)                 who makes a session's cache
  *   client.boxes_lock (process)                 the lists of other workers' outboxes
  *   client.rolls_lock (process)                 which session is on which roll
+ *   client.send_lock (process)                  what is sent to the daemon, in order
  * and those that are local to a file, taken last. Under watch_lock or client.lock session locks are only tried. What tells a peer
  * something (channel_event) may take client.lock and what comes after it.
  */
@@ -435,7 +436,7 @@ struct client {
     uint32_t napping;   /* threads that sleep on one session's words alone */
     uint32_t attention; /* futex: one of them is to take the last listener's place */
     uint32_t news_seen; /* the daemon's word when its socket was last emptied */
-    struct plock lock, ctl_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock, rolls_lock;
+    struct plock lock, ctl_lock, send_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock, rolls_lock;
 };
 
 extern struct client berth_client;

@@ -23,6 +23,7 @@
 
 #define OUT_PACKETS_MAX 65536u
 #define OUT_BYTES_MAX (4u << 20)
+#define STUCK_NS (10 * NS_PER_MS)
 
 struct out_packet {
     struct list link;
@@ -34,7 +35,7 @@ struct out_packet {
 
 void conn_watch(struct daemon *d, struct conn *c)
 {
-    uint32_t events = list_empty(&c->out) ? EPOLLIN : EPOLLOUT;
+    uint32_t events = list_empty(&c->out) ? EPOLLIN : c->stuck ? 0 : EPOLLOUT;
     if (events == c->events)
         return;
     struct epoll_event ev = {.events = events, .data.ptr = &c->watch};
@@ -93,6 +94,39 @@ static int out_queue(struct conn *c, const void *msg, size_t len, const int *fds
     return 0;
 }
 
+/* The socket has room, but the kernel takes nothing: to watch it would be to spin. */
+static void stuck(struct daemon *d, struct conn *c)
+{
+    c->stuck = true;
+    if (!d->stuck_at)
+        d->stuck_at = clock_now() + STUCK_NS;
+}
+
+static struct conn *due(struct daemon *d)
+{
+    for (struct list *it = d->conns.next; it != &d->conns; it = it->next) {
+        struct conn *c = container_of(it, struct conn, link);
+        if (c->due)
+            return c;
+    }
+    return NULL;
+}
+
+/* From the beginning after each: what has left may doom another (errand_end). */
+void conns_unstick(struct daemon *d)
+{
+    struct conn *c;
+    d->stuck_at = 0;
+    for (struct list *it = d->conns.next; it != &d->conns; it = it->next) {
+        c = container_of(it, struct conn, link);
+        c->due = c->stuck;
+    }
+    while ((c = due(d))) {
+        c->due = false;
+        conn_flush(d, c);
+    }
+}
+
 static void told(const struct conn *c)
 {
     if (c->worker && c->worker->app)
@@ -110,6 +144,8 @@ void conn_send(struct daemon *d, struct conn *c, const void *msg, size_t len, co
         told(c);
     /* NO_MEMORY: the kernel's for now, or too many descriptors of this user's under way: as good as a full queue */
     if (err == BERTH_E_WOULD_BLOCK || err == BERTH_E_NO_MEMORY) {
+        if (err == BERTH_E_NO_MEMORY)
+            stuck(d, c);
         err = out_queue(c, msg, len, fds, nfds);
         if (err) {
             log_warn("pid %d does not read what it is sent (%u packets waiting): evicted", (int)c->pid,
@@ -127,9 +163,12 @@ void conn_send(struct daemon *d, struct conn *c, const void *msg, size_t len, co
 
 void conn_flush(struct daemon *d, struct conn *c)
 {
+    c->stuck = false;
     while (!list_empty(&c->out)) {
         struct out_packet *p = container_of(c->out.next, struct out_packet, link);
         int err = ctl_send(c->watch.fd, p->bytes, p->len, p->fds, p->nfds, MSG_DONTWAIT);
+        if (err == BERTH_E_NO_MEMORY)
+            stuck(d, c);
         if (err == BERTH_E_WOULD_BLOCK || err == BERTH_E_NO_MEMORY)
             break;
         if (!err)

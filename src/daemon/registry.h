@@ -52,6 +52,8 @@ struct conn {
     uint32_t out_count;
     uint64_t out_bytes;
     uint32_t events; /* watched for */
+    bool due;   /* to be tried again now */
+    bool stuck; /* the kernel has no room for descriptors under way: tried again by a timer */
     bool doomed;
     bool lease; /* a lease of a process whose pid we cannot see */
 };
@@ -220,6 +222,7 @@ struct daemon {
     int64_t leave_at;  /* automatic: when the grace is over; 0: not alone */
     int64_t sweep_at;  /* when to look at left outboxes again; 0: there is none */
     int64_t sweep_wait;
+    int64_t stuck_at; /* when to try connections again to which the kernel took nothing; 0: there is none */
 
     /* registry.c */
     struct list apps;
@@ -257,6 +260,7 @@ void conn_doom(struct daemon *d, struct conn *c, int tell); /* tell: a status fo
 void conn_reap(struct daemon *d);
 void conn_flush(struct daemon *d, struct conn *c);
 void conn_watch(struct daemon *d, struct conn *c);
+void conns_unstick(struct daemon *d);
 void conn_last_of(const struct conn *c, struct errand *e); /* it ends when what was sent last has left, too */
 
 /* ---- server.c ---- */

@@ -272,12 +272,14 @@ static void run_timers(struct daemon *d)
         d->accept_paused = false;
     if (d->sweep_at && now >= d->sweep_at)
         outbox_sweep(d);
+    if (d->stuck_at && now >= d->stuck_at)
+        conns_unstick(d);
 }
 
 static int next_timeout(const struct daemon *d)
 {
     int64_t next = DEADLINE_NEVER;
-    const int64_t timers[] = {d->leave_at, d->sweep_at, d->accept_paused ? d->accept_at : 0};
+    const int64_t timers[] = {d->leave_at, d->sweep_at, d->stuck_at, d->accept_paused ? d->accept_at : 0};
     for (size_t i = 0; i < sizeof timers / sizeof timers[0]; i++) {
         if (timers[i] && timers[i] < next)
             next = timers[i];
