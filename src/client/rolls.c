@@ -94,7 +94,8 @@ struct session *walk_next(struct roll_walk *w)
     struct session *s = w->at ? session_at(w->at) : NULL;
     if (s) {
         store_relaxed(&w->at, C->more[w->at].next);
-        w->flags = load_acquire(&s->flags); /* of the session that is on the roll, whatever the record is in a moment */
+        w->flags =
+            load_acquire(&s->flags); /* of the session that is on the roll, whatever the record is in a moment */
     } else {
         take_off(w);
     }

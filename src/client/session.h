@@ -21,7 +21,7 @@ void sessions_list_take(uint32_t *link, const struct session *s);
 void unconfirmed_take(const struct session *s);
 void queued_take(const struct session *s); /* off the list of those that found no room in a listener's queue */
 void zombie_put(struct session *s);
-struct session *zombie_take(void); /* the next of the next peer; NULL: there is none */
+struct session *zombie_take(void);       /* the next of the next peer; NULL: there is none */
 void session_dispose(struct session *s); /* nobody can find it any more, the peer is done with it */
 
 /* Who has ended its reading alone still takes what comes; once both halves are over, what comes is answered by a reset. */

@@ -30,7 +30,7 @@ struct watch {
 };
 
 struct evset {
-    int epfd;    /* the program's own kernel set, -1: none. Nothing of berth's is ever in it */
+    int epfd; /* the program's own kernel set, -1: none. Nothing of berth's is ever in it */
     int wait_ep; /* what a wait sleeps on: that set, our bell, the inner set, listeners' pipes; -1 until first needed */
     int32_t pid; /* whose wait_ep it is */
     uint32_t waiter;
@@ -54,18 +54,18 @@ struct evset {
 #define SETS_DEEP 5 /* how deep sets may lie in sets, as the kernel has it */
 
 /* All under watch_lock. */
-void watch_enter(struct watch *w);                             /* onto the set's list and the list that w->list names */
-void watch_leave(struct watch *w);                             /* off all lists */
-void watch_ready(struct watch *w);                             /* to be judged; sets around its set as well */
+void watch_enter(struct watch *w); /* onto the set's list and the list that w->list names */
+void watch_leave(struct watch *w); /* off all lists */
+void watch_ready(struct watch *w); /* to be judged; sets around its set as well */
 void watch_unready(struct watch *w);
-bool set_asleep(const struct evset *set);                      /* somebody sleeps who waits for it, or for one around it */
+bool set_asleep(const struct evset *set); /* somebody sleeps who waits for it, or for one around it */
 struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
 
 /* Takes watch_lock. Somebody should look at the session again: its event sets, polls and blocked threads. */
 void watches_ready(struct session_cache *c);
-void listener_ready(struct listener *l); /* the same of a listener */
+void listener_ready(struct listener *l);             /* the same of a listener */
 bool watches_ready_quietly(struct session_cache *c); /* true: the caller is to ring (own_kick) */
-void watches_drop(struct watch **list);  /* what they watch is gone */
+void watches_drop(struct watch **list);              /* what they watch is gone */
 
 /* Threads that sleep on the peer's words by futex: they look again, and sleep by other means if they must. */
 void sleepers_wake(struct session *s);

@@ -2,7 +2,7 @@
  *
  * An entry carries its own position, so a consumer looks at one line only, and whatever a hostile producer writes there
  * is at worst a wrong slot index, which is checked, or no entry at all. When the queue is full the producer bumps
- * `resync` instead; the consumer then looks at all its sessions. */
+ * `resync` instead; the consumer then looks at all its sessions with that producer. */
 #ifndef BERTH_SHM_QUEUE_H
 #define BERTH_SHM_QUEUE_H
 

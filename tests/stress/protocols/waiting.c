@@ -142,7 +142,7 @@ static void far_feeds(berth_listener l)
         if (next_random(&r) % 2)
             (void)usleep(next_random(&r) % 2000); /* most of them sleep */
         else if (next_random(&r) % 4 == 0)
-            pause_ms(130); /* and soundly: only a wake ends it */
+            pause_ms(130);                      /* and soundly: only a wake ends it */
         for (size_t left = sizeof all; left;) { /* by one write or by several */
             size_t n = next_random(&r) % 3 ? next_random(&r) % left + 1 : left;
             put_all(s, all, n);
