@@ -466,6 +466,8 @@ static uint32_t judge_session(struct watch *w, bool take)
         (void)stream_arm_write(s, c, 0);
     came = came || (edge && edge_came(w, s, c, take));
     now = came ? session_ready(s, c) & mask : 0;
+    if (now & READY_MISSING)
+        w->fresh = true; /* not told yet */
     if (!now)
         stream_flush_head(s, true);
     return now;
