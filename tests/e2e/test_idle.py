@@ -67,11 +67,12 @@ class Idle(harness.TestCase):
 
     def check_wakes(self, count):
         """All at once, then one after the other: each thread answers."""
-        for round_number, sig in enumerate((signal.SIGUSR1, signal.SIGUSR2), 1):
+        for sig in (signal.SIGUSR1, signal.SIGUSR2):
+            rounds = self.client.out.count("answered") + 1
             self.client.kill(sig)
-            self.wait_until(lambda n=round_number: self.client.out.count("answered") == n or not self.client.running() or
+            self.wait_until(lambda n=rounds: self.client.out.count("answered") == n or not self.client.running() or
                             not self.server.running(), "the answers", 60)
-            self.assertEqual(self.client.out.splitlines()[1:], [f"answered {count} of {count}"] * round_number,
+            self.assertEqual(self.client.out.splitlines()[1:], [f"answered {count} of {count}"] * rounds,
                              f"{self.server}\n{self.client}")
 
     def check_end(self, way):
@@ -84,12 +85,21 @@ class Idle(harness.TestCase):
         self.assertEqual(self.server.wait(20), 0, repr(self.server))
         self.assertIn("all sessions have ended\n", self.server.out)
 
-    def whole(self, way, count=200):
+    def met(self, way, count=200):
+        """Both sides have talked before."""
+        self.daemon()
+        self.begin(way, count)
+        self.check_wakes(count)
+        self.check_silent()
+        self.check_wakes(count)
+        self.check_end(way)
+
+    def fresh(self, way, count=200):
+        """Nothing has been said: the client has called connect(), and then nothing more."""
         self.daemon()
         self.begin(way, count)
         self.check_silent()
         self.check_wakes(count)
-        self.check_silent(seconds=1.0)  # what they did has not left anybody restless
         self.check_end(way)
 
 
@@ -111,48 +121,75 @@ class Measure(Idle):
 
 
 @harness.needs_preload
-class Threads(Idle):
+class Met(Idle):
     def test_recv(self):
-        self.whole("recv")
+        self.met("recv")
 
     def test_poll(self):
-        self.whole("poll")
+        self.met("poll")
 
     def test_select(self):
-        self.whole("select")
+        self.met("select")
 
     def test_epoll(self):
-        self.whole("epoll")
+        self.met("epoll")
 
     def test_accept(self):
-        self.whole("accept")
+        self.met("accept")
+
+
+@harness.needs_preload
+class Fresh(Idle):
+    def test_recv(self):
+        self.fresh("recv")
+
+    def test_poll(self):
+        self.fresh("poll")
+
+    def test_select(self):
+        self.fresh("select")
+
+    def test_epoll(self):
+        self.fresh("epoll")
+
+    def test_accept(self):
+        self.fresh("accept")
 
 
 @harness.needs_preload
 class WithoutDaemon(Idle):
     """Its death may be told to everybody; after that there is silence again, and the sessions go on."""
 
-    def killed(self, way):
+    def killed(self, way, talk):
         daemon = self.daemon()
         self.begin(way, 200)
+        if talk:
+            self.check_wakes(200)
         time.sleep(SETTLES_WITHIN)
         daemon.kill(signal.SIGKILL)
         daemon.wait()
-        try:
-            self.check_silent(settle=3.0)
-            self.check_wakes(200)
-            self.check_end(way)
-        finally:
-            self.expect_leftover("control.sock", "daemon.lock", "daemon.pid")
+        self.addCleanup(self.expect_leftover, "control.sock", "daemon.lock")
+        self.check_silent(settle=3.0)
+        self.check_wakes(200)
+        self.check_end(way)
 
-    def test_recv(self):
-        self.killed("recv")
+    def test_recv_met(self):
+        self.killed("recv", talk=True)
 
-    def test_epoll(self):
-        self.killed("epoll")
+    def test_poll_met(self):
+        self.killed("poll", talk=True)
 
-    def test_poll(self):
-        self.killed("poll")
+    def test_epoll_met(self):
+        self.killed("epoll", talk=True)
+
+    def test_recv_fresh(self):
+        self.killed("recv", talk=False)
+
+    def test_poll_fresh(self):
+        self.killed("poll", talk=False)
+
+    def test_epoll_fresh(self):
+        self.killed("epoll", talk=False)
 
 
 @harness.needs_preload
@@ -169,6 +206,7 @@ class Many(Idle):
             self.skipTest(f"{MANY} threads are more than the {processes} that ulimit -u allows")
         self.daemon()
         self.begin(way, MANY)
+        self.check_wakes(MANY)
         self.check_silent(settle=3.0)
         self.check_wakes(MANY)
         self.check_end(way)
