@@ -9,6 +9,7 @@ port mapper, epmd, play their own.
 
 import os
 import signal
+import subprocess
 
 import harness
 
@@ -68,7 +69,8 @@ try:
         for key, events in ready:
             key.data.event(events)
 except Over:
-    print("met")
+    print("met", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -84,7 +86,12 @@ class Games(harness.TestCase):
             port = self.free_port()
             serving = self.start_under(*server(first), port)
             self.wait_listening(port, serving)
-            asking = self.start_under(*client(first), port)
+            asking = self.start_under(*client(first), port, stdin=subprocess.PIPE)
+            if i == 0:  # the client closes: the session is still there
+                self.wait_until(lambda: "met\n" in asking.out or not asking.running(), "the first game's end", 30)
+                if asking.running():
+                    self.assertEqual(len(self.show("sessions")), 1, f"it went by way of the kernel\n{serving}\n{asking}")
+            asking.process.stdin.close()
             for program in (asking, serving):
                 code = program.wait(30)
                 self.assertEqual((code, program.out), (0, "met\n"),
@@ -138,6 +145,7 @@ class Erlang(harness.TestCase):
             a = self.node("a", 'io:format("up~n").', env)
             self.wait_until(lambda: "up\n" in a.out or not a.running(), f"node a, start {i + 1}", 30)
             self.assertTrue(a.running() and mapper.running(), f"start {i + 1}\n{mapper}\n{a}")
+            self.assertEqual(len(self.show("sessions")), 1, "a and epmd talk by way of the kernel")
             b = self.node("b", "A = 'a@127.0.0.1', pong = net_adm:ping(A), pong = rpc:call(A, net_adm, ping, [node()]), "
                                "L = lists:seq(1, 20000), L = lists:reverse(rpc:call(A, lists, reverse, [L])), "
                                'io:format("met~n"), rpc:cast(A, init, stop, []), init:stop().', env)
