@@ -58,9 +58,9 @@ bool session_has(struct session *s, struct session_cache *c, uint64_t least)
     if (!peer || flags & SF_TENTATIVE)
         return false;
     uint64_t word = slot_tail(peer), there = count_offset(word) - load_relaxed(&s->head);
-    if (!there || there < reachable(peer, least))
-        return word & COUNT_FLAG;
-    return !ring_missing(s, c, peer);
+    if ((!there || there < reachable(peer, least)) && !(word & COUNT_FLAG))
+        return false;
+    return !there || !ring_missing(s, c, peer); /* an end comes after the bytes before it */
 }
 
 bool stream_readable(struct session *s, struct session_cache *c)
@@ -160,7 +160,8 @@ uint32_t session_ready(struct session *s, struct session_cache *c)
     bool ended = flags & (SF_SHUT_RD | SF_DEAD), closed = cut || flags & SF_SHUT_WR;
     const struct slot *peer = load_acquire(&c->peer);
     if (peer && !(flags & SF_TENTATIVE)) {
-        ended = ended || slot_tail(peer) & COUNT_FLAG;
+        /* not before the bytes: a read finds neither while they are missing */
+        ended = ended || (slot_tail(peer) & COUNT_FLAG && !bytes_missing(s, c));
         if (slot_head(peer) & COUNT_FLAG)
             events |= READY_OUT; /* a write tells */
     }
