@@ -13,7 +13,7 @@ PYTHON ?= /usr/bin/python3
 DEPS ?= yes
 deps = @$(if $(filter yes,$(DEPS)),sh scripts/deps.sh $(1),true)
 
-.PHONY: all demo test bench check check-format check-tidy check-floors check-asan check-tsan check-delays fuzz format install uninstall clean help
+.PHONY: all demo test bench check asan-build check-format check-tidy check-floors check-asan check-tsan check-delays check-mutation fuzz format install uninstall clean help
 
 all:
 	$(call deps,build)
@@ -32,7 +32,7 @@ bench: all
 	$(call deps,build run)
 	@$(PYTHON) bench/run.py --build $(BUILD) $(BENCH_FLAGS)
 
-check: check-format check-floors check-tidy check-asan check-tsan check-delays
+check: check-format check-floors check-tidy check-asan check-tsan check-delays check-mutation
 
 check-format:
 	$(call deps,check)
@@ -46,11 +46,14 @@ check-tidy: all
 	$(call deps,check)
 	@sh scripts/tidy.sh $(BUILD)
 
-check-asan:
+# the build with AddressSanitizer and UndefinedBehaviorSanitizer
+asan-build:
 	$(call deps,build run)
 	@test -e $(BUILD)-asan/build.ninja || meson setup $(BUILD)-asan -Dwerror=$(WERROR) --buildtype=debugoptimized \
 		-Db_sanitize=address,undefined -Db_lundef=false $(MESON_FLAGS)
 	@ninja -C $(BUILD)-asan -j $(JOBS)
+
+check-asan: asan-build
 	@$(PYTHON) scripts/test.py --build $(BUILD)-asan --sanitizer address $(TEST_FLAGS)
 
 check-tsan:
@@ -68,6 +71,11 @@ check-delays:
 	@ninja -C $(BUILD)-delays -j $(JOBS)
 	@$(PYTHON) scripts/test.py --build $(BUILD)-delays --suite unit --only lock $(TEST_FLAGS)
 	@$(PYTHON) scripts/test.py --build $(BUILD)-delays --suite e2e --only test_protocols --test Delayed $(TEST_FLAGS)
+
+# a peer that writes words into all that it may write, and those who must not mind; MUTATION_SEED=n for the same again
+MUTATION_SECONDS ?= 60
+check-mutation: asan-build
+	@sh scripts/mutation.sh $(BUILD)-asan $(MUTATION_SECONDS) $(MUTATION_SEED)
 
 # FUZZ_SECONDS for each target; FUZZ=name for one
 FUZZ_SECONDS ?= 60
@@ -105,7 +113,8 @@ help:
 	@echo 'make demo       redis and nginx on the kernel and on berth, side by side (under 3 minutes)'
 	@echo 'make test       every test; ends with "N passed, M failed"'
 	@echo 'make bench      every figure beside the kernel'"'"'s'
-	@echo 'make check      format, floors, clang-tidy, the tests under ASan+UBSan and under TSan, and with delays'
+	@echo 'make check      format, floors, clang-tidy, the tests under ASan+UBSan and under TSan, with delays, and mutation'
+	@echo 'make check-mutation  a peer whose memory changes all the time (MUTATION_SECONDS=60, MUTATION_SEED=n)'
 	@echo 'make fuzz       libFuzzer on all that parses (FUZZ_SECONDS=60 each, FUZZ=name for one)'
 	@echo 'make format     put the sources into the form that check wants'
 	@echo 'make install    PREFIX=/usr/local DESTDIR='

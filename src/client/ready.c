@@ -53,14 +53,14 @@ bool session_has(struct session *s, struct session_cache *c, uint64_t least)
 {
     uint32_t flags = load_relaxed(&s->flags);
     if (flags & (SF_RESET | SF_SHUT_RD | SF_DEAD))
-        return true;
+        return !(flags & SF_DEAD) || !bytes_missing(s, c); /* those of the dead can still be had */
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer || flags & SF_TENTATIVE)
         return false;
     uint64_t word = slot_tail(peer), there = count_offset(word) - load_relaxed(&s->head);
-    if (!there || there < reachable(peer, least))
-        return word & COUNT_FLAG;
-    return !ring_missing(s, c, peer);
+    if ((!there || there < reachable(peer, least)) && !(word & COUNT_FLAG))
+        return false;
+    return !there || !ring_missing(s, c, peer); /* an end comes after the bytes before it */
 }
 
 bool stream_readable(struct session *s, struct session_cache *c)
@@ -149,18 +149,19 @@ uint32_t session_ready(struct session *s, struct session_cache *c)
 {
     uint32_t flags = load_relaxed(&s->flags);
     if (load_relaxed(&s->state) == SESSION_QUEUED && !(flags & SF_RESET))
-        return 0; /* the connect is not through */
-    bool cut = stream_cut(s, c);
+        return 0;                       /* the connect is not through */
+    bool missing = bytes_missing(s, c); /* then neither their end nor a cut has come: a read finds nothing yet */
+    bool cut = stream_cut(s, c) && !missing;
     uint32_t error = cut && !(flags & SF_RESET_TOLD) ? EPOLLERR : 0;
     if (flags & SF_STOPPED)
         return READY_OUT | EPOLLHUP | error;
     if (flags & SF_RESET)
         return READY_IN | READY_OUT | EPOLLRDHUP | EPOLLHUP | error;
     uint32_t events = error;
-    bool ended = flags & (SF_SHUT_RD | SF_DEAD), closed = cut || flags & SF_SHUT_WR;
+    bool ended = flags & SF_SHUT_RD || (flags & SF_DEAD && !missing), closed = cut || flags & SF_SHUT_WR;
     const struct slot *peer = load_acquire(&c->peer);
     if (peer && !(flags & SF_TENTATIVE)) {
-        ended = ended || slot_tail(peer) & COUNT_FLAG;
+        ended = ended || (slot_tail(peer) & COUNT_FLAG && !missing);
         if (slot_head(peer) & COUNT_FLAG)
             events |= READY_OUT; /* a write tells */
     }
@@ -170,7 +171,7 @@ uint32_t session_ready(struct session *s, struct session_cache *c)
         events |= EPOLLHUP;
     if (stream_readable(s, c))
         events |= READY_IN;
-    else if (bytes_missing(s, c))
+    else if (missing)
         events |= READY_MISSING;
     if (stream_writable(s, c))
         events |= READY_OUT;

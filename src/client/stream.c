@@ -181,8 +181,8 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, s
         store_relaxed(&c->rx_ring, NULL);
         const uint8_t *at = peer_ring_find(c->box, ring, &size, &err);
         if (!at) {
-            if (err != BERTH_E_PROTOCOL)
-                return err;
+            if (err != BERTH_E_PROTOCOL) /* one that is over waits for nothing more */
+                return flags & SF_RESET ? reset_error(s) : flags & SF_SHUT_RD ? 0 : err;
             session_break(s, err, "its ring is not where it says");
             return BERTH_E_RESET;
         }
