@@ -128,7 +128,7 @@ static int wait_more(struct waiting *w, uint64_t h, size_t least, bool again)
 
 bool recv_told(uint64_t h, ssize_t r)
 {
-    return (r == BERTH_E_RESET || r == BERTH_E_CLOSED) && !client_tell_reset(h);
+    return r == BERTH_E_CLOSED || (r == BERTH_E_RESET && !client_tell_reset(h));
 }
 
 /* From the first result on. `total` bytes are wanted, and waited for until `target` are there. */
