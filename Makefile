@@ -13,7 +13,8 @@ PYTHON ?= /usr/bin/python3
 DEPS ?= yes
 deps = @$(if $(filter yes,$(DEPS)),sh scripts/deps.sh $(1),true)
 
-.PHONY: all demo test bench check asan-build check-format check-tidy check-floors check-asan check-tsan check-delays check-mutation fuzz format install uninstall clean help
+.PHONY: all demo test soak bench check asan-build check-format check-tidy check-floors check-asan check-tsan check-delays check-mutation fuzz \
+	format install uninstall clean help
 
 all:
 	$(call deps,build)
@@ -27,6 +28,11 @@ demo: all
 test: all
 	$(call deps,build run)
 	@$(PYTHON) scripts/test.py --build $(BUILD) $(TEST_FLAGS)
+
+# what takes long: all seeds, long runs, big sets
+soak: all
+	$(call deps,build run)
+	@$(PYTHON) scripts/test.py --build $(BUILD) --soak $(TEST_FLAGS)
 
 bench: all
 	$(call deps,build run)
@@ -111,7 +117,8 @@ clean:
 help:
 	@echo 'make            build into $(BUILD)/; $(BUILD)/berth works from there'
 	@echo 'make demo       redis and nginx on the kernel and on berth, side by side (under 3 minutes)'
-	@echo 'make test       every test; ends with "N passed, M failed"'
+	@echo 'make test       every test, each with a few seeds; ends with "N passed, M failed" (about 6 minutes)'
+	@echo 'make soak       every test with all its seeds, long runs and big sets (an hour or so)'
 	@echo 'make bench      every figure beside the kernel'"'"'s'
 	@echo 'make check      format, floors, clang-tidy, the tests under ASan+UBSan and under TSan, with delays, and mutation'
 	@echo 'make check-mutation  a peer whose memory changes all the time (MUTATION_SECONDS=60, MUTATION_SEED=n)'

@@ -17,7 +17,12 @@ import sys
 import time
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, os.path.join(TOP, "tests", "e2e", "lib"))
+sys.dont_write_bytecode = True
+import slowness  # noqa: E402
+
 E2E_FILE_SECONDS = 900  # a whole file; each test has a limit of its own
+SOAK_FILE_SECONDS = 5400
 
 
 class Tally:
@@ -80,8 +85,7 @@ def run_meson(args, tally):
     if args.suite:
         for suite in args.suite:
             command += ["--suite", suite]
-    if args.sanitizer:
-        command += ["--timeout-multiplier", "5"]
+    command += ["--timeout-multiplier", f"{slowness.factor() * (5 if args.sanitizer else 1):.2f}"]
     if args.only:
         names = subprocess.run(["meson", "test", "-C", args.build, "--no-rebuild", "--list"],
                                capture_output=True, text=True, check=True).stdout.split("\n")
@@ -127,6 +131,7 @@ def run_e2e_file(path, args, tally):
     command = [sys.executable, os.path.join(TOP, "tests", "e2e", "run.py"), path, str(write_fd)]
     if args.test:
         command.append(args.test)
+    limit = slowness.slow(SOAK_FILE_SECONDS if args.soak else E2E_FILE_SECONDS)
     start = time.monotonic()
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[write_fd], env=env, cwd=TOP,
                              start_new_session=True)
@@ -138,7 +143,7 @@ def run_e2e_file(path, args, tally):
         # results come by a pipe; the end of the pipe is the end of the process and all it left behind
         os.set_blocking(read_fd, False)
         while True:
-            if time.monotonic() - start > E2E_FILE_SECONDS:
+            if time.monotonic() - start > limit:
                 break
             try:
                 piece = os.read(read_fd, 65536)
@@ -207,6 +212,7 @@ def main():
     parser.add_argument("--only", help="only programs and files with this in their name")
     parser.add_argument("--test", help="of end-to-end files, only tests with this in their name")
     parser.add_argument("--sanitizer", choices=["address", "thread"], help="what the build is instrumented with")
+    parser.add_argument("--soak", action="store_true", help="all seeds, long runs and big sets; takes an hour or so")
     parser.add_argument("--summary", help="append the last line to this file, and each failure to FILE.failures")
     parser.add_argument("--verbose", action="store_true", help="a line for each test")
     args = parser.parse_args()
@@ -216,6 +222,10 @@ def main():
                             ("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1"),
                             ("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1")):
         os.environ.setdefault(variable, value)
+    if args.soak:
+        os.environ["BERTH_TEST_SOAK"] = "1"
+    if slowness.factor() > 1.2:
+        print(f"This machine is busy or slow: limits are {slowness.factor():.1f} times what they are on a quiet one.")
 
     tally = Tally()
     start = time.monotonic()

@@ -198,6 +198,8 @@ size_t client_readable(session_handle h)
         return 0;
     if (!load_acquire(&session_cache_of(s)->peer))
         session_try_link(s); /* who only asks must hear of the acceptor, too */
+    if (bytes_missing(s, session_cache_of(s)) && !fetch_bytes(h))
+        return 0; /* what is told can be read */
     const struct slot *peer = load_acquire(&session_cache_of(s)->peer);
     return peer ? between(load_relaxed(&s->head), count_offset(slot_tail(peer))) : 0;
 }

@@ -26,6 +26,7 @@
 
 #include "base/sys.h"
 #include "client/internal.h"
+#include "client/link.h"
 #include "client/ready.h"
 #include "client/sleeper.h"
 #include "client/spin.h"
@@ -63,7 +64,7 @@ static int by_poll(session_handle h, const struct waiting *w, const struct sleep
 static bool must_poll(const struct waiting *w, uint32_t flags)
 {
     /* of an acceptor the connector may know nothing yet: then nobody wakes the word, and somebody has to look */
-    bool unknown = !(flags & (SF_CONNECTOR | SF_CONFIRMED));
+    bool unknown = !(flags & (SF_CONNECTOR | SF_CONFIRMED)) && session_unheard(w->c);
     return unknown || !load_acquire(&w->c->peer) || (w->events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) ||
            load_acquire(&w->c->watches) || load_relaxed(&w->c->pollers) || flags & (SF_SHARED | SF_TENTATIVE) ||
            C->daemon_lost || !sleeper_has_words() || (w->events & EPOLLIN && bytes_missing(w->s, w->c));

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+from slowness import slow
+
 BIG = 1 << 20
 
 
@@ -146,12 +148,12 @@ class Second:
     def kill(self):
         self.process.kill()
         self.process.wait()
-        time.sleep(0.05)  # on the kernel all has happened by now; berth's daemon still has to tell
+        time.sleep(slow(0.05))  # on the kernel all has happened by now; berth's daemon still has to tell
 
 
 def accepted(listener):
     s, _ = listener.accept()
-    s.settimeout(5)
+    s.settimeout(slow(5))
     return s
 
 
@@ -190,7 +192,7 @@ def one(listener, port, case):
         s.sendall(b"u" * 100)
     if case.startswith("exit"):
         other.process.wait()
-        time.sleep(0.05)
+        time.sleep(slow(0.05))
     else:
         other.ready()
         other.kill()
@@ -216,9 +218,9 @@ def while_blocked(listener, port, what):
                     s.send(b"x" * 65536)
             except BlockingIOError:
                 pass
-        s.settimeout(5)
+        s.settimeout(slow(5))
     if os.fork() == 0:
-        time.sleep(0.3)
+        time.sleep(slow(0.3))
         os.kill(other.process.pid, signal.SIGKILL)
         os._exit(0)
     if what == "recv":
@@ -243,7 +245,7 @@ def listener_dies():
     waiting = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(5)]
     waiting[0].sendall(b"hello")
     other.kill()
-    time.sleep(0.2)
+    time.sleep(slow(0.2))
     for i, s in enumerate(waiting):
         tell(f"pending {i}", outcome(s.recv, 10))
         s.close()

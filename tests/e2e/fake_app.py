@@ -11,6 +11,7 @@ import socket
 import struct
 
 import harness
+from slowness import slow
 
 SHM = os.path.join(harness.TOP, "src", "shm")
 
@@ -123,7 +124,7 @@ class App:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             sock.connect(os.path.join(directory, "control.sock"))
         self.sock = sock
-        self.sock.settimeout(10)
+        self.sock.settimeout(slow(10))
 
     # ---- packets ----
 
@@ -171,7 +172,7 @@ class App:
         except (TimeoutError, BlockingIOError):
             return True
         finally:
-            self.sock.settimeout(10)
+            self.sock.settimeout(slow(10))
 
     def close(self):
         self.sock.close()

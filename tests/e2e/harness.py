@@ -27,11 +27,16 @@ import tempfile
 import time
 import unittest
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib"))
+import slowness  # noqa: E402
+from slowness import slow  # noqa: E402
+
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get("BERTH_TEST_BUILD", os.path.join(TOP, "build"))
 BERTH = os.path.join(BUILD, "berth")
 SHIM = os.path.join(BUILD, "src", "shim", "libberth-preload.so")
 SANITIZER = os.environ.get("BERTH_TEST_SANITIZER", "")
+SOAK = bool(os.environ.get("BERTH_TEST_SOAK"))  # `make soak`: all seeds, long runs, big sets
 PR_SET_CHILD_SUBREAPER = 36
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,17 +59,59 @@ def needs(*programs):
     """Fails, not skips: the packages are in the list that `make test` installs."""
     missing = [p for p in programs if not which(p)]
 
-    def mark(item):
-        if not missing:
-            return item
-        original = item.setUp
-
-        def set_up(self):
-            original(self)
+    def fails(original):
+        def instead(self, *args):
+            original(self, *args)
             self.fail(f"not installed: {', '.join(missing)}; run scripts/deps.sh run")
-        item.setUp = set_up
+        return instead
+
+    def mark(item):
+        if missing and isinstance(item, type):
+            item.setUp = fails(item.setUp)
+        elif missing:
+            return fails(lambda self: None)
         return item
     return mark
+
+
+def soak_only(item):
+    """A test (or class) that `make test` has no time for: run.py leaves it out there."""
+    item.soak_only = True
+    return item
+
+
+def pick(short, full):
+    """Of a test that takes long: what `make test` does, and what `make soak` does."""
+    return full if SOAK else short
+
+
+class Deadline:
+    """A moment so many seconds of a quiet machine away. When it seems to have come, the machine is measured anew: what came
+    to keep it busy meanwhile puts it off."""
+
+    def __init__(self, seconds):
+        self.begin, self.seconds = time.monotonic(), seconds * (4 if SANITIZER else 1)
+        self.factor = slowness.factor()
+
+    def left(self):
+        """Seconds until then; 0: it is over."""
+        left = self.begin + self.seconds * self.factor - time.monotonic()
+        if left <= 0 and self.factor < slowness.MOST:
+            self.factor = max(self.factor, slowness.measure())
+            left = self.begin + self.seconds * self.factor - time.monotonic()
+        return max(left, 0)
+
+    def over(self):
+        return self.left() == 0
+
+    def poll(self, wait):
+        """wait(seconds) until it does not raise subprocess.TimeoutExpired or the time is over; then that is raised."""
+        while True:
+            try:
+                return wait(self.left())
+            except subprocess.TimeoutExpired:
+                if self.over():
+                    raise
 
 
 def needs_root(item):
@@ -149,10 +196,11 @@ class Program:
 
     def wait(self, seconds=30):
         """Its exit status, as subprocess has it (negative: by that signal)."""
+        deadline = Deadline(seconds)
         try:
-            return self.process.wait(timeout=seconds)
+            return deadline.poll(lambda left: self.process.wait(timeout=left))
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"no end after {seconds} s: {self}") from None
+            raise AssertionError(f"no end after {seconds} s x {deadline.factor:.1f}: {self}") from None
 
     def kill(self, sig=signal.SIGKILL):
         if self.running():
@@ -207,10 +255,14 @@ class TestCase(unittest.TestCase):
         os.mkdir(self.scratch, 0o755)
         self.addCleanup(self._end)
         signal.signal(signal.SIGALRM, self._too_long)
-        signal.alarm(self.limit * (4 if SANITIZER else 1))
+        self.deadline = Deadline(self.limit)
+        signal.setitimer(signal.ITIMER_REAL, self.deadline.left())
 
     def _too_long(self, *_):
-        raise AssertionError(f"the test's limit of {self.limit} s is over; programs:\n" +
+        if (left := self.deadline.left()) > 0:
+            signal.setitimer(signal.ITIMER_REAL, left)
+            return
+        raise AssertionError(f"the test's limit of {self.limit} s x {self.deadline.factor:.1f} is over; programs:\n" +
                              "\n".join(repr(p) for p in getattr(self, "programs", [])))
 
     # ---- programs ----
@@ -219,6 +271,9 @@ class TestCase(unittest.TestCase):
         env = {k: v for k, v in os.environ.items() if not k.startswith("BERTH_") and k != "LD_PRELOAD"}
         env["PATH"] = env.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
         env["BERTH_RUNTIME_DIR"] = self.runtime_dir
+        env["BERTH_TEST_SLOWNESS"] = f"{slowness.factor():.2f}"
+        env["PYTHONPATH"] = os.path.dirname(os.path.abspath(slowness.__file__))
+        env["PYTHONDONTWRITEBYTECODE"] = "1"
         env.update(extra or {})
         return {k: v for k, v in env.items() if v is not None}
 
@@ -233,12 +288,13 @@ class TestCase(unittest.TestCase):
         process = subprocess.Popen(command, env=self.environment(env), cwd=cwd or self.scratch, stdin=subprocess.PIPE,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         data = stdin if isinstance(stdin, bytes) else stdin.encode()
+        deadline = Deadline(seconds)
         try:
-            out, err = process.communicate(data, timeout=seconds)
+            out, err = deadline.poll(lambda left: process.communicate(data, timeout=left))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
-            raise AssertionError(f"no end after {seconds} s: {' '.join(command)}\n{out[-3000:]!r}\n{err[-3000:]!r}") from None
+            raise AssertionError(f"no end after {seconds} s x {deadline.factor:.1f}: {' '.join(command)}\n{out[-3000:]!r}\n{err[-3000:]!r}") from None
         return Done(command, process.returncode, out if binary else out.decode(errors="replace"),
                     err.decode(errors="replace"))
 
@@ -286,16 +342,27 @@ class TestCase(unittest.TestCase):
 
     def wait_until(self, condition, what, seconds=20):
         """condition() until it is true; its value."""
-        end = time.monotonic() + seconds * (3 if SANITIZER else 1)
-        pause = 0.001
+        deadline, pause = Deadline(seconds), 0.001
         while True:
+            late = deadline.over()  # before the look: what is seen after the end counts still
             value = condition()
             if value:
                 return value
-            if time.monotonic() > end:
-                raise AssertionError(f"waited {seconds} s in vain for {what}")
+            if late:
+                raise AssertionError(f"waited {seconds} s x {deadline.factor:.1f} in vain for {what}")
             time.sleep(pause)
             pause = min(pause * 1.5, 0.05)
+
+    def wait_settled(self, get, what, quiet=1.0, seconds=20):
+        """get() once it has given the same for `quiet` seconds. What is counted while things move is luck."""
+        deadline, value, since = Deadline(seconds), get(), time.monotonic()
+        while time.monotonic() - since < quiet:
+            if deadline.over():
+                raise AssertionError(f"{what} does not settle: {value}")
+            time.sleep(0.05)
+            if (now := get()) != value:
+                value, since = now, time.monotonic()
+        return value
 
     def wait_listening(self, port, program=None, seconds=20):
         """Until a kernel socket listens at that TCP port. Looks in /proc, so that no connection is made."""
@@ -369,25 +436,25 @@ class TestCase(unittest.TestCase):
         return {"/dev/shm": names("/dev/shm", "berth")}
 
     def _end(self):
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         problems = []
         for program in reversed(self.programs):
             if program.running():
                 program.kill(signal.SIGTERM)
-        end = time.monotonic() + 10
+        deadline = Deadline(10)
         for program in reversed(self.programs):
             try:
-                program.process.wait(timeout=max(0.1, end - time.monotonic()))
+                deadline.poll(lambda left, p=program: p.process.wait(timeout=max(0.1, left)))
             except subprocess.TimeoutExpired:
                 problems.append(f"did not stop on SIGTERM: {program}")
                 program.kill()
                 program.process.wait()
         # an auto-started daemon leaves by itself once its last app is gone
-        end = time.monotonic() + self.auto_daemon_leaves_within
+        deadline = Deadline(self.auto_daemon_leaves_within)
         while True:
             self._reap()
             left = children_of(os.getpid())
-            if not left or time.monotonic() > end:
+            if not left or deadline.over():
                 break
             time.sleep(0.01)
         for pid, command in left.items():
@@ -396,8 +463,8 @@ class TestCase(unittest.TestCase):
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        end = time.monotonic() + 5
-        while children_of(os.getpid()) and time.monotonic() < end:
+        deadline = Deadline(5)
+        while children_of(os.getpid()) and not deadline.over():
             self._reap()
             time.sleep(0.005)
         rest = sorted(os.listdir(self.runtime_dir)) if os.path.isdir(self.runtime_dir) else []

@@ -15,6 +15,8 @@ import sys
 import threading
 import time
 
+from slowness import slow
+
 WAYS = ("call", "poll", "epoll", "edge", "select")
 
 
@@ -61,7 +63,7 @@ def fill(s):
             s.send(b"x" * 65536)
     except BlockingIOError:
         pass
-    s.settimeout(5)
+    s.settimeout(slow(5))
 
 
 def blocked_read(s, way):
@@ -85,7 +87,7 @@ def in_child(call, *args):
     r, w = os.pipe()
     pid = os.fork()
     if pid == 0:
-        signal.alarm(20)
+        signal.alarm(int(slow(20)))
         os.write(w, outcome(call, *args).encode())
         os._exit(0)
     os.close(w)
@@ -113,7 +115,7 @@ def in_thread(call, *args):
 
 def peer(port):
     s = socket.create_connection(("127.0.0.1", port))
-    s.settimeout(5)
+    s.settimeout(slow(5))
     while order := sys.stdin.readline().strip():
         if order == "read":
             print(outcome(s.recv, 10), flush=True)
@@ -138,7 +140,7 @@ class Pair:
         self.process = subprocess.Popen([sys.executable, __file__, "peer", str(listener.getsockname()[1])],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.s = listener.accept()[0]
-        self.s.settimeout(5)
+        self.s.settimeout(slow(5))
         for _ in range(2):  # so that both know each other, and neither has a reason to look now and then
             assert self.ask("write") == "5"
             assert self.s.recv(5) == b"hello"
@@ -168,7 +170,7 @@ def write_side(pair, child_shuts):
     r, w = os.pipe()
     if child_shuts:
         shut = in_child(lambda: (s.shutdown(socket.SHUT_WR), os.read(r, 1))[0] or "done")
-        time.sleep(0.2)
+        time.sleep(slow(0.2))
         tell("parent writes", outcome(s.send, b"x"), "again", outcome(s.send, b"x"))
         tell("parent polls", events(s, select.POLLIN | select.POLLOUT | select.POLLRDHUP))
     else:
@@ -192,7 +194,7 @@ def read_side(pair, child_shuts):
     r, w = os.pipe()
     if child_shuts:
         shut = in_child(lambda: (s.shutdown(socket.SHUT_RD), os.read(r, 1))[0] or "done")
-        time.sleep(0.2)
+        time.sleep(slow(0.2))
         tell("parent reads", outcome(s.recv, 10), events(s, select.POLLIN | select.POLLOUT | select.POLLRDHUP))
     else:
         other = in_child(lambda: (os.read(r, 1), f"{outcome(s.recv, 10)} "
@@ -214,7 +216,7 @@ def asleep(pair, other, what, way):
     if what == "write":
         fill(s)
     told = other(blocked_read if what == "read" else blocked_write, s, way)
-    time.sleep(0.15)
+    time.sleep(slow(0.15))
     s.shutdown(socket.SHUT_RD if what == "read" else socket.SHUT_WR)
     tell(told())
     if what == "write":
@@ -226,14 +228,14 @@ def asleep_here(pair, what, way):
     s = pair.s
     if what == "write":
         fill(s)
-    shut = in_child(lambda: (time.sleep(0.2), s.shutdown(socket.SHUT_RD if what == "read" else socket.SHUT_WR))[1] or "shut")
+    shut = in_child(lambda: (time.sleep(slow(0.2)), s.shutdown(socket.SHUT_RD if what == "read" else socket.SHUT_WR))[1] or "shut")
     tell(outcome(blocked_read if what == "read" else blocked_write, s, way), shut())
     if what == "write":
         tell("peer", pair.ask("drain"))
 
 
 def main():
-    signal.alarm(100)
+    signal.alarm(int(slow(100)))
     listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=16)
     cases = [("write side, child shuts", write_side, True), ("write side, parent shuts", write_side, False),
              ("read side, child shuts", read_side, True), ("read side, parent shuts", read_side, False)]

@@ -7,6 +7,7 @@ tests/differ/meant.txt lists the differences that are meant, each with its reaso
 By hand: build/tests/differ/differ NAME, and the same under berth; scripts/test.py --only differ --test NAME does both.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -61,7 +62,7 @@ class Area(unittest.TestCase):
     def setUpClass(cls):
         cls.place = Place()
         cls.place.setUp()
-        signal.alarm(0)  # each case has a limit of its own
+        signal.setitimer(signal.ITIMER_REAL, 0)  # each case has a limit of its own
         try:
             cls.daemon = cls.place.daemon()
         except BaseException:
@@ -73,13 +74,14 @@ class Area(unittest.TestCase):
         cls.place._end()
 
     def begin(self, *command):
-        return subprocess.Popen(command, env=self.place.environment(), cwd=self.place.scratch, stdin=subprocess.DEVNULL,
+        env = self.place.environment({"DIFFER_SECONDS": str(math.ceil(harness.slow(5)))})
+        return subprocess.Popen(command, env=env, cwd=self.place.scratch, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
     def output(self, program):
         """What it said, and how it ended if not well."""
         try:
-            out, err = program.communicate(timeout=CASE_SECONDS)
+            out, err = harness.Deadline(CASE_SECONDS).poll(lambda left: program.communicate(timeout=left))
         except subprocess.TimeoutExpired:
             os.killpg(program.pid, signal.SIGKILL)
             out, err = program.communicate()

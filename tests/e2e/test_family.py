@@ -28,6 +28,7 @@ while True:
 # So many connections at once. Each sends its own bytes and gets them back, three times over, while all others are open.
 MANY = """
 import hashlib, socket, sys
+from slowness import slow
 port, count = int(sys.argv[1]), int(sys.argv[2])
 def block(i, turn):
     return hashlib.sha256(b"%d %d" % (i, turn)).digest() * 100
@@ -41,7 +42,7 @@ def exact(s, n):
     return got
 open_ones = []
 for i in range(count):
-    s = socket.create_connection(("127.0.0.1", port), timeout=20)
+    s = socket.create_connection(("127.0.0.1", port), timeout=slow(20))
     s.sendall(block(i, 0))
     open_ones.append(s)
 for turn in range(3):
@@ -62,10 +63,11 @@ print("done", flush=True)
 # Is each connection served, or does it end?
 BEYOND = """
 import socket, sys
+from slowness import slow
 port, count = int(sys.argv[1]), int(sys.argv[2])
 open_ones, served, ended = [], 0, 0
 for i in range(count):
-    s = socket.create_connection(("127.0.0.1", port), timeout=20)
+    s = socket.create_connection(("127.0.0.1", port), timeout=slow(20))
     try:
         s.sendall(b"%d" % i)
         got = s.recv(100)
@@ -114,7 +116,8 @@ while True:
 
 ONE = """
 import socket, sys, time
-s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=15)
+from slowness import slow
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=slow(15))
 s.sendall(b"ab")
 got = b""
 while len(got) < 4:
@@ -123,16 +126,17 @@ start = time.monotonic()
 assert got == b"abab", got
 assert s.recv(10) == b""
 took = time.monotonic() - start
-print("end" if took < 1 else f"end after {took:.1f} s")
+print("end" if took < slow(1) else f"end after {took:.1f} s")
 """
 
 
 # One child after the other asks and ends, the parent stays: each is a worker of the same app, more than an app has channels.
 ONE_BY_ONE = """
 import os, socket, sys
+from slowness import slow
 port, count = int(sys.argv[1]), int(sys.argv[2])
 def ask(s, text):
-    s.settimeout(20)
+    s.settimeout(slow(20))
     s.sendall(text)
     assert s.recv(100) == text, text
 held = socket.create_connection(("127.0.0.1", port))

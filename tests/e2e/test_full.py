@@ -10,6 +10,7 @@ PYTHON = "/usr/bin/python3"
 
 COMMON = """
 import errno, os, resource, signal, socket, sys, time
+from slowness import slow
 def fill():
     taken = []
     try:
@@ -57,7 +58,7 @@ socks = [socket.socket() for _ in ports]
 taken = fill()
 worked = failed = 0
 def ask(s):
-    s.settimeout(20)
+    s.settimeout(slow(20))
     s.sendall(b"hello")
     assert s.recv(10) == b"hello"
 for s, port in zip(socks, ports):
@@ -69,7 +70,7 @@ for s, port in zip(socks, ports):
     except OSError as e:
         assert e.errno == errno.EMFILE, e
         failed += 1
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < slow(5)
     s.close()
     taken += fill() # the number of that socket is free again
 print(worked, failed)
@@ -88,7 +89,7 @@ print("passed")
 # served when there is a little room
 FULL_SERVER = COMMON + """
 l, taken = listen_with_full_table()
-end = time.monotonic() + 20
+end = time.monotonic() + slow(20)
 held = []
 refused = 0
 while refused < 5:
@@ -96,10 +97,10 @@ while refused < 5:
     refused += refuses(l, held, 0.05)
 for fd in taken[:5]:
     os.close(fd)
-l.settimeout(20)
+l.settimeout(slow(20))
 for i in range(int(sys.argv[1])):
     s = held.pop() if held else l.accept()[0]
-    s.settimeout(20)
+    s.settimeout(slow(20))
     s.sendall(s.recv(1000))
     s.close()
 print("served", flush=True)
@@ -112,7 +113,7 @@ first, all = int(sys.argv[1]), int(sys.argv[1]) + 6
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 l, taken = listen_with_full_table()
 told = False
-end = time.monotonic() + 20
+end = time.monotonic() + slow(20)
 held = []
 refused = 0
 while len(held) < all and refused < 8:
@@ -129,21 +130,22 @@ while len(held) < all and refused < 8:
 print(f"{len(held)} accepted of {all}, {refused} times refused", file=sys.stderr)
 for fd in taken[:40]:
     os.close(fd)
-l.settimeout(20)
+l.settimeout(slow(20))
 while len(held) < all:
     held.append(l.accept()[0])
 for s in held:
-    s.settimeout(20)
+    s.settimeout(slow(20))
     s.sendall(s.recv(1000))
     s.close()
 """
 
 ASKER = """
 import socket, sys
+from slowness import slow
 socks = [socket.create_connection(("127.0.0.1", int(sys.argv[1]))) for _ in range(int(sys.argv[2]))]
 print("connected", flush=True)
 for s in socks:
-    s.settimeout(30)
+    s.settimeout(slow(30))
     s.sendall(b"hello")
 for s in socks:
     assert s.recv(10) == b"hello"

@@ -88,6 +88,7 @@ sys.exit(p.wait())
 # Meets its client, then has no descriptor left for the next connection.
 FULL = """
 import os, select, socket
+from slowness import slow
 l = socket.create_server(("127.0.0.1", 0))
 e = select.epoll()
 e.register(l, select.EPOLLIN)
@@ -95,13 +96,13 @@ if os.fork() == 0:
     w = socket.create_connection(l.getsockname())
     w.recv(1)
     s = socket.create_connection(l.getsockname())
-    s.settimeout(10)
+    s.settimeout(slow(10))
     print(s.recv(10), flush=True)
     os._exit(0)
 w = l.accept()[0]
 w.send(b"x")
 held = []
-assert e.poll(5)
+assert e.poll(slow(5))
 try:
     while True:
         held.append(os.dup(0))

@@ -10,10 +10,11 @@ PYTHON = "/usr/bin/python3"
 # Many short connections, one after the other; prints what they were answered.
 MANY = """
 import collections, socket, sys
+from slowness import slow
 answers = collections.Counter()
 for _ in range(int(sys.argv[2])):
-    with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 10) as s:
-        s.settimeout(20)
+    with socket.create_connection(("127.0.0.1", int(sys.argv[1])), slow(10)) as s:
+        s.settimeout(slow(20))
         s.sendall(b"abc\\n")
         answers[s.makefile("rb").read()] += 1
 print(dict(answers))
@@ -22,6 +23,7 @@ print(dict(answers))
 # A one-shot listener fires once, whichever world the connection comes from, and again only when it is armed again.
 ONE_SHOT = """
 import itertools, os, select, socket, subprocess, sys, time
+from slowness import slow
 listener = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=64)
 listener.setblocking(False)
 once = select.EPOLLIN | select.EPOLLONESHOT
@@ -36,7 +38,7 @@ def call(world):
     return caller
 
 def accept():
-    end = time.monotonic() + 5
+    end = time.monotonic() + slow(5)
     while time.monotonic() < end:
         try:
             return listener.accept()[0]
@@ -46,12 +48,12 @@ def accept():
 
 for first, second in itertools.product(("kernel", "berth"), repeat=2):
     callers = [call(first)]
-    events = ep.poll(5)
+    events = ep.poll(slow(5))
     assert events == [(listener.fileno(), select.EPOLLIN)], (first, second, events)
     callers.append(call(second))
     assert ep.poll(0.1) == [], (first, second, "fired twice")
     ep.modify(listener, once)
-    events = ep.poll(5)
+    events = ep.poll(slow(5))
     assert len(events) == 1, (first, second, events)
     sessions = [accept(), accept()]
     assert ep.poll(0.05) == [], (first, second, "fired without being armed")

@@ -507,7 +507,7 @@ class Death(RegistryTest):
         client.close()
         for t in threads:
             t.join()
-        self.assertLess(max(woken) - start, 5)
+        self.assertLess(max(woken) - start, harness.slow(5))
 
 
 class Ports(RegistryTest):

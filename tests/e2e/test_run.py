@@ -62,7 +62,7 @@ class Run(harness.TestCase):
         done = self.run_program("/bin/sh", "-c", f"{harness.BERTH} run -- echo hello | cat; {harness.BERTH} run -- echo x 2>&1 | cat",
                                 seconds=30)
         self.assertEqual(done.out, "hello\nx\n", repr(done))
-        self.assertLess(time.monotonic() - start, 10)
+        self.assertLess(time.monotonic() - start, harness.slow(10))
 
     def test_environment(self):
         script = "import os, json; print(json.dumps(dict(os.environ)))"
@@ -96,7 +96,7 @@ class Run(harness.TestCase):
             os.execve(harness.BERTH, ["berth", "run", "--", "sh", "-c", "tty && test -t 0 && stty size && echo [$(ps -o stat= -p $$)]"],
                       self.environment())
         out = b""
-        end = time.monotonic() + 20
+        end = time.monotonic() + harness.slow(20)
         while time.monotonic() < end:
             if not select.select([master], [], [], 0.5)[0]:
                 continue

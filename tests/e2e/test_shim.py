@@ -183,7 +183,8 @@ while True:
 
 CLIENT = """
 import selectors, socket, sys, time
-s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5)
+from slowness import slow
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), slow(5))
 s.setblocking(False)
 sel = selectors.EpollSelector()
 sel.register(s, selectors.EVENT_READ)
@@ -211,7 +212,7 @@ class Privileges(harness.TestCase):
         self.wait_listening(port, server)
         done = self.run_under("/usr/bin/python3", "-c", CLIENT, port, env=env)
         self.assertEqual(done.code, 0, repr(done))
-        self.assertLess(float(done.out), 0.02, f"{how}: as if nobody was woken: {done!r}")
+        self.assertLess(float(done.out), harness.slow(0.02), f"{how}: as if nobody was woken: {done!r}")
         self.assertEqual(server.wait(10), 0, repr(server))
 
     def test_worker_that_is_root_no_more(self):

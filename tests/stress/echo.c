@@ -85,14 +85,15 @@ void echo_serve(berth_listener l, const struct echo_rules *rules)
     if (!set)
         fail(0, "no waitset");
     expect(berth_waitset_add(set, l, BERTH_IN, 0), "the listener's add");
+    int64_t wait = rules->wait >= SEC ? longer(rules->wait) : rules->wait;
     while (!stopping) {
         struct berth_event ev[64];
-        int n = berth_waitset_wait(set, ev, 64, rules->wait);
+        int n = berth_waitset_wait(set, ev, 64, wait);
         if (n == BERTH_E_INTERRUPTED)
             continue;
         expect(n, "the echo's wait");
-        if (n == 0 && rules->wait >= SEC)
-            fail(0, "nothing for the echo in %lld s", (long long)(rules->wait / SEC));
+        if (n == 0 && wait >= SEC)
+            fail(0, "nothing for the echo in %lld s", (long long)(wait / SEC));
         for (int i = 0; i < n; i++) {
             struct echo *e = (struct echo *)(uintptr_t)ev[i].data;
             if (e)

@@ -27,8 +27,8 @@
 #define SLEEPERS 600 /* threads */
 #define LINGER 3000
 #define CALLS 50
-#define BUDGET (3 * MS)
-#define LATENCY (400 * MS)
+#define BUDGET longer(3 * MS)
+#define LATENCY longer(400 * MS)
 
 static const char *kind;
 static int seconds = 2;
@@ -207,7 +207,7 @@ static void victim(berth_session asks, berth_session bad)
         fail(0, "one look took %lld us", (long long)(looks.worst / 1000));
     if (!strcmp(kind, "resync") && average > 8 * calm + 1000) /* it is not to pay for the sessions of others */
         fail(0, "a look costs %lld ns, and %lld without the flood", (long long)average, (long long)calm);
-    if (wakes.n && wakes.all / (int64_t)wakes.n > MS / 2)
+    if (wakes.n && wakes.all / (int64_t)wakes.n > longer(MS / 2))
         fail(0, "one write took %lld us on average", (long long)(wakes.all / (int64_t)wakes.n / 1000));
 }
 
@@ -246,7 +246,7 @@ static struct peer peer(void (*run)(void))
     pid_t pid = fork();
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        alarm(60);
+        alarm((unsigned)longer(60));
         if (read(at[0], uri, sizeof uri) != (ssize_t)sizeof uri)
             exit(1);
         run();
@@ -267,7 +267,7 @@ int main(int argc, char **argv)
     role = "the victim";
     kind = argc > 1 ? argv[1] : "events";
     seconds = argc > 2 ? atoi(argv[2]) : 2;
-    alarm(60);
+    alarm((unsigned)longer(60));
     struct peer good = peer(honest), bad = peer(hostile);
     attach("victim");
     berth_listener l = listen_here(64);

@@ -77,7 +77,7 @@ static void connecting(void)
         int64_t begin = now();
         int err = berth_connect_uri(at[i], PATIENCE, &s);
         if (err) {
-            if (err != BERTH_E_NO_MEMORY || now() - begin > SEC)
+            if (err != BERTH_E_NO_MEMORY || now() - begin > longer(SEC))
                 fail(err, "a connect with a full table, after %lld ms", (long long)((now() - begin) / MS));
             refused++;
             continue;

@@ -69,7 +69,7 @@ static void honest(int seconds)
     }
     printf("the honest client: %llu answers, the slowest after %lld ms\n", (unsigned long long)asked,
            (long long)(longest / 1000000));
-    if (longest > 5 * SEC)
+    if (longest > longer(5 * SEC))
         fail(0, "a wake was lost: only the sleep's own end helped");
     if (asked < 50)
         fail(0, "the server hardly answered");
@@ -315,7 +315,7 @@ static void hostile(int kind, uint64_t r)
         mine[i] = dial();
     talk(&r);
     (void)dup2(null, 2); /* what its own library thinks of it is of no interest; that it may crash neither */
-    alarm(2);
+    alarm((unsigned)longer(2));
     int64_t end = now() + SEC / 5;
     for (uint64_t i = 0; now() < end; i++) {
         spoil(&r, kind);

@@ -57,7 +57,7 @@ static int exchange(berth_session s, uint64_t *r, uint64_t total, int tolerant)
         }
         if (got == sent)
             continue;
-        ssize_t n = berth_read(s, in, sizeof in, 10 * SEC);
+        ssize_t n = berth_read(s, in, sizeof in, PATIENCE);
         if (n == BERTH_E_INTERRUPTED)
             continue;
         if (tolerant && (n == BERTH_E_RESET || n == 0))
@@ -79,7 +79,7 @@ static void end_clean(berth_session s)
     uint8_t b;
     ssize_t n;
     expect(berth_shutdown(s, BERTH_SHUT_WR), "shutdown");
-    while ((n = berth_read(s, &b, 1, 10 * SEC)) == BERTH_E_INTERRUPTED)
+    while ((n = berth_read(s, &b, 1, PATIENCE)) == BERTH_E_INTERRUPTED)
         ;
     if (n != 0)
         fail(n, "the end of the stream");
@@ -101,10 +101,10 @@ static void survive_as_client(uint64_t r)
     role = "client";
     attach("client");
     berth_session kept, s;
-    expect(berth_connect_uri(uri, 10 * SEC, &kept), "connect");
+    expect(berth_connect_uri(uri, PATIENCE, &kept), "connect");
     while (!stopping) { /* one for long, others for short */
         (void)exchange(kept, &r, next_random(&r) % 200000 + 1, 0);
-        int err = berth_connect_uri(uri, 10 * SEC, &s);
+        int err = berth_connect_uri(uri, PATIENCE, &s);
         if (err == BERTH_E_INTERRUPTED)
             continue;
         expect(err, "connect");
@@ -155,7 +155,7 @@ static void drown(uint64_t *r)
     berth_session s[8] = {0};
     for (;;) {
         unsigned i = (unsigned)(next_random(r) % 8);
-        if (!s[i] && berth_connect_uri(uri, SEC, &s[i]) != 0)
+        if (!s[i] && berth_connect_uri(uri, longer(SEC), &s[i]) != 0)
             s[i] = 0;
         switch (next_random(r) % 8) {
         case 0:
@@ -196,7 +196,7 @@ static void come_and_go(void)
     for (;;) {
         berth_session s;
         uint8_t b[100] = "";
-        if (berth_connect_uri(uri, SEC, &s) == 0) {
+        if (berth_connect_uri(uri, longer(SEC), &s) == 0) {
             (void)berth_write(s, b, sizeof b, 0);
             (void)berth_read(s, b, sizeof b, 2 * MS);
         }

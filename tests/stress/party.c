@@ -84,7 +84,7 @@ berth_listener listen_here(uint32_t backlog)
 berth_session dial(void)
 {
     berth_session s;
-    int err = berth_connect_uri(uri, 10 * SEC, &s);
+    int err = berth_connect_uri(uri, PATIENCE, &s);
     if (err)
         fail(err, "connect");
     return s;

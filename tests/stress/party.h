@@ -6,11 +6,12 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "../slowness.h"
 #include "berth/berth.h"
 
 #define SEC 1000000000ll
 #define MS 1000000ll
-#define PATIENCE (20 * SEC) /* whatever takes longer has failed: a wake-up was lost */
+#define PATIENCE longer(20 * SEC) /* whatever takes longer has failed: a wake-up was lost */
 
 extern const char *role; /* who speaks when something is wrong */
 extern uint64_t seed;

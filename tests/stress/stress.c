@@ -48,7 +48,7 @@ static void one_session(uint64_t *r, size_t most)
             if (sent == total && kind != 1 && (err = berth_shutdown(s, BERTH_SHUT_WR)) != 0)
                 fail(err, "shutdown");
         } else {
-            ssize_t n = berth_read(s, in, next_random(r) % sizeof in + 1, 20 * SEC);
+            ssize_t n = berth_read(s, in, next_random(r) % sizeof in + 1, PATIENCE);
             if (n < 0)
                 fail(n, "read");
             if (n == 0)
@@ -61,7 +61,7 @@ static void one_session(uint64_t *r, size_t most)
         }
     }
     if (stop == total && kind != 1) {
-        ssize_t n = berth_read(s, in, 1, 20 * SEC);
+        ssize_t n = berth_read(s, in, 1, PATIENCE);
         if (n != 0)
             fail(n, "the end of the stream");
     }

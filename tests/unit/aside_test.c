@@ -105,6 +105,6 @@ int main(void)
         cmocka_unit_test(who_waits_keeps_nobody),
         cmocka_unit_test(nothing_is_closed_twice),
     };
-    alarm(60);
+    alarm((unsigned)longer(60));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

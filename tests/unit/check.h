@@ -9,6 +9,8 @@
 
 #include <cmocka.h>
 
+#include "../slowness.h"
+
 /* A condition with a sentence for the person who sees it fail. */
 #define check(cond, ...)                                                                                           \
     do {                                                                                                           \

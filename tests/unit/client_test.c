@@ -390,7 +390,7 @@ static void pushes_body(void)
     berth_waitset *set = berth_waitset_create();
     if (!set)
         _exit(8);
-    int64_t end = clock_now() + 20 * NS_PER_SEC;
+    int64_t end = clock_now() + longer(20 * NS_PER_SEC);
     struct berth_endpoint ep = at(80);
     uint64_t l;
     int rc = 0;

@@ -28,7 +28,7 @@ static int start_hogs(void **state)
     for (int i = 0; i <= cpus; i++) {
         hogs[i] = fork();
         if (hogs[i] == 0) {
-            alarm(60);
+            alarm((unsigned)longer(60));
             for (;;)
                 cpu_relax();
         }

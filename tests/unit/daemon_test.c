@@ -469,7 +469,7 @@ static void cannot_block(int fd, const char *what)
 {
     check((fcntl(fd, F_GETFL) & (O_ACCMODE | O_NONBLOCK)) == (O_RDWR | O_NONBLOCK), "%s: flags %x", what,
           (unsigned)fcntl(fd, F_GETFL));
-    alarm(20);
+    alarm((unsigned)longer(20));
     check(write(fd, "", 1) == -1 && errno == EAGAIN, "%s is not the pipe that was filled", what);
     alarm(0);
 }
@@ -546,7 +546,7 @@ static pid_t lock_pipes(const int *fds, int n, int leave)
 
 static void in_a_second(int64_t since, const char *what)
 {
-    check(clock_now() - since < NS_PER_SEC, "%s took %lld ms while somebody held the lock of a pipe of his own",
+    check(clock_now() - since < longer(NS_PER_SEC), "%s took %lld ms while somebody held the lock of a pipe of his own",
           what, (long long)((clock_now() - since) / NS_PER_MS));
 }
 

@@ -42,7 +42,7 @@ void daemon_start(struct test_daemon *d)
     assert_true(d->pid >= 0);
     if (d->pid == 0)
         be_daemon(d->dir);
-    int64_t deadline = clock_now() + 10 * NS_PER_SEC;
+    int64_t deadline = clock_now() + longer(10 * NS_PER_SEC);
     int sock;
     while ((sock = ctl_connect(d->dir)) < 0) {
         check(waitpid(d->pid, NULL, WNOHANG) == 0, "the daemon did not start");

@@ -61,7 +61,7 @@ struct child start(void (*body)(void))
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         for (int sig = 1; sig < 32; sig++) /* cmocka's handlers would take a crash for one of the parent's */
             signal(sig, sig == SIGPIPE ? SIG_IGN : SIG_DFL);
-        alarm(30);
+        alarm((unsigned)longer(30));
         close(p[0]);
         close(listening);
         tell_fd = p[1];

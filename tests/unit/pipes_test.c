@@ -85,7 +85,7 @@ static void put_without_reader(bool already)
     int p[2];
     sigset_t pending, some;
     signal(SIGPIPE, SIG_DFL);
-    alarm(20);
+    alarm((unsigned)longer(20));
     if (pipe(p) != 0)
         _exit(1);
     int fd = came(p[1]);
@@ -178,7 +178,7 @@ int main(void)
         cmocka_unit_test(no_reader_is_no_signal), cmocka_unit_test(a_full_bell_rings),
         cmocka_unit_test(flags_of_ones_own),
     };
-    alarm(60);
+    alarm((unsigned)longer(60));
     signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -273,7 +273,7 @@ static void splices_do_not_wait_for_pipes(void **state)
     struct iovec v = {.iov_base = some, .iov_len = 8};
     assert_int_equal(pipe2(from, O_CLOEXEC), 0);
     assert_int_equal(pipe2(to, O_CLOEXEC), 0);
-    alarm(20);
+    alarm((unsigned)longer(20));
     check(splice(from[0], NULL, to[1], NULL, 64, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN, "empty to empty: %s",
           strerror(errno));
     int slots = fcntl(to[1], F_GETPIPE_SZ) / 4096;

@@ -34,8 +34,8 @@ static void open_duo(struct duo *d)
     assert_true(d->at.port != 0);
     expect(BERTH_E_WOULD_BLOCK, berth_accept(d->listener, 0, &d->server));
     expect(BERTH_E_TIMED_OUT, berth_accept(d->listener, 2 * NS_PER_MS, &d->server));
-    expect(0, berth_connect(&d->at, NS_PER_SEC, &d->client)); /* before anybody accepts */
-    expect(0, berth_accept(d->listener, NS_PER_SEC, &d->server));
+    expect(0, berth_connect(&d->at, longer(NS_PER_SEC), &d->client)); /* before anybody accepts */
+    expect(0, berth_accept(d->listener, longer(NS_PER_SEC), &d->server));
 }
 
 static void close_duo(struct duo *d)
@@ -55,16 +55,16 @@ static void bytes_and_ends(void **state)
     expect(BERTH_E_WOULD_BLOCK, berth_read(d.server, buf, sizeof buf, 0));
     expect(BERTH_E_TIMED_OUT, berth_read(d.server, buf, sizeof buf, 2 * NS_PER_MS));
     expect(5, berth_write(d.client, "hello", 5, 0));
-    expect(5, berth_read(d.server, buf, sizeof buf, NS_PER_SEC));
+    expect(5, berth_read(d.server, buf, sizeof buf, longer(NS_PER_SEC)));
     assert_memory_equal(buf, "hello", 5);
     expect(3, berth_write(d.server, "bye", 3, 0));
     expect(0, berth_shutdown(d.server, BERTH_SHUT_WR));
     expect(BERTH_E_CLOSED, berth_write(d.server, "x", 1, 0));
-    expect(3, berth_read(d.client, buf, sizeof buf, NS_PER_SEC));
-    expect(0, berth_read(d.client, buf, sizeof buf, NS_PER_SEC));
+    expect(3, berth_read(d.client, buf, sizeof buf, longer(NS_PER_SEC)));
+    expect(0, berth_read(d.client, buf, sizeof buf, longer(NS_PER_SEC)));
     expect(0, berth_read(d.client, buf, sizeof buf, 0)); /* and stays at the end */
     expect(4, berth_write(d.client, "more", 4, 0));      /* one half is still open */
-    expect(4, berth_read(d.server, buf, sizeof buf, NS_PER_SEC));
+    expect(4, berth_read(d.server, buf, sizeof buf, longer(NS_PER_SEC)));
     close_duo(&d);
 }
 
@@ -99,7 +99,7 @@ static void a_full_fifo_says_so(void **state)
     expect(BERTH_E_TIMED_OUT, berth_write(d.client, block, sizeof block, 2 * NS_PER_MS));
     assert_int_equal(sent, 4u << 20);
     /* the first read may have to wait for a segment, and a non-blocking one does not */
-    while (got < sent && (n = berth_read(d.server, block, sizeof block, NS_PER_SEC)) > 0)
+    while (got < sent && (n = berth_read(d.server, block, sizeof block, longer(NS_PER_SEC))) > 0)
         got += (uint64_t)n;
     expect(BERTH_E_WOULD_BLOCK, berth_read(d.server, block, sizeof block, 0));
     assert_int_equal(sent, got);
@@ -136,18 +136,18 @@ static void what_a_burst_took_goes_back(void **state)
     assert_true(shared_memory() - before > 32u << 20);
     for (int i = 0; i < COUNT; i++) {
         for (uint64_t got = 0; got < 4u << 20;) {
-            ssize_t n = berth_read(d[i].server, block, sizeof block, NS_PER_SEC);
+            ssize_t n = berth_read(d[i].server, block, sizeof block, longer(NS_PER_SEC));
             check(n > 0, "read %zd", n);
             got += (uint64_t)n;
         }
     }
-    int64_t end = clock_now() + 15 * NS_PER_SEC;
+    int64_t end = clock_now() + longer(15 * NS_PER_SEC);
     while (shared_memory() > before + (2u << 20) && clock_now() < end)
         expect(BERTH_E_TIMED_OUT, berth_read(d[0].server, block, 1, 500 * NS_PER_MS));
     assert_true(shared_memory() <= before + (2u << 20));
     for (int i = 0; i < COUNT; i++) { /* and the sessions go on */
         expect(5, berth_write(d[i].client, "hello", 5, 0));
-        expect(5, berth_read(d[i].server, block, sizeof block, NS_PER_SEC));
+        expect(5, berth_read(d[i].server, block, sizeof block, longer(NS_PER_SEC)));
         assert_memory_equal(block, "hello", 5);
         close_duo(&d[i]);
     }
@@ -161,14 +161,14 @@ static void resets_reach_the_peer(void **state)
     expect(0, berth_reset(d.client));
     expect(BERTH_E_BAD_HANDLE, berth_read(d.client, buf, 8, 0));
     d.client = 0;
-    expect(BERTH_E_RESET, berth_read(d.server, buf, 8, NS_PER_SEC));
+    expect(BERTH_E_RESET, berth_read(d.server, buf, 8, longer(NS_PER_SEC)));
     close_duo(&d);
 
     open_duo(&d); /* a close with bytes unread is a reset, RFC 9293 3.10.4 as Linux has it */
     expect(4, berth_write(d.client, "lost", 4, 0));
     expect(0, berth_close(d.server));
     d.server = 0;
-    ssize_t n = berth_read(d.client, buf, 8, NS_PER_SEC);
+    ssize_t n = berth_read(d.client, buf, 8, longer(NS_PER_SEC));
     expect(BERTH_E_RESET, n);
     close_duo(&d);
 }
@@ -189,11 +189,11 @@ static void writing_to_one_that_closed(void **state)
 static void nobody_listens(void **state)
 {
     berth_session s = 42;
-    int rc = berth_connect_uri("tcp://127.0.0.1:1", NS_PER_SEC, &s);
+    int rc = berth_connect_uri("tcp://127.0.0.1:1", longer(NS_PER_SEC), &s);
     check(rc == BERTH_E_NO_ROUTE || rc == BERTH_E_REFUSED, "connect to nobody gives %s", berth_error_name(rc));
-    expect(BERTH_E_NO_ROUTE, berth_connect_uri("tcp://203.0.113.9:80", NS_PER_SEC, &s));
-    expect(BERTH_E_URI, berth_connect_uri("tcp://127.0.0.1:0", NS_PER_SEC, &s));
-    expect(BERTH_E_URI, berth_connect_uri("tcp:/127.0.0.1:80", NS_PER_SEC, &s));
+    expect(BERTH_E_NO_ROUTE, berth_connect_uri("tcp://203.0.113.9:80", longer(NS_PER_SEC), &s));
+    expect(BERTH_E_URI, berth_connect_uri("tcp://127.0.0.1:0", longer(NS_PER_SEC), &s));
+    expect(BERTH_E_URI, berth_connect_uri("tcp:/127.0.0.1:80", longer(NS_PER_SEC), &s));
     expect(BERTH_E_UNSUPPORTED, berth_listen_uri("udp://127.0.0.1:80", NULL, &s));
     assert_int_equal(s, 42);
     berth_listener a, b;
@@ -237,7 +237,7 @@ static void a_full_backlog(void **state)
     assert_int_equal(pthread_create(&t, NULL, connect_late, &late), 0);
     usleep(5000);
     for (int i = 0; i < n; i++) {
-        expect(0, berth_accept(l, NS_PER_SEC, &accepted));
+        expect(0, berth_accept(l, longer(NS_PER_SEC), &accepted));
         expect(0, berth_close(accepted));
     }
     pthread_join(t, NULL); /* went through when there was room */
@@ -266,8 +266,8 @@ static void a_full_backlog_in_a_wait_set(void **state)
     expect(0, berth_waitset_add(set, s[n], BERTH_OUT, 7));
     expect(0, berth_waitset_wait(set, &ev, 1, 0));
     expect(0, berth_waitset_wait(set, &ev, 1, 5 * NS_PER_MS));
-    expect(0, berth_accept(l, NS_PER_SEC, &accepted[taken++]));
-    expect(1, berth_waitset_wait(set, &ev, 1, NS_PER_SEC));
+    expect(0, berth_accept(l, longer(NS_PER_SEC), &accepted[taken++]));
+    expect(1, berth_waitset_wait(set, &ev, 1, longer(NS_PER_SEC)));
     assert_int_equal(ev.data, 7);
     check(ev.events == BERTH_OUT, "events %x", ev.events);
     expect(0, berth_error(s[n]));
@@ -295,7 +295,7 @@ static void spans_are_exclusive(void **state)
     expect(BERTH_E_BUSY, berth_write(d.client, "x", 1, 0));
     expect(BERTH_E_BUSY, berth_write_spans(d.client, 1, v, 0));
     expect(0, berth_write_commit(d.client, 3));
-    n = berth_read_spans(d.server, v, NS_PER_SEC);
+    n = berth_read_spans(d.server, v, longer(NS_PER_SEC));
     check(n == 1 && v[0].iov_len == 3 && !memcmp(v[0].iov_base, "abc", 3), "read_spans gave %d", n);
     expect(BERTH_E_BUSY, berth_read(d.server, buf, 1, 0));
     expect(BERTH_E_BUSY, berth_read_spans(d.server, v, 0));
@@ -369,7 +369,7 @@ static void *write_stream(void *arg)
             len = s->bytes - at;
         for (uint64_t i = 0; i < len; i++)
             buf[i] = byte_at(at + i);
-        if (berth_write(s->session, buf, len, 10 * NS_PER_SEC) != (ssize_t)len)
+        if (berth_write(s->session, buf, len, longer(10 * NS_PER_SEC)) != (ssize_t)len)
             break;
         at += len;
     }
@@ -391,7 +391,7 @@ static void every_byte_in_order(void **state)
     uint64_t at = 0;
     for (;;) {
         uint64_t len = 1 + next_random(&seed) % (1 << (next_random(&seed) % 19));
-        ssize_t n = berth_read(d.server, buf, len, 10 * NS_PER_SEC);
+        ssize_t n = berth_read(d.server, buf, len, longer(10 * NS_PER_SEC));
         check(n >= 0, "read at %llu: %s", (unsigned long long)at, berth_error_name((int)n));
         if (n == 0)
             break;
@@ -414,13 +414,13 @@ static void many_sessions_come_and_go(void **state)
     for (int i = 0; i < 3000; i++) {
         berth_session c, s;
         int x = 0;
-        expect(0, berth_connect(&d.at, NS_PER_SEC, &c));
-        expect(sizeof i, berth_write(c, &i, sizeof i, NS_PER_SEC));
-        expect(0, berth_accept(d.listener, NS_PER_SEC, &s));
-        expect(sizeof x, berth_read(s, &x, sizeof x, NS_PER_SEC));
+        expect(0, berth_connect(&d.at, longer(NS_PER_SEC), &c));
+        expect(sizeof i, berth_write(c, &i, sizeof i, longer(NS_PER_SEC)));
+        expect(0, berth_accept(d.listener, longer(NS_PER_SEC), &s));
+        expect(sizeof x, berth_read(s, &x, sizeof x, longer(NS_PER_SEC)));
         assert_int_equal(x, i);
         expect(0, berth_close(i & 1 ? c : s));
-        expect(0, berth_read(i & 1 ? s : c, &x, sizeof x, NS_PER_SEC));
+        expect(0, berth_read(i & 1 ? s : c, &x, sizeof x, longer(NS_PER_SEC)));
         expect(0, berth_close(i & 1 ? s : c));
         expect(BERTH_E_BAD_HANDLE, berth_close(c)); /* stale, and stays so when its record is used again */
     }

@@ -64,7 +64,7 @@ void parent_waits_for_client(void)
 }
 
 #define WORKERS 8
-#define SERVE_MS 500
+#define SERVE_MS longer(500)
 
 static void worker(void *arg)
 {

@@ -60,7 +60,7 @@ static void victim(void *arg)
     if (berth_attach(&o) != 0)
         exit(0); /* the daemon was killed first */
     berth_session s;
-    if (berth_connect_uri(uri, SEC, &s) != 0)
+    if (berth_connect_uri(uri, PATIENCE, &s) != 0)
         exit(0);
     uint8_t buf[2000] = {0};
     for (int i = 0; i < 20; i++) {
@@ -109,10 +109,10 @@ void fault(void)
         waitpid(pid, NULL, 0);
         if (daemon) {
             kill(atoi(daemon), SIGKILL);
-            expect_ends(&begun, &ended, 5 * SEC);
+            expect_ends(&begun, &ended, longer(5 * SEC));
             break;
         }
-        expect_ends(&begun, &ended, 5 * SEC);
+        expect_ends(&begun, &ended, longer(5 * SEC));
     }
     printf("%d sessions ended\n", ended);
     kill(far, SIGKILL);

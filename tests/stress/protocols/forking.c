@@ -484,7 +484,7 @@ static void forks_meanwhile(void *arg)
     int depth = *(int *)arg - 1, over = 0;
     pid_t pid[4];
     pthread_t user;
-    alarm(30);
+    alarm((unsigned)longer(30));
     if (pthread_create(&user, NULL, first_use, &over) != 0)
         fail(0, "no thread");
     for (int i = 0; i < 4 && depth > 0; i++) {
