@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "client/attach.h"
+#include "client/bury.h"
 #include "client/control.h"
 #include "client/crowd.h"
 #include "client/family.h"
@@ -142,6 +143,7 @@ void client_reset(void)
     control_pushes_forget();
     lost_forget();
     client_fds_release();
+    members_unwatch(false);
     eps_close();
     own_fd_close(C->ctl);
     own_fd_close(C->kick_fd);

@@ -4,7 +4,6 @@
  * holds, and all tell their peers again what the dead one may have died before telling.
  */
 #include "client/bury.h"
-#include "base/clock.h"
 #include "client/family.h"
 #include "client/life.h"
 #include "client/link.h"
@@ -12,6 +11,7 @@
 #include "client/rolls.h"
 #include "client/session.h"
 #include "client/share.h"
+#include "client/vigil.h"
 #include "shm/slot.h"
 
 #define GENERATION_MASK 0x3fffffu /* fits a lock's word with the index */
@@ -187,16 +187,52 @@ void member_gone(uint32_t id)
         C->sharing = false;
 }
 
-/* Where no daemon tells of deaths, or not yet. Not sooner after the last time than `pause`. */
-void members_look_alive(int64_t pause)
+/* Where no daemon tells of deaths, or not yet. */
+void members_look_alive(void)
 {
-    static int64_t looked;
-    int64_t now = clock_now(), last = load_relaxed(&looked);
-    if (now - last < pause || !compare_exchange_sc(&looked, &last, now))
-        return;
     for (uint32_t i = 0, n = members_used(); i < n; i++) {
         uint64_t life = load_acquire(&C->family->member[i].life);
         if ((int32_t)life > 0 && i != C->member && !member_lives(i))
             member_gone(member_id(i, (uint32_t)(life >> 32)));
+    }
+}
+
+static struct {
+    int vigil; /* as peer_worker.vigil */
+    uint32_t generation;
+} watched[MEMBERS_MAX];
+
+/* A child that has just been forked has no pid yet: it, too, is for another look. A vigil that is over stays until the member's place is
+ * free: it wakes nobody a second time. */
+uint32_t members_watch(void)
+{
+    uint32_t unwatched = 0;
+    for (uint32_t i = 0, n = members_used(); i < n; i++) {
+        uint64_t life = load_acquire(&C->family->member[i].life);
+        uint32_t generation = (uint32_t)(life >> 32);
+        int32_t pid = (int32_t)life;
+        if (watched[i].vigil && (pid <= 0 || watched[i].generation != generation)) {
+            vigil_end(watched[i].vigil);
+            watched[i].vigil = 0;
+        }
+        if (i == C->member || watched[i].vigil || (pid <= 0 && pid != PID_COMING))
+            continue;
+        int vigil = pid > 0 ? vigil_begin(pid) : BERTH_E_NO_MEMORY;
+        watched[i].vigil = vigil == BERTH_E_NO_MEMORY ? 0 : vigil;
+        watched[i].generation = generation;
+        unwatched += vigil == BERTH_E_NO_MEMORY;
+    }
+    members_look_alive();
+    return unwatched;
+}
+
+void members_unwatch(bool forked)
+{
+    for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
+        if (watched[i].vigil > 0 && forked)
+            vigil_forked(watched[i].vigil);
+        else
+            vigil_end(watched[i].vigil);
+        watched[i].vigil = 0;
     }
 }

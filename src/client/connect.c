@@ -17,6 +17,7 @@
 #include "client/news.h"
 #include "client/offers.h"
 #include "client/outbox.h"
+#include "client/peer.h"
 #include "client/ports.h"
 #include "client/routes.h"
 #include "client/session.h"
@@ -173,6 +174,10 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
         if (err)
             goto fail_route;
     }
+    if (C->daemon_lost && !peer_app_met(e.app)) { /* nobody is left who could introduce us to who accepts */
+        err = BERTH_E_DAEMON_GONE;
+        goto fail_route;
+    }
     s->remote = *dst;
     if (endpoint_is_wildcard(dst->addr)) { /* the wildcard as a destination is loopback */
         memcpy(s->remote.addr,
@@ -243,6 +248,8 @@ int client_connect_offer(session_handle h)
     int err = r ? 0 : BERTH_E_REFUSED;
     if (r && load_relaxed(&s->state) == SESSION_QUEUED) /* else another thread's look has done it */
         err = offer(s, r);
+    if (C->daemon_lost)
+        store_release(&C->alone, true); /* perhaps lost since it was begun, and what was offered before has been ended */
     plock_release(&C->lock);
     if (err == BERTH_E_IN_PROGRESS)
         queued_put(s);

@@ -233,6 +233,7 @@ static void daemon_lost(void)
     if (C->ctl < 0 || C->daemon_lost)
         return;
     C->daemon_lost = true;
+    store_release(&C->alone, true);
     log_warn("the berth daemon went away: open sessions go on, new peers go to the kernel");
     /* the descriptor stays, so that its number stays ours; out of every epoll set it must go, or it would be readable for ever */
     int null = (int)sys_call(SYS_eventfd2, 0L, (long)O_CLOEXEC, 0, 0);
@@ -446,7 +447,7 @@ int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *r
         err = reply_give(a, a->reply, reply ? reply : &done, reply ? reply_size : sizeof done, rfds, nrfds);
     else if (err == BERTH_E_TIMED_OUT)
         was_late(2);
-    if (control_pushed())
+    if (control_pushed() || err == BERTH_E_DAEMON_GONE)
         own_kick(); /* somebody must work them off; the socket will not say so again */
     return err;
 }

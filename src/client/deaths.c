@@ -1,21 +1,16 @@
 /* deaths.c - a worker, a listener, an app has gone: what that means for our sessions with it. */
-#include <errno.h>
-#include <poll.h>
-
-#include "base/clock.h"
-#include "base/sys.h"
 #include "client/deaths.h"
 #include "client/events.h"
 #include "client/family.h"
 #include "client/link.h"
+#include "client/offers.h"
 #include "client/peer.h"
 #include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
 #include "client/share.h"
+#include "client/vigil.h"
 #include "client/watch.h"
-
-#define ALIVE_NS (100 * NS_PER_MS)
 
 static void walk_dead(struct roll_walk *w, uint32_t worker)
 {
@@ -77,36 +72,134 @@ void sessions_unreachable(uint32_t app)
 
 /* ---- where no daemon tells of deaths ---- */
 
+#define DEAD_AT_ONCE 64u
+
+struct dying {
+    uint32_t worker[DEAD_AT_ONCE];
+    uint32_t n;
+    uint32_t unwatched; /* for want of a descriptor */
+};
+
 /* Of a worker that has forked only the daemon could tell whether anybody still holds its sessions: it counts as living. */
-static bool has_died(const struct peer_worker *w)
+static void is_over(struct peer_worker *w, struct dying *d)
 {
-    if (load_relaxed(&w->dead) || w->pid <= 0 || load_relaxed(&w->page->forked))
-        return false;
-    long fd = sys_call(SYS_pidfd_open, (long)w->pid, 0L, 0, 0);
-    if (fd < 0)
-        return fd == -ESRCH && !load_acquire(&w->page->forked); /* at the last moment? */
-    struct pollfd p = {.fd = (int)fd, .events = POLLIN};
-    struct timespec ts = {0};
-    long n = sys_ppoll(&p, 1, &ts, NULL);
-    (void)sys_close(fd);
-    return n > 0 && !load_acquire(&w->page->forked);
+    vigil_end(w->vigil);
+    w->vigil = BERTH_E_UNSUPPORTED;
+    if (!load_relaxed(&w->dead) && !load_acquire(&w->page->forked))
+        d->worker[d->n++] = w->id;
 }
 
-void peers_look_alive(void)
+/* Whoever has no vigil gets one. C->lock is held, as below. */
+static void watch_all(struct dying *d)
 {
-    static int64_t looked;
-    int64_t now = clock_now(), last = load_relaxed(&looked);
-    if (now - last < ALIVE_NS || !compare_exchange_sc(&looked, &last, now))
-        return;
-    uint32_t dead[64], n = 0;
+    for (struct peer_worker *w = C->workers; w; w = w->next) {
+        if (w->vigil || load_relaxed(&w->dead) || w->pid <= 0)
+            continue;
+        int vigil = d->n < DEAD_AT_ONCE ? vigil_begin(w->pid) : BERTH_E_NO_MEMORY;
+        w->vigil = vigil == BERTH_E_NO_MEMORY ? 0 : vigil;
+        d->unwatched += vigil == BERTH_E_NO_MEMORY;
+        if (vigil == 0)
+            is_over(w, d);
+    }
+}
+
+/* Whose vigils are over. Who finds no room in the list is told of in the next round. */
+static void look_at_all(struct dying *d)
+{
+    struct peer_worker *of[VIGILS_AT_ONCE], *w = C->workers;
+    int vigils[VIGILS_AT_ONCE];
+    while (w) {
+        uint32_t n = 0;
+        for (; w && n < VIGILS_AT_ONCE; w = w->next) {
+            if (w->vigil <= 0)
+                continue;
+            of[n] = w;
+            vigils[n++] = w->vigil;
+        }
+        uint64_t over = vigils_over(vigils, n);
+        for (uint32_t i = 0; i < n; i++) {
+            if (over >> i & 1 && d->n < DEAD_AT_ONCE)
+                is_over(of[i], d);
+        }
+    }
+}
+
+static void dead_alone(uint32_t worker)
+{
+    uint32_t app = NONE;
     plock_take(&C->lock);
-    for (struct peer_worker *w = C->workers; w && n < 64; w = w->next) {
-        if (has_died(w))
-            dead[n++] = w->id;
+    for (const struct peer_worker *w = C->workers; w; w = w->next) {
+        if (w->id == worker)
+            app = w->app;
     }
     plock_release(&C->lock);
-    for (uint32_t i = 0; i < n; i++) {
-        events_poll(true);
-        sessions_of_worker_dead(dead[i]);
+    events_poll(true);
+    sessions_of_worker_dead(worker);
+    sessions_reoffer(app);
+}
+
+uint32_t peers_look_alive(void)
+{
+    struct dying d;
+    do {
+        d.n = d.unwatched = 0;
+        plock_take(&C->lock);
+        watch_all(&d);
+        look_at_all(&d);
+        plock_release(&C->lock);
+        for (uint32_t i = 0; i < d.n; i++)
+            dead_alone(d.worker[i]);
+    } while (d.n == DEAD_AT_ONCE);
+    return d.unwatched;
+}
+
+/* A relative who faces the acceptor in our stead may meet it yet: the peer knows the session by the worker that made it. */
+static bool others_may_meet(const struct session *s)
+{
+    uint32_t owner = session_owner(s);
+    if (!(load_relaxed(&s->flags) & SF_SHARED) || worker_is_us(owner))
+        return false;
+    for (uint32_t i = 0, n = members_used(); i < n; i++) {
+        if (i != C->member && load_relaxed(&C->family->member[i].worker) == owner && member_lives(i))
+            return true;
+    }
+    return false;
+}
+
+void sessions_nobody_takes(void)
+{
+    struct roll_walk w;
+    uint32_t app = NONE;
+    bool met = true;
+    walk_begin(&w, &C->unmet);
+    for (struct session *s; (s = walk_next(&w));) {
+        uint32_t state = load_acquire(&s->state);
+        if (load_relaxed(&s->peer_outbox) || !(load_relaxed(&s->flags) & SF_CONNECTOR) ||
+            load_relaxed(&s->flags) & SF_RESET || !members_has(&s->holders, C->member) ||
+            (state != SESSION_QUEUED && state != SESSION_OFFERED && state != SESSION_ZOMBIE))
+            continue;
+        if (load_relaxed(&s->app) != app) {
+            app = load_relaxed(&s->app);
+            plock_take(&C->lock);
+            met = peer_app_met(app);
+            plock_release(&C->lock);
+            if (!met)
+                events_drain(app); /* accepted at the last moment? */
+        }
+        if (met || others_may_meet(s))
+            continue;
+        if (load_relaxed(&s->flags) & SF_SHARED)
+            (void)session_seek(s);
+        if (!load_relaxed(&s->peer_outbox))
+            session_break(s, BERTH_E_RESET, "nobody is left who could introduce its acceptor");
+    }
+}
+
+void peers_forked(void)
+{
+    for (struct peer_worker *w = C->workers; w; w = w->next) {
+        if (w->vigil > 0)
+            vigil_forked(w->vigil);
+        w->vigil = 0;
     }
 }

@@ -655,7 +655,7 @@ static int sort(struct evset *set, const struct epoll_event *ev, long got, struc
         } else {
             *kicked = true;
             if (tag == TAG_NEWS)
-                control_poll();
+                control_told();
             if (tag >= TAG_LISTENER0)
                 listener_came(set, (uint32_t)(tag - TAG_LISTENER0));
         }

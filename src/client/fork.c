@@ -32,6 +32,7 @@
 #include "client/bury.h"
 #include "client/connect.h"
 #include "client/control.h"
+#include "client/deaths.h"
 #include "client/family.h"
 #include "client/fds.h"
 #include "client/fork.h"
@@ -176,7 +177,7 @@ static uint32_t member_find(void)
     uint32_t member = member_take();
     if (member != NONE)
         return member;
-    members_look_alive(0);
+    members_look_alive();
     return member_take();
 }
 
@@ -219,6 +220,8 @@ static void after_fork_parent(void)
     if (forking) {
         if (child_member != NONE)
             locks_release();
+        if (C->daemon_lost)
+            store_release(&C->alone, true); /* a relative more */
         if (child_end >= 0)
             (void)sys_close(child_end); /* so that its end of file tells of the child's death */
         child_end = -1;
@@ -285,7 +288,8 @@ static void after_fork_child(void)
     berth_lock_id = member_id_of(child_member);
     store_release(&C->family->member[child_member].pid, (int32_t)getpid());
     C->forked = true;
-    C->daemon_lost = C->ctl < 0;
+    C->daemon_lost = C->alone = C->ctl < 0;
+    C->unwatched = 0;
     C->turn_first = C->turn_last = NULL; /* the parent's zombies */
     C->unconfirmed = C->unheard = C->queued = 0;
     C->reoffer_at = 0;
@@ -305,6 +309,8 @@ static void after_fork_child(void)
     tokens_forked();
     ports_forget();
     routes_forget();
+    peers_forked();
+    members_unwatch(true);
     eps_close();
     sessions_inherit();
     child_end = -1;

@@ -155,7 +155,7 @@ static long sleep_once(struct sleeper *sl, const struct listener *l, int ep, int
         uint64_t what = ev[i].data.u64; /* NOLINT(clang-analyzer-*): filled by a raw system call */
         found = found || what == WAIT_FOUND;
         if (what == WAIT_NEWS)
-            control_poll();
+            control_told();
     }
     return found;
 }

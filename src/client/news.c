@@ -173,10 +173,17 @@ static void on_push(struct push *p)
         (void)sys_close(p->fds[i]);
 }
 
+static int64_t looked; /* when, at who lives */
+
+static bool look_due(void)
+{
+    return load_acquire(&C->alone) || (load_relaxed(&C->unwatched) && clock_now() - load_relaxed(&looked) >= ALIVE_NS);
+}
+
 bool control_pushes(void)
 {
     int64_t at = control_retry_at();
-    return control_pushed() || (at && clock_now() >= at);
+    return control_pushed() || (at && clock_now() >= at) || look_due();
 }
 
 void control_fork_lock(void)
@@ -189,9 +196,25 @@ void control_fork_unlock(void)
     plock_release(&dispatch_lock);
 }
 
+/* Under dispatch_lock, when all that the daemon has ever said is worked off. Who never sleeps is told by nobody, and looks now and then. */
+static void do_without_daemon(void)
+{
+    int64_t now = clock_now();
+    if (!exchange_sc(&C->alone, false) && now - load_relaxed(&looked) < ALIVE_NS)
+        return;
+    store_relaxed(&looked, now);
+    uint32_t unwatched = peers_look_alive();
+    if (berth_family_shared)
+        unwatched += members_watch();
+    store_relaxed(&C->unwatched, unwatched);
+    sessions_nobody_takes();
+    peers_collect(false);
+    listener_retry_pending();
+}
+
 static void dispatch_pushes(void)
 {
-    if (!control_pushes() || !plock_try(&dispatch_lock))
+    if ((!C->daemon_lost && !control_pushes()) || !plock_try(&dispatch_lock))
         return;
     struct push *p;
     while ((p = control_push_take())) {
@@ -199,6 +222,8 @@ static void dispatch_pushes(void)
         memory_put(p, sizeof *p);
     }
     lost_retry(sessions_unreachable);
+    if (C->daemon_lost)
+        do_without_daemon();
     plock_release(&dispatch_lock);
 }
 
@@ -207,16 +232,16 @@ void control_poll(void)
     if (!C->attached)
         return;
     hold_begin(); /* memory is taken and given back */
-    if (C->daemon_lost) {
-        peers_look_alive();
-        if (berth_family_shared && plock_try(&dispatch_lock)) { /* not while another thread forks */
-            members_look_alive(100 * NS_PER_MS);
-            plock_release(&dispatch_lock);
-        }
-    }
     fds_keep_again();
     control_flush();
     control_receive();
     dispatch_pushes();
     hold_end();
+}
+
+void control_told(void)
+{
+    if (C->daemon_lost)
+        store_release(&C->alone, true);
+    control_poll();
 }

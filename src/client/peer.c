@@ -17,6 +17,7 @@
 #include "client/peer.h"
 #include "client/rolls.h"
 #include "client/slots.h"
+#include "client/vigil.h"
 #include "shm/segment.h"
 
 static struct peer_box **bucket(outbox_handle handle)
@@ -129,6 +130,8 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
     w->kick_fd = kick_fd;
     w->next = C->workers;
     C->workers = w;
+    if (C->daemon_lost)
+        store_release(&C->alone, true);
     return w;
 }
 
@@ -235,6 +238,7 @@ void peer_box_unmap(struct peer_box *box, bool all)
         }
         segment_unmap(w->page, WORKER_PAGE_BYTES);
         own_fd_close(w->kick_fd);
+        vigil_end(w->vigil);
         munmap(w, sizeof *w);
     }
     for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++) {
@@ -432,6 +436,15 @@ void peer_worker_dead(uint32_t worker)
     }
     plock_release(&C->boxes_lock);
     plock_release(&C->lock);
+}
+
+bool peer_app_met(uint32_t app)
+{
+    for (const struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
+        if (b->worker->app == app && !load_relaxed(&b->worker->dead))
+            return true;
+    }
+    return false;
 }
 
 void peer_heard(uint32_t worker, outbox_handle of_ours)

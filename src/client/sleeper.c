@@ -7,8 +7,8 @@
  * them even if all threads are blocked, and no thread may wake now and then to see. So while any thread sleeps, at least one of them
  * *listens*: it sleeps on everything, works off what comes, and wakes whom it concerns.
  *
- *   - Who sleeps on descriptors listens: in its set is the *inner set*, which has the control socket and the bells of those we were forked
- *     from. The inner set is edge-watched and never reaped, so that no sleeper steals what another must see.
+ *   - Who sleeps on descriptors listens: in its set is the *inner set* (vigil.c), which has the control socket and the bells of those we
+ *     were forked from, and when the daemon has died the deaths of our peers. Without a daemon everybody sleeps so.
  *   - Who sleeps on words *naps*, if somebody listens: it is woken for its own session alone. Else it takes the listener's place, and
  *     sleeps on two words more: the daemon's news, which move when it has sent something, and its life (session/directory.h).
  *   - The last listener that wakes up while others nap moves `attention`, on which they sleep too, and wakes one, which takes its place.
@@ -34,6 +34,7 @@
 #include "base/sys.h"
 #include "client/internal.h"
 #include "client/sleeper.h"
+#include "client/vigil.h"
 #include "client/watch.h"
 #include "shm/page.h"
 
@@ -41,7 +42,6 @@
 #define SYS_futex_waitv 449
 #endif
 
-#define LOOK_ALIVE_NS (100 * NS_PER_MS)
 #define PATIENCE_NS (10 * NS_PER_MS) /* for an answer of the daemon, which takes a twentieth of a millisecond */
 
 /* ---- news ---------------------------------------------------------------------------------------------------- */
@@ -110,8 +110,8 @@ int64_t wait_cap(int64_t deadline)
     int64_t left = -1;
     if (deadline != DEADLINE_NEVER)
         not_beyond(&left, deadline - clock_now());
-    if (C->daemon_lost && load_relaxed(&C->workers))
-        not_beyond(&left, LOOK_ALIVE_NS); /* then nobody tells us that a peer has died */
+    if (load_relaxed(&C->unwatched))
+        not_beyond(&left, ALIVE_NS); /* then nobody tells us that one of them has died */
     if (load_relaxed(&C->unheard) || load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at) ||
         load_relaxed(&C->inherited_unheard) || control_unsent()) {
         /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom; the same for a full queue, a
@@ -382,25 +382,6 @@ bool sleeper_has_words(void)
 
 /* ---- sets to sleep on ------------------------------------------------------------------------------------------- */
 
-static struct plock inner_lock;
-
-static int inner_set(void)
-{
-    uint32_t is = load_acquire(&C->inner);
-    if (is)
-        return (int)is - 1;
-    plock_take(&inner_lock);
-    int ep = (int)load_relaxed(&C->inner) - 1;
-    if (ep < 0 && (ep = own_epoll()) >= 0) {
-        struct epoll_event ev = {.events = EPOLLIN};
-        (void)sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->ctl, &ev);
-        kicks_watch(ep, 0);
-        store_release(&C->inner, (uint32_t)ep + 1);
-    }
-    plock_release(&inner_lock);
-    return ep;
-}
-
 bool sleeper_wire(int ep, uint64_t bell, uint64_t inner)
 {
     struct epoll_event ring = {.events = EPOLLIN | EPOLLET, .data.u64 = bell};
@@ -417,8 +398,10 @@ void ep_empty(int ep)
     long n = ep < 0 ? 0 : sys_epoll_pwait2(ep, ev, 2, &zero, NULL);
     for (long i = 0; i < n; i++) {
         if (ev[i].data.u64 == EP_INNER) /* NOLINT(clang-analyzer-*): filled by a raw system call */
-            control_poll();
+            control_told();
     }
+    if (ep < 0 && C->daemon_lost)
+        control_poll(); /* nothing else tells of a death */
 }
 
 /* Each sleeper needs an epoll set of its own while it sleeps. Threads end without a word, so the sets are the process's:
@@ -466,10 +449,7 @@ void eps_close(void)
         if (is)
             own_fd_close((int)((is & ~EP_USED) - 1));
     }
-    uint32_t inner = exchange_sc(&C->inner, 0u);
-    if (inner)
-        own_fd_close((int)inner - 1);
-    inner_lock.word = 0; /* a thread of the parent may have had it */
+    inner_close();
     store_relaxed(&C->listening, (uint32_t)(counted.as == COUNTED_LISTENING)); /* forked by a handler: it returns to its sleep */
     store_relaxed(&C->napping, (uint32_t)(counted.as == COUNTED_NAPPING));
 }

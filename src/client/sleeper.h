@@ -44,7 +44,7 @@ bool sleeper_has_words(void); /* does the kernel let us sleep on several? */
 int ep_take(void);
 void ep_give(int ep);
 void eps_close(void);     /* when nobody sleeps: at the end, and in a forked child */
-/* Puts the two into a set, edge-triggered, with that data. Who takes an event of the inner set must call control_poll. */
+/* Puts the two into a set, edge-triggered, with that data. Who takes an event of the inner set must call control_told. */
 bool sleeper_wire(int ep, uint64_t bell, uint64_t inner);
 #define EP_INNER 1u     /* the inner set's data in those of ep_take, the bell's is 0 */
 void ep_empty(int ep);  /* takes what is there, and works it off; the bell's edges are forgotten */

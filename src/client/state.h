@@ -57,6 +57,7 @@
 
 #define FIFO_DEFAULT (4u << 20)
 #define SPIN_DEFAULT_NS (50 * 1000)
+#define ALIVE_NS (100 * 1000 * 1000ll)
 #define SEGMENT_TIMEOUT_NS (2ll * 1000000000)
 
 /* ---- family ------------------------------------------------------------------------------------------- */
@@ -298,6 +299,7 @@ struct peer_worker {
     uint32_t refs; /* boxes */
     int32_t pid;
     bool dead;
+    int vigil; /* where no daemon tells of its death, see vigil.h; 0: none yet, negative: needs none */
     const struct worker_page *page;
     int kick_fd; /* its bell, see fds.c */
     uint32_t kicked[WAITERS_MAX];
@@ -436,6 +438,8 @@ struct client {
     uint32_t napping;   /* threads that sleep on one session's words alone */
     uint32_t attention; /* futex: one of them is to take the last listener's place */
     uint32_t news_seen; /* the daemon's word when its socket was last emptied */
+    bool alone;         /* the daemon was lost, and then something has happened that it would have told of: control_poll looks */
+    uint32_t unwatched; /* without a daemon: how many have no vigil for want of a descriptor. They are looked at now and then */
     struct plock lock, ctl_lock, send_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock, rolls_lock;
 };
 
