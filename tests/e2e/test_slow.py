@@ -104,6 +104,40 @@ time.sleep(60)
 """
 
 
+# listens, and but for one session that it may take never accepts
+LISTENER = """
+import signal, socket, sys
+l = socket.create_server(("127.0.0.1", 0))
+print(l.getsockname()[1], flush=True)
+if sys.argv[1:]:
+    s = l.accept()[0]
+    s.sendall(s.recv(1))
+signal.pause()
+"""
+
+OFFERED = """
+import errno, select, socket, sys
+if sys.argv[3:]:
+    met = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    met.sendall(b"x")
+    assert met.recv(1) == b"x"
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+print("offered", flush=True)
+if sys.argv[2] == "epoll":
+    e = select.epoll()
+    e.register(s, select.EPOLLIN)
+    e.poll()
+elif sys.argv[2] == "poll":
+    p = select.poll()
+    p.register(s, select.POLLIN)
+    p.poll()
+try:
+    print(s.recv(1))
+except OSError as e:
+    print(errno.errorcode[e.errno], flush=True)
+"""
+
+
 class Slow(harness.TestCase):
     def setUp(self):
         super().setUp()
@@ -142,6 +176,42 @@ class Slow(harness.TestCase):
         waited = [float(w) for w in c.out.split()]
         self.assertLess(max(waited), harness.slow(0.8), c)
         self.assertLess(sum(waited[1:]), harness.slow(0.2), c)
+
+    def kill_daemon(self):
+        self.process.kill(signal.SIGKILL)
+        self.process.wait()
+        self.addCleanup(self.expect_leftover, "control.sock", "daemon.lock")
+
+    @harness.needs_preload_into_python
+    def test_what_nobody_can_accept_any_more_is_reset(self):
+        """The listener has never met the client, and without a daemon it cannot: however the client waits, it hears."""
+        for how in ("recv", "epoll", "poll"):
+            with self.subTest(how):
+                s, port = self.serve(LISTENER)
+                c = self.start_under(PYTHON, "-c", OFFERED, port, how)
+                self.wait_until(lambda c=c: "offered" in c.out, "the offer")
+                self.assertEqual(len(self.show("sessions")), 1)
+                self.kill_daemon()
+                begin = time.monotonic()
+                self.wait_until(lambda c=c: "ECONNRESET" in c.out or not c.running(), "its end", 10)
+                self.assertLess(time.monotonic() - begin, harness.slow(1))
+                self.assertEqual(c.wait(), 0, c)
+                s.stop()
+                self.process = self.daemon()
+
+    @harness.needs_preload_into_python
+    def test_where_they_have_met_an_offer_stays_until_the_acceptors_death(self):
+        s, port = self.serve(LISTENER, "met")
+        c = self.start_under(PYTHON, "-c", OFFERED, port, "recv", "met")
+        self.wait_until(lambda: "offered" in c.out, "the offer")
+        self.kill_daemon()
+        time.sleep(1.5)
+        self.assertNotIn("ECONNRESET", c.out)
+        s.kill(signal.SIGKILL)
+        begin = time.monotonic()
+        self.wait_until(lambda: "ECONNRESET" in c.out or not c.running(), "its end", 10)
+        self.assertLess(time.monotonic() - begin, harness.slow(1))
+        self.assertEqual(c.wait(), 0, c)
 
     def idle(self, how):
         s, port = self.serve(IDLE, how)
