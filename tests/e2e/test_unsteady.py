@@ -28,12 +28,12 @@ while True:
     threading.Thread(target=serve, args=(l.accept()[0],), daemon=True).start()
 """
 
-# Holds two connections (one of them to a server of its own) and makes new ones, each in a way of its own, until it is told to end.
-# Whatever takes longer than the bound is said, with its name.
+# Holds two connections (one of them to a server of its own, which it leaves for another one now and then) and makes new ones,
+# each in a way of its own, until it is told to end. Whatever takes longer than the bound is said, with its name.
 CLIENT = """
 import hashlib, os, random, select, socket, sys, threading, time
 from slowness import slow
-port, seed, bound = int(sys.argv[1]), int(sys.argv[2]), slow(float(sys.argv[3]))
+port, nobody, seed, bound = *map(int, sys.argv[1:4]), slow(float(sys.argv[4]))
 chance = random.Random(seed)
 worst = {}
 def timed(what, call, *args):
@@ -103,6 +103,15 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     for _ in range(chance.randrange(3)):
         check(s)
     s.close()
+    if chance.random() < 0.2:
+        kept.pop().close()
+        kept.append(own_server())
+    if chance.random() < 0.2:
+        try:
+            timed("being refused", socket.create_connection, ("127.0.0.1", nobody), bound)
+            raise SystemExit("somebody listens where nobody does")
+        except ConnectionRefusedError:
+            pass
     rounds += 1
     time.sleep(chance.random() * 0.02)
 for s in kept:
@@ -121,18 +130,21 @@ sys.stdin.readline()
 """
 
 
-@harness.needs_preload_into_python
+@harness.needs_preload
 class Unsteady(harness.TestCase):
     limit = harness.pick(180, 900)
-    bound = 2.5  # seconds, for any call: a stopped daemon costs a process one short wait
+    bound = 1.5  # seconds, for any call: a stopped daemon costs a process one short wait
 
     def setUp(self):
         super().setUp()
         self.seed = int(os.environ.get("BERTH_TEST_SEED", harness.pick("1", str(time.time_ns() % 1_000_000))))
         self.chance = random.Random(self.seed)
+        self.nobody = self.free_port()
 
-    def clients(self, port, n):
-        some = [self.start_under(PYTHON, "-c", CLIENT, port, self.chance.randrange(1 << 30), self.bound, stdin=-1)
+    def clients(self, port, n, **more):
+        """more: for those that begin without a daemon, since `berth run` would start one."""
+        start = self.start if more else self.start_under
+        some = [start(PYTHON, "-c", CLIENT, port, self.nobody, self.chance.randrange(1 << 30), self.bound, stdin=-1, **more)
                 for _ in range(n)]
         for client in some:
             self.wait_until(lambda c=client: "begun" in c.out or not c.running(), f"a client's start\n{client!r}")
@@ -164,9 +176,9 @@ class Unsteady(harness.TestCase):
         one.process.stdin.close()
         self.assertEqual(one.wait(), 0, repr(one))
 
-    def stop_for_a_while(self, daemon):
+    def stop_for_a_while(self, daemon, seconds=None):
         daemon.kill(signal.SIGSTOP)
-        time.sleep(self.chance.choice((0.01, 0.1, 0.5, 1.5)))
+        time.sleep(seconds or self.chance.choice((0.01, 0.1, 0.5)))
         daemon.kill(signal.SIGCONT)
 
     def slow_down(self, daemon):
@@ -183,6 +195,8 @@ class Unsteady(harness.TestCase):
         server = self.start_under(PYTHON, "-c", SERVER, port)
         self.wait_listening(port, server)
         clients = self.clients(port, 3)
+        self.stop_for_a_while(daemon, 4)  # longer than anybody may wait
+        self.still_running([server, *clients], "while the daemon was stopped")
         end = time.monotonic() + harness.pick(15, 120)
         while time.monotonic() < end:
             self.chance.choice((self.stop_for_a_while, self.slow_down))(daemon)
@@ -191,7 +205,7 @@ class Unsteady(harness.TestCase):
             if self.chance.random() < 0.3:  # somebody begins while the daemon stands still
                 daemon.kill(signal.SIGSTOP)
                 late = self.start_under(PYTHON, "-c", ONE, port, stdin=-1)
-                self.wait_until(lambda p=late: "good" in p.out or not p.running(), f"one who began meanwhile\n{late!r}", 10)
+                self.wait_until(lambda p=late: "good" in p.out or not p.running(), f"one who began meanwhile\n{late!r}", 4)
                 daemon.kill(signal.SIGCONT)
                 late.process.stdin.close()
                 self.assertEqual(late.wait(), 0, f"seed {self.seed}: {late!r}")
@@ -216,7 +230,7 @@ class Unsteady(harness.TestCase):
             daemon.wait()
             time.sleep(self.chance.random())  # nobody is there: what is new goes to the kernel
             self.still_running([server, *clients], f"after death {turn}")
-            clients += self.clients(port, 1)
+            clients += self.clients(port, 1, env={"LD_PRELOAD": harness.SHIM})
             daemon = self.daemon()
             clients += self.clients(port, 1)
             self.meet_again()
