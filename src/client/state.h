@@ -435,6 +435,7 @@ struct client {
     uint32_t listening; /* threads that sleep on everything the process must hear of */
     uint32_t napping;   /* threads that sleep on one session's words alone */
     uint32_t attention; /* futex: one of them is to take the last listener's place */
+    int64_t hello_patience; /* for the daemon's WELCOME, ns */
     uint32_t news_seen; /* the daemon's word when its socket was last emptied */
     struct plock lock, ctl_lock, send_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock, rolls_lock;
 };
