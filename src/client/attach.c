@@ -92,6 +92,12 @@ out:
     return err;
 }
 
+/* How long the first word to the daemon may take: a program that asked to attach has nothing else; one that did not, the kernel. */
+#define PATIENCE_ASKED_NS (5 * NS_PER_SEC)
+#define PATIENCE_AUTO_NS (300 * NS_PER_MS)
+#define PATIENCE_CHILD_NS NS_PER_SEC
+static int64_t patience = PATIENCE_ASKED_NS;
+
 int client_attach(const struct berth_attach_options *options)
 {
     static const struct berth_attach_options defaults = {.spin_ns = -1};
@@ -119,6 +125,7 @@ int client_attach(const struct berth_attach_options *options)
     C->cpus = (uint32_t)get_nprocs(); /* of the machine, see spin.c */
     C->daemon_lost = false;
     C->ctl = own_fd(ctl);
+    C->hello_patience = load_relaxed(&patience);
     err = family_create();
     if (!err)
         err = listeners_create();
@@ -130,6 +137,7 @@ int client_attach(const struct berth_attach_options *options)
         return err;
     }
     (void)fds_keep();
+    C->hello_patience = PATIENCE_CHILD_NS;
     store_release(&C->attached, true);
     plock_release(&attach_lock);
     return 0;
@@ -220,7 +228,9 @@ static bool attach_auto(void)
     if (o.ns && !*o.ns)
         o.ns = NULL;
     int64_t began = clock_now();
+    store_relaxed(&patience, PATIENCE_AUTO_NS);
     int err = client_attach(&o);
+    store_relaxed(&patience, PATIENCE_ASKED_NS);
     explicit_bzero(secret, sizeof secret);
     if (err && err != BERTH_E_ALREADY_ATTACHED) {
         bool slow = err == BERTH_E_TIMED_OUT || (err == BERTH_E_NO_DAEMON && clock_now() - began > FAST_NS);

@@ -32,7 +32,6 @@
 #include "shm/ctlsock.h"
 
 #define ANSWER_PATIENCE_NS (150 * NS_PER_MS) /* an answer takes a twentieth of a millisecond */
-#define HELLO_PATIENCE_NS (300 * NS_PER_MS)
 
 static struct push *pushes_first, **pushes_last = &pushes_first;
 static struct control_ask *asks; /* those who wait for an answer */
@@ -369,7 +368,7 @@ int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds)
     struct ctl_header *h = msg;
     bool first = h->type == CTL_HELLO || h->type == CTL_CHILD_HELLO;
     *a = (struct control_ask){.type = reply_type(h->type),
-                              .deadline = clock_deadline(first ? HELLO_PATIENCE_NS : ANSWER_PATIENCE_NS)};
+                              .deadline = clock_deadline(first ? C->hello_patience : ANSWER_PATIENCE_NS)};
     if (!first && slower_than(1))
         return BERTH_E_TIMED_OUT;
     ask_enter(a);

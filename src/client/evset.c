@@ -862,12 +862,14 @@ static int wait_held(struct wait *w, int64_t timeout)
         n = look_at_kernel(set, w->out, (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
     if ((n = look_further(w, n)) > 0) {
         set->full = n == w->max && !crowded_out ? set->full + 1 : 0;
-        if (timeout == 0 && n < w->max && !looked) /* who only looks sees both worlds at once */
+        if ((timeout == 0 || set->kernel_hot) && n < w->max && !looked) /* both worlds at once */
             n += look_at_kernel(set, w->out + n, w->max - n);
         return n;
     }
-    if (set->kernel_hot && (n = program_events(set, w->out, w->max)) > 0)
-        return n;
+    if (set->kernel_hot && (n = program_events(set, w->out, w->max)) > 0) {
+        events_poll(true);
+        return look_further(w, n);
+    }
     int64_t began = timeout ? clock_now() : 0;
     channel_rearm();
     if (timeout && (n = spin(w, began)) > 0) {

@@ -26,7 +26,7 @@ static void end_halves(struct session *s, struct session_cache *c, int how, bool
         slot_set_tail(c->own, count_word(tail, COUNT_FLAG));
     fence_sc();
     if (fin)
-        notify_data(s, c, tail, tail + 1);
+        notify_data(s, c, tail, WANT_NOTHING); /* also who waits for more bytes than one: no more will come */
     if (closed)
         notify_space(s, c, 0, WANT_NOTHING);
     if (reset && !fin && load_acquire(&c->peer))

@@ -96,7 +96,7 @@ void session_linked(struct session *s)
 {
     struct session_cache *c = session_cache_of(s);
     uint64_t tail = load_relaxed(&s->tail);
-    notify_data(s, c, 0, tail + (load_relaxed(&s->flags) & SF_SHUT_WR ? 1 : 0));
+    notify_data(s, c, 0, load_relaxed(&s->flags) & SF_SHUT_WR ? WANT_NOTHING : tail);
     notify_space(s, c, 0,
                  load_relaxed(&s->state) == SESSION_ZOMBIE ? WANT_NOTHING : load_relaxed(&s->head_published));
     watches_ready(c);

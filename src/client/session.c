@@ -165,7 +165,7 @@ void session_break(struct session *s, int error, const char *why)
         fetch_or_sc(&c->own->tail, COUNT_FLAG);
         fetch_or_sc(&c->own->head, COUNT_FLAG);
         if (load_acquire(&c->peer) && (error == BERTH_E_PROTOCOL || error == BERTH_E_CLOSED))
-            notify_data(s, c, 0, s->tail + 1);
+            notify_data(s, c, 0, WANT_NOTHING);
     }
     sleepers_wake(s);
     watches_ready(c);

@@ -437,6 +437,7 @@ struct client {
     uint32_t listening; /* threads that sleep on everything the process must hear of */
     uint32_t napping;   /* threads that sleep on one session's words alone */
     uint32_t attention; /* futex: one of them is to take the last listener's place */
+    int64_t hello_patience; /* for the daemon's WELCOME, ns */
     uint32_t news_seen; /* the daemon's word when its socket was last emptied */
     bool alone;         /* the daemon was lost, and then something has happened that it would have told of: control_poll looks */
     uint32_t unwatched; /* without a daemon: how many have no vigil for want of a descriptor. They are looked at now and then */

@@ -4,6 +4,7 @@ Each case of `differ --list` becomes a test here, in a class for its area; an ar
 side, one for each CPU. Only where the kernel itself does not say the same twice is a case run again.
 
 tests/differ/meant.txt lists the differences that are meant, each with its reason; one that is no difference any more fails.
+tests/differ/open.txt lists those that are not meant and not mended yet: they are skipped, and counted as that, while they differ.
 By hand: build/tests/differ/differ NAME, and the same under berth; scripts/test.py --only differ --test NAME does both.
 """
 
@@ -17,6 +18,7 @@ import harness
 
 DIFFER = os.path.join(harness.BUILD, "tests", "differ", "differ")
 MEANT = os.path.join(harness.TOP, "tests", "differ", "meant.txt")
+OPEN = os.path.join(harness.TOP, "tests", "differ", "open.txt")
 CASE_SECONDS = 60  # the binary itself ends a case, after 5 s, and says HANG
 
 
@@ -32,10 +34,10 @@ def cases():
     return found
 
 
-def meant_differences():
+def meant_differences(path=MEANT):
     """{area.case: reason}"""
     table = {}
-    with open(MEANT) as f:
+    with open(path) as f:
         for line in f:
             if line.strip() and not line.startswith("#"):
                 name, reason = line.split(":", 1)
@@ -57,6 +59,7 @@ class Area(unittest.TestCase):
     """The base of the classes below."""
     maxDiff = None
     meant = meant_differences()
+    open_yet = meant_differences(OPEN)
 
     @classmethod
     def setUpClass(cls):
@@ -107,6 +110,8 @@ class Area(unittest.TestCase):
         self.assertNotIn("HANG", kernel, "the case hangs on the kernel")
         if name in self.meant:
             self.assertNotEqual(kernel, berth, f"no difference any more: take it out of {MEANT}")
+        elif name in self.open_yet and kernel != berth:
+            self.skipTest(f"not mended yet: {self.open_yet[name]}")
         else:
             self.assertEqual("\n".join(kernel), "\n".join(berth))  # as texts: the message shows the lines that differ
 
@@ -132,7 +137,7 @@ class Table(unittest.TestCase):
 
     def test_meant_differences_are_of_cases(self):
         known = {f"{area}.{case}" for area, its in CASES.items() for case, _ in its}
-        self.assertEqual(sorted(set(meant_differences()) - known), [])
+        self.assertEqual(sorted((set(meant_differences()) | set(meant_differences(OPEN))) - known), [])
         self.assertNotIn("", meant_differences().values(), "a meant difference has a reason")
 
 

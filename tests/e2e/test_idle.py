@@ -4,14 +4,13 @@ A server of 200 threads (idle.c) that wait for a session each, and a client that
 shows that a thread has made a call while it waited, or was so much as woken, is the count of its context switches, which the
 kernel keeps for each thread; it may not move. Then the client wakes them all: who sleeps that deeply must be woken for sure.
 
-BERTH_SOAK=1 takes 10,000 threads too.
+`make soak` takes 10,000 threads too.
 """
 
 import os
 import resource
 import signal
 import time
-import unittest
 
 import harness
 
@@ -52,7 +51,7 @@ class Idle(harness.TestCase):
             self.assertGreaterEqual(len(self.show("sessions")), count if way != "accept" else 1)
 
     def check_silent(self, settle=SETTLES_WITHIN, seconds=LOOKED_AT_FOR):
-        time.sleep(settle)
+        time.sleep(harness.slow(settle))
         programs = {"server": self.server.pid, "client": self.client.pid}
         before = {name: (switches(pid), ticks(pid)) for name, pid in programs.items()}
         time.sleep(seconds)
@@ -165,7 +164,7 @@ class WithoutDaemon(Idle):
         self.begin(way, 200)
         if talk:
             self.check_wakes(200)
-        time.sleep(SETTLES_WITHIN)
+        time.sleep(harness.slow(SETTLES_WITHIN))
         daemon.kill(signal.SIGKILL)
         daemon.wait()
         self.addCleanup(self.expect_leftover, "control.sock", "daemon.lock")
@@ -193,7 +192,7 @@ class WithoutDaemon(Idle):
 
 
 @harness.needs_preload
-@unittest.skipUnless(os.environ.get("BERTH_SOAK"), "takes long: BERTH_SOAK=1, as in make soak")
+@harness.soak_only
 class Many(Idle):
     limit = 200
 

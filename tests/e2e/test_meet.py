@@ -4,7 +4,7 @@ The first words between two processes are where most is still to be done (a segm
 of these programs looks in another way whether they have come. All play one game, which meet.c tells. Erlang's nodes and their
 port mapper, epmd, play their own.
 
-20 starts of each, 50 with BERTH_SOAK=1.
+20 starts of each, 50 in `make soak`.
 """
 
 import os
@@ -15,8 +15,7 @@ import harness
 
 MEET = os.path.join(harness.BUILD, "tests", "e2e", "meet")
 PYTHON = "/usr/bin/python3"
-SOAK = bool(os.environ.get("BERTH_SOAK"))
-STARTS = 50 if SOAK else 20
+STARTS = 50 if harness.SOAK else 20
 
 SELECTORS = """
 import selectors, socket, sys
@@ -76,7 +75,7 @@ except Over:
 
 @harness.needs_preload
 class Games(harness.TestCase):
-    limit = 600 if SOAK else 240
+    limit = 600 if harness.SOAK else 240
 
     def meet(self, server, client):
         """server(first), client(first): the command of each, but for the port. The first word is each one's in turn."""
@@ -128,7 +127,7 @@ class Games(harness.TestCase):
 @harness.needs_preload
 @harness.needs("erl", "epmd")
 class Erlang(harness.TestCase):
-    limit = 900 if SOAK else 400
+    limit = 900 if harness.SOAK else 400
 
     def node(self, name, code, env):
         return self.start_under("erl", "-name", f"{name}@127.0.0.1", "-setcookie", "meet", "-start_epmd", "false", "-noinput",
