@@ -200,8 +200,8 @@ int main(int argc, char **argv)
     int fd = socket(AF_INET, SOCK_STREAM, 0);
     if (serves) {
         listener = fd;
-        if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) || bind(fd, (struct sockaddr *)&a, sizeof a) ||
-            fcntl(fd, F_SETFL, O_NONBLOCK) || listen(fd, 10))
+        if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) ||
+            bind(fd, (struct sockaddr *)&a, sizeof a) || fcntl(fd, F_SETFL, O_NONBLOCK) || listen(fd, 10))
             fail("listen", fd);
     } else {
         g.fd = fd;

@@ -174,7 +174,8 @@ static void a_daemon_that_says_nothing(void **state)
     int64_t took = clock_now() - begin;
     check(rc == BERTH_E_TIMED_OUT || rc == BERTH_E_DAEMON_GONE || rc == BERTH_E_NO_DAEMON, "attach gave %s",
           berth_error_name(rc));
-    check(took > 3 * NS_PER_SEC && took < longer(8 * NS_PER_SEC), "attach waited %lld ms", (long long)(took / NS_PER_MS));
+    check(took > 3 * NS_PER_SEC && took < longer(8 * NS_PER_SEC), "attach waited %lld ms",
+          (long long)(took / NS_PER_MS));
     assert_true(result(&c) <= 0);
     finish(&c);
 }

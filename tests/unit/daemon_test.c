@@ -546,8 +546,9 @@ static pid_t lock_pipes(const int *fds, int n, int leave)
 
 static void in_a_second(int64_t since, const char *what)
 {
-    check(clock_now() - since < longer(NS_PER_SEC), "%s took %lld ms while somebody held the lock of a pipe of his own",
-          what, (long long)((clock_now() - since) / NS_PER_MS));
+    check(clock_now() - since < longer(NS_PER_SEC),
+          "%s took %lld ms while somebody held the lock of a pipe of his own", what,
+          (long long)((clock_now() - since) / NS_PER_MS));
 }
 
 /* A message that breaks the rules, with a description of the pipe that is nobody's any more once it is closed. */
