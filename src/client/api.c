@@ -112,7 +112,8 @@ static int connect_patiently(const struct berth_endpoint *ep, int64_t timeout_ns
     int64_t end = clock_deadline(timeout_ns < 0 || timeout_ns > LATE_NS ? LATE_NS : timeout_ns);
     struct sleep_mark mark = sleep_mark_now();
     int err;
-    while ((err = client_connect(ep, NULL, out)) == BERTH_E_TIMED_OUT && clock_now() < end && !sleep_signalled(&mark)) {
+    while ((err = client_connect(ep, NULL, out)) == BERTH_E_TIMED_OUT && clock_now() < end &&
+           !sleep_signalled(&mark)) {
         struct timespec ts = clock_timespec(LATE_STEP_NS);
         (void)sys_ppoll(NULL, 0, &ts, NULL);
     }

@@ -42,9 +42,8 @@ static struct own_box *facing_box(uint32_t app, int *err)
     *err = box ? 0 : C->daemon_lost ? BERTH_E_DAEMON_GONE : BERTH_E_NO_MEMORY;
     if (box || *err == BERTH_E_DAEMON_GONE || C->segment_size > C->outbox_limit || !(box = outbox_create(app, &fd)))
         return box;
-    struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
-                             .outbox = outbox_rec_of(box)->handle,
-                             .facing_app = app};
+    struct ctl_outbox msg = {
+        .h = {.type = CTL_OUTBOX, .len = sizeof msg}, .outbox = outbox_rec_of(box)->handle, .facing_app = app};
     *err = control_send(&msg, &fd, 1);
     (void)sys_close(fd);
     if (!*err)
@@ -249,7 +248,8 @@ int client_connect_offer(session_handle h)
     if (r && load_relaxed(&s->state) == SESSION_QUEUED) /* else another thread's look has done it */
         err = offer(s, r);
     if (C->daemon_lost)
-        store_release(&C->alone, true); /* perhaps lost since it was begun, and what was offered before has been ended */
+        store_release(&C->alone,
+                      true); /* perhaps lost since it was begun, and what was offered before has been ended */
     plock_release(&C->lock);
     if (err == BERTH_E_IN_PROGRESS)
         queued_put(s);

@@ -47,7 +47,7 @@ uint32_t control_async_seq(void)
 
 #define UNSENT_MAX 4096u
 #define UNSENT_NS (5 * NS_PER_MS) /* until it is tried again by who waits for the answer */
-#define UNSENT_BYTES 512u /* no message of a worker is longer */
+#define UNSENT_BYTES 512u         /* no message of a worker is longer */
 
 struct unsent {
     struct unsent *next;
@@ -414,7 +414,8 @@ static int wait_reply(const struct control_ask *a)
 }
 
 /* What came, to who asked. */
-static int reply_give(const struct control_ask *a, struct push *p, void *reply, size_t reply_size, int *rfds, int *nrfds)
+static int reply_give(const struct control_ask *a, struct push *p, void *reply, size_t reply_size, int *rfds,
+                      int *nrfds)
 {
     const struct ctl_header *h = (const void *)p->data;
     int status = reply_status(h, p->len, a->type, reply_size);

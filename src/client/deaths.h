@@ -7,7 +7,7 @@
 void sessions_of_worker_dead(uint32_t worker);
 void sessions_listener_gone(uint32_t listener);
 void sessions_unreachable(
-    uint32_t app);           /* what is offered there: no descriptor is free to meet who has accepted it */
+    uint32_t app); /* what is offered there: no descriptor is free to meet who has accepted it */
 /* When no daemon is there to tell of deaths; under dispatch_lock. */
 uint32_t peers_look_alive(void);  /* and watches them: how many cannot be watched, for want of a descriptor */
 void sessions_nobody_takes(void); /* what is offered where we have met nobody who lives ends */

@@ -173,7 +173,8 @@ static int wire(struct evset *set)
     int old = set->wait_ep;
     if (again)
         waiter_take(set);
-    if (ep >= 0 && old >= 0 && (set->pid != pid || !set->wired)) { /* under the same number: the program may have been given it */
+    if (ep >= 0 && old >= 0 &&
+        (set->pid != pid || !set->wired)) { /* under the same number: the program may have been given it */
         (void)sys_call(SYS_dup3, (long)ep, (long)old, (long)O_CLOEXEC, 0);
         own_fd_close(ep);
         ep = old;
@@ -288,7 +289,8 @@ static void for_anybody(struct evset *set, int depth)
     }
 }
 
-static int add(struct evset *set, const struct target *t, uint64_t handle, uint32_t key, uint32_t events, uint64_t data)
+static int add(struct evset *set, const struct target *t, uint64_t handle, uint32_t key, uint32_t events,
+               uint64_t data)
 {
     int err = wire(set);
     struct watch *w = err ? NULL : memory_get(sizeof *w);
@@ -427,8 +429,8 @@ static bool edge_came(struct watch *w, struct session *s, struct session_cache *
     uint32_t flags = load_relaxed(&s->flags);
     uint32_t filled = load_relaxed(&s->filled);
     bool writable = stream_writable(s, c), cut = stream_cut(s, c);
-    bool came = w->fresh || tail != w->seen_tail || (flags ^ w->seen_flags) & EDGE_FLAGS || (writable && filled != w->seen_filled) ||
-                cut != w->seen_cut;
+    bool came = w->fresh || tail != w->seen_tail || (flags ^ w->seen_flags) & EDGE_FLAGS ||
+                (writable && filled != w->seen_filled) || cut != w->seen_cut;
     if (note) {
         w->seen_tail = tail;
         w->seen_head = head;
@@ -547,11 +549,13 @@ bool evset_poller(struct evset *set, bool on)
     return !ready;
 }
 
-static bool visit_listeners(const struct evset *set, bool (*visit)(struct listener *l, void *arg), void *arg, int depth)
+static bool visit_listeners(const struct evset *set, bool (*visit)(struct listener *l, void *arg), void *arg,
+                            int depth)
 {
     for (struct watch *w = set->all; w; w = w->set_next) {
         struct listener *l = !w->inner && handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
-        if ((l && !visit(l, arg)) || (w->inner && depth < SETS_DEEP && !visit_listeners(w->inner, visit, arg, depth + 1)))
+        if ((l && !visit(l, arg)) ||
+            (w->inner && depth < SETS_DEEP && !visit_listeners(w->inner, visit, arg, depth + 1)))
             return false;
     }
     return true;
@@ -645,7 +649,8 @@ static void listener_came(struct evset *set, uint32_t index)
 }
 
 /* Sorts what wait_ep has brought. Count of the program's events; *kicked: the stack has news. */
-static int sort(struct evset *set, const struct epoll_event *ev, long got, struct epoll_event *out, int max, bool *kicked)
+static int sort(struct evset *set, const struct epoll_event *ev, long got, struct epoll_event *out, int max,
+                bool *kicked)
 {
     bool program = false;
     for (long i = 0; i < got; i++) {

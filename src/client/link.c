@@ -11,9 +11,9 @@
 #include <limits.h>
 
 #include "base/sys.h"
-#include "client/link.h"
 #include "client/channel.h"
 #include "client/family.h"
+#include "client/link.h"
 #include "client/outbox.h"
 #include "client/peer.h"
 #include "client/rolls.h"

@@ -177,7 +177,8 @@ static int64_t looked; /* when, at who lives */
 
 static bool look_due(void)
 {
-    return load_acquire(&C->alone) || (load_relaxed(&C->unwatched) && clock_now() - load_relaxed(&looked) >= ALIVE_NS);
+    return load_acquire(&C->alone) ||
+           (load_relaxed(&C->unwatched) && clock_now() - load_relaxed(&looked) >= ALIVE_NS);
 }
 
 bool control_pushes(void)

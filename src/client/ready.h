@@ -15,11 +15,13 @@
 #define READY_OUT (EPOLLOUT | EPOLLWRNORM)
 
 uint32_t session_ready(struct session *s, struct session_cache *c);
-bool session_has(struct session *s, struct session_cache *c, uint64_t least); /* so many bytes, or an end to report */
-bool stream_readable(struct session *s, struct session_cache *c);             /* as many as SO_RCVLOWAT says */
+bool session_has(struct session *s, struct session_cache *c,
+                 uint64_t least);                                 /* so many bytes, or an end to report */
+bool stream_readable(struct session *s, struct session_cache *c); /* as many as SO_RCVLOWAT says */
 bool stream_writable(struct session *s, struct session_cache *c);
-bool bytes_missing(struct session *s, struct session_cache *c); /* the first of them lie in a segment that is not here */
-bool fetch_bytes(session_handle h);                             /* true: they are here now, or it is over with the session */
+bool bytes_missing(struct session *s,
+                   struct session_cache *c); /* the first of them lie in a segment that is not here */
+bool fetch_bytes(session_handle h);          /* true: they are here now, or it is over with the session */
 
 /* Arms first, judges after: what came before the mark is seen, what comes later is told. flag: COUNT_FLAG for sleepers by futex. False:
  * it is ready. edge: told of what comes beyond what is there. least: how many bytes are to be there, 0: as SO_RCVLOWAT says. */

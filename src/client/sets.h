@@ -5,8 +5,9 @@
 #include "client/client.h"
 #include "client/state.h"
 
-bool evset_ready(struct evset *set);            /* has it something to tell? Takes nothing out of it */
-bool evset_poller(struct evset *set, bool on);  /* somebody sleeps for it beside those in evset_wait. False: it is ready */
+bool evset_ready(struct evset *set); /* has it something to tell? Takes nothing out of it */
+bool evset_poller(struct evset *set,
+                  bool on); /* somebody sleeps for it beside those in evset_wait. False: it is ready */
 /* Calls `visit` for each listener in it and in the sets in it, until it says false. */
 bool evset_listeners(struct evset *set, bool (*visit)(struct listener *l, void *arg), void *arg);
 

@@ -281,7 +281,8 @@ struct futex_waitv sleeper_word(const uint32_t *word, uint32_t is, bool shared)
 }
 
 /* until: a moment, not a time; NULL: for ever. */
-static long words(struct sleeper *sl, struct futex_waitv *v, int n, struct timespec *until, void (*cancelled)(void *))
+static long words(struct sleeper *sl, struct futex_waitv *v, int n, struct timespec *until,
+                  void (*cancelled)(void *))
 {
     long ret;
     pthread_cleanup_push(cancelled, sl);
@@ -450,6 +451,7 @@ void eps_close(void)
             own_fd_close((int)((is & ~EP_USED) - 1));
     }
     inner_close();
-    store_relaxed(&C->listening, (uint32_t)(counted.as == COUNTED_LISTENING)); /* forked by a handler: it returns to its sleep */
+    store_relaxed(&C->listening,
+                  (uint32_t)(counted.as == COUNTED_LISTENING)); /* forked by a handler: it returns to its sleep */
     store_relaxed(&C->napping, (uint32_t)(counted.as == COUNTED_NAPPING));
 }

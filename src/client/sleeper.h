@@ -26,7 +26,8 @@ void sleeper_glance(void);
 /* Before a sleep: does what is due, says that somebody falls asleep. How long the sleep may last, ns; -1: as long as it likes; 0: there
  * is something to look at first. The caller arms before this, or looks once more after it. */
 int64_t sleeper_prepare(const struct sleeper *sl);
-void sleeper_again(void); /* as if somebody fell asleep: the next event wakes whoever sleeps, what has come wakes them now */
+void sleeper_again(
+    void); /* as if somebody fell asleep: the next event wakes whoever sleeps, what has come wakes them now */
 bool sleeper_over(const struct sleeper *sl); /* its deadline has passed */
 
 /* Sleeps; each a cancellation point, each returns what the kernel returns, or -EINTR. */
@@ -36,18 +37,19 @@ long sleeper_poll(struct sleeper *sl, struct pollfd *fds, int n, int64_t ns);
 #define SLEEPER_WORDS 3
 long sleeper_words(struct sleeper *sl, struct futex_waitv *v, int n);
 #define DOZE_NS (100 * NS_PER_MS)
-long sleeper_doze(struct sleeper *sl, const uint32_t *word, uint32_t is, int64_t ns); /* on one word, for so long at most */
+long sleeper_doze(struct sleeper *sl, const uint32_t *word, uint32_t is,
+                  int64_t ns); /* on one word, for so long at most */
 struct futex_waitv sleeper_word(const uint32_t *word, uint32_t is, bool shared);
 bool sleeper_has_words(void); /* does the kernel let us sleep on several? */
 
 /* An epoll set for the calling thread with the bell and what concerns every sleeper in it, until ep_give; -1: no descriptor. */
 int ep_take(void);
 void ep_give(int ep);
-void eps_close(void);     /* when nobody sleeps: at the end, and in a forked child */
+void eps_close(void); /* when nobody sleeps: at the end, and in a forked child */
 /* Puts the two into a set, edge-triggered, with that data. Who takes an event of the inner set must call control_told. */
 bool sleeper_wire(int ep, uint64_t bell, uint64_t inner);
-#define EP_INNER 1u     /* the inner set's data in those of ep_take, the bell's is 0 */
-void ep_empty(int ep);  /* takes what is there, and works it off; the bell's edges are forgotten */
+#define EP_INNER 1u    /* the inner set's data in those of ep_take, the bell's is 0 */
+void ep_empty(int ep); /* takes what is there, and works it off; the bell's edges are forgotten */
 
 /* Waits for what was asked of the daemon, not longer than it should take: false, it is not here. When the daemon was late it is not waited
  * for again until it has said something. */

@@ -27,7 +27,8 @@
 
 #define LOOKS_PER_CLOCK 16
 #define KERNEL_LOOK_NS (20 * NS_PER_US)
-#define VAIN_MAX 4 /* waits in a row; arrivals at random, one in a budget on average, then still mostly meet a spinner */
+#define VAIN_MAX                                                                                                   \
+    4 /* waits in a row; arrivals at random, one in a budget on average, then still mostly meet a spinner */
 
 uint32_t cpu_here(void)
 {
@@ -114,7 +115,8 @@ int spin_until(struct spin *sp, int (*look)(void *arg), int (*kernel)(void *arg)
             if (found)
                 return found;
         }
-        if (spin_budget(sp->c, now, &stacked) == 0 || (sp->many && crowded(now, since)) || sleep_signalled(sp->mark))
+        if (spin_budget(sp->c, now, &stacked) == 0 || (sp->many && crowded(now, since)) ||
+            sleep_signalled(sp->mark))
             break;
     }
     return 0;

@@ -10,7 +10,7 @@ struct spin {
     const uint8_t *vain;           /* how often in a row it has not paid */
     int64_t now, deadline;
     const struct sleep_mark *mark;
-    bool many;              /* it waits for many: not where more want to run than there are CPUs */
+    bool many;                  /* it waits for many: not where more want to run than there are CPUs */
     void (*publish)(void *arg); /* says where we run; NULL: the session's slot does */
 };
 

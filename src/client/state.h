@@ -123,7 +123,7 @@ enum session_state {
 #define SF_SHUT_WR 0x02u
 #define SF_SHUT_RD 0x04u
 #define SF_READ_SPAN 0x08u
-#define SF_STOPPED 0x10u /* connector: shut down before it was connected, and again what a fresh socket is */
+#define SF_STOPPED 0x10u     /* connector: shut down before it was connected, and again what a fresh socket is */
 #define SF_CONFIRMED 0x20u   /* acceptor: the connector knows our slot */
 #define SF_RESET 0x40u       /* the peer is gone or broke the rules: nothing more comes, `error` was set */
 #define SF_SHARED 0x80u      /* held by more than one member: see fork.c */
@@ -158,7 +158,8 @@ struct session {
     uint32_t streak; /* reads in a row that emptied the fifo and were answered by a write */
     uint32_t state;
     int32_t error;
-    uint32_t filled; /* writes that found too little room: whoever waits for an edge is to hear when there is some */
+    uint32_t
+        filled; /* writes that found too little room: whoever waits for an edge is to hear when there is some */
     uint32_t one_way; /* looks in a row that found little, without a write of ours */
     uint32_t lowat;   /* SO_RCVLOWAT, where above 1 */
     /* line 2: who */
@@ -177,7 +178,7 @@ struct session {
     uint32_t app;
     uint16_t read_spanner, write_spanner; /* member + 1 that has the span open */
     uint8_t port_leased;
-    uint8_t doubt; /* connector: see sessions_reoffer */
+    uint8_t doubt;    /* connector: see sessions_reoffer */
     uint8_t nonblock; /* O_NONBLOCK: it belongs to all who hold the session, see client_set_nonblock */
     uint8_t pad;
 };
@@ -274,7 +275,7 @@ _Static_assert(sizeof(struct session_cache) == CACHE_LINE, "one line per session
 
 /* Sessions that have something in common, see rolls.h. */
 struct roll {
-    uint32_t first; /* index; 0: nobody */
+    uint32_t first;                       /* index; 0: nobody */
     uint32_t zombies_first, zombies_last; /* index + 1; list by session.next. Under zombie_lock */
     struct roll *next_turn;
 };
@@ -289,7 +290,7 @@ struct roll_walk {
 struct session_more {
     uint32_t next, prev; /* on the roll */
     struct roll *roll;
-    uint32_t sleepers;      /* threads that sleep on the peer's words, see wait.c */
+    uint32_t sleepers;             /* threads that sleep on the peer's words, see wait.c */
     uint64_t told_tail, told_head; /* of which value of the word all of them have been told */
 };
 
@@ -314,12 +315,13 @@ struct peer_box { /* an outbox of another worker, facing our app */
     uint32_t their_channel;
     const uint64_t *queue; /* theirs to us; NULL until found */
     uint32_t their_resync;
-    uint32_t scan, scan_end; /* of their slots, which are still to be looked at; under poll_lock like all of these */
-    bool behind, again;      /* events were lost: it is looked at all that is theirs, and once more */
-    bool rescan;             /* more of their slots have come to be seen */
-    bool dead_told;          /* its sessions have heard of its worker's death. Under client.lock */
-    struct roll_walk walk;   /* through the roll, while it is behind */
-    struct roll roll;        /* our sessions that have their peer slot in it */
+    uint32_t scan,
+        scan_end;          /* of their slots, which are still to be looked at; under poll_lock like all of these */
+    bool behind, again;    /* events were lost: it is looked at all that is theirs, and once more */
+    bool rescan;           /* more of their slots have come to be seen */
+    bool dead_told;        /* its sessions have heard of its worker's death. Under client.lock */
+    struct roll_walk walk; /* through the roll, while it is behind */
+    struct roll roll;      /* our sessions that have their peer slot in it */
     uint32_t kicked_channel;
     uint32_t sessions; /* how many of ours have their peer slot in it */
     uint32_t idle;     /* rounds without an event */
@@ -327,8 +329,8 @@ struct peer_box { /* an outbox of another worker, facing our app */
     bool polled;
     bool announced; /* the daemon was asked to tell its worker of us */
     bool heard;     /* and has told it */
-    bool tardy;   /* it named a segment that never came */
-    bool starved; /* there was no channel for it when one was wanted */
+    bool tardy;     /* it named a segment that never came */
+    bool starved;   /* there was no channel for it when one was wanted */
     const uint8_t *seg[OUTBOX_SEGMENTS];
     uint64_t seg_size[OUTBOX_SEGMENTS];
     uint8_t seg_asked[OUTBOX_SEGMENTS];
@@ -422,7 +424,8 @@ struct client {
     int64_t reoffer_at;      /* when to look at the offers that a dead worker may have taken; 0: there are none */
     struct route *routes;
     uint32_t unconfirmed; /* sessions accepted that the connector may not know of; list by session.next */
-    uint32_t unheard;     /* of them, at least those whose connector cannot know of us yet: nobody else tells of their bytes */
+    uint32_t
+        unheard; /* of them, at least those whose connector cannot know of us yet: nobody else tells of their bytes */
     struct roll *turn_first, *turn_last; /* rolls with zombies, in turn; under zombie_lock */
     uint32_t zombies_done;
     uint64_t waiters_used;
@@ -434,13 +437,15 @@ struct client {
     bool sharing; /* there are sessions that another member holds too, or that were inherited */
     uint32_t
         inner; /* the set of what concerns every sleeper, see sleeper.c: descriptor + 1, 0 until first needed */
-    uint32_t listening; /* threads that sleep on everything the process must hear of */
-    uint32_t napping;   /* threads that sleep on one session's words alone */
-    uint32_t attention; /* futex: one of them is to take the last listener's place */
+    uint32_t listening;     /* threads that sleep on everything the process must hear of */
+    uint32_t napping;       /* threads that sleep on one session's words alone */
+    uint32_t attention;     /* futex: one of them is to take the last listener's place */
     int64_t hello_patience; /* for the daemon's WELCOME, ns */
-    uint32_t news_seen; /* the daemon's word when its socket was last emptied */
-    bool alone;         /* the daemon was lost, and then something has happened that it would have told of: control_poll looks */
-    uint32_t unwatched; /* without a daemon: how many have no vigil for want of a descriptor. They are looked at now and then */
+    uint32_t news_seen;     /* the daemon's word when its socket was last emptied */
+    bool
+        alone; /* the daemon was lost, and then something has happened that it would have told of: control_poll looks */
+    uint32_t
+        unwatched; /* without a daemon: how many have no vigil for want of a descriptor. They are looked at now and then */
     struct plock lock, ctl_lock, send_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock, rolls_lock;
 };
 

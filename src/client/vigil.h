@@ -4,7 +4,7 @@
 
 #include "client/state.h"
 
-int inner_set(void); /* the epoll set; -1: no descriptor is free */
+int inner_set(void);    /* the epoll set; -1: no descriptor is free */
 void inner_close(void); /* when nobody sleeps: at the end, and in a forked child */
 
 /* Of a process. Positive: to be given to vigil_end. 0: it is dead already; NO_MEMORY: no descriptor is free; UNSUPPORTED: the kernel does

@@ -230,7 +230,8 @@ void conn_reap(struct daemon *d)
         if (c->worker)
             worker_die(d, c->worker);
         while (!list_empty(&c->out))
-            out_free(d, c, container_of(c->out.next, struct out_packet, link)); /* NOLINT(clang-analyzer-*): unlinks */
+            out_free(d, c,
+                     container_of(c->out.next, struct out_packet, link)); /* NOLINT(clang-analyzer-*): unlinks */
         watch_remove(d, &c->watch);
         close_aside(c->watch.fd);
         d->conn_count--;

@@ -410,8 +410,7 @@ void errand_end(struct daemon *d, struct errand *e)
     if (--e->packets)
         return;
     const struct worker *from = worker_find(d, e->from);
-    struct ctl_outbox m = {
-        .h = {.type = CTL_ANNOUNCED, .len = sizeof m}, .outbox = e->outbox, .worker = e->to};
+    struct ctl_outbox m = {.h = {.type = CTL_ANNOUNCED, .len = sizeof m}, .outbox = e->outbox, .worker = e->to};
     free(e);
     if (from)
         conn_send(d, from->conn, &m, sizeof m, NULL, 0);

@@ -52,13 +52,13 @@ struct conn {
     uint32_t out_count;
     uint64_t out_bytes;
     uint32_t events; /* watched for */
-    bool due;   /* to be tried again now */
-    bool stuck; /* the kernel has no room for descriptors under way: tried again by a timer */
+    bool due;        /* to be tried again now */
+    bool stuck;      /* the kernel has no room for descriptors under way: tried again by a timer */
     bool doomed;
     bool lease; /* a lease of a process whose pid we cannot see */
 };
 
-struct errand { /* an ANNOUNCE: who sent it hears when all that it asked for has left */
+struct errand {       /* an ANNOUNCE: who sent it hears when all that it asked for has left */
     uint32_t packets; /* that still wait in queues, and 1 while it is being run */
     uint32_t from;    /* worker */
     uint32_t to;

@@ -105,9 +105,8 @@ static int to_set(struct reg *r)
 {
     const struct epoll_event *ev = &r->event;
     uint32_t key = (uint32_t)r->fd;
-    return r->sock->kind == SOCK_EPOLL
-               ? evset_add_set(r->ep->set, r->sock->set, key, ev->events, ev->data.u64)
-               : evset_add(r->ep->set, r->sock->handle, key, ev->events, ev->data.u64);
+    return r->sock->kind == SOCK_EPOLL ? evset_add_set(r->ep->set, r->sock->set, key, ev->events, ev->data.u64)
+                                       : evset_add(r->ep->set, r->sock->handle, key, ev->events, ev->data.u64);
 }
 
 static void out_of_set(struct reg *r)

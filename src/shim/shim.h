@@ -183,7 +183,8 @@ socklen_t sock_fill_addr(int family, const endpoint *ep, struct sockaddr *addr, 
 /* ---- io.c ---- */
 ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
 ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags);
-bool recv_told(uint64_t h, ssize_t r); /* a read failed by a reset that was told, or came after the end: it is the end */
+bool recv_told(uint64_t h,
+               ssize_t r); /* a read failed by a reset that was told, or came after the end: it is the end */
 int send_error(uint64_t h, int berth_error); /* the errno of a write that failed at its first byte */
 void broken_pipe(void);                      /* SIGPIPE, to this thread */
 
