@@ -165,10 +165,14 @@ def run_e2e_file(path, args, tally):
     except subprocess.TimeoutExpired:
         pass
     finally:
-        os.close(read_fd)
         if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+            child.terminate()  # it clears away what it has begun
+            try:
+                child.wait(timeout=slowness.slow(20))
+            except subprocess.TimeoutExpired:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        os.close(read_fd)
     for line in results.decode().split("\n"):
         if not line:
             continue
@@ -222,6 +226,10 @@ def main():
                             ("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1"),
                             ("TSAN_OPTIONS", "halt_on_error=1:second_deadlock_stack=1")):
         os.environ.setdefault(variable, value)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, stop)
     if args.soak:
         os.environ["BERTH_TEST_SOAK"] = "1"
     if slowness.factor() > 1.2:

@@ -7,6 +7,7 @@ By hand a file runs as any unittest does: /usr/bin/python3 tests/e2e/test_run.py
 import importlib.util
 import json
 import os
+import signal
 import sys
 import time
 import unittest
@@ -103,6 +104,12 @@ def main():
     spec.loader.exec_module(module)
     suite = unittest.TestSuite(t for t in flatten(unittest.defaultTestLoader.loadTestsFromModule(module))
                                if part in t.id() and not left_out(t))
+
+    def stop(*_):
+        """The test that runs fails and clears away what it began; no other is begun."""
+        result.stop()
+        raise RuntimeError("the tests are stopped")
+    signal.signal(signal.SIGTERM, stop)
     suite.run(result)
     result.tell("end", path)
 
