@@ -30,7 +30,7 @@ def outcome(call, *args):
         got = errno.errorcode[e.errno]
     if isinstance(got, bytes):
         got = f"{len(got)} bytes" if got else "end"
-    return f"{got}{' late' if time.monotonic() - start > 0.6 else ''}"
+    return f"{got}{' late' if time.monotonic() - start > slow(0.6) else ''}"
 
 
 def events(s, mask):
