@@ -159,7 +159,7 @@ void tokens_forked(void)
 /* A copy of the token at the head. 1, -EAGAIN: there is none, or another error: it cannot be seen. */
 static int pipe_peek(const struct listener *l, struct token *t)
 {
-    int fds[2], ret = -EMFILE;
+    int fds[2] = {-1, -1}, ret = -EMFILE;
     plock_take(&scratch_lock);
     if (!scratch[0] && sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) == 0) {
         scratch[0] = own_fd(fds[0]) + 1;

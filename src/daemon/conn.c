@@ -229,9 +229,10 @@ void conn_reap(struct daemon *d)
         list_unlink(&c->link);
         if (c->worker)
             worker_die(d, c->worker);
-        while (!list_empty(&c->out))
-            out_free(d, c,
-                     container_of(c->out.next, struct out_packet, link)); /* NOLINT(clang-analyzer-*): unlinks */
+        while (!list_empty(&c->out)) {
+            struct out_packet *p = container_of(c->out.next, struct out_packet, link);
+            out_free(d, c, p); /* NOLINT(clang-analyzer-*): unlinks */
+        }
         watch_remove(d, &c->watch);
         close_aside(c->watch.fd);
         d->conn_count--;
