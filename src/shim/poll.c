@@ -39,7 +39,7 @@ static inline bool of_stack(int fd, bool sleeps)
 /* The kernel refuses what it refuses: a list that is nowhere, or longer than the process may have descriptors. */
 static bool list_refused(const struct pollfd *fds, nfds_t n)
 {
-    struct rlimit lim;
+    struct rlimit lim = {0};
     if (n <= FEW)
         return n && pointer_wild(fds);
     return pointer_wild(fds) ||

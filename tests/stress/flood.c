@@ -166,7 +166,7 @@ static void victim_calm(berth_session asks)
         events_poll(true);
         count(&looks, began);
     }
-    calm = looks.all / (int64_t)looks.n;
+    calm = looks.all / (int64_t)(looks.n ? looks.n : 1);
 }
 
 static void victim(berth_session asks, berth_session bad)
@@ -196,7 +196,7 @@ static void victim(berth_session asks, berth_session bad)
             count(&wakes, began);
         }
     }
-    int64_t average = looks.all / (int64_t)looks.n;
+    int64_t average = looks.all / (int64_t)(looks.n ? looks.n : 1);
     printf("%s: the victim: %llu looks, on average %lld ns (before: %lld), at worst %lld us of CPU\n", kind,
            (unsigned long long)looks.n, (long long)average, (long long)calm, (long long)(looks.worst / 1000));
     if (wakes.n)
