@@ -45,15 +45,15 @@ def wait(s, way, mask):
     if way == "poll":
         p = select.poll()
         p.register(s, mask)
-        p.poll(5000)
+        p.poll(int(slow(5000)))
     elif way in ("epoll", "edge"):
         with select.epoll() as e:
             e.register(s, mask | (select.EPOLLET if way == "edge" else 0))
             if way == "edge":
                 e.poll(0)
-            e.poll(5)
+            e.poll(slow(5))
     elif way == "select":
-        select.select([s] if mask == select.POLLIN else [], [s] if mask == select.POLLOUT else [], [], 5)
+        select.select([s] if mask == select.POLLIN else [], [s] if mask == select.POLLOUT else [], [], slow(5))
 
 
 def fill(s):
