@@ -10,7 +10,7 @@
 
 static inline double slowness(void)
 {
-    static double factor;
+    static __thread double factor; /* threads ask, too */
     if (factor == 0) {
         const char *told = getenv("BERTH_TEST_SLOWNESS");
         double f = told ? strtod(told, NULL) : 1;
