@@ -152,7 +152,7 @@ class Unsteady(harness.TestCase):
 
     def still_running(self, programs, what):
         for program in programs:
-            self.assertTrue(program.running(), f"seed {self.seed}, {what}: {program!r}")
+            self.assertTrue(program.running(), f"seed {self.seed}, {what}: {program!r}\nthe server: {programs[0].out}")
 
     def tell_to_end(self, clients):
         for client in clients:
