@@ -133,7 +133,6 @@ int evset_remove_set(struct evset *set, struct evset *inner, uint32_t key);
 /* Blocks (spin, then sleep). Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID; BAD_HANDLE: it was destroyed. */
 int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask);
 void evset_renumber(struct evset *set, int epfd); /* its kernel set goes by another number now */
-bool evset_empty(struct evset *set);              /* nothing in it: epoll_wait may go straight to the kernel */
 int evset_fd(
     struct evset *set); /* of one without a kernel set: becomes readable when evset_wait has something; -1 */
 

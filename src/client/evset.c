@@ -231,11 +231,6 @@ void evset_renumber(struct evset *set, int epfd)
     store_relaxed(&set->epfd, epfd);
 }
 
-bool evset_empty(struct evset *set)
-{
-    return load_relaxed(&set->count) == 0;
-}
-
 int evset_fd(struct evset *set)
 {
     return wire(set) ? -1 : set->wait_ep;

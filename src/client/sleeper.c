@@ -238,17 +238,16 @@ static void cancelled_napper(void *arg)
 
 /* ---- sleeping ------------------------------------------------------------------------------------------------------ */
 
-long sleeper_epoll(struct sleeper *sl, int ep, struct epoll_event *ev, int max, int64_t ns)
+/* A system call that sleeps on descriptors, as a listener. */
+static long listen_on(struct sleeper *sl, long call, long a, long b, long c, long d, long e, long f)
 {
-    struct timespec ts;
     uint32_t depth;
     long ret = -EINTR;
     count_in(COUNTED_LISTENING);
     (void)fetch_add_sc(&C->listening, 1u);
     if (!hold_open(&depth)) {
         pthread_cleanup_push(cancelled_listener, sl);
-        ret = sys_sleep6(&sl->mark, SYS_epoll_pwait2, ep, sys_arg(ev), max, sys_arg(timespec_of(ns, &ts)),
-                         sys_arg(sl->mask), 8);
+        ret = sys_sleep6(&sl->mark, call, a, b, c, d, e, f);
         pthread_cleanup_pop(0);
     }
     hold_close(depth);
@@ -256,22 +255,17 @@ long sleeper_epoll(struct sleeper *sl, int ep, struct epoll_event *ev, int max, 
     return ret;
 }
 
+long sleeper_epoll(struct sleeper *sl, int ep, struct epoll_event *ev, int max, int64_t ns)
+{
+    struct timespec ts;
+    return listen_on(sl, SYS_epoll_pwait2, ep, sys_arg(ev), max, sys_arg(timespec_of(ns, &ts)), sys_arg(sl->mask),
+                     8);
+}
+
 long sleeper_poll(struct sleeper *sl, struct pollfd *fds, int n, int64_t ns)
 {
     struct timespec ts;
-    uint32_t depth;
-    long ret = -EINTR;
-    count_in(COUNTED_LISTENING);
-    (void)fetch_add_sc(&C->listening, 1u);
-    if (!hold_open(&depth)) {
-        pthread_cleanup_push(cancelled_listener, sl);
-        ret = sys_sleep6(&sl->mark, SYS_ppoll, sys_arg(fds), n, sys_arg(timespec_of(ns, &ts)), sys_arg(sl->mask), 8,
-                         0);
-        pthread_cleanup_pop(0);
-    }
-    hold_close(depth);
-    listener_goes();
-    return ret;
+    return listen_on(sl, SYS_ppoll, sys_arg(fds), n, sys_arg(timespec_of(ns, &ts)), sys_arg(sl->mask), 8, 0);
 }
 
 struct futex_waitv sleeper_word(const uint32_t *word, uint32_t is, bool shared)
