@@ -208,14 +208,13 @@ bool channel_has_news(const struct peer_box *box)
            load_relaxed(&their_channel(box)->resync) != box->their_resync;
 }
 
-/* Anything in a polled channel? True also while another thread is taking events: what it finds may be ours. The senders of
- * armed channels kick. */
+/* Anything in a polled channel? The senders of armed channels kick. Where another thread is taking events this waits until it has done so:
+ * what it found it has handed on then, and the caller, who looks for what has been handed to it after this, finds it. */
 bool events_waiting(void)
 {
     if (!load_relaxed(&C->polled) && !load_relaxed(&C->paired))
         return false;
-    if (!plock_try(&C->poll_lock))
-        return true;
+    plock_take(&C->poll_lock); /* whoever has it may have lost the CPU, and hundreds may want to sleep */
     channels_enter();
     bool found = false;
     for (struct peer_box *b = C->polled; b && !found; b = b->next_polled)
