@@ -9,6 +9,8 @@
  * where something else is ready: else who always asks for POLLOUT too would never hear of them.
  *
  * Where the process has no descriptor left for the thread's own, it looks each millisecond instead.
+ *
+ * This is the way that always works. Who waits for one session alone has a better one (wait.c).
  */
 #include <errno.h>
 #include <string.h>
@@ -299,13 +301,6 @@ static bool gather(struct call *k)
     }
     k->ep = ep_take();
     return k->ep < 0 || add_fd(k, k->ep);
-}
-
-int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
-                const sigset_t *mask)
-{
-    struct sleep_mark mark = sleep_mark_now();
-    return client_poll_since(&mark, items, n, kfds, nk, timeout_ns, mask);
 }
 
 int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n, struct pollfd *kfds,

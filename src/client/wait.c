@@ -18,7 +18,11 @@
  * For its first moments it sleeps on the peer's word alone, which is cheaper (sleeper_doze); what changes the flags wakes that word, too.
  *
  * A session that others may set `want` of, or whose acceptor is not known yet, or whose bytes are not here yet, cannot be waited for so;
- * then the thread waits as client_poll does. It does so, too, where the kernel cannot sleep on several words.
+ * then the thread waits as client_poll_since does (poll.c). It does so, too, where the kernel cannot sleep on several words.
+ *
+ * A poll or a select for one session is the same wait, with an answer of its own. So of hundreds of threads that each poll theirs, an event
+ * wakes one. Where the call waits for more, or brings a signal mask, it goes by poll.c: all such threads sleep on the bell, and each
+ * ring of it wakes all.
  */
 #include <errno.h>
 #include <limits.h>
@@ -169,4 +173,39 @@ int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t d
 int client_wait(session_handle h, uint32_t events, int64_t deadline, const struct sleep_mark *mark)
 {
     return client_wait_for(h, events, 0, deadline, mark);
+}
+
+/* ---- a poll for one session ---------------------------------------------------------------------------------------- */
+
+/* The direction that the item waits for, if it is just one and a session's; else 0. */
+static uint32_t one_direction(const struct client_poll_item *item)
+{
+    uint32_t in = READY_IN | EPOLLRDHUP | EPOLLPRI, events = item->events;
+    if (item->set || handle_is_listener(item->handle))
+        return 0;
+    if (events & READY_IN && !(events & ~in))
+        return EPOLLIN;
+    return events & READY_OUT && !(events & ~(uint32_t)READY_OUT) ? EPOLLOUT : 0;
+}
+
+int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
+                const sigset_t *mask)
+{
+    struct sleep_mark mark = sleep_mark_now();
+    uint32_t direction = n == 1 && !nk && !mask && timeout_ns ? one_direction(items) : 0;
+    if (!direction)
+        return client_poll_since(&mark, items, n, kfds, nk, timeout_ns, mask);
+    int64_t deadline = clock_deadline(timeout_ns);
+    int found = client_poll_since(&mark, items, 1, NULL, 0, 0, NULL);
+    if (found)
+        return found;
+    int err = client_wait_for(items->handle, direction, items->least, deadline, &mark);
+    if (err == BERTH_E_INTERRUPTED)
+        return err;
+    found = client_poll_since(&mark, items, 1, NULL, 0, 0, NULL);
+    if (found || err == BERTH_E_TIMED_OUT)
+        return found;
+    /* it was somebody else's in between */
+    int64_t left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_now();
+    return client_poll_since(&mark, items, 1, NULL, 0, left < 0 && deadline != DEADLINE_NEVER ? 0 : left, NULL);
 }
