@@ -12,6 +12,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -212,9 +213,9 @@ class Lab:
                     time.sleep(0.02)
         raise Failed("%s does not listen on port %d: %s" % (program.name, port, program.said()))
 
-    def redis(self, world):
+    def redis(self, world, cpu=None):
         port = free_port()
-        program = self.start(self.under(world, [
+        program = self.start(pinned(cpu) + self.under(world, [
             need("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
             "--daemonize", "no", "--dir", self.dir]))
         self.wait_port(port, program)
@@ -244,10 +245,10 @@ class Lab:
 
     # ---- clients; each gives a rate ----
 
-    def redis_get(self, world, port, clients, pipeline, seconds):
+    def redis_get(self, world, port, clients, pipeline, seconds, cpu=None):
         """GETs a second. A short run first tells how many make up the time asked for."""
         def once(n):
-            out = self.run(self.under(world, [
+            out = self.run(pinned(cpu) + self.under(world, [
                 need("redis-benchmark"), "-h", "127.0.0.1", "-p", str(port), "-t", "get", "-c", str(clients),
                 "-P", str(pipeline), "-n", str(n), "--csv"]), 60)
             found = re.search(r'^"GET[^"]*","?([0-9.]+)', out, re.M)
@@ -256,6 +257,15 @@ class Lab:
             return float(found.group(1))
         rate = once(2000 * pipeline)
         return {"rate": once(max(1000, int(rate * seconds)))}
+
+    def beside_hogs(self, count, work):
+        """While so many processes compute without end."""
+        hogs = [self.start([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+        try:
+            return work()
+        finally:
+            for hog in hogs:
+                self.stop(hog)
 
     def wrk(self, world, port, connections, seconds, close):
         out = self.run(self.under(world, [
@@ -298,6 +308,12 @@ def _listening(port):
 
 PACKAGE_OF = {"redis-server": "redis-server", "redis-benchmark": "redis-tools", "redis-cli": "redis-tools",
               "nginx": "nginx-light", "wrk": "wrk", "iperf3": "iperf3"}
+
+
+def pinned(cpu):
+    """What makes a command run on the n-th CPU that we may use; None: on any."""
+    cpus = sorted(os.sched_getaffinity(0))
+    return [] if cpu is None else [need("taskset"), "-c", str(cpus[cpu % len(cpus)])]
 
 
 def need(program):

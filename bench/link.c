@@ -6,11 +6,14 @@
  *     NAME conn   [--one-thread 0|1] [--ms N]
  *     NAME fanin  [--clients N] [--ms N]
  *     NAME idle   [--sessions N] [--used N] [--addresses N] [--daemon PID]
+ *     NAME threads [--threads N] [--ms N]
  * NAME is berth-bench or sock-bench; the latter takes --world tcp|unix as well.
  *
  * The program itself is the server. The peer is this program again, by exec, with "peer" as its first argument; it
- * connects to the address that it reads from its standard input, it measures, and it prints the result.
+ * connects to the address that it reads from its standard input, it measures, and it prints the result. Of idle threads the
+ * program itself measures its own.
  */
+#include <pthread.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 
@@ -512,6 +515,74 @@ static void idle(void)
     free(table.session);
 }
 
+/* ---- idle threads ---- */
+
+#define SETTLES_NS 300000000
+
+static void *blocked(void *session)
+{
+    char c;
+
+    (void)link_read(*(link_t *)session, &c, 1); /* until the session ends */
+    return NULL;
+}
+
+static void threads_peer(const char *where)
+{
+    char c;
+
+    for (long i = number("--threads", 200); i > 0; i--)
+        (void)link_connect(where);
+    while (read(0, &c, 1) > 0) /* and does not close them: they end with the program */
+        ;
+}
+
+/* What a server uses while each of its threads waits for a client that says nothing. */
+static void threads(void)
+{
+    long count = number("--threads", 200);
+    struct table table = table_make((uint64_t)count);
+    pthread_t *thread = calloc((size_t)count, sizeof(pthread_t));
+    char *argv[64] = {arg_values[0], "peer", "threads"};
+    struct rusage before, after;
+    char where[128];
+    int fd, n = 3;
+
+    if (!thread)
+        die("calloc");
+    for (int i = 2; i < arg_count && n < 63; i++)
+        argv[n++] = arg_values[i];
+    pid_t pid = peer_start(argv, &fd);
+    attach("bench-server");
+    link_listener l = link_listen("127.0.0.1", where);
+    peer_tell(fd, where);
+    for (long i = 0; i < count; i++) {
+        table.session[i] = link_accept(l);
+        if (pthread_create(&thread[i], NULL, blocked, &table.session[i]) != 0)
+            die_text("no thread");
+    }
+    sleep_exactly(SETTLES_NS);
+    getrusage(RUSAGE_SELF, &before);
+    int64_t start = now_ns();
+    sleep_exactly(duration());
+    getrusage(RUSAGE_SELF, &after);
+    int64_t took = now_ns() - start;
+    double cpu = (double)(after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec -
+                          before.ru_stime.tv_sec) * 1e9 +
+                 (double)(after.ru_utime.tv_usec - before.ru_utime.tv_usec + after.ru_stime.tv_usec -
+                          before.ru_stime.tv_usec) * 1e3;
+    long wakes = after.ru_nvcsw - before.ru_nvcsw + after.ru_nivcsw - before.ru_nivcsw - 1; /* one is our own sleep */
+    printf("{\"cpu_percent\": %.3f, \"wakes_per_second\": %.1f}\n", cpu * 100 / (double)took,
+           (double)wakes * 1e9 / (double)took);
+    close(fd);
+    peer_wait(pid);
+    for (long i = 0; i < count; i++)
+        pthread_join(thread[i], NULL);
+    link_detach();
+    free(thread);
+    free(table.session);
+}
+
 /* ---- who does what ---- */
 
 static void peer(const char *what)
@@ -525,6 +596,8 @@ static void peer(const char *what)
         peer_line(where, sizeof(where));
         if (strcmp(what, "silent") == 0) {
             fanin_silent_peer(where);
+        } else if (strcmp(what, "threads") == 0) {
+            threads_peer(where);
         } else if (strcmp(what, "conn") == 0) {
             conn_peer(where);
         } else {
@@ -587,10 +660,12 @@ int main(int argc, char **argv)
         fanin();
     else if (strcmp(what, "idle") == 0)
         idle();
+    else if (strcmp(what, "threads") == 0)
+        threads();
     else if (strcmp(what, "rtt") == 0 || strcmp(what, "stream") == 0 || strcmp(what, "msgs") == 0 ||
              strcmp(what, "conn") == 0)
         serve(what);
     else
-        die_text("usage: rtt|stream|msgs|conn|fanin|idle [--world " LINK_WORLDS "] [options, see bench/link.c]");
+        die_text("usage: rtt|stream|msgs|conn|fanin|idle|threads [--world " LINK_WORLDS "] [options, see bench/link.c]");
     return 0;
 }

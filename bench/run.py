@@ -156,6 +156,18 @@ def rtt_run(b):
     b.target(f, "faster than the kernel", b.ratio(f, "run", "tcp", "p50_ns", True), 50)
 
 
+def rtt_pinned(b):
+    """As latency-minded people run their programs, each side by taskset on a CPU of its own."""
+    pinned = ("--pin", 1, "--ms", b.ms)
+    f = b.measure("rtt-pinned", "round trip 64 B, unmodified blocking program, each side pinned", {
+        "run": b.sock("run", "rtt", *pinned),
+        "tcp": b.sock("tcp", "rtt", *pinned),
+        "unix": b.sock("unix", "rtt", *pinned)}, "line")
+    f["show"] = LATENCY
+    b.target(f, "berth run p50, in cache-line round trips", b.multiple(f, "run", "p50_ns"), 5, True)
+    b.target(f, "faster than the kernel", b.ratio(f, "run", "tcp", "p50_ns", True), 20)
+
+
 SLEEPS = [("think 50 µs", 50000, 0), ("think 1 ms", 1000000, 0), ("1 CPU hog", 0, 1), ("2 CPU hogs", 0, 2),
           ("think 50 µs, 1 hog", 50000, 1), ("think 50 µs, 2 hogs", 50000, 2), ("think 1 ms, 1 hog", 1000000, 1),
           ("think 1 ms, 2 hogs", 1000000, 2)]
@@ -263,6 +275,17 @@ def idle(b):
              b.ratio(f, "libberth, 1,000", some, "lookup_p50_ns", True), 2, True)
 
 
+def threads(b):
+    ms = ("--ms", max(b.ms, 1000))
+    f = b.measure("threads", "a server of 200 threads, each blocked for a silent client", {
+        "run": b.sock("run", "threads", *ms), "block": b.own("threads", *ms), "tcp": b.sock("tcp", "threads", *ms)},
+                  rounds=min(b.rounds, 3))
+    f["show"] = [("cpu_percent", "{:.2f} % of a CPU"), ("wakes_per_second", "woken {:.1f} times a second")]
+    for key in ("run", "block"):
+        b.target(f, NAMES[key] + ", CPU", b.value(f, key, "cpu_percent"), 0.1, True, unit=" %")
+        b.target(f, NAMES[key] + ", woken", b.value(f, key, "wakes_per_second"), 0, True, unit=" a second")
+
+
 def iperf3(b):
     f = b.measure("iperf3", "iperf3, unmodified", {
         "run": lambda: b.lab.iperf3("run", b.seconds), "tcp": lambda: b.lab.iperf3("tcp", b.seconds)}, "ring")
@@ -304,16 +327,24 @@ def redis(b):
                lambda w, p, c=clients, n=pipeline: b.lab.redis_get(w, p, c, n, s), goal)
 
 
+def redis_pinned(b):
+    s = 0.5 if b.seconds == 1 else 1
+    served(b, lambda w: b.lab.redis(w, cpu=0), "redis GET, 1 client, each side pinned to a CPU", "redis-pinned",
+           lambda w, p: b.lab.redis_get(w, p, 1, 1, s, cpu=1), 5)
+
+
 def nginx(b):
     served(b, b.lab.nginx, "nginx + wrk, keep-alive, 32 connections", "nginx",
            lambda w, p: b.lab.wrk(w, p, 32, b.seconds, False), 2.5)
     served(b, b.lab.nginx, "nginx + wrk, connection per request", "nginx-close",
            lambda w, p: b.lab.wrk(w, p, 32, b.seconds, True), 2)
+    served(b, b.lab.nginx, "nginx + wrk, keep-alive, beside a busy process", "nginx-busy",
+           lambda w, p: b.lab.beside_hogs(1, lambda: b.lab.wrk(w, p, 32, b.seconds, False)), 2.5)
 
 
-FIGURES = {"limits": limits, "rtt": rtt, "rtt-run": rtt_run, "rtt-sleep": rtt_sleep, "crowd": crowd,
-           "stream": stream, "msgs": msgs,
-           "conn": conn, "fanin": fanin, "idle": idle, "iperf3": iperf3, "redis": redis, "nginx": nginx}
+FIGURES = {"limits": limits, "rtt": rtt, "rtt-run": rtt_run, "rtt-pinned": rtt_pinned, "rtt-sleep": rtt_sleep,
+           "crowd": crowd, "stream": stream, "msgs": msgs, "conn": conn, "fanin": fanin, "idle": idle,
+           "threads": threads, "iperf3": iperf3, "redis": redis, "redis-pinned": redis_pinned, "nginx": nginx}
 
 
 # ---- showing --------------------------------------------------------------------------------------------------------
