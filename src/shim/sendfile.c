@@ -79,6 +79,7 @@ struct source {
     int fd;
     bool pipe;
     off64_t *off; /* NULL: where the file stands */
+    bool unproved; /* nobody has asked yet whether it can be read from */
 };
 
 static ssize_t source_read(const struct source *in, const struct iovec *spans, int n)
@@ -107,12 +108,25 @@ static ssize_t source_lose(const struct source *in, size_t count)
     return (ssize_t)done;
 }
 
-static int room_in_session(struct sock *s, uint64_t h, size_t want, struct iovec *spans, int *n, struct waiting *w)
+/* Asked where nothing else would tell: what the kernel refuses at once shall not wait for room first. */
+static bool source_unreadable(struct source *in)
+{
+    if (!in->unproved)
+        return false;
+    long flags = sys_fcntl(in->fd, F_GETFL, 0L);
+    in->unproved = false;
+    return flags < 0 || (flags & O_ACCMODE) == O_WRONLY;
+}
+
+static int room_in_session(struct sock *s, uint64_t h, struct source *in, size_t want, struct iovec *spans, int *n,
+                           struct waiting *w)
 {
     for (;;) {
         *n = client_write_spans(h, want, spans);
         if (*n > 0)
             return 0;
+        if (source_unreadable(in))
+            return EBADF;
         if (*n != BERTH_E_WOULD_BLOCK && *n != BERTH_E_BUSY)
             return *n ? send_error(h, *n) : EIO;
         int error = sock_nonblock(s) ? EAGAIN : wait_session(w, h, EPOLLOUT);
@@ -132,7 +146,7 @@ static ssize_t into_session(struct sock *s, uint64_t h, struct source in, size_t
         struct iovec spans[2];
         size_t left = count - done;
         int n;
-        if ((error = room_in_session(s, h, left < PIECE ? left : PIECE, spans, &n, &ws)) != 0) {
+        if ((error = room_in_session(s, h, &in, left < PIECE ? left : PIECE, spans, &n, &ws)) != 0) {
             if (error == EPIPE && !done && client_write_lost(h))
                 return source_lose(&in, left);
             break;
@@ -214,17 +228,16 @@ static int sendfile_out_of(struct sock *s, uint64_t h, int out, const off64_t *o
 
 static int sendfile_into(struct sock *s, uint64_t h, int in, off64_t *off, size_t count, ssize_t *done)
 {
-    long flags = sys_fcntl(in, F_GETFL, 0L);
-    if (flags < 0 || (flags & O_ACCMODE) == O_WRONLY)
-        return EBADF;
-    if (off && pointer_wild(off))
-        return EFAULT;
-    bool pipe = !off && is_pipe(in);
-    if (off && *off < 0)
-        return EINVAL;
-    if (pipe)
-        return EINVAL;
-    *done = into_session(s, h, (struct source){.fd = in, .off = off}, count < IO_MAX ? count : IO_MAX, false);
+    struct source from = {.fd = in, .off = off, .unproved = true};
+    if (!off || !count || pointer_wild(off) || *off < 0) { /* else the read says whether it can be read from */
+        if (source_unreadable(&from))
+            return EBADF;
+        if (off && pointer_wild(off))
+            return EFAULT;
+        if (off ? *off < 0 : is_pipe(in))
+            return EINVAL;
+    }
+    *done = into_session(s, h, from, count < IO_MAX ? count : IO_MAX, false);
     return 0;
 }
 

@@ -73,6 +73,22 @@ CASE(sendfile_full, "to a full peer, non-blocking; to a shut one; the offset sta
     say("offsets %ld and %ld", (long)at, (long)lseek(f, 0, SEEK_CUR));
 }
 
+CASE(sendfile_unreadable, "from what cannot be read: refused at once, also by a connection that is full and would block")
+{
+    struct pair p = pair_here();
+    off_t at = 0;
+    int f = open("/dev/null", O_WRONLY);
+    SAY(sendfile(p.c, f, &at, 100));
+    SAY(sendfile(p.c, f, NULL, 100));
+    SAY(sendfile(p.c, f, &at, 0));
+    SAY(sendfile(p.c, 999, &at, 100));
+    fill(p.c);
+    SAY(sendfile(p.c, f, &at, 100));
+    SAY(sendfile(p.c, 999, NULL, 100));
+    set_nonblock(p.c, 1);
+    SAY(sendfile(p.c, f, &at, 100));
+}
+
 CASE(sendfile_sigpipe, "sendfile after SHUT_WR gives SIGPIPE")
 {
     struct pair p = pair_here();
