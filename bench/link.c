@@ -567,11 +567,14 @@ static void threads(void)
     sleep_exactly(duration());
     getrusage(RUSAGE_SELF, &after);
     int64_t took = now_ns() - start;
-    double cpu = (double)(after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec -
-                          before.ru_stime.tv_sec) * 1e9 +
-                 (double)(after.ru_utime.tv_usec - before.ru_utime.tv_usec + after.ru_stime.tv_usec -
-                          before.ru_stime.tv_usec) * 1e3;
-    long wakes = after.ru_nvcsw - before.ru_nvcsw + after.ru_nivcsw - before.ru_nivcsw - 1; /* one is our own sleep */
+    double cpu =
+        (double)(after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec - before.ru_stime.tv_sec) *
+            1e9 +
+        (double)(after.ru_utime.tv_usec - before.ru_utime.tv_usec + after.ru_stime.tv_usec -
+                 before.ru_stime.tv_usec) *
+            1e3;
+    long wakes =
+        after.ru_nvcsw - before.ru_nvcsw + after.ru_nivcsw - before.ru_nivcsw - 1; /* one is our own sleep */
     printf("{\"cpu_percent\": %.3f, \"wakes_per_second\": %.1f}\n", cpu * 100 / (double)took,
            (double)wakes * 1e9 / (double)took);
     close(fd);
@@ -666,6 +669,7 @@ int main(int argc, char **argv)
              strcmp(what, "conn") == 0)
         serve(what);
     else
-        die_text("usage: rtt|stream|msgs|conn|fanin|idle|threads [--world " LINK_WORLDS "] [options, see bench/link.c]");
+        die_text("usage: rtt|stream|msgs|conn|fanin|idle|threads [--world " LINK_WORLDS
+                 "] [options, see bench/link.c]");
     return 0;
 }

@@ -78,7 +78,7 @@ static ssize_t pipe_write(int fd, struct iovec *spans, int n)
 struct source {
     int fd;
     bool pipe;
-    off64_t *off; /* NULL: where the file stands */
+    off64_t *off;  /* NULL: where the file stands */
     bool unproved; /* nobody has asked yet whether it can be read from */
 };
 

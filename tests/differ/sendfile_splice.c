@@ -73,7 +73,8 @@ CASE(sendfile_full, "to a full peer, non-blocking; to a shut one; the offset sta
     say("offsets %ld and %ld", (long)at, (long)lseek(f, 0, SEEK_CUR));
 }
 
-CASE(sendfile_unreadable, "from what cannot be read: refused at once, also by a connection that is full and would block")
+CASE(sendfile_unreadable,
+     "from what cannot be read: refused at once, also by a connection that is full and would block")
 {
     struct pair p = pair_here();
     off_t at = 0;
