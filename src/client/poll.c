@@ -17,9 +17,9 @@
 
 #include "base/sys.h"
 #include "client/internal.h"
+#include "client/judge.h"
 #include "client/listener.h"
 #include "client/ready.h"
-#include "client/sets.h"
 #include "client/sleeper.h"
 #include "client/spin.h"
 #include "client/watch.h"
@@ -160,7 +160,7 @@ static bool arm_session(const struct client_poll_item *item, struct session *s, 
     if (item->events & (EPOLLIN | EPOLLRDHUP) || !(item->events & EPOLLOUT))
         armed = stream_arm_read(s, c, 0, edge, item->least);
     if (load_acquire(&c->watches) && count_offset(load_relaxed(&c->own->want)) != count_offset(want))
-        watches_ready(c); /* as pass_on in evset.c */
+        watches_ready(c); /* as pass_on in judge.c */
     if (item->events & EPOLLOUT && load_relaxed(&s->state) != SESSION_QUEUED)
         armed = stream_arm_write(s, c, 0) && armed;
     return armed;

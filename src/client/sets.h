@@ -1,15 +1,25 @@
-/* sets.h - event sets, as the rest of the library sees them. */
+/* sets.h - event sets: what is in them, and what a wait for one sleeps on. */
 #ifndef BERTH_CLIENT_SETS_H
 #define BERTH_CLIENT_SETS_H
 
 #include "client/client.h"
 #include "client/state.h"
+#include "client/watch.h"
 
-bool evset_ready(struct evset *set); /* has it something to tell? Takes nothing out of it */
-bool evset_poller(struct evset *set,
-                  bool on); /* somebody sleeps for it beside those in evset_wait. False: it is ready */
-/* Calls `visit` for each listener in it and in the sets in it, until it says false. */
-bool evset_listeners(struct evset *set, bool (*visit)(struct listener *l, void *arg), void *arg);
+/* What the events of a set's wait_ep are of. */
+enum tag { TAG_KICK, TAG_NEWS, TAG_PROGRAM, TAG_LISTENER0 };
+
+/* What a wait sleeps on, made by the first; in a forked child anew, since it has other bells. Without a descriptor for it the set works
+ * all the same, by looking now and then. 0, or why this process cannot use berth. */
+int set_wire(struct evset *set);
+/* A wait that began before its set was destroyed goes on, as in the kernel; the memory is used again when it is over. False: it has been
+ * destroyed, and set_exit is all that may be called. */
+bool set_enter(struct evset *set);
+void set_exit(struct evset *set);
+
+/* Under watch_lock. */
+void set_for_anybody(struct evset *set, int depth); /* from now on others sleep for it, too */
+void pipe_change(const struct watch *w, int pipe);  /* what the listener's watch wants of its pipe has changed */
 
 void sets_forget(struct listener *l); /* its pipe is about to be closed */
 

@@ -3,7 +3,7 @@
  * Theory of operation
  *
  * A watch ties a session, a listener or an event set to an event set. A set has a list of watches that may be ready; a watch
- * comes onto it when something has happened to what it watches, and is judged when somebody waits (evset.c). A set that lies in
+ * comes onto it when something has happened to what it watches, and is judged when somebody waits (judge.c). A set that lies in
  * another one passes this on: the watch on it comes onto the outer set's list, and so on outwards.
  *
  * Sleepers of this process are of two kinds. Those that wait for many things, or for something that has no word of its own, sleep in

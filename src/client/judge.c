@@ -1,0 +1,226 @@
+/* judge.c - what the watches of a set have to tell.
+ *
+ * Theory of operation
+ *
+ * A set has a list of watches that may be ready (watch.c): a watch comes onto it when it is added or changed and whenever an event names
+ * its session, and is judged when somebody waits. A level-triggered watch that is ready stays on the list; one that is not is armed
+ * (the session's `want`), looked at once more and taken off: the next event brings it back.
+ *
+ * A watch on another set is ready while that one has something to tell. To see that, its watches are judged where they lie, and nothing is
+ * taken out.
+ *
+ * watch_lock is never held while something is fetched: bytes that are not here are noted, fetched without it, and looked at again.
+ */
+#include "client/judge.h"
+#include "client/internal.h"
+#include "client/listener.h"
+#include "client/ready.h"
+#include "client/sets.h"
+
+/* ---- judging. watch_lock is held ------------------------------------------------------------------------------------- */
+
+/* `want` is one word for all who wait for the session: who moved it past bytes that others may not have seen tells them. */
+static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_before)
+{
+    if ((!c->watches->next && !load_relaxed(&c->pollers)) ||
+        count_offset(load_relaxed(&c->own->want)) == count_offset(want_before))
+        return;
+    bool wake = load_relaxed(&c->pollers) != 0;
+    for (struct watch *other = c->watches; other; other = other->next) {
+        if (other != w && other->set != w->set) {
+            watch_ready(other);
+            wake = wake || set_asleep(other->set);
+        }
+    }
+    if (wake)
+        own_kick();
+}
+
+#define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR) /* those whose change is news to the program */
+
+/* An edge is told when something has come since the last one, whatever put the watch on the list. `note`: it counts as told. */
+static bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool note)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    uint64_t tail = peer ? slot_tail(peer) : 0, head = peer ? slot_head(peer) : 0;
+    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t filled = load_relaxed(&s->filled);
+    bool writable = stream_writable(s, c), cut = stream_cut(s, c);
+    bool came = w->fresh || tail != w->seen_tail || (flags ^ w->seen_flags) & EDGE_FLAGS ||
+                (writable && filled != w->seen_filled) || cut != w->seen_cut;
+    if (note) {
+        w->seen_tail = tail;
+        w->seen_head = head;
+        w->seen_flags = flags;
+        w->seen_filled = writable ? filled : w->seen_filled;
+        w->seen_cut = cut;
+        w->fresh = false;
+    }
+    return came;
+}
+
+/* What a watch on a session has to report now, with READY_MISSING; arms the session where it has nothing. `take`: what it says is told. */
+static uint32_t judge_session(struct watch *w, bool take)
+{
+    struct session *s = session_get(w->handle);
+    if (!s)
+        return 0;
+    struct session_cache *c = session_cache_of(s);
+    if (load_relaxed(&s->state) == SESSION_QUEUED && !(load_relaxed(&s->flags) & SF_RESET))
+        return 0;
+    uint32_t mask = w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
+    bool edge = w->events & EPOLLET, came = !edge || edge_came(w, s, c, take);
+    uint32_t now = session_ready(s, c) & mask;
+    if (now && !edge)
+        return now;
+    /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
+     * for what is beyond the bytes that are there, a level for the first byte. */
+    uint64_t want = load_relaxed(&c->own->want);
+    if (w->events & (READY_IN | EPOLLRDHUP))
+        (void)stream_arm_read(s, c, 0, edge, 1);
+    else
+        (void)stream_arm_read(s, c, 0, true, 1); /* for EPOLLHUP, EPOLLERR */
+    pass_on(w, c, want);
+    if (w->events & READY_OUT && !stream_writable(s, c))
+        (void)stream_arm_write(s, c, 0);
+    came = came || (edge && edge_came(w, s, c, take));
+    now = came ? session_ready(s, c) & mask : 0;
+    if (now & READY_MISSING)
+        w->fresh = true; /* not told yet */
+    if (!now)
+        stream_flush_head(s, true);
+    return now;
+}
+
+static uint32_t judge(struct watch *w, int depth, bool take);
+
+/* Of tokens in the pipe the kernel tells again; of those taken out of it only we know. */
+static bool aside_waits(const struct watch *w)
+{
+    struct listener *l = listener_get(w->handle);
+    return l && listener_maybe(l);
+}
+
+/* Watches that have nothing to tell come off its list; the rest stay where they are. `missing`: a session whose bytes have to be fetched
+ * before it can be told of. */
+static bool tells(struct evset *set, int depth, session_handle *missing)
+{
+    struct watch *end = set->ready_last, *next;
+    for (struct watch *w = set->ready_first; w; w = next) {
+        next = w->ready_next;
+        bool last = w == end;
+        uint32_t events = judge(w, depth, false);
+        if (events & ~READY_MISSING)
+            return true;
+        if (events && missing)
+            *missing = w->handle;
+        watch_unready(w);
+        if (last)
+            break;
+    }
+    for (struct watch *w = set->listeners ? set->all : NULL; w; w = w->set_next) {
+        struct listener *l = w->inner || w->spent || !(w->events & READY_IN) ? NULL : listener_get(w->handle);
+        if (l && (!(w->events & EPOLLET) || w->told) && listener_waiting(l))
+            return true;
+    }
+    return false;
+}
+
+static uint32_t judge(struct watch *w, int depth, bool take)
+{
+    if (w->spent)
+        return 0;
+    if (w->inner) {
+        bool in = (!(w->events & EPOLLET) || w->told) && depth < SETS_DEEP && tells(w->inner, depth + 1, NULL);
+        return in ? w->events & READY_IN : 0;
+    }
+    if (!handle_is_listener(w->handle))
+        return judge_session(w, take);
+    struct listener *l = listener_get(w->handle);
+    return l && (w->sure || listener_maybe(l)) ? w->events & READY_IN : 0;
+}
+
+#define FETCHES 4
+
+bool evset_ready(struct evset *set)
+{
+    for (int i = 0;; i++) {
+        session_handle missing = 0;
+        plock_take(&C->watch_lock);
+        bool ready = tells(set, 0, &missing);
+        plock_release(&C->watch_lock);
+        if (ready || !missing || i == FETCHES || !fetch_bytes(missing))
+            return ready;
+    }
+}
+
+bool evset_poller(struct evset *set, bool on)
+{
+    (void)fetch_add_sc(&set->pollers, on ? 1u : ~0u);
+    if (!on)
+        return true;
+    plock_take(&C->watch_lock);
+    set_for_anybody(set, 0);
+    bool ready = tells(set, 0, NULL); /* and arms what is not */
+    plock_release(&C->watch_lock);
+    return !ready;
+}
+
+static bool visit_listeners(const struct evset *set, bool (*visit)(struct listener *l, void *arg), void *arg,
+                            int depth)
+{
+    for (struct watch *w = set->all; w; w = w->set_next) {
+        struct listener *l = !w->inner && handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
+        if ((l && !visit(l, arg)) ||
+            (w->inner && depth < SETS_DEEP && !visit_listeners(w->inner, visit, arg, depth + 1)))
+            return false;
+    }
+    return true;
+}
+
+bool evset_listeners(struct evset *set, bool (*visit)(struct listener *l, void *arg), void *arg)
+{
+    plock_take(&C->watch_lock);
+    bool all = visit_listeners(set, visit, arg, 0);
+    plock_release(&C->watch_lock);
+    return all;
+}
+
+static void shoot(struct watch *w)
+{
+    struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
+    w->spent = true;
+    if (l)
+        pipe_change(w, l->pipe_rd);
+}
+
+int harvest(struct evset *set, struct epoll_event *out, int max, session_handle missing[MISSING_MAX],
+            uint32_t *missed)
+{
+    int n = 0;
+    *missed = 0;
+    plock_take(&C->watch_lock);
+    struct watch *end = set->ready_last, *w = set->ready_first, *next;
+    for (; w && n < max; w = next) {
+        next = w->ready_next;
+        bool last = w == end;
+        uint32_t events = judge(w, 0, true), tell = events & ~READY_MISSING;
+        if (events & READY_MISSING && *missed < MISSING_MAX)
+            missing[(*missed)++] = w->handle;
+        watch_unready(w);
+        if (tell && !(w->events & (EPOLLET | EPOLLONESHOT)) && (!handle_is_listener(w->handle) || aside_waits(w)))
+            watch_ready(w); /* to the end: nobody starves */
+        w->told = w->sure = false;
+        if (tell) {
+            if (w->events & EPOLLONESHOT)
+                shoot(w);
+            out[n++] = (struct epoll_event){.events = tell, .data.u64 = w->data};
+            if (!w->inner && !handle_is_listener(w->handle))
+                set->last = w->handle;
+        }
+        if (last)
+            break;
+    }
+    plock_release(&C->watch_lock);
+    return n;
+}

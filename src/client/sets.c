@@ -1,0 +1,374 @@
+/* sets.c - event sets: how they come and go, what is put into them, and what a wait for one sleeps on.
+ *
+ * Theory of operation
+ *
+ * The program's own kernel set has its descriptors and nothing else in it: whoever else waits on it, by another number, in another
+ * process or from within another set, sees what the program put there. We sleep on a set of our own (`wait_ep`), in which are the program's
+ * set, our bell (edge-triggered and never read, so that every sleeper of the process gets it), the inner set (vigil.c), and the token
+ * pipes of our listeners.
+ *
+ * A set in a set. The outer one has a watch on the inner one. Sessions of a set that is waited for from outside name WAITER_ANY, for their
+ * peers cannot know who sleeps. The pipes of listeners in the inner one are in the wait_ep of the outer one, too.
+ *
+ * watch_lock protects watches and lists of all sets of the process (watch.c).
+ */
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/sys.h"
+#include "client/internal.h"
+#include "client/listener.h"
+#include "client/ready.h"
+#include "client/sets.h"
+#include "client/sleeper.h"
+#include "client/watch.h"
+
+/* ---- sets --------------------------------------------------------------------------------------------------------- */
+
+static struct evset *free_sets;
+static struct plock free_lock;
+
+static int32_t this_process(void)
+{
+    return C->family ? C->family->member[C->member].pid : 0;
+}
+
+struct evset *evset_create(int epfd)
+{
+    plock_take(&free_lock);
+    struct evset *set = free_sets;
+    if (set)
+        free_sets = set->next_free;
+    plock_release(&free_lock);
+    if (!set && !(set = memory_get(sizeof *set)))
+        return NULL;
+    uint32_t users = load_relaxed(&set->users); /* somebody may be about to see that it was freed */
+    memset(set, 0, offsetof(struct evset, users));
+    store_relaxed(&set->users, users);
+    set->epfd = epfd;
+    set->wait_ep = -1;
+    set->waiter = WAITER_ANY;
+    store_release(&set->dead, false);
+    return set;
+}
+
+static void set_free(struct evset *set)
+{
+    plock_take(&free_lock);
+    set->next_free = free_sets;
+    free_sets = set;
+    plock_release(&free_lock);
+}
+
+bool set_enter(struct evset *set)
+{
+    (void)fetch_add_sc(&set->users, 1u);
+    return !load_sc(&set->dead);
+}
+
+void set_exit(struct evset *set)
+{
+    if (fetch_add_sc(&set->users, ~0u) == 1 && load_sc(&set->dead))
+        set_free(set);
+}
+
+static void waiter_take(struct evset *set)
+{
+    set->waiter = WAITER_ANY;
+    for (uint32_t i = 1; i < WAITERS_MAX; i++) {
+        if (!(C->waiters_used & 1ull << i)) {
+            store_relaxed(&C->waiters_used, C->waiters_used | 1ull << i);
+            set->waiter = i;
+            break;
+        }
+    }
+}
+
+/* What we sleep on is this process's, not that of the one it was forked from. */
+static bool ours(const struct evset *set)
+{
+    return set->wait_ep >= 0 && set->pid == this_process();
+}
+
+/* A token pipe is level-triggered in the set that the listener is in, as the program asked; from sets around it an edge does, since they
+ * ask for the state. EPOLLEXCLUSIVE can be given only when it is added. */
+static void pipe_in(const struct evset *set, uint64_t handle, int pipe, uint32_t events, int depth)
+{
+    uint32_t mask = depth ? READY_IN : READY_IN | EPOLLET | EPOLLEXCLUSIVE;
+    struct epoll_event ev = {.events = (events & mask) | (depth ? EPOLLET : 0),
+                             .data.u64 = TAG_LISTENER0 + (uint32_t)(handle % LISTENERS_MAX)};
+    if (ours(set))
+        (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_ADD, pipe, &ev);
+    for (const struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next)
+        pipe_in(o->set, handle, pipe, events, depth + 1);
+}
+
+void pipe_change(const struct watch *w, int pipe)
+{
+    struct epoll_event ev = {.events = w->spent ? 0 : w->events & (READY_IN | EPOLLET),
+                             .data.u64 = TAG_LISTENER0 + (uint32_t)(w->handle % LISTENERS_MAX)};
+    if (ours(w->set))
+        (void)sys_epoll_ctl(w->set->wait_ep, EPOLL_CTL_MOD, pipe, &ev);
+}
+
+static void pipe_out(const struct evset *set, int pipe, int depth)
+{
+    if (ours(set))
+        (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_DEL, pipe, NULL);
+    for (const struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next)
+        pipe_out(o->set, pipe, depth + 1);
+}
+
+/* Every pipe of the set and of the sets in it, into the set's own wait_ep and those around it. watch_lock is held. */
+static void pipes_in(const struct evset *set, int depth)
+{
+    for (const struct watch *w = set->all; w; w = w->set_next) {
+        struct listener *l = listener_get(w->handle); /* of a session or a set: none */
+        if (l)
+            pipe_in(set, w->handle, l->pipe_rd, w->events, 0);
+        if (w->inner && depth < SETS_DEEP)
+            pipes_in(w->inner, depth + 1);
+    }
+}
+
+int set_wire(struct evset *set)
+{
+    int unready = fork_child_ready(); /* before its bell is looked at: a child gets another */
+    if (unready)
+        return unready;
+    int32_t pid = this_process();
+    if (__builtin_expect(set->wired && set->pid == pid && set->wait_ep >= 0, 1))
+        return 0;
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = TAG_PROGRAM};
+    int ep = own_epoll();
+    if (ep >= 0 && (!sleeper_wire(ep, TAG_KICK, TAG_NEWS) ||
+                    (set->epfd >= 0 && sys_epoll_ctl(ep, EPOLL_CTL_ADD, set->epfd, &ev) < 0))) {
+        own_fd_close(ep);
+        ep = -1;
+    }
+    plock_take(&C->watch_lock);
+    bool again = !set->wired || set->pid != pid;
+    int old = set->wait_ep;
+    if (again)
+        waiter_take(set);
+    if (ep >= 0 && old >= 0 &&
+        (set->pid != pid || !set->wired)) { /* under the same number: the program may have been given it */
+        (void)sys_call(SYS_dup3, (long)ep, (long)old, (long)O_CLOEXEC, 0);
+        own_fd_close(ep);
+        ep = old;
+    } else if (ep >= 0 && old >= 0) { /* another thread was faster */
+        own_fd_close(ep);
+        ep = old;
+    }
+    set->wait_ep = ep;
+    set->wired = true;
+    set->pid = pid;
+    if (ep >= 0)
+        pipes_in(set, 0);
+    plock_release(&C->watch_lock);
+    return 0;
+}
+
+static void watch_end(struct watch *w)
+{
+    struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
+    if (l)
+        pipe_out(w->set, l->pipe_rd, 0);
+    watch_leave(w);
+    memory_put(w, sizeof *w);
+}
+
+void sets_forget(struct listener *l)
+{
+    plock_take(&C->watch_lock);
+    for (const struct watch *w = l->watches; w; w = w->next)
+        pipe_out(w->set, l->pipe_rd, 0);
+    plock_release(&C->watch_lock);
+}
+
+void evset_destroy(struct evset *set)
+{
+    plock_take(&C->watch_lock);
+    while (set->all)
+        watch_end(set->all);
+    while (set->outer)
+        watch_end(set->outer);
+    if (set->waiter != WAITER_ANY && set->pid == this_process())
+        store_relaxed(&C->waiters_used, C->waiters_used & ~(1ull << set->waiter));
+    int ep = set->wait_ep;
+    set->wait_ep = -1;
+    plock_release(&C->watch_lock);
+    own_fd_close(ep);
+    (void)fetch_add_sc(&set->users, 1u);
+    store_sc(&set->dead, true);
+    set_exit(set);
+}
+
+void evset_renumber(struct evset *set, int epfd)
+{
+    store_relaxed(&set->epfd, epfd);
+}
+
+int evset_fd(struct evset *set)
+{
+    return set_wire(set) ? -1 : set->wait_ep;
+}
+
+/* ---- what is in a set ---------------------------------------------------------------------------------------------- */
+
+struct target {
+    struct session *s;
+    struct listener *l;
+    struct evset *inner;
+    struct watch **list;
+};
+
+static bool target_of(uint64_t handle, struct target *t)
+{
+    *t = (struct target){0};
+    if (handle_is_listener(handle)) {
+        t->l = listener_get(handle);
+        t->list = t->l ? &t->l->watches : NULL;
+    } else {
+        t->s = session_get(handle);
+        t->list = t->s ? &session_cache_of(t->s)->watches : NULL;
+    }
+    return t->list != NULL;
+}
+
+/* The waiter that the peer is to look at: the set's, if it is the only one that watches the session. */
+static void name_waiter(struct session *s)
+{
+    struct session_cache *c = session_cache_of(s);
+    uint32_t waiter = WAITER_ANY;
+    if (c->watches && !c->watches->next && !c->watches->set->anybody && !(load_relaxed(&s->flags) & SF_SHARED))
+        waiter = c->watches->set->waiter;
+    store_relaxed(&c->own->waiter, (uint8_t)waiter);
+    futex_sleepers_wake(s, c);
+}
+
+void set_for_anybody(struct evset *set, int depth)
+{
+    if (set->anybody || depth > SETS_DEEP)
+        return;
+    set->anybody = true;
+    for (struct watch *w = set->all; w; w = w->set_next) {
+        struct session *s = handle_is_listener(w->handle) ? NULL : session_get(w->handle); /* of a set: none */
+        if (s)
+            name_waiter(s);
+        if (w->inner)
+            set_for_anybody(w->inner, depth + 1);
+    }
+}
+
+static int add(struct evset *set, const struct target *t, uint64_t handle, uint32_t key, uint32_t events,
+               uint64_t data)
+{
+    int err = set_wire(set);
+    struct watch *w = err ? NULL : memory_get(sizeof *w);
+    if (!w)
+        return err ? err : BERTH_E_NO_MEMORY;
+    *w = (struct watch){.set = set,
+                        .handle = handle,
+                        .inner = t->inner,
+                        .key = key,
+                        .list = t->list,
+                        .events = events,
+                        .data = data,
+                        .told = true,
+                        .fresh = true};
+    plock_take(&C->watch_lock);
+    if (watch_find(set, *t->list, key)) {
+        plock_release(&C->watch_lock);
+        memory_put(w, sizeof *w);
+        return BERTH_E_BUSY;
+    }
+    watch_enter(w);
+    if (t->l)
+        pipe_in(set, handle, t->l->pipe_rd, events, 0);
+    if (t->s)
+        name_waiter(t->s);
+    if (t->inner) {
+        set_for_anybody(t->inner, 0);
+        pipes_in(t->inner, 1);
+    }
+    if (set->outer)
+        set_for_anybody(set, 0);
+    if (t->s || t->inner || (t->l && listener_maybe(t->l)))
+        watch_ready(w);
+    bool wake = set_asleep(set);
+    plock_release(&C->watch_lock);
+    if (wake)
+        own_kick();
+    return 0;
+}
+
+static int modify(struct evset *set, const struct target *t, uint32_t key, uint32_t events, uint64_t data)
+{
+    plock_take(&C->watch_lock);
+    struct watch *w = watch_find(set, *t->list, key);
+    if (w) {
+        w->events = events;
+        w->data = data;
+        w->spent = false;
+        w->told = w->fresh = true;
+        if (t->l)
+            pipe_change(w, t->l->pipe_rd);
+        if (!t->l || listener_maybe(t->l))
+            watch_ready(w);
+    }
+    bool wake = w && set_asleep(set);
+    plock_release(&C->watch_lock);
+    if (wake)
+        own_kick();
+    return w ? 0 : BERTH_E_BAD_HANDLE;
+}
+
+static int take_out(struct evset *set, const struct target *t, uint32_t key)
+{
+    plock_take(&C->watch_lock);
+    struct watch *w = watch_find(set, *t->list, key);
+    if (w)
+        watch_end(w);
+    if (t->s)
+        name_waiter(t->s);
+    plock_release(&C->watch_lock);
+    return w ? 0 : BERTH_E_BAD_HANDLE;
+}
+
+int evset_add(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data)
+{
+    struct target t;
+    return target_of(handle, &t) ? add(set, &t, handle, key, events, data) : BERTH_E_BAD_HANDLE;
+}
+
+int evset_modify(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data)
+{
+    struct target t;
+    return target_of(handle, &t) ? modify(set, &t, key, events, data) : BERTH_E_BAD_HANDLE;
+}
+
+int evset_remove(struct evset *set, uint64_t handle, uint32_t key)
+{
+    struct target t;
+    return target_of(handle, &t) ? take_out(set, &t, key) : BERTH_E_BAD_HANDLE;
+}
+
+int evset_add_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data)
+{
+    struct target t = {.inner = inner, .list = &inner->outer};
+    return add(set, &t, 0, key, events, data); /* the kernel has found no circle and no depth too many */
+}
+
+int evset_modify_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data)
+{
+    struct target t = {.inner = inner, .list = &inner->outer};
+    return modify(set, &t, key, events, data);
+}
+
+int evset_remove_set(struct evset *set, struct evset *inner, uint32_t key)
+{
+    struct target t = {.inner = inner, .list = &inner->outer};
+    return take_out(set, &t, key);
+}
