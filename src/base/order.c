@@ -12,6 +12,7 @@
 #define HELD_MAX 32u
 
 const char *(*order_class_name)(const void *lock);
+bool (*order_fork_knows)(const void *lock);
 
 static const void *class_of[CLASSES_MAX]; /* a name of order_class_name's, or the lock itself */
 static uint64_t taken_under[CLASSES_MAX]; /* bit b of a: b was taken while a was held */
@@ -96,6 +97,8 @@ void order_take(const void *lock)
 void order_have(const void *lock)
 {
     same_process();
+    if (order_fork_knows && !(order_class_name && order_class_name(lock)) && !order_fork_knows(lock))
+        broken("no fork knows of it", lock, lock);
     if (held.count < HELD_MAX)
         held.lock[held.count++] = lock;
 }

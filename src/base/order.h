@@ -8,8 +8,13 @@
 #define BERTH_BASE_ORDER_H
 
 #ifdef BERTH_DELAYS
+#include <stdbool.h>
+
 /* What locks of a kind have in common; NULL: the lock is the only one of its kind. Set once, before there are threads. */
 extern const char *(*order_class_name)(const void *lock);
+/* Is that lock, which has no class, one that a fork knows of? Another one ends the process: some day a child would find it taken. NULL: no
+ * question is asked. */
+extern bool (*order_fork_knows)(const void *lock);
 void order_take(const void *lock); /* before a take that may wait */
 void order_have(const void *lock); /* it was taken, in whatever way */
 void order_drop(const void *lock); /* before the release */

@@ -27,11 +27,11 @@
 #include "session/directory.h"
 #include "shm/slot.h"
 
-static struct plock introduce_lock; /* one at a time; nobody who knows his listener waits for it */
+struct plock introduce_lock; /* one at a time; nobody who knows his listener waits for it */
 
 void connect_forked(void)
 {
-    introduce_lock.word = 0; /* a thread of the parent may have had it */
+    introduce_lock.word = 0; /* a thread of the parent may have had it; it protects no data */
 }
 
 /* Ours that faces that app, and known to the daemon before anybody uses it: accept may, at any moment. C->lock is held. */

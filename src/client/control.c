@@ -35,7 +35,7 @@
 
 static struct push *pushes_first, **pushes_last = &pushes_first;
 static struct control_ask *asks; /* those who wait for an answer */
-static struct plock pushes_lock; /* both lists */
+struct plock pushes_lock;
 
 uint32_t control_async_seq(void)
 {
@@ -194,11 +194,8 @@ void control_pushes_forget(void)
 
 void control_forget(void)
 {
-    pushes_lock.word = 0; /* a thread of the parent may have had it */
     asks = NULL;
-    unsent_forget();
-    pushes_first = NULL;
-    pushes_last = &pushes_first;
+    control_pushes_forget();
 }
 
 bool control_news(void)

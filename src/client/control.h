@@ -31,11 +31,12 @@ void daemon_was_slow(void);
 /* No reply is waited for, and nothing else: what the socket does not take is kept, with copies of the descriptors, and sent later in
  * order. */
 int control_send(void *msg, const int *fds, int nfds);
-bool control_unsent(void);  /* something is kept so */
-void control_flush(void);   /* as much of it as can be sent now */
-void control_receive(void); /* takes what the daemon sent, if anything, onto the list of pushes */
-bool control_pushed(void);  /* is anything on it? */
-bool control_news(void);    /* has the daemon sent something since its socket was last emptied? No system call */
+bool control_unsent(void);       /* something is kept so */
+void control_flush(void);        /* as much of it as can be sent now */
+void control_receive(void);      /* takes what the daemon sent, if anything, onto the list of pushes */
+extern struct plock pushes_lock; /* of that list, and of those who wait for an answer */
+bool control_pushed(void);       /* is anything on it? */
+bool control_news(void); /* has the daemon sent something since its socket was last emptied? No system call */
 struct push *control_push_take(void); /* the oldest; memory_put gives it back. NULL: none */
 void control_pushes_forget(void);     /* of a daemon that this process has done with */
 uint32_t control_async_seq(void);     /* for a question whose answer is a push; no request has it */

@@ -99,7 +99,7 @@ void own_fd_close(int fd)
 
 static int spare[SPARES];
 static uint32_t spares;
-static struct plock spare_lock;
+struct plock spare_lock;
 
 bool fds_room(uint32_t n)
 {
@@ -158,12 +158,6 @@ int own_epoll(void)
         ep = sys_epoll_create1(EPOLL_CLOEXEC);
     }
     return ep < 0 ? BERTH_E_NO_MEMORY : own_fd((int)ep);
-}
-
-/* In a forked child: a thread of the parent may have had the lock. */
-void fds_forked(void)
-{
-    spare_lock.word = 0;
 }
 
 /* ---- pipes that others write too ----------------------------------------------------------------------------------- */

@@ -4,14 +4,14 @@
 
 #include "client/state.h"
 
-int own_fd(int fd); /* moves a descriptor out of the program's way and remembers it as ours */
+extern struct plock spare_lock; /* of the reserve */
+int own_fd(int fd);             /* moves a descriptor out of the program's way and remembers it as ours */
 void own_fd_close(int fd);
 void own_fd_set(int fd, bool ours);
 #define FDS_FOR_A_MEETING 4u
-uint32_t fds_keep(void);   /* the reserve, made up to full if there is room: how many descriptors it has */
-bool fds_room(uint32_t n); /* are so many free now? */
-void fds_keep_again(void); /* the same, now and then */
-void fds_forked(void);
+uint32_t fds_keep(void);       /* the reserve, made up to full if there is room: how many descriptors it has */
+bool fds_room(uint32_t n);     /* are so many free now? */
+void fds_keep_again(void);     /* the same, now and then */
 void let_others_open(int fd);  /* of a pipe: whoever is given it */
 int own_pipe(int fd);          /* a pipe that came from others: taken; for pipe_put and bell_ring only */
 int bell_without_daemon(void); /* ours, that none but our family rings */

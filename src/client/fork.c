@@ -46,8 +46,10 @@
 #include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
+#include "client/sets.h"
 #include "client/share.h"
 #include "client/sleeper.h"
+#include "client/vigil.h"
 #include "client/watch.h"
 
 static bool forking; /* this fork is a worker's. It and what follows are under attach_lock: one fork at a time */
@@ -156,6 +158,21 @@ static void locks_release(void)
     control_fork_unlock();
 }
 
+/* Locks of one file each, which protect a few lines: taken last, by every process, for it may use what they protect before it attaches. */
+static struct plock *const local[] = {&pushes_lock, &free_lock, &scratch_lock, &inner_lock, &spare_lock};
+
+static void locals_take(void)
+{
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++)
+        plock_take(local[i]);
+}
+
+static void locals_release(void)
+{
+    for (size_t i = sizeof local / sizeof local[0]; i-- > 0;)
+        plock_release(local[i]);
+}
+
 static void announce_child(void)
 {
     int pair[2];
@@ -192,12 +209,8 @@ static void family_is_full(void)
     said = true;
 }
 
-static void before_fork(void)
+static void prepare(void)
 {
-    plock_take(&attach_lock); /* what another thread began is done, or will be begun anew by the child */
-    forking = C->attached;
-    if (!forking)
-        return;
     int err = fork_child_ready();
     plock_take(&hello_lock);
     if (err)
@@ -215,8 +228,18 @@ static void before_fork(void)
     listeners_share(child_member);
 }
 
+static void before_fork(void)
+{
+    plock_take(&attach_lock); /* what another thread began is done, or will be begun anew by the child */
+    forking = C->attached;
+    if (forking)
+        prepare();
+    locals_take();
+}
+
 static void after_fork_parent(void)
 {
+    locals_release();
     if (forking) {
         if (child_member != NONE)
             locks_release();
@@ -266,7 +289,8 @@ static void sessions_inherit(void)
 static void after_fork_child(void)
 {
     bool worker = forking;
-    auto_lock.word = 0; /* a thread of the parent may have had it */
+    locals_release();
+    auto_lock.word = 0; /* a thread of the parent may have had it: it is held over waits, and protects no data */
     connect_forked();
     if (worker)
         plock_release(&hello_lock);
@@ -302,7 +326,6 @@ static void after_fork_child(void)
             l->wait_ep = -1;
         }
     }
-    fds_forked();
     lost_forked();
     control_forget();
     asides_forked();
@@ -317,8 +340,29 @@ static void after_fork_child(void)
     child_member = NONE;
 }
 
+#ifdef BERTH_DELAYS
+/* For order.h: those that are taken over a fork, or made anew in the child. */
+static bool knows(const void *lock)
+{
+    const void *others[] = {&attach_lock,   &auto_lock,    &hello_lock,     &C->cache_lock, &C->boxes_lock,
+                            &C->rolls_lock, &C->send_lock, &introduce_lock, &dispatch_lock};
+    for (size_t i = 0; i < sizeof local / sizeof local[0]; i++) {
+        if (lock == local[i])
+            return true;
+    }
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        if (lock == others[i])
+            return true;
+    }
+    return false;
+}
+#endif
+
 static void install(void)
 {
+#ifdef BERTH_DELAYS
+    order_fork_knows = knows;
+#endif
     if (pthread_atfork(before_fork, after_fork_parent, after_fork_child) != 0)
         log_warn("no memory to stand by at forks: children will not do");
 }

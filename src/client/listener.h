@@ -18,6 +18,7 @@ int token_take(struct listener *l, struct token *t, struct peer_box **box);
 /* Does the slot that the token names still offer what it says? 0: yes; IN_PROGRESS: not all of it is here, it was asked for; REFUSED. */
 int offer_check(struct peer_box *box, const struct token *t);
 void token_put_back(struct listener *l, const struct token *t); /* it waits on, and everybody is told again */
+extern struct plock scratch_lock;                               /* of the pipe that tokens are looked at in */
 void tokens_forked(void);
 
 #endif

@@ -25,7 +25,7 @@
 #include "client/share.h"
 #include "client/watch.h"
 
-static struct plock dispatch_lock;
+struct plock dispatch_lock;
 
 /* As events_poll(true); but who is at it when we come may have looked where we should before there was anything. */
 static void events_look(void)

@@ -27,7 +27,7 @@
 /* ---- sets --------------------------------------------------------------------------------------------------------- */
 
 static struct evset *free_sets;
-static struct plock free_lock;
+struct plock free_lock;
 
 static int32_t this_process(void)
 {

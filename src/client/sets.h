@@ -9,6 +9,8 @@
 /* What the events of a set's wait_ep are of. */
 enum tag { TAG_KICK, TAG_NEWS, TAG_PROGRAM, TAG_LISTENER0 };
 
+extern struct plock free_lock; /* of sets that were destroyed */
+
 /* What a wait sleeps on, made by the first; in a forked child anew, since it has other bells. Without a descriptor for it the set works
  * all the same, by looking now and then. 0, or why this process cannot use berth. */
 int set_wire(struct evset *set);

@@ -26,7 +26,7 @@
  *   client.boxes_lock (process)                 the lists of other workers' outboxes
  *   client.rolls_lock (process)                 which session is on which roll
  *   client.send_lock (process)                  what is sent to the daemon, in order
- * and those that are local to a file, taken last. Under watch_lock or client.lock session locks are only tried. What tells a peer
+ * and those that are local to a file, taken last (fork.c lists them, for no fork may leave one taken). Under watch_lock or client.lock session locks are only tried. What tells a peer
  * something (channel_event) may take client.lock and what comes after it.
  */
 #ifndef BERTH_CLIENT_STATE_H

@@ -144,11 +144,10 @@ static void set_aside(struct listener *l, const struct token *t)
 }
 
 static int scratch[2]; /* descriptor + 1, 0: not made yet */
-static struct plock scratch_lock;
+struct plock scratch_lock;
 
 void tokens_forked(void)
 {
-    scratch_lock.word = 0;
     for (int i = 0; i < 2; i++) { /* shared with the parent: what one looks at the other would read */
         if (scratch[i])
             own_fd_close(scratch[i] - 1);

@@ -16,7 +16,7 @@
 #include "client/fds.h"
 #include "client/wake.h"
 
-static struct plock inner_lock;
+struct plock inner_lock;
 
 int inner_set(void)
 {
@@ -96,5 +96,4 @@ void inner_close(void)
     uint32_t inner = exchange_sc(&C->inner, 0u);
     if (inner)
         own_fd_close((int)inner - 1);
-    inner_lock.word = 0; /* a thread of the parent may have had it */
 }

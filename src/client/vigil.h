@@ -4,8 +4,9 @@
 
 #include "client/state.h"
 
-int inner_set(void);    /* the epoll set; -1: no descriptor is free */
-void inner_close(void); /* when nobody sleeps: at the end, and in a forked child */
+extern struct plock inner_lock; /* who makes it. Taken over a fork, as those like it */
+int inner_set(void);            /* the epoll set; -1: no descriptor is free */
+void inner_close(void);         /* when nobody sleeps: at the end, and in a forked child */
 
 /* Of a process. Positive: to be given to vigil_end. 0: it is dead already; NO_MEMORY: no descriptor is free; UNSUPPORTED: the kernel does
  * not let us. */
