@@ -76,6 +76,11 @@ static int check_items(struct call *k, bool *missing)
         if (missing && ready & READY_MISSING && item->events & EPOLLIN)
             *missing = true;
         item->revents = ready & (item->events | EPOLLERR | EPOLLHUP);
+        struct session *s = item->revents ? session_of(item) : NULL;
+        if (s &&
+            load_acquire(
+                &session_cache_of(s)->watches)) /* its event may still be on the way: the sets shall say the same */
+            (void)watches_ready_quietly(session_cache_of(s));
         found += item->revents != 0;
     }
     return found;

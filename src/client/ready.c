@@ -145,6 +145,37 @@ bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)
 
 /* ---- the answer ------------------------------------------------------------------------------------------------- */
 
+/* What is told of can be read, even if the peer moves on to a ring that is not here in the meantime: the bytes are noted as seen, as a read
+ * does, and stay where they were seen. False: it has moved on already. A thread that is reading this moment notes them itself. */
+static bool note_seen(struct session *s, struct session_cache *c)
+{
+    bool noted = true;
+    if ((load_relaxed(&s->tail_seen) > load_relaxed(&s->head) && load_relaxed(&c->rx_ring)) ||
+        load_relaxed(&s->flags) & (SF_SHARED | SF_TENTATIVE | SF_RESET | SF_DEAD) ||
+        !family_lock_try(&s->rx_lock, berth_lock_id))
+        return true;
+    const struct slot *peer = load_acquire(&c->peer);
+    struct peer_box *box = load_relaxed(&c->box);
+    uint64_t head = s->head, tail = peer ? count_offset(slot_tail(peer)) : head;
+    if (box &&
+        tail - head - 1 < 1ull << RING_MAX_LOG2) { /* else there is nothing, or nonsense: a read will say so */
+        uint64_t ring = slot_ring(peer), size = s->rx_size;
+        const uint8_t *at = c->rx_ring;
+        int err = BERTH_E_PROTOCOL;
+        if (!at || ring != c->rx_word)
+            at = peer_ring_find(box, ring, &size, &err);
+        if (at && tail - head <= size) {
+            store_relaxed(&c->rx_ring, at);
+            store_relaxed(&c->rx_word, ring);
+            s->rx_size = size;
+            store_relaxed(&s->tail_seen, tail);
+        }
+        noted = at || err != BERTH_E_WOULD_BLOCK;
+    }
+    half_unlock(&s->rx_lock);
+    return noted;
+}
+
 uint32_t session_ready(struct session *s, struct session_cache *c)
 {
     uint32_t flags = load_relaxed(&s->flags);
@@ -170,7 +201,7 @@ uint32_t session_ready(struct session *s, struct session_cache *c)
     if (ended && closed)
         events |= EPOLLHUP;
     if (stream_readable(s, c))
-        events |= READY_IN;
+        events |= note_seen(s, c) ? READY_IN : READY_MISSING;
     else if (missing)
         events |= READY_MISSING;
     if (stream_writable(s, c))
