@@ -122,14 +122,9 @@ static void look_at_shared(struct evset *set, int depth)
         if (!s || !(load_relaxed(&s->flags) & SF_SHARED))
             continue;
         struct session_cache *c = session_cache_of(s);
-        const struct slot *peer = load_acquire(&c->peer);
-        if (!(w->events & EPOLLET)) {
-            if (session_ready(s, c) & (w->events | EPOLLERR | EPOLLHUP | READY_MISSING))
-                watch_ready(w);
-        } else if (((w->seen_flags ^ load_relaxed(&s->flags)) & ~SF_ATTENTION) ||
-                   (peer && (slot_tail(peer) != w->seen_tail || slot_head(peer) != w->seen_head))) {
+        uint32_t wanted = w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
+        if (session_ready(s, c) & wanted && (!(w->events & EPOLLET) || edge_came(w, s, c, false)))
             watch_ready(w);
-        }
     }
     plock_release(&C->watch_lock);
 }

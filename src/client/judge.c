@@ -38,11 +38,10 @@ static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_befo
 
 #define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR) /* those whose change is news to the program */
 
-/* An edge is told when something has come since the last one, whatever put the watch on the list. `note`: it counts as told. */
-static bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool note)
+bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool note)
 {
     const struct slot *peer = load_acquire(&c->peer);
-    uint64_t tail = peer ? slot_tail(peer) : 0, head = peer ? slot_head(peer) : 0;
+    uint64_t tail = peer ? slot_tail(peer) : 0;
     uint32_t flags = load_relaxed(&s->flags);
     uint32_t filled = load_relaxed(&s->filled);
     bool writable = stream_writable(s, c), cut = stream_cut(s, c);
@@ -50,7 +49,6 @@ static bool edge_came(struct watch *w, struct session *s, struct session_cache *
                 (writable && filled != w->seen_filled) || cut != w->seen_cut;
     if (note) {
         w->seen_tail = tail;
-        w->seen_head = head;
         w->seen_flags = flags;
         w->seen_filled = writable ? filled : w->seen_filled;
         w->seen_cut = cut;
@@ -209,7 +207,7 @@ int harvest(struct evset *set, struct epoll_event *out, int max, session_handle 
             missing[(*missed)++] = w->handle;
         watch_unready(w);
         if (tell && !(w->events & (EPOLLET | EPOLLONESHOT)) && (!handle_is_listener(w->handle) || aside_waits(w)))
-            watch_ready(w); /* to the end: nobody starves */
+            watch_stays(w); /* to the end: nobody starves */
         w->told = w->sure = false;
         if (tell) {
             if (w->events & EPOLLONESHOT)

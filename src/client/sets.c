@@ -53,8 +53,27 @@ struct evset *evset_create(int epfd)
     return set;
 }
 
-static void set_free(struct evset *set)
+static void watch_end(struct watch *w);
+
+/* Nobody waits for it any more. Once, whoever comes to look after that. */
+static void set_end(struct evset *set)
 {
+    plock_take(&C->watch_lock);
+    bool first = !set->ended;
+    set->ended = true;
+    while (first && set->all)
+        watch_end(set->all);
+    while (first && set->outer)
+        watch_end(set->outer);
+    if (first && set->waiter != WAITER_ANY && set->pid == this_process())
+        store_relaxed(&C->waiters_used, C->waiters_used & ~(1ull << set->waiter));
+    int ep = first ? set->wait_ep : -1;
+    if (first)
+        set->wait_ep = -1;
+    plock_release(&C->watch_lock);
+    if (!first)
+        return;
+    own_fd_close(ep);
     plock_take(&free_lock);
     set->next_free = free_sets;
     free_sets = set;
@@ -70,7 +89,7 @@ bool set_enter(struct evset *set)
 void set_exit(struct evset *set)
 {
     if (fetch_add_sc(&set->users, ~0u) == 1 && load_sc(&set->dead))
-        set_free(set);
+        set_end(set);
 }
 
 static void waiter_take(struct evset *set)
@@ -150,14 +169,16 @@ int set_wire(struct evset *set)
     plock_take(&C->watch_lock);
     bool again = !set->wired || set->pid != pid;
     int old = set->wait_ep;
+    if (ep < 0 && !again)
+        ep = old; /* another thread had a descriptor for it */
     if (again)
         waiter_take(set);
-    if (ep >= 0 && old >= 0 &&
+    if (ep >= 0 && old >= 0 && ep != old &&
         (set->pid != pid || !set->wired)) { /* under the same number: the program may have been given it */
         (void)sys_call(SYS_dup3, (long)ep, (long)old, (long)O_CLOEXEC, 0);
         own_fd_close(ep);
         ep = old;
-    } else if (ep >= 0 && old >= 0) { /* another thread was faster */
+    } else if (ep >= 0 && old >= 0 && ep != old) { /* another thread was faster */
         own_fd_close(ep);
         ep = old;
     }
@@ -189,18 +210,8 @@ void sets_forget(struct listener *l)
 
 void evset_destroy(struct evset *set)
 {
-    plock_take(&C->watch_lock);
-    while (set->all)
-        watch_end(set->all);
-    while (set->outer)
-        watch_end(set->outer);
-    if (set->waiter != WAITER_ANY && set->pid == this_process())
-        store_relaxed(&C->waiters_used, C->waiters_used & ~(1ull << set->waiter));
-    int ep = set->wait_ep;
-    set->wait_ep = -1;
-    plock_release(&C->watch_lock);
-    own_fd_close(ep);
     (void)fetch_add_sc(&set->users, 1u);
+    store_relaxed(&set->epfd, -1); /* the number may soon be another's. Its descriptors leave wait_ep with it */
     store_sc(&set->dead, true);
     set_exit(set);
 }

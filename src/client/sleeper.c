@@ -186,10 +186,14 @@ static void listener_goes(void)
     (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
 }
 
+/* It may have been chosen to take the listener's place, and go to something else instead: then another one is. */
 static void napper_goes(void)
 {
     counted.as = COUNTED_NOT;
-    (void)fetch_add_sc(&C->napping, ~0u);
+    if (fetch_add_sc(&C->napping, ~0u) == 1 || load_sc(&C->listening))
+        return;
+    (void)fetch_add_sc(&C->attention, 1u);
+    (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
 }
 
 /* Before this thread is counted for a sleep. */
@@ -228,10 +232,6 @@ static void cancelled_napper(void *arg)
 {
     struct sleeper *sl = arg;
     napper_goes();
-    if (!load_sc(&C->listening)) { /* it may have been chosen this very moment */
-        (void)fetch_add_sc(&C->attention, 1u);
-        (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
-    }
     if (sl->undo)
         sl->undo(sl->arg);
 }

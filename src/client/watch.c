@@ -54,6 +54,11 @@ void watch_ready(struct watch *w)
     ready_put(w, 0);
 }
 
+void watch_stays(struct watch *w)
+{
+    ready_put(w, SETS_DEEP);
+}
+
 void watch_unready(struct watch *w)
 {
     struct evset *set = w->set;

@@ -18,7 +18,7 @@ struct watch {
     struct watch *set_next, *set_prev;
     struct watch *ready_next, *ready_prev;
     uint64_t data;
-    uint64_t seen_tail, seen_head; /* the peer's words when it was last judged */
+    uint64_t seen_tail; /* the peer's word when it was last judged */
     uint32_t seen_flags;
     uint32_t seen_filled;
     bool seen_cut;
@@ -46,6 +46,7 @@ struct evset {
     struct watch *outer; /* watches of other sets on this one */
     uint64_t last;       /* session handle of the last event, for the spin budget */
     uint8_t vain;        /* how often in a row spinning did not pay */
+    bool ended;          /* nothing is in it any more */
     uint32_t users;      /* threads inside a wait; the memory outlives them */
     bool dead;
     struct evset *next_free;
@@ -57,6 +58,7 @@ struct evset {
 void watch_enter(struct watch *w); /* onto the set's list and the list that w->list names */
 void watch_leave(struct watch *w); /* off all lists */
 void watch_ready(struct watch *w); /* to be judged; sets around its set as well */
+void watch_stays(struct watch *w); /* as watch_ready, but it is no news to the sets around its own */
 void watch_unready(struct watch *w);
 bool set_asleep(const struct evset *set); /* somebody sleeps who waits for it, or for one around it */
 struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);

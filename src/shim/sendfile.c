@@ -234,8 +234,8 @@ static int sendfile_into(struct sock *s, uint64_t h, int in, off64_t *off, size_
             return EBADF;
         if (off && pointer_wild(off))
             return EFAULT;
-        if (off ? *off < 0 : is_pipe(in))
-            return EINVAL;
+        if (off ? *off < 0 : sys_call(SYS_lseek, (long)in, 0L, (long)SEEK_CUR, 0) < 0)
+            return EINVAL; /* of what has no places the kernel takes nothing either */
     }
     *done = into_session(s, h, from, count < IO_MAX ? count : IO_MAX, false);
     return 0;
