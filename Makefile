@@ -117,7 +117,7 @@ clean:
 help:
 	@echo 'make            build into $(BUILD)/; $(BUILD)/berth works from there'
 	@echo 'make demo       redis and nginx on the kernel and on berth, side by side (under 3 minutes)'
-	@echo 'make test       every test, each with a few seeds; ends with "N passed, M failed" (about 6 minutes)'
+	@echo 'make test       every test, each with a few seeds; ends with "N passed, M failed[, K skipped]" (about 8 minutes)'
 	@echo 'make soak       every test with all its seeds, long runs and big sets (an hour or so)'
 	@echo 'make bench      every figure beside the kernel'"'"'s'
 	@echo 'make check      format, floors, clang-tidy, the tests under ASan+UBSan and under TSan, with delays, and mutation'

@@ -29,13 +29,13 @@ static const char usage[] =
     "\n"
     "Runs the berth daemon, which introduces the apps of this host to each other.\n"
     "\n"
-    "  --runtime-dir DIR   where its socket is (default: $BERTH_RUNTIME_DIR, /run/berth as root,\n"
-    "                      else $XDG_RUNTIME_DIR/berth)\n"
-    "  --config FILE       read this YAML file first (see docs/config.md)\n"
-    "  --background        return when it answers; it logs to daemon.log in the runtime directory\n"
-    "  --auto              leave when nobody has needed it for a second\n"
-    "  --log-level LEVEL   error, warn, info or debug (default: info)\n"
-    "  --help              show this\n";
+    "  -d, --runtime-dir DIR   where its socket is (default: $BERTH_RUNTIME_DIR, /run/berth as root,\n"
+    "                          else $XDG_RUNTIME_DIR/berth, else /tmp/berth-UID)\n"
+    "      --config FILE       read this YAML file first (see docs/config.md)\n"
+    "      --background        return when it answers; it logs to daemon.log in the runtime directory\n"
+    "      --auto              leave when nobody has needed it for a second\n"
+    "      --log-level LEVEL   error, warn, info or debug (default: info)\n"
+    "  -h, --help              show this\n";
 
 struct flags {
     const char *runtime_dir, *config;
@@ -47,7 +47,7 @@ struct flags {
 /* 0; 1: help was shown; negative: wrong */
 static int parse_flags(int argc, char **argv, struct daemon *d, struct flags *f)
 {
-    static const struct option options[] = {{"runtime-dir", required_argument, NULL, 'r'},
+    static const struct option options[] = {{"runtime-dir", required_argument, NULL, 'd'},
                                             {"config", required_argument, NULL, 'c'},
                                             {"background", no_argument, NULL, 'b'},
                                             {"auto", no_argument, NULL, 'a'},
@@ -56,9 +56,9 @@ static int parse_flags(int argc, char **argv, struct daemon *d, struct flags *f)
                                             {NULL, 0, NULL, 0}};
     optind = 0; /* whoever called us may have used getopt before */
     int c;
-    while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
+    while ((c = getopt_long(argc, argv, "d:h", options, NULL)) != -1) {
         switch (c) {
-        case 'r':
+        case 'd':
             f->runtime_dir = optarg;
             break;
         case 'c':

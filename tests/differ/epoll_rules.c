@@ -1,6 +1,32 @@
 /* epoll_rules.c - what epoll_ctl allows, and what of a set ends with what. */
 #include "differ.h"
 
+static long wait_one(void *set)
+{
+    struct epoll_event event;
+    return epoll_wait(*(int *)set, &event, 1, 900);
+}
+
+CASE(closed_while_waited, "a set is closed while a thread waits in it: the wait goes on, asleep")
+{
+    struct pair p = pair_here();
+    static int ep;
+    struct side side;
+    struct timespec before, after;
+    ep = epoll_with(p.s, EPOLLIN, 1);
+    side_start(&side, wait_one, &ep);
+    side_blocked(&side);
+    SAY(close(ep));
+    SAY(send(p.c, "x", 1, 0));
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    usleep(300000);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    say("%s", side_end(&side));
+    say("CPU %s", (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 < 100
+                      ? "little"
+                      : "much");
+}
+
 CASE(exists, "EEXIST, ENOENT")
 {
     struct pair p = pair_here();

@@ -69,6 +69,37 @@ CASE(edge_in_edge, "edge inner set, watched by edge")
     serve(&n, outer_epoll, epoll_with(n.inner, EPOLLIN | EPOLLET, 9));
 }
 
+CASE(level_in_edge_unread, "level inner set, watched by edge: looking at the inner one is no news to the outer one")
+{
+    struct nest n = nest_new(EPOLLIN);
+    int outer = epoll_with(n.inner, EPOLLIN | EPOLLET, 9);
+    if (send(n.p.c, "x", 1, 0) != 1)
+        say("no send");
+    say("outer: %s", epolled(outer, 8, 1000));
+    say("inner: %s", epolled(n.inner, 8, 1000));
+    say("outer again: %s", epolled(outer, 8, 50));
+}
+
+CASE(edge_in_level_shared, "an edge inner set of a connection that a child has too: a wait in vain sleeps")
+{
+    struct nest n = nest_new(EPOLLIN | EPOLLET);
+    int outer = epoll_with(n.inner, EPOLLIN, 9);
+    pid_t child = fork();
+    if (child == 0) {
+        pause();
+        _exit(0);
+    }
+    struct timespec before, after;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    say("%s", epolled(outer, 8, 600));
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    say("CPU %s", (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 < 200
+                      ? "little"
+                      : "much");
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+}
+
 CASE(in_poll, "an epoll set in poll")
 {
     struct nest n = nest_new(EPOLLIN);

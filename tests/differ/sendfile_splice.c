@@ -90,6 +90,17 @@ CASE(sendfile_unreadable,
     SAY(sendfile(p.c, f, &at, 100));
 }
 
+CASE(sendfile_no_places, "from what cannot seek: a socket, a pipe")
+{
+    struct pair p = pair_here();
+    int u[2], q[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, u) || pipe(q) || write(u[1], "hello", 5) != 5 ||
+        write(q[1], "hello", 5) != 5)
+        say("no beginning");
+    SAY(sendfile(p.c, u[0], NULL, 5));
+    SAY(sendfile(p.c, q[0], NULL, 5));
+}
+
 CASE(sendfile_sigpipe, "sendfile after SHUT_WR gives SIGPIPE")
 {
     struct pair p = pair_here();
