@@ -124,6 +124,96 @@ class Games(harness.TestCase):
         self.meet(self.selectors("EpollSelector", "server"), self.program("select", "ask"))
 
 
+CROWD = """
+import random, selectors, socket, sys
+random.seed(1)
+mode, role, port = sys.argv[1:]
+COUNT, SIZE = 30, 300_000
+DATA = bytes(i * 31 >> 3 & 255 for i in range(SIZE))
+look, left, vain = getattr(selectors, mode)(), COUNT, 0
+class End:
+    def __init__(self, s, out):
+        self.s, self.out, self.got = s, out, 0
+        s.setblocking(False)
+        look.register(s, selectors.EVENT_READ | (selectors.EVENT_WRITE if out else 0), self)
+def read(end):
+    global vain
+    try:
+        return end.s.recv(65536 if role == "server" else random.randint(1, 100_000))
+    except BlockingIOError:
+        vain += 1
+if role == "server":
+    l = socket.create_server(("127.0.0.1", int(port)), backlog=100)
+    l.setblocking(False)
+    look.register(l, selectors.EVENT_READ, None)
+else:
+    for i in range(COUNT):
+        s = socket.socket()
+        s.setblocking(False)
+        s.connect_ex(("127.0.0.1", int(port)))
+        End(s, DATA)
+while left:
+    ready = look.select(10)
+    assert ready, "nothing is ready"
+    for key, events in ready:
+        end = key.data
+        if end is None:
+            End(l.accept()[0], b"")
+            continue
+        if events & selectors.EVENT_READ:
+            data = read(end)
+            if data == b"":
+                look.unregister(end.s)
+                end.s.close()
+                left -= 1
+                continue
+            if data:
+                if role == "server":
+                    end.out += data
+                else:
+                    assert data == DATA[end.got:end.got + len(data)], "other bytes than were sent"
+                end.got += len(data)
+        if events & selectors.EVENT_WRITE and end.out:
+            try:
+                n = len(end.out) if role == "server" else random.randint(1, 100_000)
+                end.out = end.out[end.s.send(end.out[:n]):]
+            except BlockingIOError:
+                pass
+        if role == "client" and end.got == SIZE:
+            look.unregister(end.s)
+            end.s.close()
+            left -= 1
+        else:
+            look.modify(end.s, selectors.EVENT_READ | (selectors.EVENT_WRITE if end.out else 0), end)
+print("in vain:", vain)
+"""
+
+
+@harness.needs_preload
+class Crowds(harness.TestCase):
+    """Thirty connections at once, whose buffers grow while they are read: what was told to be readable is, when it is read."""
+
+    def crowd(self, mode):
+        self.daemon()
+        for _ in range(5 if harness.SOAK else 3):
+            port = self.free_port()
+            server = self.start_under(PYTHON, "-c", CROWD, mode, "server", port)
+            self.wait_listening(port, server)
+            client = self.start_under(PYTHON, "-c", CROWD, mode, "client", port)
+            for program in (client, server):
+                code = program.wait(40)
+                self.assertEqual((code, program.out), (0, "in vain: 0\n"), f"{server}\n{client}")
+
+    def test_select(self):
+        self.crowd("SelectSelector")
+
+    def test_poll(self):
+        self.crowd("PollSelector")
+
+    def test_epoll(self):
+        self.crowd("EpollSelector")
+
+
 @harness.needs_preload
 @harness.needs("erl", "epmd")
 class Erlang(harness.TestCase):
