@@ -104,6 +104,20 @@ static int look_at_kernel(struct evset *set, struct epoll_event *out, int max)
 
 /* ---- waiting ------------------------------------------------------------------------------------------------------------ */
 
+/* Has anything happened to a shared session that is watched for edges? Then it is to be judged, and armed anew, also where there is nothing
+ * to tell; once for each time, for who judges it in an inner set notes nothing. */
+static bool moved(struct watch *w, const struct session *s, const struct session_cache *c)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    uint64_t tail = peer ? slot_tail(peer) : 0, head = peer ? slot_head(peer) : 0;
+    uint32_t flags = load_relaxed(&s->flags) & ~SF_ATTENTION;
+    bool is = tail != w->looked_tail || head != w->looked_head || flags != w->looked_flags;
+    w->looked_tail = tail;
+    w->looked_head = head;
+    w->looked_flags = flags;
+    return is;
+}
+
 /* Events of sessions that other processes hold too may have been taken by them: looks at the sessions themselves. */
 static void look_at_shared(struct evset *set, int depth)
 {
@@ -123,7 +137,7 @@ static void look_at_shared(struct evset *set, int depth)
             continue;
         struct session_cache *c = session_cache_of(s);
         uint32_t wanted = w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
-        if (session_ready(s, c) & wanted && (!(w->events & EPOLLET) || edge_came(w, s, c, false)))
+        if (w->events & EPOLLET ? moved(w, s, c) : session_ready(s, c) & wanted)
             watch_ready(w);
     }
     plock_release(&C->watch_lock);

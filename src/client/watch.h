@@ -18,8 +18,9 @@ struct watch {
     struct watch *set_next, *set_prev;
     struct watch *ready_next, *ready_prev;
     uint64_t data;
-    uint64_t seen_tail; /* the peer's word when it was last judged */
-    uint32_t seen_flags;
+    uint64_t seen_tail;                /* the peer's word when it was last judged */
+    uint64_t looked_tail, looked_head; /* the same of a shared session when it was last looked at, see evset.c */
+    uint32_t seen_flags, looked_flags;
     uint32_t seen_filled;
     bool seen_cut;
     bool fresh; /* nothing has been told since it was added or changed */
