@@ -136,8 +136,7 @@ static void look_at_shared(struct evset *set, int depth)
         if (!s || !(load_relaxed(&s->flags) & SF_SHARED))
             continue;
         struct session_cache *c = session_cache_of(s);
-        uint32_t wanted = w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
-        if (w->events & EPOLLET ? moved(w, s, c) : session_ready(s, c) & wanted)
+        if (w->events & EPOLLET ? moved(w, s, c) : session_ready(s, c) & watch_mask(w))
             watch_ready(w);
     }
     plock_release(&C->watch_lock);

@@ -38,7 +38,8 @@ static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_befo
 
 #define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR) /* those whose change is news to the program */
 
-bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool note)
+/* An edge is told when something has come since the last one, whatever put the watch on the list. `note`: it counts as told. */
+static bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool note)
 {
     const struct slot *peer = load_acquire(&c->peer);
     uint64_t tail = peer ? slot_tail(peer) : 0;
@@ -57,6 +58,11 @@ bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool
     return came;
 }
 
+uint32_t watch_mask(const struct watch *w)
+{
+    return w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
+}
+
 /* What a watch on a session has to report now, with READY_MISSING; arms the session where it has nothing. `take`: what it says is told. */
 static uint32_t judge_session(struct watch *w, bool take)
 {
@@ -66,7 +72,7 @@ static uint32_t judge_session(struct watch *w, bool take)
     struct session_cache *c = session_cache_of(s);
     if (load_relaxed(&s->state) == SESSION_QUEUED && !(load_relaxed(&s->flags) & SF_RESET))
         return 0;
-    uint32_t mask = w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
+    uint32_t mask = watch_mask(w);
     bool edge = w->events & EPOLLET, came = !edge || edge_came(w, s, c, take);
     uint32_t now = session_ready(s, c) & mask;
     if (now && !edge)
