@@ -93,7 +93,7 @@ CASE(sendfile_unreadable,
 CASE(sendfile_no_places, "from what cannot seek: a socket, a pipe")
 {
     struct pair p = pair_here();
-    int u[2], q[2];
+    int u[2] = {-1, -1}, q[2] = {-1, -1};
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, u) || pipe(q) || write(u[1], "hello", 5) != 5 ||
         write(q[1], "hello", 5) != 5)
         say("no beginning");
