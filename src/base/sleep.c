@@ -11,6 +11,7 @@
 #include <stddef.h>
 
 __thread uint64_t berth_handlers;
+__thread struct sleep_place *berth_place;
 
 extern const char berth_sleep_from[] __attribute__((visibility("hidden")));
 extern const char berth_sleep_till[] __attribute__((visibility("hidden")));
@@ -90,4 +91,19 @@ void sleep_interrupted(uintptr_t *pc, bool restart)
     store_relaxed(&berth_handlers, berth_handlers + (restart ? 1 : 1 + SLEEP_NORESTART));
     if (*pc >= (uintptr_t)berth_sleep_from && *pc < (uintptr_t)berth_sleep_till)
         *pc = (uintptr_t)berth_sleep_out;
+}
+
+struct sleep_place *sleep_leave(void)
+{
+    struct sleep_place *place = berth_place;
+    berth_place = NULL; /* what the handler does is another call, with sleeps of its own */
+    if (place)
+        place->leave(place);
+    return place;
+}
+
+void sleep_back(struct sleep_place *place)
+{
+    place->back(place);
+    berth_place = place;
 }

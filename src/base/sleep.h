@@ -18,6 +18,9 @@
  *
  * While it sleeps, sys_sleep6 lets pthread_cancel end the thread. Who calls it must have no lock, and pushes a cleanup
  * handler (pthread_cleanup_push) for what has to be undone.
+ *
+ * A handler may never come back: it calls siglongjmp, or pthread_exit. So whoever is counted while it sleeps says so by a
+ * sleep_place, and is taken out of the count before the handler runs, and put in again when it has returned.
  */
 #ifndef BERTH_BASE_SLEEP_H
 #define BERTH_BASE_SLEEP_H
@@ -62,8 +65,6 @@ static inline bool sleep_restarts(struct sleep_mark *mark)
 /* A system call that blocks. As sys_call6; -EINTR also when a handler has run since the mark. A point of cancellation. */
 long sys_sleep6(const struct sleep_mark *mark, long n, long a, long b, long c, long d, long e, long f);
 
-#define sys_sleep_futex(mark, addr, val, ts)                                                                       \
-    sys_sleep6(mark, SYS_futex, sys_arg(addr), 0 /* FUTEX_WAIT, shared */, (long)(val), sys_arg(ts), 0, 0)
 #define sys_sleep_ppoll(mark, fds, n, ts, mask)                                                                    \
     sys_sleep6(mark, SYS_ppoll, sys_arg(fds), (long)(n), sys_arg(ts), sys_arg(mask), 8, 0)
 #define sys_sleep_epoll(mark, ep, evs, n, ts, mask)                                                                \
@@ -78,5 +79,18 @@ static inline void sleep_testcancel(void)
 
 /* For who stands before handlers, with all signals blocked: one runs now. `pc` is where the thread goes on after it. */
 void sleep_interrupted(uintptr_t *pc, bool restart);
+
+/* What a thread is counted for while it sleeps. Both are called with all signals blocked, in a thread that holds no lock. */
+struct sleep_place {
+    void (*leave)(struct sleep_place *place); /* the thread may never come back */
+    void (*back)(struct sleep_place *place);  /* it has come back: its sleep is over, and it goes on behind it */
+};
+
+/* Of the calling thread's sleep, NULL: none. Set and taken away under a hold (base/hold.h). */
+extern __thread struct sleep_place *berth_place __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* Around a handler: what sleep_leave gives is for sleep_back. */
+struct sleep_place *sleep_leave(void);
+void sleep_back(struct sleep_place *place);
 
 #endif

@@ -144,6 +144,7 @@ static void look_at_shared(struct evset *set, int depth)
 
 struct wait {
     struct evset *set;
+    uint32_t life; /* of the set, 0: it has ended */
     struct epoll_event *out;
     int max;
     struct sleeper sl;
@@ -198,17 +199,24 @@ static void arm_off(const struct evset *set)
         waiter_disarm(line);
 }
 
-static void cancelled(void *arg)
+static void leave(void *arg)
 {
     struct wait *w = arg;
     arm_off(w->set);
     set_exit(w->set);
 }
 
+static void back(void *arg)
+{
+    struct wait *w = arg;
+    if (set_enter(w->set) != w->life)
+        w->life = 0; /* the handler has closed it, and its memory may be another's */
+}
+
 /* Several threads sleep on one set: each edge wakes one of them, so whoever is woken sees to it that the next event wakes another. */
 static bool several(struct evset *set)
 {
-    if (load_sc(&set->users) < 2)
+    if (set_users(set) < 2)
         return false;
     if (!set->anybody) {
         plock_take(&C->watch_lock);
@@ -216,6 +224,16 @@ static bool several(struct evset *set)
         plock_release(&C->watch_lock);
     }
     return true;
+}
+
+/* The set has ended in the sleep: only what is not its own is looked at. */
+static int over(const struct epoll_event *ev, long got)
+{
+    for (long i = 0; i < got; i++) {
+        if (ev[i].data.u64 == TAG_NEWS) /* NOLINT(clang-analyzer-*): filled by a raw system call */
+            control_told();
+    }
+    return -EINTR;
 }
 
 /* Count of kernel events, or -errno. */
@@ -238,8 +256,10 @@ static int sleep_once(struct wait *w)
         got = sleeper_poll(&w->sl, &p, 1, left < 0 || left > NO_DESCRIPTOR_NS ? NO_DESCRIPTOR_NS : left);
         ev[0].data.u64 = TAG_PROGRAM;
     }
+    if (!w->life)
+        return over(ev, got);
     arm_off(set);
-    if (with_others || load_sc(&set->users) > 1)
+    if (with_others || set_users(set) > 1)
         sleeper_again();
     set->kernel_looked = clock_now();
     if (got < 0)
@@ -334,11 +354,12 @@ int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t time
     w.sl = (struct sleeper){.mark = sleep_mark_now(),
                             .deadline = clock_deadline(timeout_ns),
                             .mask = mask,
-                            .undo = cancelled,
+                            .leave = leave,
+                            .back = back,
                             .arg = &w};
     int n = BERTH_E_BAD_HANDLE;
     hold_begin();
-    if (set_enter(set))
+    if ((w.life = set_enter(set)) != 0)
         n = wait_held(&w, timeout_ns);
     set_exit(set);
     hold_end();

@@ -277,6 +277,7 @@ static void sessions_inherit(void)
             continue;
         struct session_cache *c = session_cache_of(s);
         c->pollers = 0;
+        C->more[session_index(s)].sleepers = 0;
         if (c->box)
             c->box->sessions++;
         roll_enter(s, roll_of(c->box));
@@ -336,6 +337,7 @@ static void after_fork_child(void)
     members_unwatch(true);
     eps_close();
     sessions_inherit();
+    sets_forked();
     child_end = -1;
     child_member = NONE;
 }

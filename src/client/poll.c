@@ -36,6 +36,7 @@ struct call {
     int count, room;
     int ep;
     bool armed;
+    bool left; /* a handler has run in its sleep: all was undone */
     struct sleeper sl;
     struct pollfd stack[ON_STACK];
 };
@@ -129,6 +130,12 @@ static int kernel_found(const struct call *k)
     return found;
 }
 
+static long sleep_on(struct call *k, int n, int64_t ns)
+{
+    long got = sleeper_poll(&k->sl, k->fds, n, ns);
+    return k->left ? -EINTR : got;
+}
+
 /* Without waiting. */
 static int kernel_look(void *arg)
 {
@@ -145,7 +152,7 @@ static int kernel_look_masked(struct call *k)
 {
     if (!k->sl.mask)
         return kernel_look(k);
-    long got = sleeper_poll(&k->sl, k->fds, k->nk, 0);
+    long got = sleep_on(k, k->nk, 0);
     return got == -EINTR ? BERTH_E_INTERRUPTED : got > 0 ? kernel_found(k) : 0;
 }
 
@@ -188,13 +195,21 @@ static bool arm_items(struct call *k, bool on)
     return armed;
 }
 
-static void disarm(void *arg)
+static void finish(struct call *k)
 {
-    struct call *k = arg;
     (void)arm_items(k, false);
     ep_give(k->ep);
-    if (k->fds != k->stack)
+    k->ep = -1;
+    if (k->fds && k->fds != k->stack)
         memory_put(k->fds, 0);
+    k->fds = NULL;
+}
+
+static void leave(void *arg)
+{
+    struct call *k = arg;
+    finish(k);
+    k->left = true;
 }
 
 /* Some session waits for room in a listener's queue, of which nobody tells. */
@@ -220,7 +235,7 @@ static long sleep_once(struct call *k)
         left = NO_DESCRIPTOR_NS;
     if (!armed)
         left = 0;
-    long got = sleeper_poll(&k->sl, k->fds, k->count, left);
+    long got = sleep_on(k, k->count, left);
     (void)arm_items(k, false);
     return got;
 }
@@ -316,7 +331,7 @@ int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *it
         return err;
     struct call k = {.items = items, .kfds = kfds, .n = n, .nk = nk, .room = ON_STACK, .ep = -1};
     k.sl = (struct sleeper){
-        .mark = *mark, .deadline = clock_deadline(timeout_ns), .mask = mask, .undo = disarm, .arg = &k};
+        .mark = *mark, .deadline = clock_deadline(timeout_ns), .mask = mask, .leave = leave, .arg = &k};
     k.fds = k.stack;
     hold_begin();
     if (nk > ON_STACK - 2) {
@@ -332,7 +347,7 @@ int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *it
             kfds[i].revents = 0;
         if (gather(&k))
             result = wait_loop(&k, timeout_ns);
-        disarm(&k);
+        finish(&k);
     }
     hold_end();
     return result;

@@ -10,6 +10,11 @@
  * A set in a set. The outer one has a watch on the inner one. Sessions of a set that is waited for from outside name WAITER_ANY, for their
  * peers cannot know who sleeps. The pipes of listeners in the inner one are in the wait_ep of the outer one, too.
  *
+ * The life of a set. One word counts the threads in a wait for it, says whether it is free, live or dead, and how often it has been made.
+ * Who has closed a set that others wait for leaves it dead; the last of them ends it, and it is free for the next one that is made. Who
+ * comes late, with a set that has been destroyed, counts itself in, sees that, and counts itself out again, whatever the set is by then.
+ * A forked child has none of its parent's threads: there all counts begin anew.
+ *
  * watch_lock protects watches and lists of all sets of the process (watch.c).
  */
 #include <fcntl.h>
@@ -26,8 +31,44 @@
 
 /* ---- sets --------------------------------------------------------------------------------------------------------- */
 
-static struct evset *free_sets;
+static struct evset *free_sets, *made_sets;
 struct plock free_lock;
+
+enum { SET_FREE, SET_LIVE, SET_DEAD };
+#define LIFE_STATE (1ull << 32)
+#define LIFE_NUMBER (1ull << 34)
+
+static uint32_t life_users(uint64_t life)
+{
+    return (uint32_t)life;
+}
+
+static uint32_t life_state(uint64_t life)
+{
+    return (uint32_t)(life / LIFE_STATE) % 4;
+}
+
+static uint32_t life_number(uint64_t life)
+{
+    return (uint32_t)(life / LIFE_NUMBER);
+}
+
+/* Of a free one, in which a late thread may still be counted. */
+static void life_begin(struct evset *set)
+{
+    uint64_t was = load_sc(&set->life), is;
+    do {
+        uint64_t number = life_number(was) + 1ull == LIFE_STATE >> 2 ? 1 : life_number(was) + 1ull;
+        is = number * LIFE_NUMBER + SET_LIVE * LIFE_STATE + life_users(was);
+    } while (!compare_exchange_sc(&set->life, &was, is));
+}
+
+/* Dead, and nobody in it: true for one of those who see that. */
+static bool life_end(struct evset *set, uint64_t seen)
+{
+    return life_state(seen) == SET_DEAD && !life_users(seen) &&
+           compare_exchange_sc(&set->life, &seen, seen - (SET_DEAD - SET_FREE) * LIFE_STATE);
+}
 
 static int32_t this_process(void)
 {
@@ -41,38 +82,38 @@ struct evset *evset_create(int epfd)
     if (set)
         free_sets = set->next_free;
     plock_release(&free_lock);
-    if (!set && !(set = memory_get(sizeof *set)))
-        return NULL;
-    uint32_t users = load_relaxed(&set->users); /* somebody may be about to see that it was freed */
-    memset(set, 0, offsetof(struct evset, users));
-    store_relaxed(&set->users, users);
+    if (!set) {
+        if (!(set = memory_get(sizeof *set)))
+            return NULL;
+        store_relaxed(&set->life, 0ull);
+        plock_take(&free_lock);
+        set->next_made = made_sets;
+        made_sets = set;
+        plock_release(&free_lock);
+    }
+    memset(set, 0, offsetof(struct evset, life));
     set->epfd = epfd;
     set->wait_ep = -1;
     set->waiter = WAITER_ANY;
-    store_release(&set->dead, false);
+    life_begin(set);
     return set;
 }
 
 static void watch_end(struct watch *w);
 
-/* Nobody waits for it any more. Once, whoever comes to look after that. */
+/* Nobody waits for it any more. */
 static void set_end(struct evset *set)
 {
     plock_take(&C->watch_lock);
-    bool first = !set->ended;
-    set->ended = true;
-    while (first && set->all)
+    while (set->all)
         watch_end(set->all);
-    while (first && set->outer)
+    while (set->outer)
         watch_end(set->outer);
-    if (first && set->waiter != WAITER_ANY && set->pid == this_process())
+    if (set->waiter != WAITER_ANY && set->pid == this_process())
         store_relaxed(&C->waiters_used, C->waiters_used & ~(1ull << set->waiter));
-    int ep = first ? set->wait_ep : -1;
-    if (first)
-        set->wait_ep = -1;
+    int ep = set->wait_ep;
+    set->wait_ep = -1;
     plock_release(&C->watch_lock);
-    if (!first)
-        return;
     own_fd_close(ep);
     plock_take(&free_lock);
     set->next_free = free_sets;
@@ -80,16 +121,35 @@ static void set_end(struct evset *set)
     plock_release(&free_lock);
 }
 
-bool set_enter(struct evset *set)
+uint32_t set_enter(struct evset *set)
 {
-    (void)fetch_add_sc(&set->users, 1u);
-    return !load_sc(&set->dead);
+    uint64_t life = fetch_add_sc(&set->life, 1ull);
+    return life_state(life) == SET_LIVE ? life_number(life) : 0;
 }
 
+/* The end is a step of its own: between the two others may come and go, and the last of them takes it. A set that ended, was made again and
+ * destroyed again in between has another number. */
 void set_exit(struct evset *set)
 {
-    if (fetch_add_sc(&set->users, ~0u) == 1 && load_sc(&set->dead))
+    uint64_t life = fetch_add_sc(&set->life, ~0ull) - 1;
+    if (life_end(set, life))
         set_end(set);
+}
+
+uint32_t set_users(const struct evset *set)
+{
+    return life_users(load_sc(&set->life));
+}
+
+void sets_forked(void)
+{
+    for (struct evset *set = made_sets; set; set = set->next_made) {
+        uint64_t life = load_relaxed(&set->life);
+        store_relaxed(&set->life, life - life_users(life));
+        set->pollers = 0;
+        if (life_end(set, life - life_users(life)))
+            set_end(set);
+    }
 }
 
 static void waiter_take(struct evset *set)
@@ -210,10 +270,11 @@ void sets_forget(struct listener *l)
 
 void evset_destroy(struct evset *set)
 {
-    (void)fetch_add_sc(&set->users, 1u);
     store_relaxed(&set->epfd, -1); /* the number may soon be another's. Its descriptors leave wait_ep with it */
-    store_sc(&set->dead, true);
-    set_exit(set);
+    uint64_t life =
+        fetch_add_sc(&set->life, (SET_DEAD - SET_LIVE) * LIFE_STATE) + (SET_DEAD - SET_LIVE) * LIFE_STATE;
+    if (life_end(set, life))
+        set_end(set);
 }
 
 void evset_renumber(struct evset *set, int epfd)

@@ -63,6 +63,7 @@ bool fetch_wait(bool (*here)(void *arg), void *arg)
         return true;
     if (C->daemon_lost || daemon_is_slow())
         return false;
+    hold_begin();
     int ep = ep_take();
     bool is = false;
     for (int64_t end = clock_now() + PATIENCE_NS;;) {
@@ -82,6 +83,7 @@ bool fetch_wait(bool (*here)(void *arg), void *arg)
         }
     }
     ep_give(ep);
+    hold_end();
     if (!is)
         daemon_was_slow();
     return is;
@@ -168,91 +170,100 @@ bool sleeper_over(const struct sleeper *sl)
 
 /* ---- who listens ------------------------------------------------------------------------------------------------- */
 
-/* What this thread is counted for while it sleeps, and where its frame is. A handler of the program may leave the sleep by siglongjmp, and
- * never comes back to be counted out: that is made good when the thread sleeps the next time, since then its frame is above the one that
- * was left (a stack grows downwards). A frame further down than this one is of a sleep that a handler has interrupted and returns to. */
-enum { COUNTED_NOT, COUNTED_LISTENING, COUNTED_NAPPING };
-static __thread struct {
-    uint32_t as;
-    uintptr_t frame;
-} counted __attribute__((tls_model("initial-exec")));
-
-static void listener_goes(void)
+static void pass_place_on(void)
 {
-    counted.as = COUNTED_NOT;
-    if (fetch_add_sc(&C->listening, ~0u) != 1 || !load_sc(&C->napping))
-        return;
     (void)fetch_add_sc(&C->attention, 1u);
     (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
-}
-
-/* It may have been chosen to take the listener's place, and go to something else instead: then another one is. */
-static void napper_goes(void)
-{
-    counted.as = COUNTED_NOT;
-    if (fetch_add_sc(&C->napping, ~0u) == 1 || load_sc(&C->listening))
-        return;
-    (void)fetch_add_sc(&C->attention, 1u);
-    (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);
-}
-
-/* Before this thread is counted for a sleep. */
-static void count_in(uint32_t as)
-{
-    uintptr_t here = (uintptr_t)__builtin_frame_address(0);
-    if (__builtin_expect(counted.as && counted.frame <= here, 0)) {
-        if (counted.as == COUNTED_LISTENING)
-            listener_goes();
-        else
-            napper_goes();
-    }
-    counted.frame = here;
-    counted.as = as;
 }
 
 static bool listener_comes(void)
 {
     uint32_t nobody = 0;
-    count_in(COUNTED_NOT);
-    if (!compare_exchange_sc(&C->listening, &nobody, 1u))
-        return false;
-    counted.as = COUNTED_LISTENING;
-    return true;
+    return compare_exchange_sc(&C->listening, &nobody, 1u);
 }
 
-static void cancelled_listener(void *arg)
+static void listener_goes(void)
 {
-    struct sleeper *sl = arg;
-    listener_goes();
-    if (sl->undo)
-        sl->undo(sl->arg);
+    if (fetch_add_sc(&C->listening, ~0u) == 1 && load_sc(&C->napping))
+        pass_place_on();
 }
 
-static void cancelled_napper(void *arg)
+/* It may have been chosen to take the listener's place, and go to something else instead: then another one is. */
+static void napper_goes(void)
 {
-    struct sleeper *sl = arg;
-    napper_goes();
-    if (sl->undo)
-        sl->undo(sl->arg);
+    if (fetch_add_sc(&C->napping, ~0u) != 1 && !load_sc(&C->listening))
+        pass_place_on();
 }
 
 /* ---- sleeping ------------------------------------------------------------------------------------------------------ */
 
+/* One sleep, and what its thread is counted for meanwhile. */
+struct sleeping {
+    struct sleep_place place; /* first */
+    struct sleeper *sl;
+    uint32_t *among; /* C->listening, C->napping, NULL: neither */
+    bool left;
+};
+
+static void goes(const struct sleeping *me)
+{
+    if (me->among == &C->listening)
+        listener_goes();
+    else if (me->among)
+        napper_goes();
+}
+
+static void leave(struct sleep_place *place)
+{
+    struct sleeping *me = (struct sleeping *)place;
+    me->left = true;
+    goes(me);
+    if (me->sl->leave)
+        me->sl->leave(me->sl->arg);
+}
+
+/* Its sleep is over, and it is about to go: it is counted only so that it can. */
+static void back(struct sleep_place *place)
+{
+    struct sleeping *me = (struct sleeping *)place;
+    if (me->sl->back)
+        me->sl->back(me->sl->arg);
+    if (me->among)
+        (void)fetch_add_sc(me->among, 1u);
+    me->left = false;
+}
+
+static void cancelled(void *arg)
+{
+    struct sleeping *me = arg;
+    berth_place = NULL;
+    if (!me->left) /* a handler that runs has left already */
+        leave(&me->place);
+}
+
+/* The thread is counted already, if it is to be. */
+static long asleep(struct sleeper *sl, uint32_t *among, long call, long a, long b, long c, long d, long e, long f)
+{
+    struct sleeping me = {.place = {leave, back}, .sl = sl, .among = among};
+    uint32_t depth;
+    long ret;
+    berth_place = &me.place;
+    fence_compiler();                 /* before handlers may run */
+    bool put_off = hold_open(&depth); /* one that ended the thread has left already */
+    pthread_cleanup_push(cancelled, &me);
+    ret = put_off ? -EINTR : sys_sleep6(&sl->mark, call, a, b, c, d, e, f);
+    pthread_cleanup_pop(0);
+    hold_close(depth);
+    berth_place = NULL;
+    goes(&me);
+    return ret;
+}
+
 /* A system call that sleeps on descriptors, as a listener. */
 static long listen_on(struct sleeper *sl, long call, long a, long b, long c, long d, long e, long f)
 {
-    uint32_t depth;
-    long ret = -EINTR;
-    count_in(COUNTED_LISTENING);
     (void)fetch_add_sc(&C->listening, 1u);
-    if (!hold_open(&depth)) {
-        pthread_cleanup_push(cancelled_listener, sl);
-        ret = sys_sleep6(&sl->mark, call, a, b, c, d, e, f);
-        pthread_cleanup_pop(0);
-    }
-    hold_close(depth);
-    listener_goes();
-    return ret;
+    return asleep(sl, &C->listening, call, a, b, c, d, e, f);
 }
 
 long sleeper_epoll(struct sleeper *sl, int ep, struct epoll_event *ev, int max, int64_t ns)
@@ -275,14 +286,9 @@ struct futex_waitv sleeper_word(const uint32_t *word, uint32_t is, bool shared)
 }
 
 /* until: a moment, not a time; NULL: for ever. */
-static long words(struct sleeper *sl, struct futex_waitv *v, int n, struct timespec *until,
-                  void (*cancelled)(void *))
+static long words(struct sleeper *sl, uint32_t *among, struct futex_waitv *v, int n, struct timespec *until)
 {
-    long ret;
-    pthread_cleanup_push(cancelled, sl);
-    ret = sys_sleep6(&sl->mark, SYS_futex_waitv, sys_arg(v), n, 0, sys_arg(until), CLOCK_MONOTONIC, 0);
-    pthread_cleanup_pop(0);
-    return ret;
+    return asleep(sl, among, SYS_futex_waitv, sys_arg(v), n, 0, sys_arg(until), CLOCK_MONOTONIC, 0);
 }
 
 static struct timespec *moment(int64_t ns, struct timespec *ts)
@@ -290,49 +296,40 @@ static struct timespec *moment(int64_t ns, struct timespec *ts)
     return timespec_of(ns < 0 ? -1 : clock_now() + ns, ts);
 }
 
+/* Counted as napping. */
 static long nap(struct sleeper *sl, struct futex_waitv *v, int n)
 {
     struct timespec ts;
     int64_t ns = -1;
     if (sl->deadline != DEADLINE_NEVER)
         not_beyond(&ns, sl->deadline - clock_now());
-    return words(sl, v, n, moment(ns, &ts), cancelled_napper);
+    return words(sl, &C->napping, v, n, moment(ns, &ts));
+}
+
+/* Counted as listening. Is there something to do before it sleeps? */
+static bool busy_listener(const struct sleeper *sl, int64_t *ns)
+{
+    bool lives = directory_lives(C->dir) && !C->daemon_lost;
+    if (lives && (*ns = prepare_words(sl)) != 0)
+        return false;
+    control_poll();
+    return true;
 }
 
 static long listen_and_nap(struct sleeper *sl, struct futex_waitv *v, int n)
 {
-    if (!directory_lives(C->dir) || C->daemon_lost) {
-        control_poll();
-        return -EAGAIN;
-    }
     const uint32_t *news = directory_news(C->dir, C->worker), *life = directory_life(C->dir);
+    int64_t ns = 0;
     v[n++] = sleeper_word(life, load_acquire(life), true);
     v[n++] = sleeper_word(news, load_acquire(news), true);
-    int64_t ns = prepare_words(sl);
-    if (ns == 0) {
-        control_poll();
+    if (busy_listener(sl, &ns)) {
+        listener_goes();
         return -EAGAIN;
     }
     struct timespec ts;
-    long ret = words(sl, v, n, moment(ns, &ts), cancelled_listener);
+    long ret = words(sl, &C->listening, v, n, moment(ns, &ts));
     if (!directory_lives(C->dir)) /* it woke one, who wakes the others */
         (void)sys_futex_wake(life, (long)INT_MAX);
-    return ret;
-}
-
-static void cancelled_dozer(void *arg)
-{
-    struct sleeper *sl = arg;
-    if (sl->undo)
-        sl->undo(sl->arg);
-}
-
-static long doze(struct sleeper *sl, const uint32_t *word, uint32_t is, const struct timespec *ts)
-{
-    long ret;
-    pthread_cleanup_push(cancelled_dozer, sl);
-    ret = sys_sleep_futex(&sl->mark, word, is, ts);
-    pthread_cleanup_pop(0);
     return ret;
 }
 
@@ -341,25 +338,21 @@ long sleeper_doze(struct sleeper *sl, const uint32_t *word, uint32_t is, int64_t
     struct timespec ts;
     int64_t due = prepare_words(sl);
     not_beyond(&ns, due < 0 ? ns : due);
-    return doze(sl, word, is, timespec_of(ns, &ts));
+    return asleep(sl, NULL, SYS_futex, sys_arg(word), 0 /* FUTEX_WAIT, shared */, (long)is,
+                  sys_arg(timespec_of(ns, &ts)), 0, 0);
 }
 
 long sleeper_words(struct sleeper *sl, struct futex_waitv *v, int n)
 {
     uint32_t attention = load_acquire(&C->attention);
-    long ret = -EAGAIN;
     v[n++] = sleeper_word(&C->attention, attention, false);
-    if (listener_comes()) {
-        ret = listen_and_nap(sl, v, n);
-        listener_goes();
-    } else {
-        count_in(COUNTED_NAPPING);
-        (void)fetch_add_sc(&C->napping, 1u);
-        if (load_sc(&C->listening))
-            ret = nap(sl, v, n);
-        napper_goes();
-    }
-    return ret;
+    if (listener_comes())
+        return listen_and_nap(sl, v, n);
+    (void)fetch_add_sc(&C->napping, 1u);
+    if (load_sc(&C->listening))
+        return nap(sl, v, n);
+    napper_goes();
+    return -EAGAIN;
 }
 
 bool sleeper_has_words(void)
@@ -445,7 +438,6 @@ void eps_close(void)
             own_fd_close((int)((is & ~EP_USED) - 1));
     }
     inner_close();
-    store_relaxed(&C->listening,
-                  (uint32_t)(counted.as == COUNTED_LISTENING)); /* forked by a handler: it returns to its sleep */
-    store_relaxed(&C->napping, (uint32_t)(counted.as == COUNTED_NAPPING));
+    store_relaxed(&C->listening, 0u);
+    store_relaxed(&C->napping, 0u);
 }

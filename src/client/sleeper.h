@@ -14,8 +14,11 @@
 struct sleeper {
     struct sleep_mark mark;
     int64_t deadline;
-    const sigset_t *mask;    /* signals blocked while it sleeps, NULL: as they are */
-    void (*undo)(void *arg); /* run in a thread that is cancelled in its sleep; NULL: nothing was set up */
+    const sigset_t *mask; /* signals blocked while it sleeps, NULL: as they are */
+    void (*leave)(
+        void *
+            arg); /* the thread may never come back: it is cancelled, or a handler runs. NULL: nothing was set up */
+    void (*back)(void *arg); /* the handler has returned. NULL: what was undone stays so */
     void *arg;
 };
 
@@ -30,7 +33,8 @@ void sleeper_again(
     void); /* as if somebody fell asleep: the next event wakes whoever sleeps, what has come wakes them now */
 bool sleeper_over(const struct sleeper *sl); /* its deadline has passed */
 
-/* Sleeps; each a cancellation point, each returns what the kernel returns, or -EINTR. */
+/* Sleeps; each a cancellation point, each returns what the kernel returns, or -EINTR. The caller is in a hold (base/hold.h), which is
+ * open while it sleeps. */
 long sleeper_epoll(struct sleeper *sl, int ep, struct epoll_event *ev, int max, int64_t ns);
 long sleeper_poll(struct sleeper *sl, struct pollfd *fds, int n, int64_t ns);
 /* On words of memory: v with room for SLEEPER_WORDS more. Who is the first of the process to sleep hears what all must hear. */

@@ -12,8 +12,7 @@
  * all. No wake is lost by that. A sleeper is counted before it sleeps and until it has woken up, whatever ended its sleep. So if the
  * peer's call left somebody asleep, the first of those it woke counts more than NOTIFY_WAKES. And no wake goes round in circles: for each value of
  * the word it is passed on once. (`told`: whoever wrote it there woke all after the word had that value. Who went to sleep later by an
- * older value did not sleep, since the kernel compares; and who sleeps by that value is not concerned.) A handler that leaves its sleep
- * by siglongjmp passes nothing on, so the number is one that few programs reach.
+ * older value did not sleep, since the kernel compares; and who sleeps by that value is not concerned.)
  *
  * For its first moments it sleeps on the peer's word alone, which is cheaper (sleeper_doze); what changes the flags wakes that word, too.
  *
@@ -82,7 +81,7 @@ struct place {
     bool in;
 };
 
-/* It is over. Also called where the thread is cancelled in it. */
+/* It is over, or a handler runs in it, or the thread is cancelled. */
 static void woken(void *arg)
 {
     struct place *p = arg;
@@ -94,6 +93,12 @@ static void woken(void *arg)
     uint64_t is = p->in ? slot_tail(p->peer) : slot_head(p->peer);
     if (exchange_sc(p->in ? &more->told_tail : &more->told_head, is) != is)
         (void)sys_futex_wake(p->in ? slot_tail_futex(p->peer) : slot_head_futex(p->peer), (long)INT_MAX);
+}
+
+static void asleep_again(void *arg)
+{
+    const struct place *p = arg;
+    (void)fetch_add_sc(&C->more[session_index(p->w->s)].sleepers, 1u);
 }
 
 /* One sleep. Both directions at once cannot be slept for this way. `flags`: as they were before `want` was found to be ours. `doze`: how
@@ -113,9 +118,11 @@ static long sleep_once(const struct waiting *w, session_handle h, struct sleeper
     if (!armed || load_sc(&w->s->flags) != flags)
         return -EAGAIN;
     struct place place = {w, h, peer, in};
-    sl->undo = woken;
+    sl->leave = woken;
+    sl->back = asleep_again;
     sl->arg = &place;
-    fetch_add_sc(&C->more[session_index(w->s)].sleepers, 1);
+    hold_begin();
+    asleep_again(&place);
     long ret;
     if (doze > 0) {
         ret = sleeper_doze(sl, word, seen, doze);
@@ -125,6 +132,7 @@ static long sleep_once(const struct waiting *w, session_handle h, struct sleeper
         ret = sleeper_words(sl, v, 2);
     }
     woken(&place);
+    hold_end();
     return ret;
 }
 

@@ -47,10 +47,8 @@ struct evset {
     struct watch *outer; /* watches of other sets on this one */
     uint64_t last;       /* session handle of the last event, for the spin budget */
     uint8_t vain;        /* how often in a row spinning did not pay */
-    bool ended;          /* nothing is in it any more */
-    uint32_t users;      /* threads inside a wait; the memory outlives them */
-    bool dead;
-    struct evset *next_free;
+    uint64_t life;       /* see sets.c. The memory outlives the set */
+    struct evset *next_free, *next_made;
 };
 
 #define SETS_DEEP 5 /* how deep sets may lie in sets, as the kernel has it */

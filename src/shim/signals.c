@@ -7,7 +7,8 @@
  * one to note; when the hold ends, the signal is sent to the thread once more, as it was, and the mask put back.
  *
  * Each handler that runs is counted, and a system call that has not begun to sleep is ended (base/sleep.h): so no signal is lost
- * between a look and the sleep after it, and it is known of each whether it had SA_RESTART when it ran.
+ * between a look and the sleep after it, and it is known of each whether it had SA_RESTART when it ran. While it runs, its thread
+ * is not counted among those that sleep, since it may leave by siglongjmp.
  *
  * Signals that the thread raises by what it does (SIGSEGV and the like) cannot wait; they are not stood before.
  */
@@ -84,6 +85,7 @@ static void stand_in(int sig, siginfo_t *info, void *context)
     uintptr_t handler = load_relaxed(&asked[sig].handler);
     int flags = load_relaxed(&asked[sig].flags);
     sleep_interrupted(PC(uc), flags & SA_RESTART);
+    struct sleep_place *place = sleep_leave();
     mask |= load_relaxed(&asked[sig].mask) | (flags & SA_NODEFER ? 0 : 1ull << (sig - 1));
     if (flags & (int)SA_RESETHAND) {
         struct sigaction none = {.sa_handler = SIG_DFL};
@@ -91,6 +93,10 @@ static void stand_in(int sig, siginfo_t *info, void *context)
     }
     set_mask(mask);
     ((void (*)(int, siginfo_t *, void *))handler)(sig, info, context);
+    if (__builtin_expect(place != NULL, 0)) {
+        set_mask(~0ull);
+        sleep_back(place);
+    }
 }
 
 static bool stood_before(int sig)

@@ -2,6 +2,7 @@
  * test_idle.py runs both under berth, looks from outside whether they really sleep, and then has the client wake everyone.
  *
  *   idle serve WAY COUNT PORT   COUNT threads, each with one session, blocked in WAY: recv, poll, select, epoll or accept
+ *   idle serve leap COUNT PORT  as recv; at SIGUSR1 a handler leaves the sleep by siglongjmp, and the thread ends: all but one do
  *   idle hold WAY COUNT PORT    COUNT sessions, then pause(); SIGUSR1 wakes all at once, SIGUSR2 one after the other
  *
  * "accept" is different: each thread has its session, and is blocked in accept at the listener that all share; to wake it
@@ -14,6 +15,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -26,8 +28,8 @@
 #include <unistd.h>
 
 enum { LONGEST_S = 100, ANSWER_MS = 10000, STACK = 128 * 1024 };
-enum way { RECV, POLL, SELECT, EPOLL, ACCEPT, WAYS };
-static const char *const way_name[WAYS] = {"recv", "poll", "select", "epoll", "accept"};
+enum way { RECV, POLL, SELECT, EPOLL, ACCEPT, LEAP, WAYS };
+static const char *const way_name[WAYS] = {"recv", "poll", "select", "epoll", "accept", "leap"};
 
 static enum way way;
 static int count, listener;
@@ -96,7 +98,7 @@ static void *serve_one(void *arg)
     /* whoever was told that there is something must get it: only recv itself may block */
     do
         sleep_on(fd, set);
-    while (answer(fd, way == RECV ? 0 : MSG_DONTWAIT));
+    while (answer(fd, way == RECV || way == LEAP ? 0 : MSG_DONTWAIT));
     return NULL;
 }
 
@@ -113,8 +115,48 @@ static void *accept_some(void *arg)
     }
 }
 
+static __thread sigjmp_buf leap;
+
+static void on_leap(int signal)
+{
+    (void)signal;
+    siglongjmp(leap, 1);
+}
+
+static void *leaper(void *arg)
+{
+    if (!sigsetjmp(leap, 1))
+        (void)serve_one(arg);
+    return NULL;
+}
+
+/* All but the last thread end so. */
+static void leap_when_asked(const pthread_t *threads)
+{
+    sigset_t set;
+    int sig;
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGUSR1);
+    (void)sigwait(&set, &sig);
+    for (int i = 0; i < count - 1; i++)
+        if (pthread_kill(threads[i], SIGUSR2) || pthread_join(threads[i], NULL))
+            fail("a thread that leaps");
+    (void)puts("leapt");
+}
+
+static void *(*thread_of(int i))(void *)
+{
+    return way == ACCEPT ? accept_some : way == LEAP && i < count - 1 ? leaper : serve_one;
+}
+
 static int serve(const char *port)
 {
+    struct sigaction action = {.sa_handler = on_leap};
+    sigset_t set;
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGUSR1);
+    if (sigaction(SIGUSR2, &action, NULL) || pthread_sigmask(SIG_BLOCK, &set, NULL))
+        fail("signals");
     struct sockaddr_in a = address(port);
     int one = 1;
     pthread_attr_t attr;
@@ -129,10 +171,12 @@ static int serve(const char *port)
         if ((sessions[i] = accept(listener, NULL, NULL)) < 0)
             fail("accept %d", i);
     for (int i = 0; i < count; i++)
-        if ((errno = pthread_create(&threads[i], &attr, way == ACCEPT ? accept_some : serve_one, &sessions[i])))
+        if ((errno = pthread_create(&threads[i], &attr, thread_of(i), &sessions[i])))
             fail("thread %d", i);
     (void)puts("blocked");
-    for (int i = 0; i < count; i++)
+    if (way == LEAP)
+        leap_when_asked(threads);
+    for (int i = way == LEAP ? count - 1 : 0; i < count; i++)
         (void)pthread_join(threads[i], NULL);
     (void)puts("all sessions have ended");
     return 0;

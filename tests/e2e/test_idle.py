@@ -185,6 +185,23 @@ class WithoutDaemon(Idle):
 
 
 @harness.needs_preload
+class Leapt(Idle):
+    def test_a_sleep_that_a_handler_left_for_good(self):
+        """Of eight threads one hears for all; seven end so. The eighth must hear of a death then."""
+        daemon = self.daemon()
+        self.begin(["leap"], 8)
+        self.check_wakes()
+        time.sleep(harness.slow(SETTLES_WITHIN))
+        server = self.pairs[0].server
+        server.kill(signal.SIGUSR1)
+        self.wait_until(lambda: "leapt\n" in server.out or not server.running(), "the leaps")
+        daemon.kill(signal.SIGKILL)
+        daemon.wait()
+        self.addCleanup(self.expect_leftover, "control.sock", "daemon.lock")
+        self.check_end()
+
+
+@harness.needs_preload
 @harness.soak_only
 class Many(Idle):
     limit = 200

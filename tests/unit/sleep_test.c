@@ -94,7 +94,8 @@ static void never_lost(int flags)
         for (volatile int spin = 0; spin < round % 997 * 4; spin++)
             ;
         struct timespec ts = {10, 0};
-        long ret = round & 1 ? sys_sleep_futex(&mark, &word, 1, &ts) : sys_sleep_ppoll(&mark, NULL, 0, &ts, NULL);
+        long ret = round & 1 ? sys_sleep6(&mark, SYS_futex, sys_arg(&word), 0, 1, sys_arg(&ts), 0, 0)
+                             : sys_sleep_ppoll(&mark, NULL, 0, &ts, NULL);
         assert_int_equal(ret, -EINTR);
         assert_int_equal(handled, 1);
         assert_int_equal(sleep_restarts(&mark), flags != 0);
