@@ -130,8 +130,11 @@ int evset_remove(struct evset *set, uint64_t handle, uint32_t key);
 int evset_add_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data);
 int evset_modify_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data);
 int evset_remove_set(struct evset *set, struct evset *inner, uint32_t key);
-/* Blocks (spin, then sleep). Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID; BAD_HANDLE: it was destroyed. */
-int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask);
+/* Has that registration of a session or listener, or of an inner set, fired its one shot? `spend`: from now on it has. */
+bool evset_spent(struct evset *set, uint64_t handle, struct evset *inner, uint32_t key, bool spend);
+/* Blocks (spin, then sleep) until the deadline; 0: not at all. Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID;
+ * BAD_HANDLE: it was destroyed. */
+int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t deadline, const sigset_t *mask);
 void evset_renumber(struct evset *set, int epfd); /* its kernel set goes by another number now */
 int evset_fd(
     struct evset *set); /* of one without a kernel set: becomes readable when evset_wait has something; -1 */

@@ -296,9 +296,10 @@ static int spin(struct wait *w, int64_t began)
     return spin_until(&spin, look, kernel, w);
 }
 
-static int wait_held(struct wait *w, int64_t timeout)
+static int wait_held(struct wait *w)
 {
     struct evset *set = w->set;
+    bool waits = w->sl.deadline != 0;
     int n = set_wire(set);
     if (n)
         return n;
@@ -311,7 +312,7 @@ static int wait_held(struct wait *w, int64_t timeout)
         n = look_at_kernel(set, w->out, (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
     if ((n = look_further(w, n)) > 0) {
         set->full = n == w->max && !crowded_out ? set->full + 1 : 0;
-        if ((timeout == 0 || set->kernel_hot) && n < w->max && !looked) /* both worlds at once */
+        if ((!waits || set->kernel_hot) && n < w->max && !looked) /* both worlds at once */
             n += look_at_kernel(set, w->out + n, w->max - n);
         return n;
     }
@@ -319,9 +320,9 @@ static int wait_held(struct wait *w, int64_t timeout)
         events_poll(true);
         return look_further(w, n);
     }
-    int64_t began = timeout ? clock_now() : 0;
+    int64_t began = waits ? clock_now() : 0;
     channel_rearm();
-    if (timeout && (n = spin(w, began)) > 0) {
+    if (waits && (n = spin(w, began)) > 0) {
         spin_learn(&set->vain, 0);
         return n;
     }
@@ -334,7 +335,7 @@ static int wait_held(struct wait *w, int64_t timeout)
         if (n < 0)
             return BERTH_E_INVALID;
         if ((n = look_further(w, n)) > 0) {
-            if (timeout)
+            if (waits)
                 spin_learn(&set->vain, clock_now() - began);
             return n;
         }
@@ -346,21 +347,17 @@ static int wait_held(struct wait *w, int64_t timeout)
     return 0;
 }
 
-int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t timeout_ns, const sigset_t *mask)
+int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t deadline, const sigset_t *mask)
 {
     if (max <= 0 || !out)
         return BERTH_E_INVALID;
     struct wait w = {.set = set, .out = out, .max = max};
-    w.sl = (struct sleeper){.mark = sleep_mark_now(),
-                            .deadline = clock_deadline(timeout_ns),
-                            .mask = mask,
-                            .leave = leave,
-                            .back = back,
-                            .arg = &w};
+    w.sl = (struct sleeper){
+        .mark = sleep_mark_now(), .deadline = deadline, .mask = mask, .leave = leave, .back = back, .arg = &w};
     int n = BERTH_E_BAD_HANDLE;
     hold_begin();
     if ((w.life = set_enter(set)) != 0)
-        n = wait_held(&w, timeout_ns);
+        n = wait_held(&w);
     set_exit(set);
     hold_end();
     return n;

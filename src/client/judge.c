@@ -190,14 +190,6 @@ bool evset_listeners(struct evset *set, bool (*visit)(struct listener *l, void *
     return all;
 }
 
-static void shoot(struct watch *w)
-{
-    struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
-    w->spent = true;
-    if (l)
-        pipe_change(w, l->pipe_rd);
-}
-
 int harvest(struct evset *set, struct epoll_event *out, int max, session_handle missing[MISSING_MAX],
             uint32_t *missed)
 {
@@ -217,7 +209,7 @@ int harvest(struct evset *set, struct epoll_event *out, int max, session_handle 
         w->told = w->sure = false;
         if (tell) {
             if (w->events & EPOLLONESHOT)
-                shoot(w);
+                watch_spend(w);
             out[n++] = (struct epoll_event){.events = tell, .data.u64 = w->data};
             if (!w->inner && !handle_is_listener(w->handle))
                 set->last = w->handle;

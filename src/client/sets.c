@@ -183,12 +183,20 @@ static void pipe_in(const struct evset *set, uint64_t handle, int pipe, uint32_t
         pipe_in(o->set, handle, pipe, events, depth + 1);
 }
 
-void pipe_change(const struct watch *w, int pipe)
+static void pipe_change(const struct watch *w, int pipe)
 {
     struct epoll_event ev = {.events = w->spent ? 0 : w->events & (READY_IN | EPOLLET),
                              .data.u64 = TAG_LISTENER0 + (uint32_t)(w->handle % LISTENERS_MAX)};
     if (ours(w->set))
         (void)sys_epoll_ctl(w->set->wait_ep, EPOLL_CTL_MOD, pipe, &ev);
+}
+
+void watch_spend(struct watch *w)
+{
+    struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
+    w->spent = true;
+    if (l)
+        pipe_change(w, l->pipe_rd);
 }
 
 static void pipe_out(const struct evset *set, int pipe, int depth)
@@ -425,6 +433,20 @@ int evset_remove(struct evset *set, uint64_t handle, uint32_t key)
 {
     struct target t;
     return target_of(handle, &t) ? take_out(set, &t, key) : BERTH_E_BAD_HANDLE;
+}
+
+bool evset_spent(struct evset *set, uint64_t handle, struct evset *inner, uint32_t key, bool spend)
+{
+    struct target t = {.inner = inner, .list = inner ? &inner->outer : NULL};
+    if (!inner && !target_of(handle, &t))
+        return false;
+    plock_take(&C->watch_lock);
+    struct watch *w = watch_find(set, *t.list, key);
+    bool was = w && w->spent;
+    if (w && spend)
+        watch_spend(w);
+    plock_release(&C->watch_lock);
+    return was;
 }
 
 int evset_add_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data)

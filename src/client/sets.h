@@ -23,7 +23,7 @@ void sets_forked(void);                      /* in a forked child, which has one
 
 /* Under watch_lock. */
 void set_for_anybody(struct evset *set, int depth); /* from now on others sleep for it, too */
-void pipe_change(const struct watch *w, int pipe);  /* what the listener's watch wants of its pipe has changed */
+void watch_spend(struct watch *w);                  /* it has fired its one shot */
 
 void sets_forget(struct listener *l); /* its pipe is about to be closed */
 

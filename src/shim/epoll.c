@@ -14,9 +14,7 @@
  * It goes when the last descriptor of either is closed. The kernel side of a placeholder must be taken out by hand:
  * its file is never closed.
  *
- * What is in both worlds with EPOLLONESHOT would fire once in each. So such registrations are kept in a list, and whoever
- * returns from a wait with one's event takes the shot: both sides are disarmed, and what the other one has fired
- * meanwhile is dropped.
+ * What is in both worlds with EPOLLONESHOT would fire once in each: see shots.c.
  *
  * A set that came over fork shares its kernel part with the parent. Closing a socket in the child must not disturb
  * that: the reg is then only forgotten.
@@ -28,19 +26,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/sys.h"
+#include "shim/regs.h"
 #include "shim/shim.h"
-
-struct reg {
-    struct reg *next_of_sock, **prev_of_sock;
-    struct reg *next_of_set, **prev_of_set;
-    struct reg *next_shot, **prev_shot; /* prev_shot NULL: not in that list */
-    struct sock *sock, *ep;
-    int fd;
-    struct epoll_event event;
-    bool in_kernel, in_set, shot;
-};
-
-static struct reg *one_shots;
 
 /* The registrations of which it is the target. */
 static struct reg **of_sock(struct sock *s)
@@ -61,32 +48,6 @@ static void reg_link(struct reg *r)
     if (r->next_of_set)
         r->next_of_set->prev_of_set = &r->next_of_set;
     r->ep->regs = r;
-}
-
-static void shot_unlink(struct reg *r)
-{
-    if (!r->prev_shot)
-        return;
-    store_release(r->prev_shot, r->next_shot);
-    if (r->next_shot)
-        r->next_shot->prev_shot = r->prev_shot;
-    r->prev_shot = NULL;
-}
-
-/* Armed, in the worlds where it is. */
-static void shot_load(struct reg *r)
-{
-    bool wanted = r->in_kernel && r->in_set && r->event.events & EPOLLONESHOT;
-    r->shot = false;
-    if (!wanted) {
-        shot_unlink(r);
-    } else if (!r->prev_shot) {
-        r->next_shot = one_shots;
-        r->prev_shot = &one_shots;
-        if (one_shots)
-            one_shots->prev_shot = &r->next_shot;
-        store_release(&one_shots, r);
-    }
 }
 
 static void reg_free(struct reg *r)
@@ -439,37 +400,6 @@ struct evset *epoll_stack_set(int epfd, bool sleeps)
     return set;
 }
 
-/* False: the other world has fired it already. */
-static bool shot_take(struct reg *r)
-{
-    if (r->shot)
-        return false;
-    struct epoll_event ev = {.events = 0, .data = r->event.data};
-    (void)sys_epoll_ctl(r->ep->epfd, EPOLL_CTL_MOD, r->fd, &ev);
-    if (r->sock->kind == SOCK_EPOLL)
-        (void)evset_modify_set(r->ep->set, r->sock->set, (uint32_t)r->fd, 0, r->event.data.u64);
-    else
-        (void)evset_modify(r->ep->set, r->sock->handle, (uint32_t)r->fd, 0, r->event.data.u64);
-    r->shot = true;
-    return true;
-}
-
-/* Takes the shots out of what a wait brought; how many events are left. */
-static int shots_take(const struct evset *set, struct epoll_event *out, int n)
-{
-    int stay = 0;
-    shim_lock();
-    for (int i = 0; i < n; i++) {
-        struct reg *r = one_shots;
-        while (r && (r->ep->set != set || r->event.data.u64 != out[i].data.u64))
-            r = r->next_shot;
-        if (!r || shot_take(r))
-            out[stay++] = out[i];
-    }
-    shim_unlock();
-    return stay;
-}
-
 /* There is no place for what is told: it is waited for, not taken, and refused, as the kernel does it. */
 static int wait_nowhere(struct evset *set, int64_t timeout, const sigset_t *mask)
 {
@@ -493,16 +423,13 @@ static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t
         errno = EFAULT;
         return -1;
     }
-    int64_t end = likely(!load_acquire(&one_shots)) ? 0 : clock_deadline(timeout);
+    int64_t deadline = timeout == 0 ? 0 : clock_deadline(timeout);
     for (;;) {
-        int n = evset_wait(set, out, max, timeout, mask);
-        if (likely(n <= 0 || !load_acquire(&one_shots)))
+        int n = evset_wait(set, out, max, deadline, mask);
+        if (likely(n <= 0))
             return n < 0 ? fail(n) : n;
-        n = shots_take(set, out, n);
-        if (n || timeout == 0)
+        if ((n = shots_take(set, out, n)) != 0)
             return n;
-        if (timeout > 0 && end && (timeout = end - clock_now()) < 0)
-            timeout = 0;
     }
 }
 

@@ -287,3 +287,87 @@ CASE(added_while_waited, "a member that another thread adds while a thread waits
     SAY(epoll_mod(ep, p.s, EPOLLOUT, 8));
     say("MOD while waited: %s", side_end(&side));
 }
+
+/* ---- one shots of the same data ---- */
+
+CASE(shots_alike, "a listener's one shot has fired; a session with the same data in the same set is told of")
+{
+    struct pair p = pair_here();
+    int ep = epoll_with(p.l, EPOLLIN | EPOLLONESHOT, 7);
+    SAY(dial() < 0);
+    say("%s", epolled(ep, 8, 1000));
+    SAY(epoll_add(ep, p.s, EPOLLIN, 7));
+    say("idle: %s", epolled(ep, 8, 20));
+    SAY(send(p.c, "x", 1, 0));
+    say("%s", epolled(ep, 8, 1000));
+    say("%s", epolled(ep, 8, 0));
+    SAY(accept(p.l, NULL, NULL) < 0);
+    SAY(dial() < 0);
+    SAY(recv(p.s, (char[9]){0}, 9, 0));
+    say("still fired: %s", epolled(ep, 8, 20));
+    SAY(epoll_mod(ep, p.l, EPOLLIN | EPOLLONESHOT, 7));
+    say("again: %s", epolled(ep, 8, 1000));
+    say("once: %s", epolled(ep, 8, 20));
+}
+
+CASE(shots_unfired, "a session's event is not taken for that of a listener with the same data that has not fired")
+{
+    struct pair p = pair_here();
+    int ep = epoll_with(p.l, EPOLLIN | EPOLLONESHOT, 7);
+    SAY(epoll_add(ep, p.s, EPOLLIN | EPOLLET, 7));
+    SAY(send(p.c, "x", 1, 0));
+    say("%s", epolled(ep, 8, 1000));
+    SAY(dial() < 0);
+    say("%s", epolled(ep, 8, 1000));
+    say("%s", epolled(ep, 8, 20));
+}
+
+CASE(shots_twins, "two listeners, one shot each, the same data: each fires once")
+{
+    int a = listener(8), ep = epoll_with(a, EPOLLIN | EPOLLONESHOT, 7);
+    SAY(dial() < 0);
+    int b = listener(8);
+    SAY(epoll_add(ep, b, EPOLLIN | EPOLLONESHOT, 7));
+    say("the first: %s", epolled(ep, 8, 1000));
+    say("idle: %s", epolled(ep, 8, 20));
+    SAY(dial() < 0);
+    say("the second: %s", epolled(ep, 8, 1000));
+    say("idle: %s", epolled(ep, 8, 20));
+    SAY(epoll_mod(ep, a, EPOLLIN | EPOLLONESHOT, 7));
+    SAY(epoll_mod(ep, b, EPOLLIN | EPOLLONESHOT, 7));
+    say("both: %s", epolled(ep, 8, 1000));
+    say("idle: %s", epolled(ep, 8, 20));
+}
+
+CASE(shots_of_pipes, "a pipe's events with the data of a listener that has fired its one shot")
+{
+    struct pair p = pair_here();
+    int ep = epoll_with(p.l, EPOLLIN | EPOLLONESHOT, 7), q[2] = {-1, -1};
+    SAY(pipe(q));
+    SAY(epoll_add(ep, p.s, EPOLLIN, 1));
+    SAY(epoll_add(ep, q[0], EPOLLIN, 7));
+    SAY(write(q[1], "x", 1));
+    say("the pipe: %s", epolled(ep, 8, 1000));
+    SAY(read(q[0], (char[9]){0}, 9));
+    SAY(dial() < 0);
+    say("the listener: %s", epolled(ep, 8, 1000));
+    say("idle: %s", epolled(ep, 8, 20));
+    SAY(write(q[1], "x", 1));
+    say("the pipe: %s", epolled(ep, 8, 1000));
+}
+
+CASE(shots_nested, "an inner set's one shot, beside a session with the same data")
+{
+    struct pair p = pair_here(), o = pair_here();
+    int inner = epoll_with(p.s, EPOLLIN, 1), ep = epoll_with(inner, EPOLLIN | EPOLLONESHOT, 7);
+    SAY(send(p.c, "x", 1, 0));
+    say("%s", epolled(ep, 8, 1000));
+    say("%s", epolled(ep, 8, 20));
+    SAY(epoll_add(ep, o.s, EPOLLIN, 7));
+    SAY(send(o.c, "x", 1, 0));
+    say("%s", epolled(ep, 8, 1000));
+    SAY(recv(o.s, (char[9]){0}, 9, 0));
+    SAY(epoll_mod(ep, inner, EPOLLIN | EPOLLONESHOT, 7));
+    say("%s", epolled(ep, 8, 1000));
+    say("%s", epolled(ep, 8, 20));
+}

@@ -1,0 +1,28 @@
+/* regs.h - what the program has put into an epoll set: one registration for each descriptor and set. See epoll.c. */
+#ifndef BERTH_SHIM_REGS_H
+#define BERTH_SHIM_REGS_H
+
+#include <sys/epoll.h>
+
+#include "shim/shim.h"
+
+struct reg {
+    struct reg *next_of_sock, **prev_of_sock;
+    struct reg *next_of_set, **prev_of_set;
+    struct reg *next_shot, **prev_shot; /* prev_shot NULL: not in that list */
+    struct sock *sock, *ep;
+    int fd;
+    struct epoll_event event;
+    bool in_kernel, in_set;
+    bool shot;     /* one shot, in both worlds: it has fired, and was told */
+    uint32_t owed; /* what the other world has fired beside that, and is still to be dropped */
+};
+
+/* All but shots_take: under the shim's lock. */
+void shot_load(struct reg *r); /* it is (or is no more) armed, in the worlds where it is now */
+void shot_unlink(struct reg *r);
+/* Drops from what a wait has brought whatever the other world has told already. How many events are left; takes the shim's lock if there
+ * is any one shot in both worlds. */
+int shots_take(const struct evset *set, struct epoll_event *out, int n);
+
+#endif
