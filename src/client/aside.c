@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "base/memory.h"
 #include "client/aside.h"
 #include "client/control.h"
 #include "client/family.h"

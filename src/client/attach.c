@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/attach.h"
 #include "client/bury.h"

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/connect.h"
 #include "client/control.h"

@@ -23,6 +23,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/control.h"
 #include "client/family.h"

@@ -5,7 +5,6 @@
  */
 #include <errno.h>
 #include <poll.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -218,14 +217,4 @@ bool members_others_live(const struct member_set *set)
         }
     }
     return false;
-}
-
-void *memory_get(size_t size)
-{
-    return calloc(1, size);
-}
-
-void memory_put(void *p, size_t size)
-{
-    free(p);
 }

@@ -1,4 +1,4 @@
-/* family.h - records of sessions and rings, members, memory. */
+/* family.h - records of sessions and rings, members. */
 #ifndef BERTH_CLIENT_FAMILY_H
 #define BERTH_CLIENT_FAMILY_H
 
@@ -14,8 +14,6 @@ struct member_set members_alive(void);
 bool member_lives(uint32_t member); /* asks the kernel: word of a death may be on its way */
 bool member_dead(void *unused, uint32_t id);
 bool members_others_live(const struct member_set *set);
-void *memory_get(size_t size); /* zeroed, of this process */
-void memory_put(void *p, size_t size);
 
 static inline void half_lock(struct family_lock *l)
 {

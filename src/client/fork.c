@@ -26,6 +26,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/aside.h"
 #include "client/attach.h"
@@ -159,7 +160,8 @@ static void locks_release(void)
 }
 
 /* Locks of one file each, which protect a few lines: taken last, by every process, for it may use what they protect before it attaches. */
-static struct plock *const local[] = {&pushes_lock, &free_lock, &scratch_lock, &inner_lock, &spare_lock};
+static struct plock *const local[] = {&pushes_lock, &free_lock,  &scratch_lock,
+                                      &inner_lock,  &spare_lock, &memory_lock};
 
 static void locals_take(void)
 {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/internal.h"
 #include "client/listener.h"

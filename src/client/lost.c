@@ -9,6 +9,7 @@
 #include "client/lost.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "client/control.h"
 #include "client/family.h"
 #include "client/fds.h"

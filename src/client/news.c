@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/aside.h"
 #include "client/bury.h"

@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/internal.h"
 #include "client/judge.h"
@@ -201,7 +202,7 @@ static void finish(struct call *k)
     ep_give(k->ep);
     k->ep = -1;
     if (k->fds && k->fds != k->stack)
-        memory_put(k->fds, 0);
+        memory_put(k->fds, (size_t)k->room * sizeof *k->fds);
     k->fds = NULL;
 }
 
@@ -298,7 +299,7 @@ static bool add_fd(struct call *k, int fd)
             return false;
         memcpy(more, k->fds, (size_t)k->count * sizeof *more);
         if (k->fds != k->stack)
-            memory_put(k->fds, 0);
+            memory_put(k->fds, (size_t)k->room * sizeof *k->fds);
         k->fds = more;
         k->room *= 2;
     }

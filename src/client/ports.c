@@ -2,6 +2,7 @@
  * towards every destination. The daemon gives no port to two processes while one of them, or a session of its, lives. */
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/control.h"
 #include "client/family.h"

@@ -1,5 +1,6 @@
 /* routes.c - the listeners that we were introduced to. */
 #include "client/routes.h"
+#include "base/memory.h"
 #include "client/family.h"
 #include "client/fds.h"
 #include "client/ports.h"

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/internal.h"
 #include "client/listener.h"

@@ -15,6 +15,7 @@
  */
 #include <limits.h>
 
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/internal.h"
 #include "client/watch.h"

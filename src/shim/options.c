@@ -12,11 +12,11 @@
  */
 #include <linux/tcp.h>
 #include <netinet/in.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/time.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "shim/shim.h"
 
@@ -100,10 +100,15 @@ static int known_rule(int level, int name)
 
 /* ---- records ---- */
 
+static size_t set_bytes(uint32_t count)
+{
+    return sizeof(struct option_set) + count * sizeof(struct record);
+}
+
 void options_release(struct option_set *set)
 {
     if (set && fetch_add_sc(&set->refs, (uint32_t)-1) == 1)
-        free(set);
+        memory_put(set, set_bytes(set->count));
 }
 
 struct option_set *options_share(struct option_set *set)
@@ -134,7 +139,7 @@ static bool remember(struct sock *s, const struct record *record)
     uint32_t count = (old ? old->count : 0) + !there;
     if (count > RECORDS_MAX)
         return false;
-    struct option_set *set = malloc(sizeof *set + count * sizeof *record);
+    struct option_set *set = memory_get(set_bytes(count));
     if (!set)
         return false;
     set->refs = 1;

@@ -4,12 +4,12 @@
  * and listeners become items of libberth, everything else, the kernel side of each listener included, stays a pollfd.
  * select is poll with other clothes; its sets may be larger than FD_SETSIZE, as long as the program made them so.
  */
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/time.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "shim/shim.h"
 
@@ -130,12 +130,24 @@ static int poll_one(struct pollfd *p, uint64_t h, int64_t timeout, const sigset_
     return p->revents != 0;
 }
 
-/* `block` is freed when the thread is cancelled. */
-static __attribute__((noinline)) int split_wait(struct split *sp, void *block, int64_t timeout,
+/* Of a call for more than FEW. */
+struct room {
+    void *at;
+    size_t size;
+};
+
+static void room_give(void *arg)
+{
+    const struct room *room = arg;
+    memory_put(room->at, room->size);
+}
+
+/* The room is given back when the thread is cancelled. */
+static __attribute__((noinline)) int split_wait(struct split *sp, struct room *room, int64_t timeout,
                                                 const sigset_t *mask)
 {
     int r;
-    pthread_cleanup_push(free, block);
+    pthread_cleanup_push(room_give, room);
     r = client_poll(sp->items, sp->ni, sp->kfds, sp->nk, timeout, mask);
     pthread_cleanup_pop(0);
     return r;
@@ -152,30 +164,25 @@ static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset
     struct pollfd few_kfds[FEW];
     int few_maps[2 * FEW];
     struct split sp = {few_items, few_kfds, few_maps, few_maps + FEW, 0, 0};
-    void *block = NULL;
+    struct room room = {NULL, n * (sizeof *sp.items + sizeof *sp.kfds + 2 * sizeof(int))};
     if (n > FEW) {
-        block = malloc(n * (sizeof *sp.items + sizeof *sp.kfds + 2 * sizeof(int)));
-        if (!block) {
+        if (!(room.at = memory_get(room.size))) {
             errno = ENOMEM;
             return -1;
         }
-        sp.items = block;
+        sp.items = room.at;
         sp.kfds = (struct pollfd *)(sp.items + n);
         sp.item_of = (int *)(sp.kfds + n);
         sp.kfd_of = sp.item_of + n;
     }
     split(fds, n, &sp);
-    int r =
-        block ? split_wait(&sp, block, timeout, mask) : client_poll(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask);
+    int r = room.at ? split_wait(&sp, &room, timeout, mask)
+                    : client_poll(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask);
     if (r >= 0)
         r = merge(fds, n, &sp);
     else
         r = fail(r);
-    if (block) {
-        int saved = errno;
-        free(block);
-        errno = saved;
-    }
+    room_give(&room);
     return r;
 }
 
@@ -308,13 +315,11 @@ static int select_result(int n, const struct pollfd *fds, int count, fd_set *r, 
     return bits;
 }
 
-/* `fds` is freed when the thread is cancelled. */
-static __attribute__((noinline)) int poll_freeing(struct pollfd *fds, nfds_t n, int64_t timeout,
-                                                  const sigset_t *mask)
+static __attribute__((noinline)) int poll_many(struct room *room, nfds_t n, int64_t timeout, const sigset_t *mask)
 {
     int r;
-    pthread_cleanup_push(free, fds);
-    r = poll_both(fds, n, timeout, mask);
+    pthread_cleanup_push(room_give, room);
+    r = poll_both(room->at, n, timeout, mask);
     pthread_cleanup_pop(0);
     return r;
 }
@@ -323,20 +328,17 @@ static int select_both(int n, fd_set *r, fd_set *w, fd_set *e, int count, int64_
 {
     struct pollfd few[FEW], *fds = few;
     bool stack = false;
-    if (count > FEW && !(fds = malloc((size_t)count * sizeof *fds))) {
+    struct room room = {NULL, (size_t)count * sizeof *fds};
+    if (count > FEW && !(fds = room.at = memory_get(room.size))) {
         errno = ENOMEM;
         return -1;
     }
     count = select_list(n, r, w, e, fds, &stack);
     int ret =
-        fds != few ? poll_freeing(fds, (nfds_t)count, timeout, mask) : poll_both(fds, (nfds_t)count, timeout, mask);
+        room.at ? poll_many(&room, (nfds_t)count, timeout, mask) : poll_both(fds, (nfds_t)count, timeout, mask);
     if (ret >= 0)
         ret = select_result(n, fds, count, r, w, e);
-    if (fds != few) {
-        int saved = errno;
-        free(fds);
-        errno = saved;
-    }
+    room_give(&room);
     return ret;
 }
 

@@ -471,3 +471,46 @@ CASE(to_another_thread, "a signal that goes to another thread does not disturb t
     say("far: %s", far_do(&m.far, "send 3"));
     say("%s", side_end(&side));
 }
+
+/* ---- handlers that use sockets while the program is in malloc ---- */
+
+static volatile sig_atomic_t met, missed;
+
+/* All of it async-signal-safe by POSIX. */
+static void meet(int sig)
+{
+    struct pollfd many[40];
+    char byte = 0;
+    int saved = errno, c = socket(AF_INET, SOCK_STREAM, 0), one = 1;
+    (void)sig;
+    int ok = setsockopt(c, IPPROTO_TCP, 1 /* TCP_NODELAY */, &one, sizeof one) == 0 &&
+             connect(c, (struct sockaddr *)&differ_at, sizeof differ_at) == 0;
+    int s = ok ? accept(pair.l, NULL, NULL) : -1;
+    for (int i = 0; i < 40; i++)
+        many[i] = (struct pollfd){i & 1 ? s : c, POLLIN, 0};
+    ok = ok && s >= 0 && send(c, "x", 1, 0) == 1 && poll(many, 40, 1000) == 20 && recv(s, &byte, 1, 0) == 1 &&
+         byte == 'x';
+    close(c);
+    close(s);
+    met++;
+    missed += !ok;
+    errno = saved;
+}
+
+CASE(in_malloc, "a handler connects, accepts, polls and sends, and has interrupted malloc")
+{
+    pair = pair_here();
+    struct itimerval often = {{0, 300}, {0, 300}};
+    void *p[64] = {0};
+    unsigned seed = 1;
+    signal(SIGALRM, meet);
+    setitimer(ITIMER_REAL, &often, NULL);
+    while (met < 1000) {
+        seed = seed * 1103515245u + 12345u;
+        unsigned i = seed >> 16 & 63;
+        free(p[i]);
+        p[i] = malloc(16 + (seed >> 8 & 4095));
+    }
+    signal(SIGALRM, SIG_IGN);
+    say("met %d, missed %d", met >= 1000, (int)missed);
+}
