@@ -106,7 +106,7 @@ static void drop(int *fds, int n)
         (void)close(fds[--n]);
 }
 
-int ctl_ask(int sock, void *request, uint16_t want, void *reply, size_t size, int *fd)
+int ctl_ask(int sock, int patience_ms, void *request, uint16_t want, void *reply, size_t size, int *fd)
 {
     static uint32_t seq;
     struct ctl_header h;
@@ -121,7 +121,7 @@ int ctl_ask(int sock, void *request, uint16_t want, void *reply, size_t size, in
         struct ctl_header h;
         char bytes[CTL_MAX];
     } got;
-    int64_t end = now_ms() + 10000;
+    int64_t end = now_ms() + patience_ms;
     for (;;) {
         int fds[CTL_FDS_MAX], n = 0;
         int64_t left = end - now_ms();
@@ -157,6 +157,44 @@ int ctl_ask(int sock, void *request, uint16_t want, void *reply, size_t size, in
         drop(fds, n);
         return 0;
     }
+}
+
+void daemon_silent(const char *dir, int sock, char *out, size_t size)
+{
+    struct ucred who = {0};
+    socklen_t len = sizeof who;
+    if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &len) < 0 ||
+        who.pid <= 0) /* or it is of another pid namespace */
+        (void)snprintf(out, size, "the daemon of %s does not answer; is it stopped?", dir);
+    else
+        (void)snprintf(
+            out, size,
+            "the daemon of %s, process %d, does not answer; if it is stopped, 'kill -CONT %d' lets it go on", dir,
+            (int)who.pid, (int)who.pid);
+}
+
+int daemon_status(const char *command, const char *dir, int sock, struct ctl_status_is *out)
+{
+    struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask};
+    char silent[RUNTIME_DIR_MAX + 128];
+    int err = ctl_ask(sock, ANSWER_PATIENCE_MS, &ask, CTL_STATUS_IS, out, sizeof *out, NULL);
+    if (err == BERTH_E_TIMED_OUT) {
+        daemon_silent(dir, sock, silent, sizeof silent);
+        return failure(command, "%s", silent);
+    }
+    return err ? failure(command, "the daemon of %s does not tell how it is: %s", dir, berth_strerror(err)) : 0;
+}
+
+int daemon_open(const char *command, const char *dir, int *sock)
+{
+    struct ctl_status_is is;
+    *sock = ctl_connect(dir);
+    if (*sock < 0)
+        return connect_failure(command, dir, *sock);
+    int status = daemon_status(command, dir, *sock, &is);
+    if (status)
+        (void)close(*sock);
+    return status;
 }
 
 int own_directory_of_executable(char *out, size_t size)
@@ -200,12 +238,11 @@ int cmd_version(int argc, char **argv)
         printf("no daemon in %s\n", dir);
         return 0;
     }
-    struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask};
-    struct ctl_status_is is;
-    err = ctl_ask(sock, &ask, CTL_STATUS_IS, &is, sizeof is, NULL);
+    struct ctl_status_is is = {0};
+    err = daemon_status("version", dir, sock, &is);
     (void)close(sock);
     if (err)
-        return failure("version", "the daemon of %s does not tell its version: %s", dir, berth_strerror(err));
+        return err;
     is.release[sizeof is.release - 1] = '\0';
     printf("daemon %s in %s: pid %u, %u apps, %u workers, up %llu s\n", is.release, dir, is.pid, is.apps,
            is.workers, (unsigned long long)(is.uptime_ns / 1000000000u));

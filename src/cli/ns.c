@@ -118,6 +118,9 @@ static int explain(bool add, const char *id, const char *dir, int err)
         return failure("ns", "there is no namespace '%s'; see 'berth show namespaces'", id);
     if (err == BERTH_E_PERMISSION)
         return failure("ns", "only root and the user of the daemon of %s may do that", dir);
+    if (err == BERTH_E_TIMED_OUT)
+        return failure("ns", "the daemon of %s has not answered and may still %s '%s'; see 'berth show namespaces'",
+                       dir, add ? "make" : "remove", id);
     if (err == BERTH_E_INVALID)
         return failure("ns", "the daemon of %s does not take '%s': its id, group or mode is not possible", dir, id);
     return failure("ns", "namespace '%s' cannot be %s: %s", id, add ? "made" : "removed", berth_strerror(err));
@@ -133,16 +136,14 @@ static int ns_do(bool add, const char *id, const struct ns_options *o)
         status = resolve_dir("ns", o->dir, dir);
     if (!status)
         status = fill(o, &ask);
+    int sock;
+    if (!status)
+        status = daemon_open("ns", dir, &sock); /* so that one that is stopped is asked for nothing */
     if (!status) {
-        int sock = ctl_connect(dir);
-        if (sock < 0) {
-            status = connect_failure("ns", dir, sock);
-        } else {
-            int err = ctl_ask(sock, &ask, CTL_DONE, &done, sizeof done, NULL);
-            (void)close(sock);
-            if (err)
-                status = explain(add, id, dir, err);
-        }
+        int err = ctl_ask(sock, ANSWER_PATIENCE_MS, &ask, CTL_DONE, &done, sizeof done, NULL);
+        (void)close(sock);
+        if (err)
+            status = explain(add, id, dir, err);
     }
     explicit_bzero(&ask, sizeof ask);
     return status;

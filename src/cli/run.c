@@ -35,6 +35,7 @@
 #define START_TRIES 3
 #define START_PATIENCE_MS 5000
 #define OTHERS_PATIENCE_MS 300
+#define LEASE_PATIENCE_MS 500 /* a daemon that is stopped costs a program that, and no more */
 
 struct run_options {
     const char *runtime_dir, *ns, *secret_file;
@@ -116,7 +117,7 @@ static int lease(int sock)
 {
     struct ctl_lease ask = {.h = {.type = CTL_LEASE, .len = sizeof ask}, .pid = (uint32_t)getpid()};
     struct ctl_header done;
-    return ctl_ask(sock, &ask, CTL_DONE, &done, sizeof done, NULL);
+    return ctl_ask(sock, LEASE_PATIENCE_MS, &ask, CTL_DONE, &done, sizeof done, NULL);
 }
 
 /* True when a daemon has granted the lease. `why` says why not. */
@@ -139,7 +140,11 @@ static bool get_daemon(const char *dir, char *why, size_t size)
             break;
         }
         err = lease(sock);
+        if (err == BERTH_E_TIMED_OUT)
+            daemon_silent(dir, sock, why, size);
         (void)close(sock);
+        if (err == BERTH_E_TIMED_OUT)
+            return false;
         if (!err)
             return true;
         if (err != BERTH_E_DAEMON_GONE) /* that one was about to leave: the next try starts another */

@@ -52,11 +52,10 @@ static int show(const char *dir, int what, bool json)
 {
     struct ctl_show ask = {.h = {.type = CTL_SHOW, .len = sizeof ask}, .what = (uint32_t)what};
     struct ctl_shown shown;
-    int fd = -1, status = 0;
-    int sock = ctl_connect(dir);
-    if (sock < 0)
-        return connect_failure("show", dir, sock);
-    int err = ctl_ask(sock, &ask, CTL_SHOWN, &shown, sizeof shown, &fd);
+    int fd = -1, sock, status = daemon_open("show", dir, &sock);
+    if (status)
+        return status;
+    int err = ctl_ask(sock, LIST_PATIENCE_MS, &ask, CTL_SHOWN, &shown, sizeof shown, &fd);
     (void)close(sock);
     if (err)
         return failure("show", "the daemon of %s does not tell: %s", dir, berth_strerror(err));

@@ -2,9 +2,13 @@
 
 import os
 import signal
+import socket
+import threading
+import time
 import unittest
 
 import harness
+from fake_app import CTL, HEADER
 
 
 class Command(harness.TestCase):
@@ -35,6 +39,64 @@ class Command(harness.TestCase):
         daemon = self.daemon()
         done = self.check_berth("version")
         self.assertIn(f"pid {daemon.pid},", done.out)
+
+    def stopped(self):
+        daemon = self.daemon()
+        self.check_berth("version")
+        os.kill(daemon.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, daemon.pid, signal.SIGCONT)
+        return daemon
+
+    def test_a_stopped_daemon_is_told_soon(self):
+        daemon = self.stopped()
+        for args in (("version",), ("show", "apps"), ("ns", "add", "late"), ("ns", "del", "late")):
+            begin = time.monotonic()
+            done = self.berth(*args)
+            self.assertLess(time.monotonic() - begin, harness.slow(4), done)
+            self.assertEqual(done.code, 1, done)
+            self.assertIn(f"the daemon of {self.runtime_dir}, process {daemon.pid}, does not answer", done.err)
+            self.assertIn(f"kill -CONT {daemon.pid}", done.err)
+        os.kill(daemon.pid, signal.SIGCONT)
+        self.assertEqual([n["namespace"] for n in self.show("namespaces")], ["default"], "it was asked for nothing")
+
+    def test_a_program_beside_a_stopped_daemon_starts(self):
+        daemon = self.stopped()
+        begin = time.monotonic()
+        done = self.run_under("sh", "-c", "echo here; exit 3")
+        self.assertLess(time.monotonic() - begin, harness.slow(1.5), done)
+        self.assertEqual((done.code, done.out), (3, "here\n"), done)
+        self.assertEqual(len(done.err.splitlines()), 1, done)
+        self.assertIn(f"process {daemon.pid}, does not answer", done.err)
+        self.assertIn("sh runs on the kernel", done.err)
+
+    def test_a_namespace_that_comes_late_is_not_denied(self):
+        """A daemon that tells its status and then nothing: nobody knows what it does with the rest."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as l:
+            l.bind(os.path.join(self.runtime_dir, "control.sock"))
+            self.addCleanup(os.unlink, os.path.join(self.runtime_dir, "control.sock"))
+            l.listen()
+            asked = []
+
+            def answer():
+                for _ in range(2):
+                    s = l.accept()[0]
+                    with s:
+                        while data := s.recv(4096):
+                            kind, _, seq, _, _ = HEADER.unpack_from(data)
+                            asked.append(kind)
+                            if kind == CTL["STATUS"]:
+                                body = bytes(24 + 64)
+                                s.send(HEADER.pack(CTL["STATUS_IS"], HEADER.size + len(body), seq, 0, 0) + body)
+
+            thread = threading.Thread(target=answer, daemon=True)
+            thread.start()
+            for word, does in (("add", "make"), ("del", "remove")):
+                done = self.berth("ns", word, "late")
+                self.assertEqual(done.code, 1, done)
+                self.assertIn(f"has not answered and may still {does} 'late'", done.err)
+                self.assertIn("berth show namespaces", done.err)
+            thread.join(10)
+        self.assertEqual(asked, [CTL["STATUS"], CTL["NS_ADD"], CTL["STATUS"], CTL["NS_DEL"]])
 
     def test_namespaces(self):
         self.daemon()
