@@ -75,7 +75,11 @@ static const struct {
                 "\n"
                 "  -d, --runtime-dir DIR    the daemon's directory\n"
                 "  -h, --help               this text\n"},
-    {"help", "Usage: berth help [COMMAND]\n"},
+    {"help", "Usage: berth help [COMMAND]\n"
+             "\n"
+             "What 'berth COMMAND --help' prints, or without a command the list of them.\n"
+             "\n"
+             "  -h, --help               this text\n"},
     {"daemon", ""}, /* the daemon prints its own */
 };
 

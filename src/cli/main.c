@@ -244,8 +244,9 @@ int cmd_version(int argc, char **argv)
     if (err)
         return err;
     is.release[sizeof is.release - 1] = '\0';
-    printf("daemon %s in %s: pid %u, %u apps, %u workers, up %llu s\n", is.release, dir, is.pid, is.apps,
-           is.workers, (unsigned long long)(is.uptime_ns / 1000000000u));
+    printf("daemon %s in %s: pid %u, %u app%s, %u worker%s, up %llu s\n", is.release, dir, is.pid, is.apps,
+           is.apps == 1 ? "" : "s", is.workers, is.workers == 1 ? "" : "s",
+           (unsigned long long)(is.uptime_ns / 1000000000u));
     return 0;
 }
 
@@ -266,6 +267,8 @@ static int cmd_help(int argc, char **argv)
         return usage_error("", "help takes one command at most");
     if (argc < 2)
         return help_print("");
+    if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
+        return help_print("help");
     if (!strcmp(argv[1], "daemon")) /* its flags are its own */
         return cmd_daemon(2, (char *[]){"daemon", "--help", NULL});
     if (!*argv[1] || !help_text(argv[1]))

@@ -25,6 +25,9 @@ class Cli(harness.TestCase):
             text = self.check_berth(command, "--help").out
             self.assertTrue(text.lower().startswith("usage: berth " + command), text)
             self.assertEqual(text, self.check_berth("help", command).out)
+        of_help = self.check_berth("help", "help").out
+        for word in ("--help", "-h"):
+            self.assertEqual(self.check_berth("help", word).out, of_help)
 
     def test_nothing_at_all(self):
         done = self.berth()

@@ -38,7 +38,15 @@ class Command(harness.TestCase):
     def test_version_asks_the_daemon(self):
         daemon = self.daemon()
         done = self.check_berth("version")
-        self.assertIn(f"pid {daemon.pid},", done.out)
+        self.assertIn(f"pid {daemon.pid}, 0 apps, 0 workers,", done.out)
+
+    @harness.needs_preload_into_python
+    def test_version_counts_one_as_one(self):
+        self.daemon()
+        program = self.start_under("/usr/bin/python3", "-c",
+                                   "import socket; l = socket.create_server(('127.0.0.1', 0)); print(1, flush=True); l.accept()")
+        self.wait_until(lambda: "1" in program.out, "its listener")
+        self.assertIn(", 1 app, 1 worker,", self.check_berth("version").out)
 
     def stopped(self):
         daemon = self.daemon()
