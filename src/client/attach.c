@@ -58,7 +58,7 @@ static int64_t spin_option(const struct berth_attach_options *o)
         long us = strtol(env, &end, 10);
         if (*end == 0 && us >= 0 && us <= 1000)
             return us * NS_PER_US;
-        log_warn("BERTH_SPIN_US=%s is not a number from 0 to 1000; using 50", env);
+        log_warn_once("BERTH_SPIN_US=%s is not a number from 0 to 1000; using 50", env);
     }
     return SPIN_DEFAULT_NS;
 }
@@ -107,6 +107,7 @@ int client_attach(const struct berth_attach_options *options)
     if (err)
         return err;
     fork_install();
+    (void)log_get_level(); /* says what is wrong with BERTH_LOG, also where there is nothing else to say */
     plock_take(&attach_lock);
     if (C->attached) {
         plock_release(&attach_lock);
@@ -210,6 +211,16 @@ static bool too_early(void)
     return at && clock_now() < at;
 }
 
+static void say_why_not(const char *ns, int err)
+{
+    if (err == BERTH_E_UNKNOWN_NAMESPACE || err == BERTH_E_WRONG_SECRET || err == BERTH_E_PERMISSION)
+        log_warn_once("this process stays on the kernel: namespace '%s': %s", ns, berth_strerror(err));
+    else if (err == BERTH_E_TIMED_OUT)
+        log_warn_once("this process stays on the kernel: the berth daemon does not answer");
+    else
+        log_warn_once("this process stays on the kernel: %s", berth_strerror(err));
+}
+
 static bool attach_auto(void)
 {
     char secret[CTL_SECRET_MAX] = "";
@@ -221,7 +232,7 @@ static bool attach_auto(void)
         if (fd >= 0)
             (void)sys_close(fd);
         if (n < 0)
-            log_warn("cannot read BERTH_SECRET_FILE %s: %s", file, strerror((int)-n));
+            log_warn_once("cannot read BERTH_SECRET_FILE %s: %s", file, strerror((int)-n));
         secret[n < 0 ? 0 : n] = 0;
         secret[strcspn(secret, "\r\n")] = 0;
         o.secret = secret;
@@ -238,7 +249,7 @@ static bool attach_auto(void)
         pause_ns = !slow ? NS_PER_SEC : pause_ns < PAUSE_LONGEST_NS ? pause_ns * 2 : pause_ns;
         store_relaxed(&not_before, clock_now() + pause_ns);
         if (err != BERTH_E_NO_DAEMON)
-            log_warn("this process stays on the kernel: %s", berth_strerror(err));
+            say_why_not(o.ns ? o.ns : "default", err);
         return false;
     }
     return true;

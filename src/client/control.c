@@ -231,7 +231,7 @@ static void daemon_lost(void)
         return;
     C->daemon_lost = true;
     store_release(&C->alone, true);
-    log_warn("the berth daemon went away: open sessions go on, new peers go to the kernel");
+    log_warn_once("the berth daemon went away: open sessions go on, new peers go to the kernel");
     /* the descriptor stays, so that its number stays ours; out of every epoll set it must go, or it would be readable for ever */
     int null = (int)sys_call(SYS_eventfd2, 0L, (long)O_CLOEXEC, 0, 0);
     if (null >= 0) {

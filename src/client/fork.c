@@ -202,13 +202,10 @@ static uint32_t member_find(void)
 
 static void family_is_full(void)
 {
-    static bool said;
-    if (!said)
-        log_warn("%u processes of this family are alive: those forked now come without their parent's sessions, "
-                 "and stay "
-                 "on the kernel",
-                 MEMBERS_MAX);
-    said = true;
+    log_warn_once(
+        "%u processes of this family are alive: those forked now come without their parent's sessions, and "
+        "stay on the kernel",
+        MEMBERS_MAX);
 }
 
 static void prepare(void)
@@ -367,6 +364,7 @@ static void install(void)
 #ifdef BERTH_DELAYS
     order_fork_knows = knows;
 #endif
+    log_share();
     if (pthread_atfork(before_fork, after_fork_parent, after_fork_child) != 0)
         log_warn("no memory to stand by at forks: children will not do");
 }

@@ -99,7 +99,7 @@ static int go_on_alone(void)
     int bell = bell_without_daemon();
     if (bell < 0)
         return bell;
-    log_warn("a forked child goes on without the daemon, with the sessions that it has");
+    log_warn_once("a forked child goes on without the daemon, with the sessions that it has");
     C->kick_fd = bell;
     C->worker = 0;
     return 0;
@@ -121,14 +121,14 @@ int fork_child_ready(void)
             (void)sys_close(page_fd);
         if (!err) {
             if (C->ancestors == ANCESTORS_MAX)
-                log_warn("forked too often in a row: the oldest sessions may be slow to wake");
+                log_warn_once("forked too often in a row: the oldest sessions may be slow to wake");
             else
                 C->ancestor[C->ancestors++] = parent;
             ancestors_keep();
             store_release(&C->forked, false);
         } else {
             C->page = parent.page;
-            log_warn("a forked child could not say hello to the daemon: %s", berth_strerror(err));
+            log_warn_once("a forked child could not say hello to the daemon: %s", berth_strerror(err));
         }
     }
     plock_release(&hello_lock);

@@ -88,6 +88,7 @@ void shim_atfork_late(void)
 __attribute__((constructor)) static void shim_init(void)
 {
     real_resolve();
+    log_share(); /* before the program forks */
     own_pid = (int)sys_call(SYS_getpid, 0L, 0L, 0L, 0L);
     register_fork();
 }

@@ -12,6 +12,32 @@ import harness
 
 PYTHON = "/usr/bin/python3"
 
+# each of its processes finds out by itself that there is no way to berth, and does so twice, a pause apart
+IN_VAIN = """
+import os, socket, time
+for i in range(3):
+    if os.fork() == 0:
+        socket.socket().close()
+        time.sleep(1.2)
+        socket.socket().close()
+        os._exit(0)
+for i in range(3):
+    os.wait()
+"""
+
+# a listener in each of its processes, so that each is attached, and then the daemon ends
+BEREFT = """
+import os, socket, sys
+l = socket.create_server(("127.0.0.1", 0))
+for i in range(3):
+    if os.fork() == 0:
+        mine = socket.create_server(("127.0.0.1", 0))
+        print("here", flush=True)
+        mine.accept()
+print("here", flush=True)
+l.accept()
+"""
+
 
 @harness.needs_preload
 class Run(harness.TestCase):
@@ -160,6 +186,30 @@ class Run(harness.TestCase):
         self.assertIn("warning", done.err)
         self.assertIn(file, done.err)
         self.assertIn("runs on the kernel", done.err)
+
+    def test_a_program_warns_once(self):
+        self.daemon()
+        done = self.run_program(harness.BERTH, "run", "-n", "nosuchns", "--", PYTHON, "-c", IN_VAIN,
+                                env={"BERTH_LOG": "loud", "BERTH_SPIN_US": "many", "BERTH_SECRET_FILE": "/nonexistent/s"})
+        self.assertEqual(done.code, 0, done)
+        said = sorted(line.split(": ", 1)[1] for line in done.err.splitlines())
+        self.assertEqual(len(said), 4, done)
+        self.assertTrue(said[0].startswith("BERTH_LOG=loud is none of"), done)
+        self.assertTrue(said[1].startswith("BERTH_SPIN_US=many is not"), done)
+        self.assertTrue(said[2].startswith("cannot read BERTH_SECRET_FILE /nonexistent/s"), done)
+        self.assertTrue(said[3].startswith("this process stays on the kernel: namespace 'nosuchns'"), done)
+
+    def test_a_program_tells_once_of_the_daemons_end(self):
+        daemon = self.daemon()
+        program = self.start_under(PYTHON, "-c", BEREFT)
+        self.addCleanup(lambda: [os.kill(p, signal.SIGKILL) for p in children])
+        self.wait_until(lambda: program.out.count("here") == 4, "all its processes")
+        children = harness.children_of(program.pid)
+        self.assertEqual(len(children), 3)
+        daemon.kill(signal.SIGTERM)
+        daemon.wait()
+        self.wait_settled(lambda: program.err, "what it says of that")
+        self.assertEqual(program.err.count("daemon went away"), 1, program)
 
     def test_static_program(self):
         source = self.file("hello.c", '#include <stdio.h>\nint main(void) { puts("static"); return 3; }\n')
