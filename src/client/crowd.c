@@ -12,7 +12,7 @@
  *
  * Measured: nginx with two workers and wrk with two threads on two CPUs, a connection per request: 1.9 times the requests.
  *
- * Two that share a CPU are another case, see wait.c: they may hand it to and fro if nobody else wants it (alone_lately).
+ * Two that share a CPU are another case, see spin.c: they may hand it to and fro if nobody else wants it (alone_lately).
  *
  * It is a hint for choosing how to wait. Races between threads cost a look too many.
  */

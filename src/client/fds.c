@@ -2,7 +2,7 @@
  *
  * A descriptor that finds the process's table full is lost on its way from the daemon (recvmsg drops it), and where the
  * table is full nothing new can be made. So a few are kept in reserve, and given up together when one is needed; they are
- * made again when there is room for more than them. control.c asks again for what was lost all the same.
+ * made again when there is room for more than them. lost.c asks again for what was lost all the same.
  *
  * Bells. What wakes a worker is a pipe of its own. It watches it edge-triggered and never reads it: each write is an edge
  * for every epoll set that has it, also when there are bytes in it already. So one ring wakes all, and none can be stolen.

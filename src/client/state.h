@@ -269,7 +269,7 @@ struct session_cache {
     struct watch *watches;
     uint32_t generation;           /* of the record this was made for */
     uint16_t pollers;              /* threads inside client_poll that wait for it */
-    uint8_t vain_read, vain_write; /* how often in a row spinning did not pay, see wait.c */
+    uint8_t vain_read, vain_write; /* how often in a row spinning did not pay, see spin.c */
 };
 _Static_assert(sizeof(struct session_cache) == CACHE_LINE, "one line per session");
 
@@ -434,9 +434,8 @@ struct client {
     uint32_t ancestors;
     uint32_t inherited_unconfirmed;
     uint32_t inherited_unheard;
-    bool sharing; /* there are sessions that another member holds too, or that were inherited */
-    uint32_t
-        inner; /* the set of what concerns every sleeper, see sleeper.c: descriptor + 1, 0 until first needed */
+    bool sharing;   /* there are sessions that another member holds too, or that were inherited */
+    uint32_t inner; /* the set of what concerns every sleeper, see vigil.c: descriptor + 1, 0 until first needed */
     uint32_t listening;     /* threads that sleep on everything the process must hear of */
     uint32_t napping;       /* threads that sleep on one session's words alone */
     uint32_t attention;     /* futex: one of them is to take the last listener's place */

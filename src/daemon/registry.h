@@ -268,7 +268,7 @@ int watch_add(struct daemon *d, struct watch *w, uint32_t events);
 void watch_remove(struct daemon *d, struct watch *w);
 int conn_adopt(struct daemon *d, int fd, struct conn **out); /* takes fd on success */
 int server_open(struct daemon *d);
-void daemon_init(struct daemon *d);
+void daemon_init(struct daemon *d); /* main.c */
 int server_run(struct daemon *d);
 int server_round(struct daemon *d, int timeout); /* ms; how many descriptors had something */
 void server_close(struct daemon *d);
