@@ -48,6 +48,17 @@ static void attach(const char *name)
     link_attach(text("--world", "tcp"), name);
 }
 
+/* This program again as a peer, with the options that this one was given. */
+static pid_t peer_with_options(const char *what, int *fd)
+{
+    char *argv[64] = {arg_values[0], "peer", (char *)what};
+    int n = 3;
+
+    for (int i = 2; i < arg_count && n < 63; i++)
+        argv[n++] = arg_values[i];
+    return peer_start(argv, fd);
+}
+
 /* ---- round trips ---- */
 
 static char message[65536];
@@ -487,15 +498,12 @@ static void idle(void)
     struct table table = table_make(sessions);
     link_listener *l = calloc((size_t)addresses, sizeof(*l));
     char where[128], host[32];
-    char *argv[64] = {arg_values[0], "peer", "idle"};
-    int fd, n = 3;
+    int fd;
 
     if (!l)
         die("calloc");
-    for (int i = 2; i < arg_count && n < 63; i++)
-        argv[n++] = arg_values[i];
     memset(table.session, 1, sessions * sizeof(link_t)); /* touched, so that it is not counted as a session's */
-    pid_t pid = peer_start(argv, &fd);
+    pid_t pid = peer_with_options("idle", &fd);
     attach("bench-server");
     for (long i = 0; i < addresses; i++) {
         snprintf(host, sizeof(host), "127.0.0.%ld", i + 1);
@@ -537,22 +545,30 @@ static void threads_peer(const char *where)
         ;
 }
 
+static int64_t cpu_ns(const struct rusage *used)
+{
+    return (int64_t)(used->ru_utime.tv_sec + used->ru_stime.tv_sec) * 1000000000 +
+           (int64_t)(used->ru_utime.tv_usec + used->ru_stime.tv_usec) * 1000;
+}
+
+static long switches(const struct rusage *used)
+{
+    return used->ru_nvcsw + used->ru_nivcsw;
+}
+
 /* What a server uses while each of its threads waits for a client that says nothing. */
 static void threads(void)
 {
     long count = number("--threads", 200);
     struct table table = table_make((uint64_t)count);
     pthread_t *thread = calloc((size_t)count, sizeof(pthread_t));
-    char *argv[64] = {arg_values[0], "peer", "threads"};
     struct rusage before, after;
     char where[128];
-    int fd, n = 3;
+    int fd;
 
     if (!thread)
         die("calloc");
-    for (int i = 2; i < arg_count && n < 63; i++)
-        argv[n++] = arg_values[i];
-    pid_t pid = peer_start(argv, &fd);
+    pid_t pid = peer_with_options("threads", &fd);
     attach("bench-server");
     link_listener l = link_listen("127.0.0.1", where);
     peer_tell(fd, where);
@@ -567,14 +583,8 @@ static void threads(void)
     sleep_exactly(duration());
     getrusage(RUSAGE_SELF, &after);
     int64_t took = now_ns() - start;
-    double cpu =
-        (double)(after.ru_utime.tv_sec - before.ru_utime.tv_sec + after.ru_stime.tv_sec - before.ru_stime.tv_sec) *
-            1e9 +
-        (double)(after.ru_utime.tv_usec - before.ru_utime.tv_usec + after.ru_stime.tv_usec -
-                 before.ru_stime.tv_usec) *
-            1e3;
-    long wakes =
-        after.ru_nvcsw - before.ru_nvcsw + after.ru_nivcsw - before.ru_nivcsw - 1; /* one is our own sleep */
+    double cpu = (double)(cpu_ns(&after) - cpu_ns(&before));
+    long wakes = switches(&after) - switches(&before) - 1; /* one is our own sleep */
     printf("{\"cpu_percent\": %.3f, \"wakes_per_second\": %.1f}\n", cpu * 100 / (double)took,
            (double)wakes * 1e9 / (double)took);
     close(fd);
@@ -618,14 +628,11 @@ static void peer(const char *what)
 
 static void serve(const char *what)
 {
-    char *argv[64] = {arg_values[0], "peer", (char *)what};
     bool messages = strcmp(what, "msgs") == 0;
     char where[128];
-    int fd, n = 3;
+    int fd;
 
-    for (int i = 2; i < arg_count && n < 63; i++)
-        argv[n++] = arg_values[i];
-    pid_t pid = peer_start(argv, &fd);
+    pid_t pid = peer_with_options(what, &fd);
     hogs_start((int)number("--hogs", 0));
     attach("bench-server");
     link_listener l = link_listen("127.0.0.1", where);
