@@ -87,17 +87,25 @@ int main(int argc, char **argv)
     const char *uri = argc > 1 ? argv[1] : "tcp://127.0.0.1:7007";
     char *rest = NULL;
     long count = argc == 3 ? strtol(argv[2], &rest, 10) : 0;
+    struct berth_endpoint where;
     berth_session session;
+    char why[300] = "";
     int rc;
 
     if (argc > 3 || uri[0] == '-' || (argc == 3 && (count < 1 || *rest != 0))) {
         fprintf(stderr, "usage: echo-client [tcp://ADDRESS:PORT [COUNT]]\n");
         return 2;
     }
+    rc = berth_endpoint_parse(uri, 0, &where, why,
+                              sizeof(why)); /* as berth_connect_uri does, and it says what is wrong */
+    if (rc < 0) {
+        fprintf(stderr, "echo-client: %s\n", *why ? why : berth_strerror(rc));
+        return 2;
+    }
     rc = berth_attach(&(struct berth_attach_options){.name = "echo-client", .spin_ns = -1});
     if (rc < 0)
         return failed("cannot attach", rc);
-    rc = berth_connect_uri(uri, 5 * SECOND, &session);
+    rc = berth_connect(&where, 5 * SECOND, &session);
     if (rc < 0) {
         rc = failed(uri, rc);
     } else {

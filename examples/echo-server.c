@@ -96,7 +96,7 @@ int main(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_signal};
     struct berth_endpoint where;
     berth_listener listener;
-    char text[64], why[160];
+    char text[64], why[300] = "";
     int rc;
 
     if (argc > 2 || uri[0] == '-') {
@@ -108,7 +108,7 @@ int main(int argc, char **argv)
 
     rc = berth_endpoint_parse(uri, 1, &where, why, sizeof(why));
     if (rc < 0) {
-        fprintf(stderr, "echo-server: %s\n", rc == BERTH_E_URI ? why : berth_strerror(rc));
+        fprintf(stderr, "echo-server: %s\n", *why ? why : berth_strerror(rc));
         return 2;
     }
     rc = berth_attach(&(struct berth_attach_options){.name = "echo-server", .spin_ns = -1});

@@ -72,7 +72,7 @@ int berth_detach(void);
  * for_listen: not 0 admits port 0.
  * message, of message_size bytes (may be NULL, 0): receives, on BERTH_E_URI and UNSUPPORTED, a text that points at the offending
  * place.
- * Returns 0, INVALID or URI. Does not block; any thread. */
+ * Returns 0, INVALID, URI or UNSUPPORTED. Does not block; any thread. */
 int berth_endpoint_parse(const char *uri, int for_listen, struct berth_endpoint *out, char *message,
                          size_t message_size);
 

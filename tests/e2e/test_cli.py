@@ -101,5 +101,27 @@ class ManPages(harness.TestCase):
             self.assertEqual(man, text, page)
 
 
+class Uris(harness.TestCase):
+    """What docs/uri.md says of errors is what the examples print."""
+
+    def refused(self, uri):
+        done = self.run_program(os.path.join(harness.BUILD, "examples", "echo-client"), uri)
+        self.assertEqual(done.code, 2, done)
+        return done.err
+
+    def test_errors_are_those_of_the_document(self):
+        with open(os.path.join(harness.TOP, "docs", "uri.md")) as f:
+            text = f.read()
+        uri, shown = re.search(r"`echo-client (\S+)` says\n\n((?: {4}.*\n)+)", text).groups()
+        self.assertEqual(self.refused(uri), re.sub("(?m)^ {4}", "", shown))
+        rows = re.findall(r"(?m)^\| `([^`]+)` \| (.+) \| (.+) \|$", text)
+        self.assertGreater(len(rows), 15)
+        for uri, place, message in rows:
+            said, again, arrow = self.refused(uri).splitlines()
+            self.assertEqual((said, again), ("echo-client: " + message, "  " + uri))
+            at = uri[arrow.index("^") - 2:][:1]
+            self.assertEqual(at, "" if place == "end" else re.search("`(.)`", place).group(1), uri)
+
+
 if __name__ == "__main__":
     unittest.main()
