@@ -132,15 +132,25 @@ def demo(lab, screen):
         screen.say(line)
     if len(sessions) > 12:
         screen.say("… and %d more" % (len(sessions) - 12))
+    # the runs before may have left some that the daemon has not collected yet
+    words = set(" ".join(sessions[:12]).split())
+    for word, meaning in (("open", "the side that connected, and knows who accepted"),
+                          ("accepted", "the side that accepted"),
+                          ("closed", "that side has closed, the other one has not yet"),
+                          ("dead", "that side's program has ended; what it left is kept while the other side may want it"),
+                          ("none", "there is nothing of that side, not yet or no more")):
+        if word in words:
+            screen.say("  %-8s  %s" % (word, meaning))
     screen.say()
 
     berth = os.path.relpath(lab.berth)
     screen.say(screen.bold("Where to go next"))
-    screen.say("  %s run -- PROGRAM ARGS        your own server, and its client, under berth" % berth)
-    screen.say("  %s show sessions            who talks to whom, live (also: apps, listeners, segments)" % berth)
-    screen.say("  make bench                         every figure beside the kernel's; docs/performance.md explains them")
-    screen.say("  examples/                          a server, a client and a file copy on libberth, the C API")
-    screen.say("  docs/architecture.md               how it works")
+    for what, why in ((berth + " run -- PROGRAM ARGS", "your own server, and its client, under berth"),
+                      (berth + " show sessions", "who talks to whom, live (also: apps, listeners, segments)"),
+                      ("make bench", "every figure beside the kernel's; docs/performance.md explains them"),
+                      ("examples/", "a server, a client and a file copy on libberth, the C API"),
+                      ("docs/architecture.md", "how it works")):
+        screen.say("  %-*s  %s" % (len(berth) + 22, what, why))
     return 0
 
 
