@@ -212,7 +212,7 @@ def run_e2e(args, tally):
 def main():
     parser = argparse.ArgumentParser(description="Runs berth's tests.")
     parser.add_argument("--build", default="build", help="build directory (build)")
-    parser.add_argument("--suite", action="append", help="only this suite: unit, sim, e2e; may be repeated")
+    parser.add_argument("--suite", action="append", choices=["unit", "e2e"], help="only this suite: unit or e2e; may be repeated")
     parser.add_argument("--only", help="only programs and files with this in their name")
     parser.add_argument("--test", help="of end-to-end files, only tests with this in their name")
     parser.add_argument("--sanitizer", choices=["address", "thread"], help="what the build is instrumented with")
