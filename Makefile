@@ -105,7 +105,7 @@ uninstall:
 	@test -e $(BUILD)/meson-logs/install-log.txt || { echo "nothing was installed from $(BUILD)/" >&2; exit 1; }
 	@cp $(BUILD)/meson-logs/install-log.txt $(BUILD)/uninstall-log.txt
 	@ninja -C $(BUILD) uninstall >/dev/null
-	@sed -n 's,\(.*/berth\)/[^/]*$$,\1,p' $(BUILD)/uninstall-log.txt | sort -u | \
+	@sed -En 's,(.*/berth)((/bench|/docs|/examples|/scripts)?)/[^/]*$$,\1\2\n\1,p' $(BUILD)/uninstall-log.txt | sort -ru | \
 		while read -r dir; do rmdir "$$dir" 2>/dev/null || true; done
 	@rm -f $(BUILD)/uninstall-log.txt
 	@$(if $(DESTDIR),,if [ "$$(id -u)" = 0 ]; then ldconfig || true; fi)

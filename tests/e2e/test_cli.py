@@ -123,5 +123,22 @@ class Uris(harness.TestCase):
             self.assertEqual(at, "" if place == "end" else re.search("`(.)`", place).group(1), uri)
 
 
+class Installed(harness.TestCase):
+    def test_links_of_the_documents_lead_somewhere(self):
+        """In the source tree and where `make install` puts them."""
+        done = self.run_program("meson", "install", "-C", harness.BUILD, "--no-rebuild", "--quiet", "--destdir", self.scratch)
+        self.assertEqual(done.code, 0, done)
+        places = [folder for folder, _, files in os.walk(self.scratch) if "README.md" in files]
+        self.assertEqual(len(places), 1)
+        for top in (harness.TOP, places[0]):
+            pages = [os.path.join(top, name) for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+            pages += [os.path.join(top, "docs", n) for n in os.listdir(os.path.join(top, "docs")) if n.endswith(".md")]
+            for page in pages:
+                with open(page) as f:
+                    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", f.read())
+                for link in links:
+                    self.assertTrue(os.path.exists(os.path.join(os.path.dirname(page), link)), f"{page}: {link}")
+
+
 if __name__ == "__main__":
     unittest.main()
