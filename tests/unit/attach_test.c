@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "client/control.h"
+#include "client/news.h"
 #include "shm/segment.h"
 
 static void attach_and_tell(void)
@@ -38,6 +40,33 @@ static void what_hello_says(void **state)
     struct answer a = good_welcome(&c);
     answer(&c, &a);
     assert_int_equal(result(&c), 0);
+    assert_int_equal(result(&c), 0);
+    if (take(&c, CTL_DETACH)) {
+        struct answer done = {.h = {.type = CTL_DONE, .len = sizeof done.h, .seq = c.seq}, .len = sizeof done.h};
+        answer(&c, &done);
+    }
+    finish(&c);
+}
+
+static void attach_and_look(void)
+{
+    tell(control_news());
+    (void)attach();
+    tell(control_news());
+    control_poll();
+    tell(control_news());
+    (void)berth_detach();
+}
+
+/* Before it has a number, or with its parent's, a worker looks at another word than its own. Where they stand alike by chance it
+ * would take for old what was sent to it first. */
+static void a_new_worker_looks_once(void **state)
+{
+    (void)state;
+    struct child c = start(attach_and_look);
+    assert_int_equal(result(&c), 0);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 1);
     assert_int_equal(result(&c), 0);
     if (take(&c, CTL_DETACH)) {
         struct answer done = {.h = {.type = CTL_DONE, .len = sizeof done.h, .seq = c.seq}, .len = sizeof done.h};
@@ -243,6 +272,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_hello_says),
+        cmocka_unit_test(a_new_worker_looks_once),
         cmocka_unit_test(each_refusal_has_its_code),
         cmocka_unit_test(spoiled_welcomes_are_errors),
         cmocka_unit_test(a_daemon_that_hangs_up),
