@@ -68,6 +68,26 @@ static inline bool family_lock_try(struct family_lock *l, uint32_t member)
     return taken;
 }
 
+/* The same for a process of one thread that shares with no other: nobody can come between a look and a store. */
+static inline bool family_lock_try_alone(struct family_lock *l, uint32_t member)
+{
+    if (load_relaxed(&l->word) != 0)
+        return false;
+    order_take(l);
+    hold_begin();
+    order_have(l);
+    store_relaxed(&l->word, member + 1);
+    fence_compiler();
+    return true;
+}
+
+static inline void family_lock_release_alone(struct family_lock *l)
+{
+    order_drop(l);
+    store_release(&l->word, 0);
+    hold_end();
+}
+
 /* Takes the lock, waiting as long as a living process holds it. 0, or LOCK_TAKEN_OVER. */
 static inline __attribute__((warn_unused_result)) int family_lock_take(struct family_lock *l, uint32_t member,
                                                                        const struct family_members *m)

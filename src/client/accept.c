@@ -68,11 +68,11 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     }
     memcpy(s->local.addr, info->remote_addr, 16);
     memcpy(s->remote.addr, info->local_addr, 16);
-    s->local.port = load_relaxed(&info->remote_port);
-    s->remote.port = load_relaxed(&info->local_port);
+    s->local.port = info_remote_port(info);
+    s->remote.port = info_local_port(info);
     s->local.proto = s->remote.proto = PROTO_TCP;
-    s->local.family = s->remote.family = load_relaxed(&info->addr_kind) == 6 ? 6 : 4;
-    uint64_t limit = load_relaxed(&info->rx_limit);
+    s->local.family = s->remote.family = info_addr_kind(info) == 6 ? 6 : 4;
+    uint64_t limit = info_rx_limit(info);
     if (limit >= 4096 && limit < load_relaxed(&s->tx_limit))
         store_relaxed(&s->tx_limit, limit);
     store_relaxed(&s->listener, listener);
@@ -85,7 +85,7 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     s->peer_generation = t->generation;
     session_fill_slot(s, own);
     struct session_cache *c = session_cache_make(s);
-    store_release(&c->own->peer, (uint64_t)t->generation << 32 | t->slot);
+    slot_set_peer(c->own, (uint64_t)t->generation << 32 | t->slot);
     session_set_state(s, SESSION_OPEN);
     slot_set_state(c->own, SLOT_ACCEPTED);
     channel_pair(box);
@@ -101,7 +101,7 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     }
     /* All that tells the connector of us is on its way: if its number has not moved yet, it will hear of us before it asks anybody
      * else (slot_set_state is the fence between). Otherwise it may have chosen another. */
-    if (t->offer_seq > 1 || load_sc(&info->offer_seq) != t->offer_seq)
+    if (t->offer_seq > 1 || info_offer_seq_sc(info) != t->offer_seq)
         fetch_or_sc(&s->flags, SF_TENTATIVE);
     plock_take(&C->zombie_lock);
     s->next = C->unconfirmed;

@@ -305,7 +305,7 @@ BERTH_PUBLIC int berth_option_get(berth_session session, enum berth_option optio
         return BERTH_E_BAD_HANDLE;
     switch (option) {
     case BERTH_OPT_RX_FIFO_SIZE:
-        *value = load_relaxed(&outbox_info(outbox_by_index(s->own_outbox), s->own_slot)->rx_limit);
+        *value = info_rx_limit(outbox_info(outbox_by_index(s->own_outbox), s->own_slot));
         return 0;
     case BERTH_OPT_TX_FIFO_SIZE:
         *value = load_relaxed(&s->tx_limit);

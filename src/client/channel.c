@@ -20,7 +20,9 @@
 #include "client/outbox.h"
 #include "client/peer.h"
 #include "client/slots.h"
+#include "shm/page.h"
 #include "shm/queue.h"
+#include "shm/slot.h"
 
 #define POLLED_MAX 16u
 #define POLLED_IDLE 500u /* empty looks before a channel may be armed */
@@ -41,13 +43,13 @@ static void kick_if_needed(struct peer_box *box, const struct slot *peer)
 {
     struct peer_worker *w = box->worker;
     bool needed = false;
-    uint32_t arm = load_sc(&their_channel(box)->arm);
+    uint32_t arm = channel_armed(their_channel(box));
     if (arm & 1 && arm != load_relaxed(&box->kicked_channel)) {
         store_relaxed(&box->kicked_channel, arm);
         needed = true;
     }
-    uint32_t waiter = load_relaxed(&peer->waiter) % WAITERS_MAX;
-    arm = load_sc(&w->page->waiter[waiter].arm);
+    uint32_t waiter = slot_waiter(peer);
+    arm = waiter_armed(&w->page->waiter[waiter]);
     if (arm & 1 && arm != load_relaxed(&w->kicked[waiter])) {
         store_relaxed(&w->kicked[waiter], arm);
         needed = true;
@@ -73,7 +75,7 @@ void channel_event(struct session *s, struct session_cache *c)
     struct chan_rec *chan = &outbox_rec_of(own)->chan[box->own_channel];
     bool known = load_acquire(&box->their_channel) != NONE;
     family_lock_acquire(&chan->tx_lock, C->member);
-    uint32_t qhead = known ? load_sc(&their_channel(box)->qhead) : 0;
+    uint32_t qhead = known ? channel_qhead(their_channel(box)) : 0;
     uint32_t ahead = (uint32_t)chan->tx_pos - qhead;
     uint64_t qhead64 = ahead <= QUEUE_ENTRIES ? chan->tx_pos - ahead : chan->tx_pos - QUEUE_ENTRIES;
     if (load_relaxed(&s->event_pos) <= qhead64) { /* else one is outstanding */
@@ -81,7 +83,7 @@ void channel_event(struct session *s, struct session_cache *c)
         uint64_t *q = (uint64_t *)(void *)outbox_ring_at(own, chan->queue, &writable);
         if (!writable || queue_full((uint32_t)chan->tx_pos, qhead)) {
             struct channel *ch = outbox_channel(own, box->own_channel);
-            store_sc(&ch->resync, ch->resync + 1);
+            channel_move_resync(ch);
         } else {
             uint32_t slot = load_relaxed(&s->own_slot);
             queue_put(q, (uint32_t)chan->tx_pos++, slot);
@@ -103,10 +105,10 @@ static void find_theirs(struct peer_box *box)
 {
     const struct channel *table = (const struct channel *)(const void *)(box->seg[0] + OUTBOX_CHANNELS);
     for (uint32_t i = 0; i < CHANNELS_MAX; i++) {
-        uint64_t word = load_acquire(&table[i].queue);
+        uint64_t word = channel_queue(&table[i]);
         if (!word)
-            return;                                         /* they are handed out in order */
-        if (load_acquire(&table[i].peer_worker) != box->me) /* acquire: it may have been another's */
+            return;                                    /* they are handed out in order */
+        if (channel_peer_worker(&table[i]) != box->me) /* acquire: it may have been another's */
             continue;
         uint64_t size;
         int err = 0;
@@ -138,7 +140,7 @@ void channel_pair(struct peer_box *box)
         bool got = outbox_channel_alloc(box->own, box->worker->id, &box->own_channel) == 0;
         if (got && box->starved) { /* what should have been told meanwhile */
             struct channel *ch = outbox_channel(box->own, box->own_channel);
-            store_sc(&ch->resync, ch->resync + 1);
+            channel_move_resync(ch);
             (void)channel_announce(box); /* it looks for our channel when it hears of our outbox */
         }
         store_relaxed(&box->starved, !got);
@@ -190,8 +192,8 @@ uint32_t channel_pop(struct peer_box *box, uint32_t slots[POP_MAX], bool *all)
         pos++;
     }
     if (n)
-        store_sc(&mine->qhead, pos); /* before any of the sessions is looked at */
-    uint32_t sync = load_sc(&their_channel(box)->resync);
+        channel_set_qhead(mine, pos); /* before any of the sessions is looked at */
+    uint32_t sync = channel_resync(their_channel(box));
     if (sync != box->their_resync) {
         box->their_resync = sync;
         *all = true;
@@ -203,9 +205,9 @@ uint32_t channel_pop(struct peer_box *box, uint32_t slots[POP_MAX], bool *all)
 bool channel_has_news(const struct peer_box *box)
 {
     uint32_t slot;
-    uint32_t pos = load_relaxed(&outbox_channel(box->own, box->own_channel)->qhead);
+    uint32_t pos = channel_own_qhead(outbox_channel(box->own, box->own_channel));
     return box->behind || load_relaxed(&box->rescan) || queue_peek(box->queue, pos, &slot) ||
-           load_relaxed(&their_channel(box)->resync) != box->their_resync;
+           channel_resync_seen(their_channel(box)) != box->their_resync;
 }
 
 /* Anything in a polled channel? The senders of armed channels kick. Where another thread is taking events this waits until it has done so:
@@ -236,9 +238,9 @@ void channel_rearm(void)
             p = &b->next_polled;
             continue;
         }
-        store_sc(&mine->arm, mine->arm + 1); /* odd; then look once more, as before any sleep */
+        channel_arm(mine); /* then look once more, as before any sleep */
         if (channel_has_news(b)) {
-            store_sc(&mine->arm, mine->arm + 1);
+            channel_disarm(mine);
             b->idle = 0;
             continue;
         }

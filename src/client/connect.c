@@ -219,9 +219,8 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
     store_relaxed(&s->own_outbox, r->box->index);
     store_relaxed(&s->own_slot, own_slot);
     session_fill_slot(s, r->box);
-    (void)session_cache_make(s); /* before any other thread can come to it */
-    store_release(&outbox_slot(r->box, own_slot)->state,
-                  (uint8_t)SLOT_OFFERED); /* before the token, a system call */
+    (void)session_cache_make(s);               /* before any other thread can come to it */
+    slot_offer(outbox_slot(r->box, own_slot)); /* before the token, a system call */
     session_set_state(s, SESSION_QUEUED);
     plock_release(&C->lock);
     *out = session_handle_of(s);

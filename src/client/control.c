@@ -201,14 +201,14 @@ void control_forget(void)
 
 bool control_news(void)
 {
-    return C->dir && load_acquire(directory_news(C->dir, C->worker)) != load_relaxed(&C->news_seen);
+    return C->dir && directory_news_now(C->dir, C->worker) != load_relaxed(&C->news_seen);
 }
 
 /* One packet into a push. Positive: it is there. ctl_lock is held. */
 static int receive(struct push *p, int flags)
 {
     p->nfds = CTL_FDS_MAX;
-    uint32_t news = C->dir ? load_acquire(directory_news(C->dir, C->worker)) : 0;
+    uint32_t news = C->dir ? directory_news_now(C->dir, C->worker) : 0;
     p->len = ctl_recv(C->ctl, p->data, sizeof p->data, p->fds, &p->nfds, flags);
     const struct ctl_header *h = (const void *)p->data;
     if (p->len == BERTH_E_NO_MEMORY && h->len >= sizeof *h && h->len <= sizeof p->data) {
@@ -313,7 +313,7 @@ static uint8_t slow;       /* 1: with something that should take no time; 2: wit
 static bool slower_than(uint8_t level)
 {
     return load_relaxed(&slow) > level && C->dir &&
-           load_relaxed(directory_news(C->dir, C->worker)) == load_relaxed(&slow_news);
+           directory_news_now(C->dir, C->worker) == load_relaxed(&slow_news);
 }
 
 bool daemon_is_slow(void)
@@ -327,7 +327,7 @@ static void was_late(uint8_t how)
         return;
     if (slower_than(how - 1))
         return;
-    store_relaxed(&slow_news, load_relaxed(directory_news(C->dir, C->worker)));
+    store_relaxed(&slow_news, directory_news_now(C->dir, C->worker));
     store_release(&slow, how);
 }
 

@@ -21,6 +21,7 @@
 
 #include "base/sys.h"
 #include "client/internal.h"
+#include "shm/page.h"
 
 #define PATIENCE_NS (5 * NS_PER_US)   /* of a spin, before it asks */
 #define ASK_NS (10 * NS_PER_US)       /* between two questions */
@@ -35,7 +36,7 @@ static uint32_t cpus_online;
 static uint32_t loops_of(const struct worker_page *page)
 {
     uint32_t n = 0;
-    while (n + 1 < WAITERS_MAX && load_relaxed(&page->waiter[n + 1].cpu))
+    while (n + 1 < WAITERS_MAX && waiter_cpu(&page->waiter[n + 1]))
         n++;
     return n ? n : 1;
 }

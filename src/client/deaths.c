@@ -11,6 +11,7 @@
 #include "client/share.h"
 #include "client/vigil.h"
 #include "client/watch.h"
+#include "shm/page.h"
 
 static void walk_dead(struct roll_walk *w, uint32_t worker)
 {
@@ -85,7 +86,7 @@ static void is_over(struct peer_worker *w, struct dying *d)
 {
     vigil_end(w->vigil);
     w->vigil = BERTH_E_UNSUPPORTED;
-    if (!load_relaxed(&w->dead) && !load_acquire(&w->page->forked))
+    if (!load_relaxed(&w->dead) && !page_forked(w->page))
         d->worker[d->n++] = w->id;
 }
 

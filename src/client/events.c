@@ -17,6 +17,8 @@
 #include "client/peer.h"
 #include "client/rolls.h"
 #include "client/watch.h"
+#include "shm/queue.h"
+#include "shm/segment.h"
 #include "shm/slot.h"
 
 #define EVENTS_BUDGET (2 * POP_MAX) /* of a box in a round */
@@ -28,7 +30,7 @@
 static uint32_t slots_to_scan(const struct peer_box *box)
 {
     const struct segment_header *h = (const struct segment_header *)(const void *)box->seg[0];
-    uint32_t chunks = load_acquire(&h->chunks);
+    uint32_t chunks = segment_chunks(h);
     if (!load_relaxed(&C->unmet.first) && !C->sharing)
         return 0;
     return chunks < CHUNKS_MAX ? chunks * CHUNK_SLOTS : SLOTS_MAX;
@@ -140,7 +142,7 @@ void events_poll(bool all)
             continue;
         }
         struct channel *mine = outbox_channel(b->own, b->own_channel);
-        store_sc(&mine->arm, mine->arm + 1); /* even: it is polled again */
+        channel_disarm(mine); /* even: it is polled again */
         b->idle = 0;
         store_release(p, b->next_polled);
         b->next_polled = C->polled;

@@ -16,14 +16,8 @@ extern bool berth_family_shared; /* there was a fork: other processes may take t
 /* A process of one thread that shares with no other takes a free lock by a plain store: nobody can come between. */
 static inline void family_lock_acquire(struct family_lock *l, uint32_t member)
 {
-    if (__libc_single_threaded && !berth_family_shared && load_relaxed(&l->word) == 0) {
-        order_take(l);
-        hold_begin();
-        order_have(l);
-        store_relaxed(&l->word, berth_lock_id + 1);
-        fence_compiler();
+    if (__libc_single_threaded && !berth_family_shared && family_lock_try_alone(l, berth_lock_id))
         return;
-    }
     if (__builtin_expect(family_lock_take(l, berth_lock_id, &berth_family_members), 0))
         berth_family_members.repair(berth_family_members.arg, l);
 }
@@ -31,13 +25,10 @@ static inline void family_lock_acquire(struct family_lock *l, uint32_t member)
 /* For locks whose release nobody takes for a fence (half_unlock's is one). */
 static inline void family_lock_drop(struct family_lock *l)
 {
-    if (__libc_single_threaded && !berth_family_shared) {
-        order_drop(l);
-        store_release(&l->word, 0);
-        hold_end();
-    } else {
+    if (__libc_single_threaded && !berth_family_shared)
+        family_lock_release_alone(l);
+    else
         family_lock_release(l);
-    }
 }
 
 #endif

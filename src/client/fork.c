@@ -52,6 +52,8 @@
 #include "client/sleeper.h"
 #include "client/vigil.h"
 #include "client/watch.h"
+#include "shm/page.h"
+#include "shm/slot.h"
 
 static bool forking; /* this fork is a worker's. It and what follows are under attach_lock: one fork at a time */
 static int child_end = -1;
@@ -95,7 +97,7 @@ static bool share_session(struct session *s, uint32_t member, int64_t deadline)
         fetch_or_sc(&s->flags, SF_SHARED);
         struct session_cache *c = session_cache_of(s);
         if (c->own)
-            store_sc(&c->own->waiter, (uint8_t)WAITER_ANY);
+            slot_set_waiter_any(c->own);
         futex_sleepers_wake(s, c);
     }
     if (locked) {
@@ -116,9 +118,9 @@ static void share_sessions(uint32_t member)
     }
     if (any) {
         C->sharing = true;
-        store_release(&C->page->forked, (uint16_t)1);
+        page_set_forked(C->page);
         for (uint32_t i = 0; i < C->ancestors; i++)
-            store_release(&C->ancestor[i].page->forked, (uint16_t)1);
+            page_set_forked(C->ancestor[i].page);
     }
     sleeper_again(); /* whoever sleeps already was to be woken by another word */
 }

@@ -11,6 +11,7 @@
 #include "client/family.h"
 #include "client/fds.h"
 #include "client/hello.h"
+#include "shm/page.h"
 #include "shm/segment.h"
 
 struct plock hello_lock;
@@ -22,8 +23,7 @@ int worker_page_create(int *fd)
     if (err)
         return err;
     C->page = map;
-    C->page->version = ABI_VERSION;
-    store_release(&C->page->magic, ABI_MAGIC_PAGE);
+    page_begin(C->page);
     C->page->waiter[WAITER_ANY].arm = C->family ? load_relaxed(&C->family->any_arm) : 1;
     return 0;
 }

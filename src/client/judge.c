@@ -23,7 +23,7 @@
 static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_before)
 {
     if ((!c->watches->next && !load_relaxed(&c->pollers)) ||
-        count_offset(load_relaxed(&c->own->want)) == count_offset(want_before))
+        count_offset(slot_own_want(c->own)) == count_offset(want_before))
         return;
     bool wake = load_relaxed(&c->pollers) != 0;
     for (struct watch *other = c->watches; other; other = other->next) {
@@ -79,7 +79,7 @@ static uint32_t judge_session(struct watch *w, bool take)
         return now;
     /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
      * for what is beyond the bytes that are there, a level for the first byte. */
-    uint64_t want = load_relaxed(&c->own->want);
+    uint64_t want = slot_own_want(c->own);
     if (w->events & (READY_IN | EPOLLRDHUP))
         (void)stream_arm_read(s, c, 0, edge, 1);
     else

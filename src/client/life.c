@@ -15,10 +15,10 @@
 static void end_halves(struct session *s, struct session_cache *c, int how, bool reset)
 {
     uint64_t tail = s->tail;
-    bool fin = how & BERTH_SHUT_WR && !(load_relaxed(&c->own->tail) & COUNT_FLAG);
-    bool closed = how & BERTH_SHUT_RD && !(load_relaxed(&c->own->head) & COUNT_FLAG);
+    bool fin = how & BERTH_SHUT_WR && !(slot_own_tail(c->own) & COUNT_FLAG);
+    bool closed = how & BERTH_SHUT_RD && !(slot_own_head(c->own) & COUNT_FLAG);
     if (reset)
-        fetch_or_sc(&c->own->flags, SLOT_RESET);
+        slot_set_reset(c->own);
     fetch_or_sc(&s->flags, (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0) | (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0));
     if (closed)
         stream_publish_head(s, c);

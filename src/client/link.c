@@ -34,7 +34,7 @@ void session_dead(struct session *s, uint32_t flags)
 /* The first who answers has it, whichever of its offers he took: they have the slot's generation in common. */
 static bool answers_offer(const struct slot_info *theirs, const struct session *s)
 {
-    uint32_t seq = load_relaxed(&theirs->offer_seq);
+    uint32_t seq = info_offer_seq(theirs);
     return seq && seq <= load_relaxed(&s->offer_seq);
 }
 
@@ -47,7 +47,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     family_lock_acquire(&s->tx_lock, C->member);
     bool waiting = load_relaxed(&s->state) == SESSION_OFFERED || load_relaxed(&s->state) == SESSION_ZOMBIE;
     bool same = s->own_slot == (uint32_t)names && s->own_outbox == box->own->index && c->own &&
-                load_relaxed(&c->own->generation) == (uint32_t)(names >> 32);
+                slot_generation_known(c->own) == (uint32_t)(names >> 32);
     const struct slot_info *theirs = peer_info(box, slot_index);
     bool in_time = theirs && answers_offer(theirs, s);
     uint32_t flags = load_relaxed(&s->flags);
@@ -61,8 +61,8 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     struct own_box *own = outbox_by_index(s->own_outbox);
     store_relaxed(&s->peer_outbox, box->handle);
     store_relaxed(&s->peer_slot, slot_index);
-    s->peer_generation = load_relaxed(&p->generation);
-    uint64_t limit = load_relaxed(&theirs->rx_limit);
+    s->peer_generation = slot_generation_known(p);
+    uint64_t limit = info_rx_limit(theirs);
     if (limit >= 4096 && limit < load_relaxed(&s->tx_limit))
         store_relaxed(&s->tx_limit, limit);
     outbox_info(own, s->own_slot)->peer_outbox = box->handle;
@@ -70,7 +70,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     store_relaxed(&c->box, box);
     roll_enter(s, &box->roll);
     store_release(&c->peer, p);
-    store_release(&c->own->peer, (uint64_t)s->peer_generation << 32 | slot_index);
+    slot_set_peer(c->own, (uint64_t)s->peer_generation << 32 | slot_index);
     if (load_relaxed(&s->state) == SESSION_OFFERED) {
         session_set_state(s, SESSION_OPEN);
         slot_set_state(c->own, SLOT_OPEN);
@@ -107,7 +107,7 @@ void session_event(struct peer_box *box, uint32_t index)
     const struct slot *p = peer_slot(box, index);
     if (!p || !box->own)
         return;
-    uint64_t names = load_acquire(&p->peer); /* our slot and its generation */
+    uint64_t names = slot_peer(p); /* our slot and its generation */
     uint32_t mine = (uint32_t)names;
     struct outbox_rec *r = outbox_rec_of(box->own);
     if (mine >= load_relaxed(&r->slots))
@@ -115,8 +115,8 @@ void session_event(struct peer_box *box, uint32_t index)
     struct slot *own = outbox_slot(box->own, mine);
     if (!own)
         return; /* another member's */
-    uint64_t owner = load_relaxed(&own->extra);
-    if (load_acquire(&own->generation) != (uint32_t)(names >> 32) || slot_state(own) == SLOT_FREE || !owner ||
+    uint64_t owner = slot_extra(own);
+    if (slot_generation(own) != (uint32_t)(names >> 32) || slot_state(own) == SLOT_FREE || !owner ||
         owner > SESSIONS_MAX)
         return; /* an event that came too late */
     struct session *s = session_at((uint32_t)owner - 1);
@@ -126,8 +126,7 @@ void session_event(struct peer_box *box, uint32_t index)
     if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_CONNECTOR) {
         const struct slot_info *info = peer_info(box, index);
         /* slots, generations and numbers of offers begin alike in each process of a family: the outbox tells them apart */
-        if (slot_state(p) != SLOT_FREE && info && load_relaxed(&info->peer_outbox) == r->handle &&
-            answers_offer(info, s))
+        if (slot_state(p) != SLOT_FREE && info && info_peer_outbox(info) == r->handle && answers_offer(info, s))
             link_to(s, box, index, p, names);
         return;
     }
@@ -141,8 +140,8 @@ bool session_judge(struct session *s, struct session_cache *c)
     uint64_t me = c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
     const struct slot *peer = load_acquire(&c->peer);
     uint32_t flags = load_relaxed(&s->flags);
-    uint64_t names = peer ? load_acquire(&peer->peer) : 0; /* once: it may come to name us at any moment */
-    bool still = peer && load_relaxed(&peer->generation) == s->peer_generation;
+    uint64_t names = peer ? slot_peer(peer) : 0; /* once: it may come to name us at any moment */
+    bool still = peer && slot_generation_known(peer) == s->peer_generation;
     bool over =
         !still || flags & (SF_DEAD | SF_RESET) || load_relaxed(&s->state) != SESSION_OPEN || (names && names != me);
     bool knows = still && names == me;

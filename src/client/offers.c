@@ -20,6 +20,7 @@
 #include "client/routes.h"
 #include "client/session.h"
 #include "client/watch.h"
+#include "shm/slot.h"
 
 /* Puts the token into the listener's queue. 0, IN_PROGRESS (no room) or REFUSED. */
 int offer(struct session *s, struct route *r)
@@ -139,7 +140,7 @@ static uint8_t doubt_step(struct session *s, uint8_t doubt)
             next = DOUBT_OLD;
         } else if (r && doubt == DOUBT_OLD) {
             store_relaxed(&s->offer_seq, s->offer_seq + 1);
-            store_sc(&outbox_info(r->box, s->own_slot)->offer_seq, s->offer_seq);
+            info_set_offer_seq(outbox_info(r->box, s->own_slot), s->offer_seq);
             next = DOUBT_WITHDRAWN;
         } else if (r && !offer_anew(s, r)) {
             next = DOUBT_WITHDRAWN;

@@ -56,7 +56,7 @@ static void fill_header(struct own_box *box, uint32_t index, uint64_t size)
     h->size = size;
     h->owner_worker = C->worker;
     h->chunks = index == 0 ? 1 : 0;
-    store_release(&h->magic, index == 0 ? ABI_MAGIC_OUTBOX : ABI_MAGIC_RINGS);
+    segment_begin(h, index == 0 ? ABI_MAGIC_OUTBOX : ABI_MAGIC_RINGS);
 }
 
 /* Makes segment `index`, maps it and enters it into the records. The outbox's lock is held, or nobody knows it yet. */
@@ -219,8 +219,7 @@ static uint8_t *chunk_at(struct own_box *box, uint32_t chunk)
 {
     if (chunk == 0)
         return box->seg[0] + OUTBOX_CHUNK0;
-    const uint64_t *table = (const uint64_t *)(const void *)(box->seg[0] + OUTBOX_CHUNK_TABLE);
-    return outbox_ring_at(box, load_acquire(&table[chunk]), NULL);
+    return outbox_ring_at(box, segment_chunk(box->seg[0], chunk), NULL);
 }
 
 struct slot *outbox_slot(struct own_box *box, uint32_t index)

@@ -151,7 +151,7 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
                               : segment_open(fds[0], SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why);
     if (!err) {
         const struct segment_header *h = map;
-        if (load_acquire(&h->magic) != ABI_MAGIC_OUTBOX || h->version != ABI_VERSION || h->outbox != is->outbox ||
+        if (segment_magic(h) != ABI_MAGIC_OUTBOX || h->version != ABI_VERSION || h->outbox != is->outbox ||
             h->lines_per_slot != 2) {
             why = "the header is not that of the outbox it is said to be";
             err = BERTH_E_PROTOCOL;
@@ -323,7 +323,7 @@ int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int statu
     } else if (status == 0 && fd >= 0 &&
                (status = segment_open(fd, PAGE_BYTES, SEGMENT_MAX, false, &map, &size, &why)) == 0) {
         const struct segment_header *h = map;
-        if (load_acquire(&h->magic) != ABI_MAGIC_RINGS || h->outbox != handle || h->index != index) {
+        if (segment_magic(h) != ABI_MAGIC_RINGS || h->outbox != handle || h->index != index) {
             segment_unmap(map, size);
             status = BERTH_E_PROTOCOL;
             why = "its header names another segment";
@@ -398,8 +398,7 @@ static const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk, int *err)
         return box->seg[0] + OUTBOX_CHUNK0;
     if (chunk >= CHUNKS_MAX)
         return NULL;
-    const uint64_t *table = (const uint64_t *)(const void *)(box->seg[0] + OUTBOX_CHUNK_TABLE);
-    uint64_t word = load_acquire(&table[chunk]);
+    uint64_t word = segment_chunk(box->seg[0], chunk);
     return word ? located(box, word, CHUNK_BYTES, err) : NULL;
 }
 

@@ -8,6 +8,7 @@
 #include "client/family.h"
 #include "client/outbox.h"
 #include "shm/queue.h"
+#include "shm/slot.h"
 
 /* The free lists of an outbox are told again from the ring records: what no session, queue or chunk owns is free. */
 static void repair_outbox(struct outbox_rec *r)
@@ -43,8 +44,8 @@ static void repair_outbox(struct outbox_rec *r)
 static void repair_sending(struct session *s, struct slot *slot)
 {
     struct family *f = C->family;
-    uint64_t word = load_acquire(&slot->ring);
-    s->tail = count_offset(load_acquire(&slot->tail));
+    uint64_t word = slot_ring(slot);
+    s->tail = count_offset(slot_tail(slot));
     s->write_span = 0;
     s->tx_rec = s->left_first = s->left_last = NONE;
     store_relaxed(&s->tx_size, 0);

@@ -115,7 +115,7 @@ void session_fill_slot(struct session *s, struct own_box *box)
     info->offer_seq = s->offer_seq;
     info->peer_outbox = s->peer_outbox;
     info->rx_limit = (uint32_t)C->rx_limit;
-    store_relaxed(&slot->extra, session_index(s) + 1);
+    slot_set_extra(slot, session_index(s) + 1);
     slot->cpu = 0;
     slot->waiter = WAITER_ANY;
     slot_disarm_space(slot);
@@ -145,7 +145,7 @@ bool stream_cut(struct session *s, struct session_cache *c)
     if (!peer || flags & SF_TENTATIVE)
         return false;
     if (slot_tail(peer) & COUNT_FLAG)
-        return load_relaxed(&peer->flags) & SLOT_RESET || closed_on_unread(s, peer);
+        return slot_was_reset(peer) || closed_on_unread(s, peer);
     return flags & SF_DEAD && left_unread(s, peer);
 }
 
@@ -161,9 +161,7 @@ void session_break(struct session *s, int error, const char *why)
         log_warn("session %u is reset: %s (outbox %llx, slot %u)", session_index(s), why,
                  (unsigned long long)s->peer_outbox, s->peer_slot);
     if (c->own) {
-        fetch_or_sc(&c->own->flags, SLOT_RESET);
-        fetch_or_sc(&c->own->tail, COUNT_FLAG);
-        fetch_or_sc(&c->own->head, COUNT_FLAG);
+        slot_cut(c->own);
         if (load_acquire(&c->peer) && (error == BERTH_E_PROTOCOL || error == BERTH_E_CLOSED))
             notify_data(s, c, 0, WANT_NOTHING);
     }
@@ -340,6 +338,6 @@ int client_set_fifo_limit(session_handle h, uint64_t rx, uint64_t tx)
     if (tx)
         store_relaxed(&s->tx_limit, tx);
     if (rx)
-        store_relaxed(&outbox_info(outbox_by_index(s->own_outbox), s->own_slot)->rx_limit, (uint32_t)rx);
+        info_set_rx_limit(outbox_info(outbox_by_index(s->own_outbox), s->own_slot), (uint32_t)rx);
     return 0;
 }

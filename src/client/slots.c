@@ -5,6 +5,8 @@
 #include "client/outbox.h"
 #include "client/rings.h"
 #include "client/slots.h"
+#include "shm/queue.h"
+#include "shm/segment.h"
 #include "shm/slot.h"
 
 static int add_chunk(struct own_box *box, struct outbox_rec *r, uint32_t chunk)
@@ -18,9 +20,7 @@ static int add_chunk(struct own_box *box, struct outbox_rec *r, uint32_t chunk)
     family_lock_acquire(&r->lock, C->member);
     struct segment_header *h = (struct segment_header *)(void *)box->seg[0];
     if (h->chunks == chunk) { /* nobody was faster */
-        uint64_t *table = (uint64_t *)(void *)(box->seg[0] + OUTBOX_CHUNK_TABLE);
-        store_release(&table[chunk], word);
-        store_release(&h->chunks, chunk + 1);
+        segment_add_chunk(box->seg[0], chunk, word);
         rec = NONE;
     }
     family_lock_drop(&r->lock);
@@ -50,8 +50,8 @@ int outbox_slot_alloc(struct own_box *box, uint32_t *index)
         if (i != NONE) {
             /* never 0: generation and index together make slot.peer, where 0 says "not known yet" */
             struct slot *slot = outbox_slot(box, i);
-            if (!load_relaxed(&slot->generation))
-                store_release(&slot->generation, 1u);
+            if (!slot_generation_known(slot))
+                slot_set_generation(slot, 1);
             *index = i;
             return 0;
         }
@@ -67,19 +67,9 @@ void outbox_slot_free(struct own_box *box, uint32_t index)
 {
     struct outbox_rec *r = outbox_rec_of(box);
     struct slot *slot = outbox_slot(box, index);
-    /* the new generation first: whoever still looks must not take the zeroes that follow for the old session */
-    store_release(&slot->generation, slot->generation + 1); /* a 0 is passed over when it is handed out */
-    store_release(&slot->state, (uint8_t)SLOT_FREE);
-    store_relaxed(&slot->tail, 0);
-    store_relaxed(&slot->ring, 0);
-    store_relaxed(&slot->head, 0);
-    store_relaxed(&slot->want, 0);
-    slot_disarm_space(slot);
-    store_relaxed(&slot->peer, 0);
-    store_relaxed(&slot->flags, (uint8_t)0);
-    store_relaxed(&slot->waiter, (uint8_t)WAITER_ANY);
+    slot_end(slot);
     family_lock_acquire(&r->lock, C->member);
-    store_relaxed(&slot->extra, r->slot_free);
+    slot_set_extra(slot, r->slot_free);
     r->slot_free = index + 1;
     r->slots_live--;
     family_lock_drop(&r->lock);
@@ -94,7 +84,7 @@ void outbox_channel_free(struct own_box *box, uint32_t channel)
     struct outbox_rec *r = outbox_rec_of(box);
     if (outbox_worker(r->handle) != C->worker || members_others_live(&r->mapped))
         return; /* relatives may face the same worker through it */
-    store_release(&outbox_channel(box, channel)->peer_worker, NONE);
+    channel_set_peer_worker(outbox_channel(box, channel), NONE);
     store_release(&r->chan[channel].peer_worker, NONE);
 }
 
@@ -110,12 +100,10 @@ static bool channel_reuse(struct own_box *box, uint32_t i, uint32_t peer_worker)
     family_lock_acquire(&chan->tx_lock, C->member);
     memset(queue, 0, 1u << QUEUE_LOG2);
     chan->tx_pos = 0;
-    store_relaxed(&ch->qhead, 0u);
-    store_relaxed(&ch->arm, 0u);
-    store_relaxed(&ch->resync, 0u);
+    channel_clear(ch);
     family_lock_drop(&chan->tx_lock);
     family_lock_drop(&chan->rx_lock);
-    store_release(&ch->peer_worker, peer_worker);
+    channel_set_peer_worker(ch, peer_worker);
     store_release(&chan->peer_worker, peer_worker);
     return true;
 }
@@ -160,7 +148,7 @@ int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *ch
     r->chan[i] = (struct chan_rec){.queue = word};
     struct channel *ch = outbox_channel(box, i);
     ch->peer_worker = peer_worker;
-    store_release(&ch->queue, word);
+    channel_set_queue(ch, word);
     store_release(&r->chan[i].peer_worker, peer_worker);
     *channel = i;
     return 0;

@@ -41,9 +41,8 @@ int offer_check(struct peer_box *box, const struct token *t)
     if (!info)
         return load_relaxed(&box->worker->dead) ? BERTH_E_REFUSED : BERTH_E_IN_PROGRESS;
     uint8_t state = slot_state(p);
-    if ((state != SLOT_OFFERED && state != SLOT_CLOSED) || load_relaxed(&p->generation) != t->generation ||
-        load_acquire(&p->peer) != 0 || load_relaxed(&info->offer_seq) != t->offer_seq ||
-        load_relaxed(&info->listener) != t->listener)
+    if ((state != SLOT_OFFERED && state != SLOT_CLOSED) || slot_generation_known(p) != t->generation ||
+        slot_peer(p) != 0 || info_offer_seq(info) != t->offer_seq || info_listener(info) != t->listener)
         return BERTH_E_REFUSED;
     return 0;
 }

@@ -79,7 +79,7 @@ static bool peer_is_done(struct session *s, struct session_cache *c)
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer)
         return false;
-    if (load_acquire(&peer->generation) != s->peer_generation)
+    if (slot_generation(peer) != s->peer_generation)
         return true;
     return load_relaxed(&s->flags) & SF_CONNECTOR && slot_state(peer) == SLOT_CLOSED;
 }

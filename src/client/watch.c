@@ -211,6 +211,6 @@ void sleepers_wake(struct session *s)
 void futex_sleepers_wake(struct session *s, struct session_cache *c)
 {
     const struct slot *own = load_relaxed(&c->own);
-    if (own && (load_sc(&own->want) | load_sc(&own->want_space)) & COUNT_FLAG)
+    if (own && (slot_want(own) | slot_want_space(own)) & COUNT_FLAG)
         sleepers_wake(s);
 }

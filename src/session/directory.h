@@ -7,6 +7,7 @@
 #ifndef BERTH_SESSION_DIRECTORY_H
 #define BERTH_SESSION_DIRECTORY_H
 
+#include "base/atomic.h"
 #include "session/endpoint.h"
 #include "shm/abi.h"
 
@@ -24,6 +25,12 @@ bool directory_is_local(const struct directory *dir, const uint8_t addr[16]);
 /* The word that moves whenever the daemon has sent something to that worker: to look at, and to sleep on by futex. It is
  * shared with other workers: at worst somebody looks in vain. */
 const uint32_t *directory_news(const struct directory *dir, uint32_t worker);
+/* What it holds. Acquire pairs with directory_tell: what was sent is on the socket. */
+static inline uint32_t directory_news_now(const struct directory *dir, uint32_t worker)
+{
+    return load_acquire(&dir->news[worker % DIR_NEWS]);
+}
+
 /* True while the daemon lives that made it. The word is for a futex: it changes, and one sleeper is woken, when the daemon
  * ends; who is woken wakes the others (FUTEX_WAKE on a read-only map works). */
 bool directory_lives(const struct directory *dir);

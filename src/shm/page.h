@@ -43,4 +43,22 @@ static inline void waiter_set_cpu(struct waiter_line *own, uint32_t cpu)
         store_relaxed(&own->cpu, cpu);
 }
 
+/* The worker has forked: acquire pairs with page_set_forked, which comes before the fork. */
+static inline bool page_forked(const struct worker_page *page)
+{
+    return load_acquire(&page->forked);
+}
+
+static inline void page_set_forked(struct worker_page *own)
+{
+    store_release(&own->forked, (uint16_t)1);
+}
+
+/* Last of what makes it: who finds the magic finds the version. */
+static inline void page_begin(struct worker_page *own)
+{
+    own->version = ABI_VERSION;
+    store_release(&own->magic, ABI_MAGIC_PAGE);
+}
+
 #endif

@@ -6,6 +6,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/atomic.h"
+#include "shm/abi.h"
+
 /* Makes a memfd of `size` bytes (a multiple of the page size), maps it writable and shared, then seals it with SHRINK, GROW
  * and FUTURE_WRITE, so that nobody, the owner included, can map it writable again. The descriptor is CLOEXEC.
  * 0, or BERTH_E_NO_MEMORY with errno set. Caller owns both: munmap and close. */
@@ -19,5 +22,39 @@ int segment_open(int fd, uint64_t min, uint64_t max, bool populated, const void 
                  const char **why);
 
 void segment_unmap(const void *map, uint64_t size);
+
+/* ---- the words of a segment of an outbox ------------------------------------------------------------------ */
+
+/* Acquire pairs with segment_begin: with the magic the whole header is there. */
+static inline uint32_t segment_magic(const struct segment_header *peer)
+{
+    return load_acquire(&peer->magic);
+}
+
+static inline void segment_begin(struct segment_header *own, uint32_t magic)
+{
+    store_release(&own->magic, magic);
+}
+
+/* Acquire pairs with segment_add_chunk: the words of so many chunks are there. A peer's may be any number. */
+static inline uint32_t segment_chunks(const struct segment_header *peer)
+{
+    return load_acquire(&peer->chunks);
+}
+
+/* Where a chunk lies, of the outbox whose segment 0 this is. Acquire pairs with segment_add_chunk: its slots are zero. */
+static inline uint64_t segment_chunk(const void *segment, uint32_t chunk)
+{
+    const uint64_t *table = (const uint64_t *)(const void *)((const uint8_t *)segment + OUTBOX_CHUNK_TABLE);
+    return load_acquire(&table[chunk]);
+}
+
+/* The word, then their number. */
+static inline void segment_add_chunk(void *segment, uint32_t chunk, uint64_t word)
+{
+    uint64_t *table = (uint64_t *)(void *)((uint8_t *)segment + OUTBOX_CHUNK_TABLE);
+    store_release(&table[chunk], word);
+    store_release(&((struct segment_header *)segment)->chunks, chunk + 1);
+}
 
 #endif

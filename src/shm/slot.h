@@ -50,6 +50,111 @@ static inline uint8_t slot_state(const struct slot *peer)
     return load_acquire(&peer->state);
 }
 
+/* Acquire pairs with slot_set_generation: who sees the new one takes nothing that follows for the old session's. */
+static inline uint32_t slot_generation(const struct slot *slot)
+{
+    return load_acquire(&slot->generation);
+}
+
+/* Where the slot is known to be somebody's: after slot_state or slot_peer, whose acquire has brought it, or of one's own. */
+static inline uint32_t slot_generation_known(const struct slot *slot)
+{
+    return load_relaxed(&slot->generation);
+}
+
+/* Index and generation of the slot that it has for its peer. Acquire pairs with slot_set_peer: slot_info.peer_outbox is there. */
+static inline uint64_t slot_peer(const struct slot *peer)
+{
+    return load_acquire(&peer->peer);
+}
+
+/* Relaxed: stored before the FIN in the tail, whose acquire brings it. */
+static inline bool slot_was_reset(const struct slot *peer)
+{
+    return load_relaxed(&peer->flags) & SLOT_RESET;
+}
+
+/* Relaxed: who sleeps has stored it before it armed. After a load of the counter's mark, which brings it; else a hint. */
+static inline uint32_t slot_waiter(const struct slot *peer)
+{
+    return load_relaxed(&peer->waiter) % WAITERS_MAX;
+}
+
+/* Relaxed: a hint. */
+static inline uint8_t slot_cpu(const struct slot *peer)
+{
+    return load_relaxed(&peer->cpu);
+}
+
+/* Of one's own slot: relaxed where only the owner's threads write, who hold the lock of that half or look for a flag. */
+static inline uint64_t slot_own_tail(const struct slot *own)
+{
+    return load_relaxed(&own->tail);
+}
+
+static inline uint64_t slot_own_head(const struct slot *own)
+{
+    return load_relaxed(&own->head);
+}
+
+static inline uint64_t slot_own_want(const struct slot *own)
+{
+    return load_relaxed(&own->want);
+}
+
+/* A free slot: the next one. One in use: index of the session's record + 1. Nobody else looks at it. */
+static inline uint64_t slot_extra(const struct slot *own)
+{
+    return load_relaxed(&own->extra);
+}
+
+static inline void slot_set_extra(struct slot *own, uint64_t extra)
+{
+    store_relaxed(&own->extra, extra);
+}
+
+static inline void slot_set_peer(struct slot *own, uint64_t index_and_generation)
+{
+    store_release(&own->peer, index_and_generation);
+}
+
+static inline void slot_set_generation(struct slot *own, uint32_t generation)
+{
+    store_release(&own->generation, generation);
+}
+
+/* Relaxed: slot_arm that follows is the fence. */
+static inline void slot_set_waiter(struct slot *own, uint32_t waiter)
+{
+    store_relaxed(&own->waiter, (uint8_t)waiter);
+}
+
+/* In the one order: from now on whoever sleeps for it, before its other holders come to be. */
+static inline void slot_set_waiter_any(struct slot *own)
+{
+    store_sc(&own->waiter, (uint8_t)WAITER_ANY);
+}
+
+static inline void slot_set_cpu(struct slot *own, uint8_t cpu)
+{
+    if (load_relaxed(&own->cpu) != cpu)
+        store_relaxed(&own->cpu, cpu);
+}
+
+/* Before the tail gets its FIN. */
+static inline void slot_set_reset(struct slot *own)
+{
+    fetch_or_sc(&own->flags, SLOT_RESET);
+}
+
+/* Both directions end where they are, whoever is storing a count at this moment. */
+static inline void slot_cut(struct slot *own)
+{
+    slot_set_reset(own);
+    fetch_or_sc(&own->tail, COUNT_FLAG);
+    fetch_or_sc(&own->head, COUNT_FLAG);
+}
+
 /* Of one's own slot. */
 static inline void slot_set_tail(struct slot *own, uint64_t word)
 {
@@ -111,6 +216,28 @@ static inline void slot_set_state(struct slot *own, uint8_t state)
     exchange_sc(&own->state, state);
 }
 
+/* Its first one: release pairs with slot_state, all of slot_info is there. Nobody sleeps for it yet. */
+static inline void slot_offer(struct slot *own)
+{
+    store_release(&own->state, (uint8_t)SLOT_OFFERED);
+}
+
+/* The new generation first: whoever still looks must not take the zeroes that follow for the old session. A generation of 0 is
+ * passed over when the slot is handed out. */
+static inline void slot_end(struct slot *own)
+{
+    slot_set_generation(own, own->generation + 1);
+    store_release(&own->state, (uint8_t)SLOT_FREE);
+    store_relaxed(&own->tail, 0);
+    store_relaxed(&own->ring, 0);
+    store_relaxed(&own->head, 0);
+    store_relaxed(&own->want, 0);
+    slot_disarm_space(own);
+    store_relaxed(&own->peer, 0);
+    store_relaxed(&own->flags, (uint8_t)0);
+    store_relaxed(&own->waiter, (uint8_t)WAITER_ANY);
+}
+
 /* Did a count that went from old to new (offsets; a flag counts as one more) pass what the peer asked for? */
 static inline int slot_crossed(uint64_t want_word, uint64_t old_offset, uint64_t new_offset)
 {
@@ -127,6 +254,63 @@ static inline const uint32_t *slot_tail_futex(const struct slot *s)
 static inline const uint32_t *slot_head_futex(const struct slot *s)
 {
     return (const uint32_t *)(const void *)&s->head;
+}
+
+/* ---- slot_info ----------------------------------------------------------------------------------------- */
+/* Written before the state that announces it, so what is read after slot_state is there: relaxed. */
+
+static inline uint16_t info_local_port(const struct slot_info *peer)
+{
+    return load_relaxed(&peer->local_port);
+}
+
+static inline uint16_t info_remote_port(const struct slot_info *peer)
+{
+    return load_relaxed(&peer->remote_port);
+}
+
+static inline uint8_t info_addr_kind(const struct slot_info *peer)
+{
+    return load_relaxed(&peer->addr_kind);
+}
+
+static inline uint32_t info_listener(const struct slot_info *peer)
+{
+    return load_relaxed(&peer->listener);
+}
+
+static inline outbox_handle info_peer_outbox(const struct slot_info *peer)
+{
+    return load_relaxed(&peer->peer_outbox);
+}
+
+/* Advice that the owner may change at any time. */
+static inline uint32_t info_rx_limit(const struct slot_info *info)
+{
+    return load_relaxed(&info->rx_limit);
+}
+
+static inline void info_set_rx_limit(struct slot_info *own, uint32_t bytes)
+{
+    store_relaxed(&own->rx_limit, bytes);
+}
+
+/* How often it was offered, which moves while it is announced. */
+static inline uint32_t info_offer_seq(const struct slot_info *peer)
+{
+    return load_relaxed(&peer->offer_seq);
+}
+
+/* An acceptor that has answered, and a connector that offers again: in the one order, so that the acceptor sees the new number,
+ * or the connector the answer. */
+static inline uint32_t info_offer_seq_sc(const struct slot_info *peer)
+{
+    return load_sc(&peer->offer_seq);
+}
+
+static inline void info_set_offer_seq(struct slot_info *own, uint32_t seq)
+{
+    store_sc(&own->offer_seq, seq);
 }
 
 #endif
