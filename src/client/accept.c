@@ -73,15 +73,15 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     s->local.proto = s->remote.proto = PROTO_TCP;
     s->local.family = s->remote.family = info_addr_kind(info) == 6 ? 6 : 4;
     uint64_t limit = info_rx_limit(info);
-    if (limit >= 4096 && limit < load_relaxed(&s->tx_limit))
-        store_relaxed(&s->tx_limit, limit);
-    store_relaxed(&s->listener, listener);
-    store_relaxed(&s->app, box->worker->app);
-    store_relaxed(&s->offer_seq, t->offer_seq);
-    store_relaxed(&s->own_outbox, own->index);
-    store_relaxed(&s->own_slot, own_slot);
-    store_relaxed(&s->peer_outbox, box->handle);
-    store_relaxed(&s->peer_slot, t->slot);
+    if (limit >= 4096 && limit < session_tx_limit(s))
+        session_set_tx_limit(s, limit);
+    session_set_listener(s, listener);
+    session_set_app(s, box->worker->app);
+    session_set_offer_seq(s, t->offer_seq);
+    session_set_own_outbox(s, own->index);
+    session_set_own_slot(s, own_slot);
+    session_set_peer_outbox(s, box->handle);
+    session_set_peer_slot(s, t->slot);
     s->peer_generation = t->generation;
     session_fill_slot(s, own);
     struct session_cache *c = session_cache_make(s);
@@ -92,7 +92,7 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     if (load_sc(
             &box->worker
                  ->dead)) { /* looked at when others can find the session: sessions_of_worker_dead may be at it */
-        fetch_or_sc(&s->flags, SF_DEAD);
+        session_add_flags(s, SF_DEAD);
     } else {
         channel_event(s, c);
         if (!load_relaxed(&box->announced) &&
@@ -102,7 +102,7 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     /* All that tells the connector of us is on its way: if its number has not moved yet, it will hear of us before it asks anybody
      * else (slot_set_state is the fence between). Otherwise it may have chosen another. */
     if (t->offer_seq > 1 || info_offer_seq_sc(info) != t->offer_seq)
-        fetch_or_sc(&s->flags, SF_TENTATIVE);
+        session_add_flags(s, SF_TENTATIVE);
     plock_take(&C->zombie_lock);
     s->next = C->unconfirmed;
     store_release(&C->unconfirmed, session_index(s) + 1);

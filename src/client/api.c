@@ -308,7 +308,7 @@ BERTH_PUBLIC int berth_option_get(berth_session session, enum berth_option optio
         *value = info_rx_limit(outbox_info(outbox_by_index(s->own_outbox), s->own_slot));
         return 0;
     case BERTH_OPT_TX_FIFO_SIZE:
-        *value = load_relaxed(&s->tx_limit);
+        *value = session_tx_limit(s);
         return 0;
     case BERTH_OPT_READABLE:
         *value = client_readable(session);

@@ -76,10 +76,9 @@ int tokens_create(struct listener *l)
 {
     for (uint32_t i = 0; i < ASIDES_MAX; i++) {
         struct aside *a = &C->family->aside[i];
-        uint32_t unused = 0;
-        if (!load_relaxed(&a->used) && compare_exchange_sc(&a->used, &unused, 1u)) {
-            store_relaxed(&a->count, 0);
-            store_relaxed(&a->nonblock, 0);
+        if (aside_claim(a)) {
+            aside_set_count(a, 0);
+            aside_set_nonblock(a, 0);
             members_only(&a->holders, C->member);
             store_release(&l->aside, i + 1);
             return 0;
@@ -93,7 +92,7 @@ void tokens_free(struct listener *l)
     struct aside *a = aside_of(l);
     store_release(&l->aside, 0);
     if (a && !(berth_family_shared && members_others_live(&a->holders)))
-        store_release(&a->used, 0);
+        aside_free(a);
     else if (a)
         (void)members_drop(&a->holders, C->member);
 }
@@ -113,7 +112,7 @@ bool aside_put(struct listener *l, const struct token *t)
     family_lock_acquire(&a->lock, C->member);
     if (a->count < ASIDE_TOKENS) {
         a->token[a->count] = *t;
-        store_release(&a->count, a->count + 1);
+        aside_set_count(a, a->count + 1);
         put = true;
     }
     family_lock_drop(&a->lock);
@@ -130,7 +129,7 @@ bool aside_take(struct aside *a, const struct token *t)
         if (!token_same(&a->token[i], t))
             continue;
         memmove(&a->token[i], &a->token[i + 1], (n - i - 1) * sizeof a->token[0]);
-        store_release(&a->count, n - 1);
+        aside_set_count(a, n - 1);
         took = true;
     }
     family_lock_drop(&a->lock);
@@ -152,7 +151,7 @@ void listener_retry_pending(void)
 {
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
         struct listener *l = &C->listeners[i];
-        if (l->generation & 1 && l->aside && load_relaxed(&aside_of(l)->count))
+        if (l->generation & 1 && l->aside && aside_count(aside_of(l)))
             listener_ready(l);
     }
 }
@@ -164,7 +163,7 @@ static void drop(outbox_handle handle)
         struct listener *l = &C->listeners[i];
         struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
         struct token copy[ASIDE_TOKENS];
-        for (uint32_t n = a && load_relaxed(&a->count) ? aside_copy(a, copy) : 0; n-- > 0;) {
+        for (uint32_t n = a && aside_count(a) ? aside_copy(a, copy) : 0; n-- > 0;) {
             if (copy[n].outbox == handle)
                 (void)aside_take(a, &copy[n]);
         }
@@ -187,7 +186,7 @@ bool listeners_want(outbox_handle handle)
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
         struct listener *l = &C->listeners[i];
         struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
-        for (uint32_t n = a ? load_relaxed(&a->count) : 0; n-- > 0;) {
+        for (uint32_t n = a ? aside_count(a) : 0; n-- > 0;) {
             if (n < ASIDE_TOKENS && a->token[n].outbox == handle)
                 return true;
         }

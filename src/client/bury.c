@@ -42,7 +42,7 @@ static void last_holder(struct session *s)
     if (c->box && !counted)
         fetch_add_sc(&c->box->sessions, 1);
     roll_enter(s, roll_of(c->box));
-    fetch_or_sc(&s->flags, SF_SHARED);
+    session_add_flags(s, SF_SHARED);
     members_add(&s->holders, C->member);
 }
 
@@ -50,7 +50,7 @@ static void last_holder(struct session *s)
 static void spans_release(struct session *s, uint32_t member)
 {
     if (s->flags & SF_READ_SPAN && s->read_spanner == member + 1)
-        fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+        session_drop_flags(s, SF_READ_SPAN);
     if (s->write_span && s->write_spanner == member + 1)
         s->write_span = 0;
 }
@@ -61,15 +61,15 @@ static void outboxes_release(uint32_t member, const struct member_set *alive)
     struct family *f = C->family;
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
         struct outbox_rec *r = &f->outbox[i];
-        if (!load_acquire(&r->used) || r->owner_member != member || members_any(&r->mapped, alive))
+        if (!outbox_rec_used(r) || r->owner_member != member || members_any(&r->mapped, alive))
             continue;
-        for (uint32_t rec = 0, n = load_acquire(&f->rings); rec < n; rec++) {
+        for (uint32_t rec = 0, n = family_rings(f); rec < n; rec++) {
             if (f->ring[rec].outbox == i && f->ring[rec].word) {
                 f->ring[rec].word = 0;
                 ring_rec_free(rec);
             }
         }
-        store_release(&r->used, 0);
+        outbox_rec_set_used(r, 0);
     }
 }
 
@@ -80,7 +80,7 @@ static void session_let_go(struct session *s, uint32_t member, const struct memb
     half_lock(&s->tx_lock);
     spans_release(s, member);
     bool dropped = members_drop(&s->holders, member); /* else a relative was faster */
-    uint32_t state = load_acquire(&s->state);
+    uint32_t state = session_state_acquire(s);
     session_handle h = session_handle_of(s);
     struct own_box *own = outbox_by_index(s->own_outbox);
     bool reached = own && outbox_slot(own, s->own_slot);
@@ -104,9 +104,9 @@ static bool let_go(uint32_t member, const struct member_set *alive)
 {
     bool all = true;
     for (struct session *s = NULL; (s = session_after(s));) {
-        if (load_acquire(&s->state) == SESSION_FREE || !members_has(&s->holders, member))
+        if (session_state_acquire(s) == SESSION_FREE || !members_has(&s->holders, member))
             continue;
-        uint32_t own = load_relaxed(&s->own_outbox);
+        uint32_t own = session_own_outbox(s);
         if (own < OUTBOXES_MAX && !outbox_by_index(own) && members_any(&C->family->outbox[own].mapped, alive))
             all = false;
         else
@@ -125,7 +125,7 @@ static void session_unshare(struct session *s)
     c->tx_ring = NULL;
     bool met = c->peer || !s->peer_outbox;     /* else it was another who met the peer */
     if (worker_is_us(session_owner(s)) && met) /* else its peer still knows us by another worker */
-        fetch_and_sc(&s->flags, ~SF_SHARED);
+        session_drop_flags(s, SF_SHARED);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
 }
@@ -137,13 +137,13 @@ static void member_bury(uint32_t member, uint32_t generation)
     struct member_set alive = members_alive();
     if (!let_go(member, &alive))
         return;
-    store_release(&m->life, member_life(PID_GONE, generation));
+    member_set_life(m, member_life(PID_GONE, generation));
     outboxes_release(member, &alive);
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
-        if (load_relaxed(&C->family->outbox[i].used))
+        if (outbox_rec_used(&C->family->outbox[i]))
             (void)members_drop(&C->family->outbox[i].mapped, member);
     }
-    store_release(&m->life, member_life(0, (generation + 1) & GENERATION_MASK));
+    member_set_life(m, member_life(0, (generation + 1) & GENERATION_MASK));
 }
 
 /* One relative at a time: a set of holders does not tell a dead member from the next one in its place. */
@@ -154,13 +154,13 @@ static void members_bury(uint32_t id)
         return;
     family_lock_acquire(&C->family->bury_lock, C->member);
     struct member *m = &C->family->member[member];
-    uint64_t life = load_acquire(&m->life);
+    uint64_t life = member_life_now(m);
     int32_t pid = (int32_t)life;
     if ((pid > 0 || pid == PID_COMING) && life >> 32 == generation)
-        (void)compare_exchange_sc(&m->life, &life, member_life(PID_GOING, generation));
+        member_change_life(m, &life, member_life(PID_GOING, generation));
     for (uint32_t i = 0, n = members_used(); i < n;
          i++) { /* others too: who was to see to them may have died instead, even in the midst of it */
-        life = load_acquire(&C->family->member[i].life);
+        life = member_life_now(&C->family->member[i]);
         if ((int32_t)life == PID_GOING || (int32_t)life == PID_GONE)
             member_bury(i, (uint32_t)(life >> 32));
     }
@@ -173,7 +173,7 @@ void member_gone(uint32_t id)
     struct member_set alive = members_alive();
     bool alone = !members_other(&alive, C->member, &alive);
     for (struct session *s = NULL; (s = session_after(s));) {
-        if (!(load_relaxed(&s->flags) & SF_SHARED) || !session_held_by(s, C->member))
+        if (!(session_flags(s) & SF_SHARED) || !session_held_by(s, C->member))
             continue;
         struct session_cache *c = session_cache_of(s);
         if (!c->peer && s->state != SESSION_QUEUED)
@@ -191,7 +191,7 @@ void member_gone(uint32_t id)
 void members_look_alive(void)
 {
     for (uint32_t i = 0, n = members_used(); i < n; i++) {
-        uint64_t life = load_acquire(&C->family->member[i].life);
+        uint64_t life = member_life_now(&C->family->member[i]);
         if ((int32_t)life > 0 && i != C->member && !member_lives(i))
             member_gone(member_id(i, (uint32_t)(life >> 32)));
     }
@@ -208,7 +208,7 @@ uint32_t members_watch(void)
 {
     uint32_t unwatched = 0;
     for (uint32_t i = 0, n = members_used(); i < n; i++) {
-        uint64_t life = load_acquire(&C->family->member[i].life);
+        uint64_t life = member_life_now(&C->family->member[i]);
         uint32_t generation = (uint32_t)(life >> 32);
         int32_t pid = (int32_t)life;
         if (watched[i].vigil && (pid <= 0 || watched[i].generation != generation)) {

@@ -78,17 +78,17 @@ void channel_event(struct session *s, struct session_cache *c)
     uint32_t qhead = known ? channel_qhead(their_channel(box)) : 0;
     uint32_t ahead = (uint32_t)chan->tx_pos - qhead;
     uint64_t qhead64 = ahead <= QUEUE_ENTRIES ? chan->tx_pos - ahead : chan->tx_pos - QUEUE_ENTRIES;
-    if (load_relaxed(&s->event_pos) <= qhead64) { /* else one is outstanding */
+    if (session_event_pos(s) <= qhead64) { /* else one is outstanding */
         bool writable = false; /* not where another process of the family made the queue after it was forked */
         uint64_t *q = (uint64_t *)(void *)outbox_ring_at(own, chan->queue, &writable);
         if (!writable || queue_full((uint32_t)chan->tx_pos, qhead)) {
             struct channel *ch = outbox_channel(own, box->own_channel);
             channel_move_resync(ch);
         } else {
-            uint32_t slot = load_relaxed(&s->own_slot);
+            uint32_t slot = session_own_slot(s);
             queue_put(q, (uint32_t)chan->tx_pos++, slot);
-            if (load_relaxed(&s->own_slot) == slot)
-                store_relaxed(&s->event_pos, chan->tx_pos);
+            if (session_own_slot(s) == slot)
+                session_set_event_pos(s, chan->tx_pos);
         }
     }
     family_lock_release(&chan->tx_lock); /* the fence before the arm words are read */

@@ -209,15 +209,15 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
         goto fail_slot;
     }
     r->backlog = e.backlog;
-    store_relaxed(&s->listener, e.listener);
-    store_relaxed(&s->app, e.app);
-    store_relaxed(&s->offer_seq, 1);
-    fetch_or_sc(&s->flags, SF_CONNECTOR);
+    session_set_listener(s, e.listener);
+    session_set_app(s, e.app);
+    session_set_offer_seq(s, 1);
+    session_add_flags(s, SF_CONNECTOR);
     uint32_t own_slot;
     if ((err = outbox_slot_alloc(r->box, &own_slot)) != 0)
         goto fail_slot;
-    store_relaxed(&s->own_outbox, r->box->index);
-    store_relaxed(&s->own_slot, own_slot);
+    session_set_own_outbox(s, r->box->index);
+    session_set_own_slot(s, own_slot);
     session_fill_slot(s, r->box);
     (void)session_cache_make(s);               /* before any other thread can come to it */
     slot_offer(outbox_slot(r->box, own_slot)); /* before the token, a system call */
@@ -243,9 +243,9 @@ int client_connect_offer(session_handle h)
     if (!s)
         return BERTH_E_BAD_HANDLE;
     plock_take(&C->lock);
-    struct route *r = route_find(load_relaxed(&s->listener));
+    struct route *r = route_find(session_listener(s));
     int err = r ? 0 : BERTH_E_REFUSED;
-    if (r && load_relaxed(&s->state) == SESSION_QUEUED) /* else another thread's look has done it */
+    if (r && session_state(s) == SESSION_QUEUED) /* else another thread's look has done it */
         err = offer(s, r);
     if (C->daemon_lost)
         store_release(&C->alone,
@@ -261,9 +261,9 @@ int client_connect_offer(session_handle h)
 bool client_connect_stop(session_handle h)
 {
     struct session *s = session_get(h);
-    if (!s || client_connected(h) || load_relaxed(&s->state) != SESSION_QUEUED)
+    if (!s || client_connected(h) || session_state(s) != SESSION_QUEUED)
         return false;
-    fetch_or_sc(&s->flags, SF_STOPPED);
+    session_add_flags(s, SF_STOPPED);
     session_break(s, BERTH_E_RESET, "it was shut down before it was connected");
     return true;
 }
@@ -284,9 +284,9 @@ bool client_connected(session_handle h)
     struct session *s = session_get(h);
     if (!s)
         return false;
-    if (load_relaxed(&s->state) == SESSION_QUEUED)
+    if (session_state(s) == SESSION_QUEUED)
         offer_again(s);
-    return load_relaxed(&s->state) == SESSION_OFFERED || load_relaxed(&s->state) == SESSION_OPEN;
+    return session_state(s) == SESSION_OFFERED || session_state(s) == SESSION_OPEN;
 }
 
 int client_connect_wait(session_handle h, int64_t deadline, const struct sleep_mark *mark)
@@ -299,7 +299,7 @@ int client_connect_wait(session_handle h, int64_t deadline, const struct sleep_m
             return BERTH_E_BAD_HANDLE;
         if (client_connected(h))
             return 0;
-        if (load_relaxed(&s->flags) & SF_RESET)
+        if (session_flags(s) & SF_RESET)
             return client_take_error(h);
         if (deadline != DEADLINE_NEVER && left <= 0)
             return BERTH_E_TIMED_OUT;

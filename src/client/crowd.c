@@ -46,7 +46,7 @@ static bool more_than_cpus(void)
 {
     uint32_t n = (uint32_t)__builtin_popcountll(load_relaxed(&C->waiters_used));
     for (uint32_t i = 0; i < members_used(); i++)
-        n += i != C->member && load_relaxed(&C->family->member[i].pid) > 0;
+        n += i != C->member && member_pid(&C->family->member[i]) > 0;
     for (const struct peer_box *b = C->polled; b && n <= cpus_online; b = b->next_polled)
         n += loops_of(b->worker->page);
     return n > cpus_online;

@@ -16,8 +16,8 @@
 static void walk_dead(struct roll_walk *w, uint32_t worker)
 {
     for (struct session *s; (s = walk_next(w));) {
-        outbox_handle peer = load_relaxed(&s->peer_outbox);
-        if (load_acquire(&s->state) == SESSION_FREE || outbox_worker(peer) != worker || !peer)
+        outbox_handle peer = session_peer_outbox(s);
+        if (session_state_acquire(s) == SESSION_FREE || outbox_worker(peer) != worker || !peer)
             continue;
         session_dead(s, w->flags);
         struct session_cache *c = session_cache_of(s);
@@ -43,16 +43,16 @@ void sessions_listener_gone(uint32_t listener)
     bool drained = false;
     walk_begin(&w, &C->unmet);
     for (struct session *s; (s = walk_next(&w));) {
-        uint32_t state = load_acquire(&s->state);
-        if (load_relaxed(&s->listener) == listener && load_relaxed(&s->flags) & SF_CONNECTOR &&
-            !load_relaxed(&s->peer_outbox) && members_has(&s->holders, C->member) &&
+        uint32_t state = session_state_acquire(s);
+        if (session_listener(s) == listener && session_flags(s) & SF_CONNECTOR && !session_peer_outbox(s) &&
+            members_has(&s->holders, C->member) &&
             (state == SESSION_QUEUED || state == SESSION_OFFERED || state == SESSION_ZOMBIE)) {
             if (!drained) /* accepted at the last moment? */
-                events_drain(load_relaxed(&s->app));
+                events_drain(session_app(s));
             drained = true;
-            if (state == SESSION_QUEUED || load_relaxed(&s->flags) & SF_SHARED)
+            if (state == SESSION_QUEUED || session_flags(s) & SF_SHARED)
                 (void)session_seek(s);
-            if (!load_relaxed(&s->peer_outbox))
+            if (!session_peer_outbox(s))
                 session_break(s, state == SESSION_QUEUED ? BERTH_E_REFUSED : BERTH_E_RESET, "its listener is gone");
         }
     }
@@ -65,8 +65,8 @@ void sessions_unreachable(uint32_t app)
     struct roll_walk w;
     walk_begin(&w, &C->unmet);
     for (struct session *s; (s = walk_next(&w));) {
-        if (load_acquire(&s->state) == SESSION_OFFERED && load_relaxed(&s->app) == app &&
-            !load_relaxed(&s->peer_outbox) && members_has(&s->holders, C->member))
+        if (session_state_acquire(s) == SESSION_OFFERED && session_app(s) == app && !session_peer_outbox(s) &&
+            members_has(&s->holders, C->member))
             session_break(s, BERTH_E_NO_MEMORY, "no descriptor is free");
     }
 }
@@ -158,10 +158,10 @@ uint32_t peers_look_alive(void)
 static bool others_may_meet(const struct session *s)
 {
     uint32_t owner = session_owner(s);
-    if (!(load_relaxed(&s->flags) & SF_SHARED) || worker_is_us(owner))
+    if (!(session_flags(s) & SF_SHARED) || worker_is_us(owner))
         return false;
     for (uint32_t i = 0, n = members_used(); i < n; i++) {
-        if (i != C->member && load_relaxed(&C->family->member[i].worker) == owner && member_lives(i))
+        if (i != C->member && member_worker(&C->family->member[i]) == owner && member_lives(i))
             return true;
     }
     return false;
@@ -174,13 +174,13 @@ void sessions_nobody_takes(void)
     bool met = true;
     walk_begin(&w, &C->unmet);
     for (struct session *s; (s = walk_next(&w));) {
-        uint32_t state = load_acquire(&s->state);
-        if (load_relaxed(&s->peer_outbox) || !(load_relaxed(&s->flags) & SF_CONNECTOR) ||
-            load_relaxed(&s->flags) & SF_RESET || !members_has(&s->holders, C->member) ||
+        uint32_t state = session_state_acquire(s);
+        if (session_peer_outbox(s) || !(session_flags(s) & SF_CONNECTOR) || session_flags(s) & SF_RESET ||
+            !members_has(&s->holders, C->member) ||
             (state != SESSION_QUEUED && state != SESSION_OFFERED && state != SESSION_ZOMBIE))
             continue;
-        if (load_relaxed(&s->app) != app) {
-            app = load_relaxed(&s->app);
+        if (session_app(s) != app) {
+            app = session_app(s);
             plock_take(&C->lock);
             met = peer_app_met(app);
             plock_release(&C->lock);
@@ -189,9 +189,9 @@ void sessions_nobody_takes(void)
         }
         if (met || others_may_meet(s))
             continue;
-        if (load_relaxed(&s->flags) & SF_SHARED)
+        if (session_flags(s) & SF_SHARED)
             (void)session_seek(s);
-        if (!load_relaxed(&s->peer_outbox))
+        if (!session_peer_outbox(s))
             session_break(s, BERTH_E_RESET, "nobody is left who could introduce its acceptor");
     }
 }

@@ -87,8 +87,8 @@ static void catch_up(struct peer_box *box, uint32_t looks)
     for (; box->behind && looks; looks--) {
         struct session *s = load_relaxed(&box->walk.at) ? walk_next(&box->walk) : NULL;
         if (s) {
-            if (load_relaxed(&s->state) == SESSION_OPEN)
-                session_event(box, load_relaxed(&s->peer_slot));
+            if (session_state(s) == SESSION_OPEN)
+                session_event(box, session_peer_slot(s));
         } else if (box->scan < box->scan_end) {
             if (!slot_scan(box, box->scan++))
                 box->scan = box->scan_end;
@@ -186,7 +186,7 @@ void unmet_sessions_look(uint32_t app)
     struct roll_walk w;
     walk_begin(&w, &C->unmet);
     for (struct session *s; (s = walk_next(&w));) {
-        if (load_relaxed(&s->app) == app)
+        if (session_app(s) == app)
             (void)watches_ready_quietly(&C->cache[session_index(s)]);
     }
     own_kick();

@@ -19,7 +19,7 @@ bool berth_family_shared;
 bool member_dead(void *unused, uint32_t id)
 {
     uint32_t index = member_index(id);
-    uint64_t life = load_acquire(&C->family->member[index].life);
+    uint64_t life = member_life_now(&C->family->member[index]);
     int32_t pid = (int32_t)life;
     if (pid == 0 || life >> 32 != member_generation(id))
         return true; /* it ended, and the daemon said so */
@@ -114,7 +114,7 @@ struct session *session_alloc(void)
         f->session_free = s->next;
     } else if (f->sessions < SESSIONS_MAX) {
         s = session_at(f->sessions);
-        store_release(&f->sessions, f->sessions + 1); /* read without the lock by who looks at all of them */
+        family_set_sessions(f, f->sessions + 1); /* read without the lock by who looks at all of them */
     }
     family_lock_drop(&f->lock);
     if (!s)
@@ -122,21 +122,13 @@ struct session *session_alloc(void)
     uint32_t generation = s->generation;
     if (++generation == 0)
         generation = 1;
-    /* a late look at the old session may still come, and have its locks: it finds another generation, or nothing */
-    uint64_t *words = (uint64_t *)(void *)s;
-    const size_t rx = offsetof(struct session, rx_lock) / 8;
-    for (size_t i = 1; i < sizeof *s / 8; i++) {
-        if (i != rx)
-            store_relaxed(&words[i], 0);
-    }
-    store_release(&s->flags, generation << SF_TAG_SHIFT);
-    store_release(&s->generation, generation);
+    session_begin(s, generation);
     s->tx_rec = s->left_first = s->left_last = NONE;
-    store_relaxed(&s->own_outbox, NONE);
-    store_relaxed(&s->own_slot, NONE);
+    session_set_own_outbox(s, NONE);
+    session_set_own_slot(s, NONE);
     members_only(&s->holders, C->member);
     s->tx_limit = C->tx_limit;
-    store_release(&s->state, SESSION_QUEUED);
+    session_store_state(s, SESSION_QUEUED);
     return s;
 }
 
@@ -144,7 +136,7 @@ void session_free(struct session *s)
 {
     struct family *f = C->family;
     roll_leave(s);
-    store_release(&s->state, SESSION_FREE);
+    session_store_state(s, SESSION_FREE);
     store_release(&C->cache[session_index(s)].generation, 0u);
     family_lock_acquire(&f->lock, C->member);
     s->next = f->session_free;
@@ -162,7 +154,7 @@ uint32_t ring_rec_alloc(void)
         f->ring_free = f->ring[rec].next;
     } else if (f->rings < RINGS_MAX) {
         rec = f->rings;
-        store_release(&f->rings, rec + 1); /* who sweeps looks without the lock */
+        family_set_rings(f, rec + 1); /* who sweeps looks without the lock */
     }
     family_lock_drop(&f->lock);
     return rec;
@@ -179,7 +171,7 @@ void ring_rec_free(uint32_t rec)
 
 uint32_t members_used(void)
 {
-    uint32_t n = load_acquire(&C->family->members);
+    uint32_t n = family_members(C->family);
     return n < MEMBERS_MAX ? n : MEMBERS_MAX;
 }
 
@@ -187,7 +179,7 @@ struct member_set members_alive(void)
 {
     struct member_set alive = {{0}};
     for (uint32_t i = 0, n = members_used(); i < n; i++) {
-        int32_t pid = load_acquire(&C->family->member[i].pid);
+        int32_t pid = member_pid(&C->family->member[i]);
         if (!pid || pid <= PID_GOING)
             continue;
         if (pid > 0 && i != C->member && C->daemon_lost &&
@@ -200,7 +192,7 @@ struct member_set members_alive(void)
 
 bool member_lives(uint32_t member)
 {
-    int32_t pid = load_acquire(&C->family->member[member].pid);
+    int32_t pid = member_pid(&C->family->member[member]);
     if (!pid || pid <= PID_GOING)
         return false;
     return pid < 0 || !member_dead(NULL, member_id(member, C->family->member[member].generation));

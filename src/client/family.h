@@ -33,7 +33,7 @@ static inline bool session_held(const struct session *s)
 
 static inline bool session_held_by(const struct session *s, uint32_t member)
 {
-    uint32_t state = load_acquire(&s->state);
+    uint32_t state = session_state_acquire(s);
     return state != SESSION_FREE && state != SESSION_ZOMBIE && members_has(&s->holders, member);
 }
 
@@ -51,14 +51,14 @@ static inline bool worker_is_us(uint32_t owner)
 
 static inline uint32_t member_id_of(uint32_t member)
 {
-    return member_id(member, load_relaxed(&C->family->member[member].generation));
+    return member_id(member, member_generation_now(&C->family->member[member]));
 }
 
 /* Every record that was ever used, in their order: NULL begins, and NULL is the end. */
 static inline struct session *session_after(const struct session *s)
 {
     uint32_t next = s ? session_index(s) + 1 : 1;
-    return next < load_acquire(&C->family->sessions) ? session_at(next) : NULL;
+    return next < family_sessions(C->family) ? session_at(next) : NULL;
 }
 
 #endif

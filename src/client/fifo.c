@@ -44,10 +44,10 @@ int fifo_swap(struct session *s, struct session_cache *c, uint64_t size)
         struct ring_rec *left = &C->family->ring[old];
         left->left_tail = s->tail;
         left->next = NONE;
-        store_release(&left->left, 1);
+        ring_rec_leave(left);
     }
     s->tx_rec = rec;
-    store_relaxed(&s->tx_size, new_size);
+    session_set_tx_size(s, new_size);
     c->tx_ring = to;
     slot_set_ring(c->own, ring->word); /* release: the copied bytes are there */
     if (old != NONE) {

@@ -64,12 +64,11 @@ static uint32_t member_take(void)
 {
     for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
         struct member *m = &C->family->member[i];
-        uint64_t life = load_acquire(&m->life);
+        uint64_t life = member_life_now(m);
         uint32_t used = members_used();
-        while (used <= i && !compare_exchange_sc(&C->family->members, &used, i + 1)) /* before it is anybody's */
+        while (used <= i && !family_change_members(C->family, &used, i + 1)) /* before it is anybody's */
             ;
-        if ((int32_t)life == 0 &&
-            compare_exchange_sc(&m->life, &life, member_life(PID_COMING, (uint32_t)(life >> 32))))
+        if ((int32_t)life == 0 && member_change_life(m, &life, member_life(PID_COMING, (uint32_t)(life >> 32))))
             return i;
     }
     return NONE;
@@ -83,7 +82,7 @@ static uint32_t member_take(void)
 static bool is_made(const struct session *s)
 {
     const struct session_cache *c = &C->cache[session_index(s)];
-    return load_acquire(&s->state) != SESSION_QUEUED || (load_acquire(&c->generation) == s->generation && c->own);
+    return session_state_acquire(s) != SESSION_QUEUED || (load_acquire(&c->generation) == s->generation && c->own);
 }
 
 /* Under its locks: who ends a session looks for other holders, and then is the only one (finish). Should this very thread have
@@ -94,7 +93,7 @@ static bool share_session(struct session *s, uint32_t member, int64_t deadline)
     bool ours = session_held_by(s, C->member) && is_made(s);
     if (ours) {
         members_add(&s->holders, member);
-        fetch_or_sc(&s->flags, SF_SHARED);
+        session_add_flags(s, SF_SHARED);
         struct session_cache *c = session_cache_of(s);
         if (c->own)
             slot_set_waiter_any(c->own);
@@ -312,7 +311,7 @@ static void after_fork_child(void)
     C->ctl = own_fd(child_end);
     C->member = child_member;
     berth_lock_id = member_id_of(child_member);
-    store_release(&C->family->member[child_member].pid, (int32_t)getpid());
+    member_set_pid(&C->family->member[child_member], (int32_t)getpid());
     C->forked = true;
     C->daemon_lost = C->alone = C->ctl < 0;
     C->unwatched = 0;

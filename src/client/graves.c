@@ -31,7 +31,7 @@ static void bury_loose(void)
         next = b->next;
         if (outbox_worker(r->handle) != C->worker || route_has_box(b) || app_has_box(r->facing_app))
             continue;
-        if (load_relaxed(&r->slots_live))
+        if (outbox_rec_slots_live(r))
             store_relaxed(&C->own_loose, 1);
         else
             outbox_bury(b);
@@ -68,7 +68,7 @@ void peers_collect(bool all)
         if (load_relaxed(&b->worker->dead))
             fetch_add_sc(&C->dead_boxes, ~0u);
         peer_box_bury(b);
-        if (own && !app_has_box(app) && load_relaxed(&outbox_rec_of(own)->slots_live) == 0 && own->buried == 0) {
+        if (own && !app_has_box(app) && outbox_rec_slots_live(outbox_rec_of(own)) == 0 && own->buried == 0) {
             routes_drop_box(own);
             outbox_bury(own);
         } else if (own) {

@@ -24,7 +24,7 @@ int worker_page_create(int *fd)
         return err;
     C->page = map;
     page_begin(C->page);
-    C->page->waiter[WAITER_ANY].arm = C->family ? load_relaxed(&C->family->any_arm) : 1;
+    C->page->waiter[WAITER_ANY].arm = C->family ? family_arm(C->family) : 1;
     return 0;
 }
 

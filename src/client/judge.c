@@ -43,8 +43,8 @@ static bool edge_came(struct watch *w, struct session *s, struct session_cache *
 {
     const struct slot *peer = load_acquire(&c->peer);
     uint64_t tail = peer ? slot_tail(peer) : 0;
-    uint32_t flags = load_relaxed(&s->flags);
-    uint32_t filled = load_relaxed(&s->filled);
+    uint32_t flags = session_flags(s);
+    uint32_t filled = session_filled(s);
     bool writable = stream_writable(s, c), cut = stream_cut(s, c);
     bool came = w->fresh || tail != w->seen_tail || (flags ^ w->seen_flags) & EDGE_FLAGS ||
                 (writable && filled != w->seen_filled) || cut != w->seen_cut;
@@ -70,7 +70,7 @@ static uint32_t judge_session(struct watch *w, bool take)
     if (!s)
         return 0;
     struct session_cache *c = session_cache_of(s);
-    if (load_relaxed(&s->state) == SESSION_QUEUED && !(load_relaxed(&s->flags) & SF_RESET))
+    if (session_state(s) == SESSION_QUEUED && !(session_flags(s) & SF_RESET))
         return 0;
     uint32_t mask = watch_mask(w);
     bool edge = w->events & EPOLLET, came = !edge || edge_came(w, s, c, take);

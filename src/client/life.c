@@ -19,7 +19,7 @@ static void end_halves(struct session *s, struct session_cache *c, int how, bool
     bool closed = how & BERTH_SHUT_RD && !(slot_own_head(c->own) & COUNT_FLAG);
     if (reset)
         slot_set_reset(c->own);
-    fetch_or_sc(&s->flags, (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0) | (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0));
+    session_add_flags(s, (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0) | (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0));
     if (closed)
         stream_publish_head(s, c);
     if (fin)
@@ -38,7 +38,7 @@ static void own_sleepers_wake(struct session *s, struct session_cache *c)
 {
     sleepers_wake(s);
     watches_ready(c);
-    if (load_relaxed(&s->flags) & SF_SHARED)
+    if (session_flags(s) & SF_SHARED)
         shared_kick(s);
 }
 
@@ -52,13 +52,13 @@ int session_shut(session_handle h, int how)
     struct session_cache *c = session_cache_of(s);
     family_lock_acquire(&s->rx_lock, C->member);
     family_lock_acquire(&s->tx_lock, C->member);
-    int err = load_relaxed(&s->generation) != (uint32_t)(h >> 32) ? BERTH_E_BAD_HANDLE : 0;
-    if (!err && load_relaxed(&s->flags) & SF_RESET)
+    int err = session_generation(s) != (uint32_t)(h >> 32) ? BERTH_E_BAD_HANDLE : 0;
+    if (!err && session_flags(s) & SF_RESET)
         err = BERTH_E_CLOSED;
     /* SHUT_RD is ours alone: as on Linux the peer may go on writing, and who asks is given it. Until both halves are over: then the
      * peer hears that its bytes would come to nothing. */
     uint32_t over = (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0) | (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0);
-    if (!err && ((fetch_or_sc(&s->flags, over) | over) & (SF_SHUT_RD | SF_SHUT_WR)) == (SF_SHUT_RD | SF_SHUT_WR))
+    if (!err && ((session_add_flags(s, over) | over) & (SF_SHUT_RD | SF_SHUT_WR)) == (SF_SHUT_RD | SF_SHUT_WR))
         end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, false);
     else if (!err && how & BERTH_SHUT_WR)
         end_halves(s, c, BERTH_SHUT_WR, false);
@@ -79,7 +79,7 @@ static void end_session(struct session *s, struct session_cache *c, bool abort)
     slot_set_state(c->own, SLOT_CLOSED);
     uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
     store_release(&c->generation, generation); /* what the cache says stays true of the zombie */
-    store_release(&s->generation, generation);
+    session_set_generation(s, generation);
 }
 
 /* Others go on with it. All that is ours goes before they can hear that we do not hold it any more: from then on the record may
@@ -102,13 +102,13 @@ int session_finish(session_handle h, bool abort)
     if (!s)
         return session_missing(h);
     struct session_cache *c = session_cache_of(s);
-    bool shared = load_relaxed(&s->flags) & SF_SHARED;
+    bool shared = session_flags(s) & SF_SHARED;
     if (shared)
         plock_take(&C->zombie_lock);
     family_lock_acquire(&s->rx_lock, C->member);
     family_lock_acquire(&s->tx_lock, C->member);
-    bool mine = load_relaxed(&s->generation) == (uint32_t)(h >> 32) && session_held(s);
-    bool again = mine && !shared && load_relaxed(&s->flags) & SF_SHARED; /* forked a moment ago */
+    bool mine = session_generation(s) == (uint32_t)(h >> 32) && session_held(s);
+    bool again = mine && !shared && session_flags(s) & SF_SHARED; /* forked a moment ago */
     bool go_on = mine && shared && members_others_live(&s->holders);
     if (go_on)
         let_others_go_on(s, c);
@@ -149,7 +149,7 @@ static void leave_session(struct session *s, int64_t deadline)
             end_session(s, c, false);
         } else { /* whoever closes it after us shall not wait for word of our death before that ends it */
             if (s->flags & SF_READ_SPAN && s->read_spanner == C->member + 1)
-                fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+                session_drop_flags(s, SF_READ_SPAN);
             if (s->write_span && s->write_spanner == C->member + 1)
                 s->write_span = 0;
             (void)members_drop(&s->holders, C->member);
@@ -168,7 +168,7 @@ void client_leave(void)
     struct member_set alive = members_alive();
     int64_t deadline = clock_now() + 20 * NS_PER_MS;
     for (struct session *s = NULL; (s = session_after(s));) {
-        uint32_t state = load_acquire(&s->state), own = load_relaxed(&s->own_outbox);
+        uint32_t state = session_state_acquire(s), own = session_own_outbox(s);
         if ((state == SESSION_OPEN || state == SESSION_OFFERED) && session_held(s) && own < OUTBOXES_MAX &&
             members_other(&C->family->outbox[own].mapped, C->member, &alive))
             leave_session(s, deadline);

@@ -26,8 +26,8 @@
  * is another. */
 void session_dead(struct session *s, uint32_t flags)
 {
-    uint32_t now = load_relaxed(&s->flags);
-    while (!((now ^ flags) >> SF_TAG_SHIFT) && !compare_exchange_sc(&s->flags, &now, now | SF_DEAD))
+    uint32_t now = session_flags(s);
+    while (!((now ^ flags) >> SF_TAG_SHIFT) && !session_change_flags(s, &now, now | SF_DEAD))
         ;
 }
 
@@ -35,7 +35,7 @@ void session_dead(struct session *s, uint32_t flags)
 static bool answers_offer(const struct slot_info *theirs, const struct session *s)
 {
     uint32_t seq = info_offer_seq(theirs);
-    return seq && seq <= load_relaxed(&s->offer_seq);
+    return seq && seq <= session_offer_seq(s);
 }
 
 /* `names`: our slot and its generation, as the peer has it. The record may have become another session's meanwhile. */
@@ -45,12 +45,12 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     struct session_cache *c = session_cache_of(s);
     family_lock_acquire(&s->rx_lock, C->member);
     family_lock_acquire(&s->tx_lock, C->member);
-    bool waiting = load_relaxed(&s->state) == SESSION_OFFERED || load_relaxed(&s->state) == SESSION_ZOMBIE;
+    bool waiting = session_state(s) == SESSION_OFFERED || session_state(s) == SESSION_ZOMBIE;
     bool same = s->own_slot == (uint32_t)names && s->own_outbox == box->own->index && c->own &&
                 slot_generation_known(c->own) == (uint32_t)(names >> 32);
     const struct slot_info *theirs = peer_info(box, slot_index);
     bool in_time = theirs && answers_offer(theirs, s);
-    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t flags = session_flags(s);
     /* a forked process that looks for its own comes by those that were made after the fork, too: whose they are would not hear of it */
     bool may = session_held(s) || box->me == C->worker;
     if (!same || !waiting || !in_time || c->peer || !(flags & SF_CONNECTOR) || !may) {
@@ -59,19 +59,19 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
         return;
     }
     struct own_box *own = outbox_by_index(s->own_outbox);
-    store_relaxed(&s->peer_outbox, box->handle);
-    store_relaxed(&s->peer_slot, slot_index);
+    session_set_peer_outbox(s, box->handle);
+    session_set_peer_slot(s, slot_index);
     s->peer_generation = slot_generation_known(p);
     uint64_t limit = info_rx_limit(theirs);
-    if (limit >= 4096 && limit < load_relaxed(&s->tx_limit))
-        store_relaxed(&s->tx_limit, limit);
+    if (limit >= 4096 && limit < session_tx_limit(s))
+        session_set_tx_limit(s, limit);
     outbox_info(own, s->own_slot)->peer_outbox = box->handle;
     fetch_add_sc(&box->sessions, 1);
     store_relaxed(&c->box, box);
     roll_enter(s, &box->roll);
     store_release(&c->peer, p);
     slot_set_peer(c->own, (uint64_t)s->peer_generation << 32 | slot_index);
-    if (load_relaxed(&s->state) == SESSION_OFFERED) {
+    if (session_state(s) == SESSION_OFFERED) {
         session_set_state(s, SESSION_OPEN);
         slot_set_state(c->own, SLOT_OPEN);
     }
@@ -82,7 +82,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     if (box->me == C->worker)
         route_waiting(s, -1);
     session_linked(s);
-    if (load_relaxed(&s->offer_seq) > 1) { /* it waits to be chosen, whether there are bytes or not */
+    if (session_offer_seq(s) > 1) { /* it waits to be chosen, whether there are bytes or not */
         channel_event(s, c);
         (void)sys_futex_wake(slot_tail_futex(c->own), (long)INT_MAX);
         (void)sys_futex_wake(slot_head_futex(c->own), (long)INT_MAX);
@@ -95,10 +95,9 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
 void session_linked(struct session *s)
 {
     struct session_cache *c = session_cache_of(s);
-    uint64_t tail = load_relaxed(&s->tail);
-    notify_data(s, c, 0, load_relaxed(&s->flags) & SF_SHUT_WR ? WANT_NOTHING : tail);
-    notify_space(s, c, 0,
-                 load_relaxed(&s->state) == SESSION_ZOMBIE ? WANT_NOTHING : load_relaxed(&s->head_published));
+    uint64_t tail = session_tail(s);
+    notify_data(s, c, 0, session_flags(s) & SF_SHUT_WR ? WANT_NOTHING : tail);
+    notify_space(s, c, 0, session_state(s) == SESSION_ZOMBIE ? WANT_NOTHING : session_head_published(s));
     watches_ready(c);
 }
 
@@ -110,7 +109,7 @@ void session_event(struct peer_box *box, uint32_t index)
     uint64_t names = slot_peer(p); /* our slot and its generation */
     uint32_t mine = (uint32_t)names;
     struct outbox_rec *r = outbox_rec_of(box->own);
-    if (mine >= load_relaxed(&r->slots))
+    if (mine >= outbox_rec_slots(r))
         return;
     struct slot *own = outbox_slot(box->own, mine);
     if (!own)
@@ -120,10 +119,10 @@ void session_event(struct peer_box *box, uint32_t index)
         owner > SESSIONS_MAX)
         return; /* an event that came too late */
     struct session *s = session_at((uint32_t)owner - 1);
-    if (load_relaxed(&s->own_slot) != mine || load_relaxed(&s->own_outbox) != box->own->index)
+    if (session_own_slot(s) != mine || session_own_outbox(s) != box->own->index)
         return;
     struct session_cache *c = session_cache_of(s);
-    if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_CONNECTOR) {
+    if (!load_acquire(&c->peer) && session_flags(s) & SF_CONNECTOR) {
         const struct slot_info *info = peer_info(box, index);
         /* slots, generations and numbers of offers begin alike in each process of a family: the outbox tells them apart */
         if (slot_state(p) != SLOT_FREE && info && info_peer_outbox(info) == r->handle && answers_offer(info, s))
@@ -139,11 +138,11 @@ bool session_judge(struct session *s, struct session_cache *c)
 {
     uint64_t me = c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
     const struct slot *peer = load_acquire(&c->peer);
-    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t flags = session_flags(s);
     uint64_t names = peer ? slot_peer(peer) : 0; /* once: it may come to name us at any moment */
     bool still = peer && slot_generation_known(peer) == s->peer_generation;
     bool over =
-        !still || flags & (SF_DEAD | SF_RESET) || load_relaxed(&s->state) != SESSION_OPEN || (names && names != me);
+        !still || flags & (SF_DEAD | SF_RESET) || session_state(s) != SESSION_OPEN || (names && names != me);
     bool knows = still && names == me;
     if (c->box && load_acquire(&c->box->their_channel) == NONE) {
         channel_pair(c->box);
@@ -153,14 +152,14 @@ bool session_judge(struct session *s, struct session_cache *c)
     if (!knows && !over)
         return false;
     if (knows) {
-        fetch_and_sc(&s->flags, ~SF_TENTATIVE);
-    } else if (load_relaxed(&s->state) == SESSION_OPEN && !(flags & SF_RESET) &&
+        session_drop_flags(s, SF_TENTATIVE);
+    } else if (session_state(s) == SESSION_OPEN && !(flags & SF_RESET) &&
                (flags & SF_TENTATIVE || !(flags & SF_DEAD))) {
         if (names)
-            fetch_or_sc(&s->flags, SF_TENTATIVE); /* for good: the bytes are another's */
+            session_add_flags(s, SF_TENTATIVE); /* for good: the bytes are another's */
         session_break(s, BERTH_E_RESET, "the connector has another acceptor");
     }
-    fetch_or_sc(&s->flags, SF_CONFIRMED);
+    session_add_flags(s, SF_CONFIRMED);
     return true;
 }
 
@@ -168,7 +167,7 @@ bool session_judge(struct session *s, struct session_cache *c)
 static bool may_be_ready(const struct session *s, const struct session_cache *c)
 {
     const struct slot *peer = load_acquire(&c->peer);
-    return peer && slot_tail(peer) != count_word(load_relaxed(&s->head), 0);
+    return peer && slot_tail(peer) != count_word(session_head(s), 0);
 }
 
 bool session_unheard(const struct session_cache *c)
@@ -186,7 +185,7 @@ static void confirm(bool heard)
         struct session_cache *c = session_cache_of(s);
         bool judged = session_judge(s, c);
         if (judged) {
-            store_release(link, s->next);
+            session_list_set(link, s->next);
             s->next = 0;
         } else {
             link = &s->next;

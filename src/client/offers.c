@@ -63,12 +63,12 @@ void offer_again(struct session *s)
         plock_release(&C->lock);
         return;
     }
-    if (r && load_relaxed(&s->state) == SESSION_QUEUED && !(load_relaxed(&s->flags) & SF_RESET)) /* not stopped */
+    if (r && session_state(s) == SESSION_QUEUED && !(session_flags(s) & SF_RESET)) /* not stopped */
         err = offer(s, r);
     plock_release(&C->lock);
-    if (err == BERTH_E_REFUSED && load_relaxed(&s->state) == SESSION_QUEUED)
+    if (err == BERTH_E_REFUSED && session_state(s) == SESSION_QUEUED)
         session_break(s, BERTH_E_REFUSED, "its listener is gone");
-    if (load_relaxed(&s->state) != SESSION_QUEUED || load_relaxed(&s->flags) & SF_RESET)
+    if (session_state(s) != SESSION_QUEUED || session_flags(s) & SF_RESET)
         queued_take(s);
     if (err == 0)
         watches_ready(session_cache_of(s));
@@ -87,12 +87,12 @@ enum {
 /* Ours to offer, and nobody has accepted that we know of. C->lock is held. */
 static struct route *unanswered(const struct session *s)
 {
-    uint32_t state = load_acquire(&s->state);
-    if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || load_relaxed(&s->peer_outbox) ||
-        !(load_relaxed(&s->flags) & SF_CONNECTOR) || !members_has(&s->holders, C->member))
+    uint32_t state = session_state_acquire(s);
+    if ((state != SESSION_OFFERED && state != SESSION_ZOMBIE) || session_peer_outbox(s) ||
+        !(session_flags(s) & SF_CONNECTOR) || !members_has(&s->holders, C->member))
         return NULL;
-    struct route *r = route_find(load_relaxed(&s->listener));
-    return r && load_relaxed(&s->own_outbox) == r->box->index ? r : NULL;
+    struct route *r = route_find(session_listener(s));
+    return r && session_own_outbox(s) == r->box->index ? r : NULL;
 }
 
 void sessions_reoffer(uint32_t app)
@@ -102,11 +102,11 @@ void sessions_reoffer(uint32_t app)
     struct roll_walk w;
     walk_begin(&w, &C->unmet);
     for (struct session *s; (s = walk_next(&w));) {
-        if (load_relaxed(&s->app) != app || !unanswered(s))
+        if (session_app(s) != app || !unanswered(s))
             continue;
         any = true;
-        if (load_relaxed(&s->doubt) == DOUBT_NONE)
-            store_relaxed(&s->doubt, (uint8_t)DOUBT_NEW);
+        if (session_doubt(s) == DOUBT_NONE)
+            session_set_doubt(s, DOUBT_NEW);
     }
     if (any && !load_relaxed(&C->reoffer_at))
         store_release(&C->reoffer_at, clock_now() + REOFFER_NS);
@@ -116,14 +116,14 @@ void sessions_reoffer(uint32_t app)
 /* With the new number. The session's locks are held, so that it is not linked at the same time. False: there is no room. */
 static bool offer_anew(struct session *s, struct route *r)
 {
-    uint32_t state = load_relaxed(&s->state), waiting = r->waiting;
+    uint32_t state = session_state(s), waiting = r->waiting;
     if (r->waiting)
         r->waiting--;
     int err = offer(s, r);
     if (err)
         r->waiting = waiting;
     if (err || state == SESSION_ZOMBIE)
-        store_release(&s->state, state);
+        session_store_state(s, state);
     return !err;
 }
 
@@ -139,7 +139,7 @@ static uint8_t doubt_step(struct session *s, uint8_t doubt)
         if (r && doubt == DOUBT_NEW) {
             next = DOUBT_OLD;
         } else if (r && doubt == DOUBT_OLD) {
-            store_relaxed(&s->offer_seq, s->offer_seq + 1);
+            session_set_offer_seq(s, s->offer_seq + 1);
             info_set_offer_seq(outbox_info(r->box, s->own_slot), s->offer_seq);
             next = DOUBT_WITHDRAWN;
         } else if (r && !offer_anew(s, r)) {
@@ -159,9 +159,9 @@ static void hear_answers(void)
     hold_begin(); /* the walk is on our stack */
     walk_begin(&w, &C->unmet);
     for (struct session *s; (s = walk_next(&w));) {
-        if (load_relaxed(&s->doubt) == DOUBT_NONE || load_relaxed(&s->app) == app)
+        if (session_doubt(s) == DOUBT_NONE || session_app(s) == app)
             continue;
-        app = load_relaxed(&s->app);
+        app = session_app(s);
         events_drain(app);
     }
     hold_end();
@@ -177,11 +177,11 @@ static void reoffer_now(void)
     for (struct session *s; (s = walk_next(&w));) {
         if (!planned)
             continue;
-        uint8_t doubt = load_relaxed(&s->doubt);
+        uint8_t doubt = session_doubt(s);
         if (doubt == DOUBT_NONE || !unanswered(s))
             continue;
         doubt = doubt_step(s, doubt);
-        store_relaxed(&s->doubt, doubt);
+        session_set_doubt(s, doubt);
         later |= doubt != DOUBT_NONE;
     }
     if (later)
@@ -198,7 +198,7 @@ void sessions_offer_again(void)
     for (int i = 0; first && i < 64; i++) {
         struct session *s = session_at(first - 1);
         first = s->next;
-        if (load_relaxed(&s->state) == SESSION_QUEUED)
+        if (session_state(s) == SESSION_QUEUED)
             offer_again(s);
     }
 }

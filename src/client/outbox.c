@@ -78,7 +78,7 @@ int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t size, int *
     fill_header(box, index, size);
     r->seg[index] =
         (struct seg_rec){.size = size, .bump = index == 0 ? OUTBOX_POOL : RINGS_POOL, .creator = C->member};
-    store_relaxed(&r->segments, index + 1);
+    outbox_rec_set_segments(r, index + 1);
     r->bytes += size;
     *fd_out = fd;
     return 0;
@@ -94,7 +94,7 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
             memset(&f->outbox[i], 0, sizeof f->outbox[i]);
             f->outbox[i].owner_member = C->member;
             members_only(&f->outbox[i].mapped, C->member);
-            store_release(&f->outbox[i].used, 1); /* last: who lets go of the dead one's looks without the lock */
+            outbox_rec_set_used(&f->outbox[i], 1); /* last: who lets go of the dead one's looks without the lock */
             index = i;
             break;
         }
@@ -120,7 +120,7 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
 fail_segment:
     munmap(box, sizeof *box);
 fail_map:
-    store_release(&r->used, 0);
+    outbox_rec_set_used(r, 0);
     return NULL;
 }
 
@@ -150,7 +150,7 @@ static void record_free(struct outbox_rec *r)
 {
     if (madvise(r, sizeof *r, MADV_REMOVE) != 0)
         memset(r, 0, sizeof *r);
-    store_release(&r->used, 0);
+    outbox_rec_set_used(r, 0);
 }
 
 void outbox_unmap(struct own_box *box)
@@ -159,7 +159,7 @@ void outbox_unmap(struct own_box *box)
     store_release(&C->own_by_index[box->index], NULL);
     (void)members_drop(&r->mapped, C->member);
     if (outbox_worker(r->handle) == C->worker) {
-        for (uint32_t rec = 0, n = load_acquire(&C->family->rings); rec < n; rec++) {
+        for (uint32_t rec = 0, n = family_rings(C->family); rec < n; rec++) {
             struct ring_rec *ring = &C->family->ring[rec];
             if (ring->outbox == box->index && ring->word) {
                 ring->word = 0;

@@ -217,7 +217,7 @@ static bool channel_is_ours(const struct peer_box *box)
     while (own && own != box->own)
         own = own->next;
     return own && box->own_channel != NONE &&
-           load_relaxed(&outbox_rec_of(own)->chan[box->own_channel].peer_worker) == box->worker->id;
+           chan_rec_peer_worker(&outbox_rec_of(own)->chan[box->own_channel]) == box->worker->id;
 }
 
 void peer_box_unmap(struct peer_box *box, bool all)

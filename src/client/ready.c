@@ -32,7 +32,7 @@ static uint64_t reachable(const struct slot *peer, uint64_t least)
 static bool ring_missing(const struct session *s, struct session_cache *c, const struct slot *peer)
 {
     const uint8_t *ring = load_relaxed(&c->rx_ring);
-    if (ring && load_relaxed(&s->tail_seen) > load_relaxed(&s->head) && !(load_relaxed(&s->flags) & SF_SHARED))
+    if (ring && session_tail_seen(s) > session_head(s) && !(session_flags(s) & SF_SHARED))
         return false; /* those seen before lie in the ring they were seen in */
     uint64_t word = slot_ring(peer), size;
     if (ring && word == load_relaxed(&c->rx_word))
@@ -45,19 +45,19 @@ static bool ring_missing(const struct session *s, struct session_cache *c, const
 bool bytes_missing(struct session *s, struct session_cache *c)
 {
     const struct slot *peer = load_acquire(&c->peer);
-    return peer && !(load_relaxed(&s->flags) & (SF_TENTATIVE | SF_RESET)) &&
-           count_offset(slot_tail(peer)) != load_relaxed(&s->head) && ring_missing(s, c, peer);
+    return peer && !(session_flags(s) & (SF_TENTATIVE | SF_RESET)) &&
+           count_offset(slot_tail(peer)) != session_head(s) && ring_missing(s, c, peer);
 }
 
 bool session_has(struct session *s, struct session_cache *c, uint64_t least)
 {
-    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t flags = session_flags(s);
     if (flags & (SF_RESET | SF_SHUT_RD | SF_DEAD))
         return !(flags & SF_DEAD) || !bytes_missing(s, c); /* those of the dead can still be had */
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer || flags & SF_TENTATIVE)
         return false;
-    uint64_t word = slot_tail(peer), there = count_offset(word) - load_relaxed(&s->head);
+    uint64_t word = slot_tail(peer), there = count_offset(word) - session_head(s);
     if ((!there || there < reachable(peer, least)) && !(word & COUNT_FLAG))
         return false;
     return !there || !ring_missing(s, c, peer); /* an end comes after the bytes before it */
@@ -65,19 +65,19 @@ bool session_has(struct session *s, struct session_cache *c, uint64_t least)
 
 bool stream_readable(struct session *s, struct session_cache *c)
 {
-    return session_has(s, c, load_relaxed(&s->lowat));
+    return session_has(s, c, session_lowat(s));
 }
 
 bool stream_writable(struct session *s, struct session_cache *c)
 {
-    if (load_relaxed(&s->flags) & (SF_RESET | SF_SHUT_WR | SF_DEAD))
+    if (session_flags(s) & (SF_RESET | SF_SHUT_WR | SF_DEAD))
         return true;
-    if (load_relaxed(&s->state) == SESSION_QUEUED || load_relaxed(&s->flags) & SF_TENTATIVE)
+    if (session_state(s) == SESSION_QUEUED || session_flags(s) & SF_TENTATIVE)
         return false;
-    uint64_t size = load_relaxed(&s->tx_size);
-    if (!size || size * 4 <= load_relaxed(&s->tx_limit))
+    uint64_t size = session_tx_size(s);
+    if (!size || size * 4 <= session_tx_limit(s))
         return true; /* none yet, or it can grow: by four, see send_room */
-    uint64_t head = load_relaxed(&s->head_seen);
+    uint64_t head = session_head_seen(s);
     const struct slot *peer = load_acquire(&c->peer);
     if (peer) {
         uint64_t word = slot_head(peer);
@@ -85,7 +85,7 @@ bool stream_writable(struct session *s, struct session_cache *c)
             return true;
         head = count_offset(word);
     }
-    return size - (load_relaxed(&s->tail) - head) >= size / 4;
+    return size - (session_tail(s) - head) >= size / 4;
 }
 
 /* ---- fetching ------------------------------------------------------------------------------------------------- */
@@ -105,7 +105,7 @@ bool fetch_bytes(session_handle h)
 
 static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint64_t offset, uint64_t flag)
 {
-    bool shared = load_relaxed(&s->flags) & SF_SHARED;
+    bool shared = session_flags(s) & SF_SHARED;
     if (!load_relaxed(&c->watches) && !load_relaxed(&c->pollers) && !shared)
         slot_arm(want, offset, flag);
     else if (slot_arm_up(want, offset, flag) && shared)
@@ -115,8 +115,8 @@ static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge, uint64_t least)
 {
     if (!edge) {
-        least = least ? least : load_relaxed(&s->lowat);
-        arm(s, c, &c->own->want, load_relaxed(&s->head) + reachable(load_acquire(&c->peer), least) - 1, flag);
+        least = least ? least : session_lowat(s);
+        arm(s, c, &c->own->want, session_head(s) + reachable(load_acquire(&c->peer), least) - 1, flag);
         return !session_has(s, c, least);
     }
     /* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
@@ -136,7 +136,7 @@ bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, 
 
 bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)
 {
-    uint64_t size = load_relaxed(&s->tx_size), tail = load_relaxed(&s->tail);
+    uint64_t size = session_tx_size(s), tail = session_tail(s);
     uint64_t mark = tail > size - size / 4 ? tail - (size - size / 4) - 1 : 0;
     arm(s, c, &c->own->want_space, mark, flag);
     fence_sc();
@@ -150,8 +150,8 @@ bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)
 static bool note_seen(struct session *s, struct session_cache *c)
 {
     bool noted = true;
-    if ((load_relaxed(&s->tail_seen) > load_relaxed(&s->head) && load_relaxed(&c->rx_ring)) ||
-        load_relaxed(&s->flags) & (SF_SHARED | SF_TENTATIVE | SF_RESET | SF_DEAD) ||
+    if ((session_tail_seen(s) > session_head(s) && load_relaxed(&c->rx_ring)) ||
+        session_flags(s) & (SF_SHARED | SF_TENTATIVE | SF_RESET | SF_DEAD) ||
         !family_lock_try(&s->rx_lock, berth_lock_id))
         return true;
     const struct slot *peer = load_acquire(&c->peer);
@@ -168,7 +168,7 @@ static bool note_seen(struct session *s, struct session_cache *c)
             store_relaxed(&c->rx_ring, at);
             store_relaxed(&c->rx_word, ring);
             s->rx_size = size;
-            store_relaxed(&s->tail_seen, tail);
+            session_set_tail_seen(s, tail);
         }
         noted = at || err != BERTH_E_WOULD_BLOCK;
     }
@@ -178,8 +178,8 @@ static bool note_seen(struct session *s, struct session_cache *c)
 
 uint32_t session_ready(struct session *s, struct session_cache *c)
 {
-    uint32_t flags = load_relaxed(&s->flags);
-    if (load_relaxed(&s->state) == SESSION_QUEUED && !(flags & SF_RESET))
+    uint32_t flags = session_flags(s);
+    if (session_state(s) == SESSION_QUEUED && !(flags & SF_RESET))
         return 0;                       /* the connect is not through */
     bool missing = bytes_missing(s, c); /* then neither their end nor a cut has come: a read finds nothing yet */
     bool cut = stream_cut(s, c) && !missing;
@@ -232,14 +232,14 @@ size_t client_readable(session_handle h)
     if (bytes_missing(s, session_cache_of(s)) && !fetch_bytes(h))
         return 0; /* what is told can be read */
     const struct slot *peer = load_acquire(&session_cache_of(s)->peer);
-    return peer ? between(load_relaxed(&s->head), count_offset(slot_tail(peer))) : 0;
+    return peer ? between(session_head(s), count_offset(slot_tail(peer))) : 0;
 }
 
 size_t client_unread(session_handle h)
 {
     struct session *s = session_get(h);
     const struct slot *peer = s ? load_acquire(&session_cache_of(s)->peer) : NULL;
-    return s ? between(peer ? count_offset(slot_head(peer)) : 0, load_relaxed(&s->tail)) : 0;
+    return s ? between(peer ? count_offset(slot_head(peer)) : 0, session_tail(s)) : 0;
 }
 
 int client_set_lowat(session_handle h, uint32_t bytes)
@@ -247,7 +247,7 @@ int client_set_lowat(session_handle h, uint32_t bytes)
     struct session *s = session_get(h);
     if (!s)
         return BERTH_E_BAD_HANDLE;
-    store_relaxed(&s->lowat, bytes);
+    session_set_lowat(s, bytes);
     watches_ready(session_cache_of(s));
     sleepers_wake(s);
     return 0;

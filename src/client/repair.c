@@ -18,7 +18,7 @@ static void repair_outbox(struct outbox_rec *r)
     for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++)
         r->seg[i].live = 0;
     r->rings_live = 0;
-    for (uint32_t i = 0, n = load_acquire(&C->family->rings); i < n; i++) {
+    for (uint32_t i = 0, n = family_rings(C->family); i < n; i++) {
         struct ring_rec *ring = &C->family->ring[i];
         if (ring->outbox != index || !ring->word)
             continue;
@@ -48,15 +48,15 @@ static void repair_sending(struct session *s, struct slot *slot)
     s->tail = count_offset(slot_tail(slot));
     s->write_span = 0;
     s->tx_rec = s->left_first = s->left_last = NONE;
-    store_relaxed(&s->tx_size, 0);
-    for (uint32_t i = 0, n = load_acquire(&f->rings); i < n; i++) {
+    session_set_tx_size(s, 0);
+    for (uint32_t i = 0, n = family_rings(f); i < n; i++) {
         struct ring_rec *ring = &f->ring[i];
         if (ring->owner != session_index(s) + 1 || ring->outbox != s->own_outbox || !ring->word)
             continue;
         if (ring->word == word) {
             ring->left = 0;
             s->tx_rec = i;
-            store_relaxed(&s->tx_size, 1ull << ring_log2(word));
+            session_set_tx_size(s, 1ull << ring_log2(word));
             continue;
         }
         ring->left = 1;
@@ -115,7 +115,7 @@ static void family_repair(void *unused, struct family_lock *l)
             if (s->head < published)
                 s->head = published;
             s->head_published = published;
-            fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+            session_drop_flags(s, SF_READ_SPAN);
         }
     }
 }

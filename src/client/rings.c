@@ -28,8 +28,8 @@ static const uint8_t class_log2[RING_CLASSES] = {12, 14, 16, 18, 20, 22, 24, 26}
 static void free_push(struct outbox_rec *r, uint32_t rec)
 {
     struct ring_rec *ring = &C->family->ring[rec];
-    store_relaxed(&ring->owner, 0u);
-    store_relaxed(&ring->left, (uint8_t)0);
+    ring_rec_set_owner(ring, 0);
+    ring_rec_set_left(ring, 0);
     r->seg[ring_segment(ring->word)].live--;
     ring->next = r->ring_free[ring->klass];
     r->ring_free[ring->klass] = rec + 1;
@@ -62,13 +62,13 @@ void stream_release_ring(struct session *s, struct session_cache *c)
     if (s->tx_rec == NONE || s->write_span)
         return;
     if (load_acquire(&c->peer))
-        store_relaxed(&s->head_seen, count_offset(slot_head(c->peer)));
+        session_set_head_seen(s, count_offset(slot_head(c->peer)));
     if (s->head_seen != s->tail)
         return;
     rings_reclaim(s);
     uint32_t rec = s->tx_rec;
     s->tx_rec = NONE;
-    store_relaxed(&s->tx_size, 0);
+    session_set_tx_size(s, 0);
     c->tx_ring = NULL;
     slot_set_ring(c->own, 0);
     outbox_ring_free(outbox_by_index(s->own_outbox), rec);
@@ -109,10 +109,10 @@ static uint64_t carve(struct own_box *box, struct outbox_rec *r, uint64_t size, 
 static void outbox_sweep(struct own_box *box)
 {
     struct outbox_rec *r = outbox_rec_of(box);
-    for (uint32_t rec = 0, n = load_acquire(&C->family->rings); rec < n; rec++) {
+    for (uint32_t rec = 0, n = family_rings(C->family); rec < n; rec++) {
         struct ring_rec *ring = &C->family->ring[rec];
-        uint32_t owner = load_relaxed(&ring->owner);
-        if (!owner || owner == NONE || load_relaxed(&ring->outbox) != box->index || load_relaxed(&ring->left))
+        uint32_t owner = ring_rec_owner(ring);
+        if (!owner || owner == NONE || ring_rec_outbox(ring) != box->index || ring_rec_left(ring))
             continue;
         struct session *s = session_at(owner - 1);
         if (!members_has(&s->holders, C->member))
@@ -165,7 +165,7 @@ static int grow(struct own_box *box, uint64_t size)
             .h = {.type = CTL_SEGMENT, .len = sizeof msg}, .outbox = r->handle, .index = index};
         err = control_send(&msg, &fd, 1); /* before any slot names it: who meets it can ask for it */
         (void)sys_close(fd);
-        store_relaxed(&r->grown_at, clock_now());
+        outbox_rec_set_grown_at(r, clock_now());
         fetch_add_sc(&C->extra_segments, 1);
     }
     family_lock_drop(&r->lock);
@@ -211,8 +211,8 @@ void outbox_shrink(void)
     store_relaxed(&last, now);
     for (struct own_box *box = C->outboxes; box; box = box->next) {
         struct outbox_rec *r = outbox_rec_of(box);
-        uint32_t index = load_relaxed(&r->segments) - 1;
-        if (index == 0 || now - load_relaxed(&r->grown_at) < KEEP_NS || index >= RETIRE_BELOW)
+        uint32_t index = outbox_rec_segments(r) - 1;
+        if (index == 0 || now - outbox_rec_grown_at(r) < KEEP_NS || index >= RETIRE_BELOW)
             continue;
         outbox_sweep(box);
         family_lock_acquire(&r->lock, C->member);
@@ -242,13 +242,13 @@ int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32
             rec = ring_rec_alloc();
             if (rec != NONE) { /* owner and left are 0 already; sweeps of other threads may be looking */
                 C->family->ring[rec].klass = (uint8_t)klass;
-                store_relaxed(&C->family->ring[rec].outbox, (uint16_t)box->index);
-                store_release(&C->family->ring[rec].word, word);
+                ring_rec_set_outbox(&C->family->ring[rec], (uint16_t)box->index);
+                ring_rec_set_word(&C->family->ring[rec], word);
             }
         }
         if (rec != NONE) {
-            store_relaxed(&C->family->ring[rec].owner, owner);
-            store_relaxed(&C->family->ring[rec].left, (uint8_t)0);
+            ring_rec_set_owner(&C->family->ring[rec], owner);
+            ring_rec_set_left(&C->family->ring[rec], 0);
             r->rings_live++;
             r->seg[ring_segment(C->family->ring[rec].word)].live++;
             family_lock_drop(&r->lock);

@@ -56,7 +56,7 @@ void roll_clear(struct roll *roll)
 
 void rolls_forked(void)
 {
-    for (uint32_t i = 1, n = load_acquire(&C->family->sessions); i < n; i++) {
+    for (uint32_t i = 1, n = family_sessions(C->family); i < n; i++) {
         struct session_more *e = &C->more[i];
         if (e->roll || e->sleepers)
             *e = (struct session_more){0};
@@ -95,7 +95,7 @@ struct session *walk_next(struct roll_walk *w)
     if (s) {
         store_relaxed(&w->at, C->more[w->at].next);
         w->flags =
-            load_acquire(&s->flags); /* of the session that is on the roll, whatever the record is in a moment */
+            session_flags_acquire(s); /* of the session that is on the roll, whatever the record is in a moment */
     } else {
         take_off(w);
     }

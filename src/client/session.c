@@ -48,29 +48,29 @@ struct session *session_get(session_handle h)
     if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32)) /* generation 0: a record never used */
         return NULL;
     struct session *s = session_at(index);
-    return load_acquire(&s->generation) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
+    return session_generation_acquire(s) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
 }
 
 struct session_cache *session_cache_of(struct session *s)
 {
     struct session_cache *c = &C->cache[session_index(s)];
-    uint32_t generation = load_relaxed(&s->generation);
+    uint32_t generation = session_generation(s);
     if (__builtin_expect(load_acquire(&c->generation) == generation, 1))
         return c;
     plock_take(&C->cache_lock); /* one at a time: what one has begun to use another must not make anew */
-    generation = load_acquire(&s->generation);
+    generation = session_generation_acquire(s);
     if (c->generation == generation) {
         plock_release(&C->cache_lock);
         return c;
     }
     /* a late event may come while the record is being filled anew: it looks again under the locks, and session_cache_make follows */
-    uint32_t own_index = load_relaxed(&s->own_outbox);
-    outbox_handle peer = load_relaxed(&s->peer_outbox);
+    uint32_t own_index = session_own_outbox(s);
+    outbox_handle peer = session_peer_outbox(s);
     struct own_box *own = own_index == NONE ? NULL : outbox_by_index(own_index);
-    c->own = own ? outbox_slot(own, load_relaxed(&s->own_slot)) : NULL;
+    c->own = own ? outbox_slot(own, session_own_slot(s)) : NULL;
     struct peer_box *box = peer && own ? peer_box_of(peer, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
     store_relaxed(&c->box, box);
-    store_relaxed(&c->peer, box ? peer_slot(box, load_relaxed(&s->peer_slot)) : NULL);
+    store_relaxed(&c->peer, box ? peer_slot(box, session_peer_slot(s)) : NULL);
     if (own)
         roll_enter(s, roll_of(box));
     c->tx_ring = NULL;
@@ -96,7 +96,7 @@ void session_set_state(struct session *s, uint32_t state)
     static const char *const names[] = {"FREE", "QUEUED", "OFFERED", "OPEN", "FAILED", "ZOMBIE"};
     _Static_assert(sizeof names / sizeof names[0] == SESSION_STATES, "a state without a name");
     log_debug("session %u: %s -> %s", session_index(s), names[s->state], names[state]);
-    store_release(&s->state, state);
+    session_store_state(s, state);
 }
 
 /* What others read of a session: written before the state that announces it. */
@@ -126,19 +126,19 @@ void session_fill_slot(struct session *s, struct own_box *box)
 /* Did the peer die with bytes of ours unread? Then TCP shows a reset, else the end of the stream. */
 static bool left_unread(const struct session *s, const struct slot *peer)
 {
-    uint64_t head = count_offset(slot_head(peer)), tail = load_relaxed(&s->tail);
+    uint64_t head = count_offset(slot_head(peer)), tail = session_tail(s);
     return head < tail && slot_taken(peer, head) != tail;
 }
 
 /* It closed before it knew where our bytes lie, or while they were on their way: it could not tell. */
 static bool closed_on_unread(const struct session *s, const struct slot *peer)
 {
-    return slot_state(peer) == SLOT_CLOSED && count_offset(slot_head(peer)) < load_relaxed(&s->tail);
+    return slot_state(peer) == SLOT_CLOSED && count_offset(slot_head(peer)) < session_tail(s);
 }
 
 bool stream_cut(struct session *s, struct session_cache *c)
 {
-    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t flags = session_flags(s);
     if (flags & SF_RESET)
         return true;
     const struct slot *peer = load_acquire(&c->peer);
@@ -152,11 +152,10 @@ bool stream_cut(struct session *s, struct session_cache *c)
 void session_break(struct session *s, int error, const char *why)
 {
     struct session_cache *c = session_cache_of(s);
-    int32_t none = 0;
-    if (load_relaxed(&s->flags) & SF_RESET)
+    if (session_flags(s) & SF_RESET)
         return;
-    (void)compare_exchange_sc(&s->error, &none, error);
-    fetch_or_sc(&s->flags, SF_RESET | SF_SHUT_RD | SF_SHUT_WR);
+    session_set_error(s, error);
+    session_add_flags(s, SF_RESET | SF_SHUT_RD | SF_SHUT_WR);
     if (error == BERTH_E_PROTOCOL)
         log_warn("session %u is reset: %s (outbox %llx, slot %u)", session_index(s), why,
                  (unsigned long long)s->peer_outbox, s->peer_slot);
@@ -176,8 +175,8 @@ int session_missing(session_handle h)
     if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32))
         return BERTH_E_BAD_HANDLE;
     const struct session *s = session_at(index);
-    return load_acquire(&s->generation) == (uint32_t)(h >> 32) && !session_held(s) ? BERTH_E_NOT_OWNER
-                                                                                   : BERTH_E_BAD_HANDLE;
+    return session_generation_acquire(s) == (uint32_t)(h >> 32) && !session_held(s) ? BERTH_E_NOT_OWNER
+                                                                                    : BERTH_E_BAD_HANDLE;
 }
 
 /* zombie_lock is held. */
@@ -185,7 +184,7 @@ void sessions_list_take(uint32_t *link, const struct session *s)
 {
     for (; *link; link = &session_at(*link - 1)->next) {
         if (*link == session_index(s) + 1) {
-            store_release(link, s->next);
+            session_list_set(link, s->next);
             break;
         }
     }
@@ -291,7 +290,7 @@ void session_dispose(struct session *s)
     struct session_cache *c = session_cache_of(s);
     struct own_box *own = outbox_by_index(s->own_outbox);
     family_lock_acquire(&s->tx_lock, C->member);
-    store_relaxed(&s->head_seen, s->tail); /* whatever is unread stays so */
+    session_set_head_seen(s, s->tail); /* whatever is unread stays so */
     for (; s->left_first != NONE;) {
         uint32_t rec = s->left_first;
         s->left_first = C->family->ring[rec].next;
@@ -336,7 +335,7 @@ int client_set_fifo_limit(session_handle h, uint64_t rx, uint64_t tx)
     if ((rx && (rx < 4096 || rx > 1ull << RING_MAX_LOG2)) || (tx && (tx < 4096 || tx > 1ull << RING_MAX_LOG2)))
         return BERTH_E_INVALID;
     if (tx)
-        store_relaxed(&s->tx_limit, tx);
+        session_set_tx_limit(s, tx);
     if (rx)
         info_set_rx_limit(outbox_info(outbox_by_index(s->own_outbox), s->own_slot), (uint32_t)rx);
     return 0;

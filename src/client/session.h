@@ -28,13 +28,13 @@ void session_dispose(struct session *s); /* nobody can find it any more, the pee
 static inline uint64_t head_flag(const struct session *s)
 {
     uint32_t both = SF_SHUT_RD | SF_SHUT_WR;
-    return (load_relaxed(&s->flags) & both) == both ? COUNT_FLAG : 0;
+    return (session_flags(s) & both) == both ? COUNT_FLAG : 0;
 }
 
 /* Under rx_lock. */
 static inline void stream_publish_head(struct session *s, struct session_cache *c)
 {
-    store_relaxed(&s->head_published, s->head);
+    session_set_head_published(s, s->head);
     slot_set_head(c->own, count_word(s->head, head_flag(s)));
 }
 

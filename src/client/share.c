@@ -63,7 +63,7 @@ static void link_as_known(struct session *s, outbox_handle handle, uint32_t slot
         store_release(&c->peer, p);
         fence_sc();
         if (load_acquire(&box->worker->dead)) /* as link_to */
-            fetch_or_sc(&s->flags, SF_DEAD);
+            session_add_flags(s, SF_DEAD);
         if (worker_is_us(owner))
             route_waiting(s, -1);
         session_linked(s);
@@ -103,9 +103,9 @@ bool shared_link(struct session *s)
 
 bool session_seek(struct session *s)
 {
-    if (load_relaxed(&s->flags) & SF_SHARED && load_relaxed(&s->state) != SESSION_QUEUED)
+    if (session_flags(s) & SF_SHARED && session_state(s) != SESSION_QUEUED)
         return shared_link(s);
-    if (load_relaxed(&s->state) == SESSION_QUEUED)
+    if (session_state(s) == SESSION_QUEUED)
         offer_again(s);
     else
         events_poll(true);
@@ -117,7 +117,7 @@ void shared_confirm(void)
 {
     uint32_t left = 0, unheard = 0;
     for (struct session *s = NULL; C->inherited_unconfirmed && (s = session_after(s));) {
-        if (!session_held_by(s, C->member) || load_relaxed(&s->flags) & (SF_CONNECTOR | SF_CONFIRMED) ||
+        if (!session_held_by(s, C->member) || session_flags(s) & (SF_CONNECTOR | SF_CONFIRMED) ||
             worker_is_us(session_owner(s)))
             continue;
         struct session_cache *c = session_cache_of(s);

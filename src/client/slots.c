@@ -41,7 +41,7 @@ int outbox_slot_alloc(struct own_box *box, uint32_t *index)
             r->slot_free = (uint32_t)outbox_slot(box, i)->extra;
         } else if (r->slots < h->chunks * CHUNK_SLOTS) {
             i = r->slots;
-            store_relaxed(&r->slots, i + 1); /* read without the lock by session_event */
+            outbox_rec_set_slots(r, i + 1); /* read without the lock by session_event */
         }
         if (i != NONE)
             r->slots_live++;
@@ -85,7 +85,7 @@ void outbox_channel_free(struct own_box *box, uint32_t channel)
     if (outbox_worker(r->handle) != C->worker || members_others_live(&r->mapped))
         return; /* relatives may face the same worker through it */
     channel_set_peer_worker(outbox_channel(box, channel), NONE);
-    store_release(&r->chan[channel].peer_worker, NONE);
+    chan_rec_set_peer_worker(&r->chan[channel], NONE);
 }
 
 static bool channel_reuse(struct own_box *box, uint32_t i, uint32_t peer_worker)
@@ -104,7 +104,7 @@ static bool channel_reuse(struct own_box *box, uint32_t i, uint32_t peer_worker)
     family_lock_drop(&chan->tx_lock);
     family_lock_drop(&chan->rx_lock);
     channel_set_peer_worker(ch, peer_worker);
-    store_release(&chan->peer_worker, peer_worker);
+    chan_rec_set_peer_worker(chan, peer_worker);
     return true;
 }
 
@@ -114,7 +114,7 @@ static uint32_t channel_of_the_dead(struct own_box *box, uint32_t peer_worker)
     uint32_t found = NONE;
     family_lock_acquire(&r->lock, C->member);
     for (uint32_t i = 0; i < r->channels && found == NONE; i++) {
-        if (load_relaxed(&r->chan[i].peer_worker) == NONE && channel_reuse(box, i, peer_worker))
+        if (chan_rec_peer_worker(&r->chan[i]) == NONE && channel_reuse(box, i, peer_worker))
             found = i;
     }
     family_lock_drop(&r->lock);
@@ -124,8 +124,8 @@ static uint32_t channel_of_the_dead(struct own_box *box, uint32_t peer_worker)
 int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *channel)
 {
     struct outbox_rec *r = outbox_rec_of(box);
-    for (uint32_t i = 0, n = load_acquire(&r->channels); i < n; i++) { /* made by another member */
-        if (load_acquire(&r->chan[i].peer_worker) == peer_worker && outbox_channel(box, i)->queue) {
+    for (uint32_t i = 0, n = outbox_rec_channels(r); i < n; i++) { /* made by another member */
+        if (chan_rec_peer_worker(&r->chan[i]) == peer_worker && outbox_channel(box, i)->queue) {
             *channel = i;
             return 0;
         }
@@ -149,7 +149,7 @@ int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *ch
     struct channel *ch = outbox_channel(box, i);
     ch->peer_worker = peer_worker;
     channel_set_queue(ch, word);
-    store_release(&r->chan[i].peer_worker, peer_worker);
+    chan_rec_set_peer_worker(&r->chan[i], peer_worker);
     *channel = i;
     return 0;
 }

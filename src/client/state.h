@@ -1,8 +1,4 @@
-/* state.h - the library's own data: what the processes of a family share, and what each keeps for itself.
- *
- * Family segment (struct family): ordinary shared memory, writable by a worker and all that it forks, never seen by a peer.
- * It holds the truth that is not in the slots: session records, ring and slot allocation, channel cursors. It has no
- * pointers. A forked child finds it at the same address.
+/* state.h - what a process keeps for itself; what it shares with its family is records.h.
  *
  * Process state (struct client): mappings, descriptors, caches, watches. A fork copies it; what must not be copied (port
  * leases, the control socket) the child replaces in fork.c.
@@ -40,217 +36,18 @@
 #include "berth/berth.h"
 #include "client/client.h"
 #include "client/family_lock.h"
-#include "client/members.h"
+#include "client/records.h"
 #include "session/directory.h"
 #include "session/endpoint.h"
 #include "shm/abi.h"
 #include "shm/control.h"
 
-#define SESSIONS_MAX (1u << 20)
-#define RINGS_MAX (1u << 20)
-#define OUTBOXES_MAX 4096u
 #define BOX_HASH 1024u /* buckets */
-#define OUTBOX_SEGMENTS 1024u
-#define OUTBOX_CHANNELS_USED 1024u /* as many as the ABI has */
-#define RING_CLASSES 8u            /* 4 KiB, 16 KiB, 64 KiB … 64 MiB: powers of four */
-#define NONE 0xffffffffu
 
 #define FIFO_DEFAULT (4u << 20)
 #define SPIN_DEFAULT_NS (50 * 1000)
 #define ALIVE_NS (100 * 1000 * 1000ll)
 #define SEGMENT_TIMEOUT_NS (2ll * 1000000000)
-
-/* ---- family ------------------------------------------------------------------------------------------- */
-
-struct ring_rec {
-    uint64_t word;      /* where it is */
-    uint64_t left_tail; /* a ring left behind by a swap: free once the consumer's head is here */
-    uint32_t next;      /* free list, or the session's list of left rings */
-    uint32_t owner;     /* session index + 1; 0: free, NONE: queue or slot chunk, for good */
-    uint16_t outbox;
-    uint8_t klass;
-    uint8_t left;
-};
-
-struct seg_rec {
-    uint64_t size; /* 0: none, or retired */
-    uint64_t bump; /* first byte never handed out */
-    uint32_t creator;
-    uint32_t live; /* rings handed out, chunks and queues among them */
-};
-
-struct chan_rec {
-    struct family_lock tx_lock;
-    struct family_lock rx_lock;
-    uint32_t peer_worker; /* NONE: it has gone, the channel may be another's */
-    uint64_t tx_pos;
-    uint64_t queue; /* ring word of our queue */
-};
-
-struct outbox_rec {
-    struct family_lock lock;
-    uint32_t used;
-    outbox_handle handle;
-    uint32_t facing_app;
-    uint32_t owner_member;
-    uint32_t segments;
-    uint32_t channels;
-    uint32_t slots;     /* ever handed out */
-    uint32_t slot_free; /* stack: index + 1, linked through slot.extra of free slots; 0 empty */
-    uint32_t slots_live;
-    uint32_t swept_rings; /* rings in use after the last sweep */
-    uint32_t rings_live;
-    struct member_set mapped; /* who can write its slots */
-    uint32_t ring_free[RING_CLASSES];
-    uint64_t bytes;
-    uint64_t retired; /* bytes of segments given up: a reader may keep them for ever */
-    int64_t grown_at;
-    struct seg_rec seg[OUTBOX_SEGMENTS];
-    struct chan_rec chan[OUTBOX_CHANNELS_USED];
-} __attribute__((aligned(PAGE_BYTES))); /* so that the memory of a free one can be given back */
-
-enum session_state {
-    SESSION_FREE = 0,
-    SESSION_QUEUED,  /* connector: no token sent yet, the listener's queue or backlog is full */
-    SESSION_OFFERED, /* connector: token sent, nobody has accepted that we know of */
-    SESSION_OPEN,    /* both slots known */
-    SESSION_FAILED,  /* connect failed or the session was reset; error tells */
-    SESSION_ZOMBIE,  /* closed by the program; the slot waits for the peer to be done with it */
-    SESSION_STATES,
-};
-
-#define SF_CONNECTOR 0x01u
-#define SF_SHUT_WR 0x02u
-#define SF_SHUT_RD 0x04u
-#define SF_READ_SPAN 0x08u
-#define SF_STOPPED 0x10u     /* connector: shut down before it was connected, and again what a fresh socket is */
-#define SF_CONFIRMED 0x20u   /* acceptor: the connector knows our slot */
-#define SF_RESET 0x40u       /* the peer is gone or broke the rules: nothing more comes, `error` was set */
-#define SF_SHARED 0x80u      /* held by more than one member: see fork.c */
-#define SF_RESET_TOLD 0x200u /* the program has been told of the reset: see client_tell_reset */
-#define SF_DEAD 0x100u       /* the peer worker is gone: what it published can still be read */
-#define SF_WRITE_LOST 0x400u /* the program wrote after the peer had closed: see client_write_lost */
-#define SF_TENTATIVE                                                                                               \
-    0x800u /* acceptor: the offer was made more than once, the connector may have another: see session_judge */
-#define SF_ATTENTION 0xf000u /* moves when who sleeps for the session by futex shall look again, see watch.c */
-#define SF_ATTENTION_ONE 0x1000u
-#define SF_TAG_SHIFT 16 /* above: low bits of the generation it was made with, see session_dead */
-
-struct session {
-    /* line 0: sending */
-    struct family_lock tx_lock;
-    uint32_t generation; /* of the handle; moves when the program closes */
-    uint64_t tail;       /* = own slot's */
-    uint64_t head_seen;  /* the peer's head when last looked at */
-    uint64_t tx_size;    /* bytes of the ring in hand, 0 none */
-    uint64_t tx_limit;
-    uint32_t tx_rec; /* ring_rec of the ring in hand, NONE */
-    uint32_t left_first, left_last;
-    uint32_t write_span; /* bytes reserved by client_write_spans, 0: none open */
-    uint64_t event_pos;  /* queue position after our last event */
-    /* line 1: receiving */
-    struct family_lock rx_lock;
-    uint32_t flags; /* SF_* */
-    uint64_t head;  /* true; the slot's may lag */
-    uint64_t tail_seen;
-    uint64_t head_published;
-    uint64_t rx_size;
-    uint32_t streak; /* reads in a row that emptied the fifo and were answered by a write */
-    uint32_t state;
-    int32_t error;
-    uint32_t
-        filled; /* writes that found too little room: whoever waits for an edge is to hear when there is some */
-    uint32_t one_way; /* looks in a row that found little, without a write of ours */
-    uint32_t lowat;   /* SO_RCVLOWAT, where above 1 */
-    /* line 2: who */
-    uint32_t own_outbox;
-    uint32_t own_slot;
-    outbox_handle peer_outbox;
-    uint32_t peer_slot;
-    uint32_t peer_generation;
-    struct member_set holders;
-    uint32_t listener;
-    uint32_t offer_seq;
-    /* line 3 */
-    endpoint local, remote;
-    int64_t looked; /* when, while one_way counts */
-    uint32_t next;  /* free list, zombie list, unconfirmed list */
-    uint32_t app;
-    uint16_t read_spanner, write_spanner; /* member + 1 that has the span open */
-    uint8_t port_leased;
-    uint8_t doubt;    /* connector: see sessions_reoffer */
-    uint8_t nonblock; /* O_NONBLOCK: it belongs to all who hold the session, see client_set_nonblock */
-    uint8_t pad;
-};
-_Static_assert(sizeof(struct session) == 256, "a session record is four cache lines");
-
-#define PID_COMING (-1) /* about to be forked */
-#define PID_GOING (-2)  /* dead, somebody may still have to let go of what it held */
-#define PID_GONE (-3)   /* and now nobody */
-
-/* Of its two halves the pid says what it is: 0 free, a process, or one of the above. The
- * generation moves before it is free again, so that late word of a death is not taken for the next one's. */
-struct member {
-    union {
-        uint64_t life;
-        struct {
-            int32_t pid; /* the low half: little-endian */
-            uint32_t generation;
-        };
-    };
-    uint32_t worker;
-};
-
-static inline uint64_t member_life(int32_t pid, uint32_t generation)
-{
-    return (uint64_t)generation << 32 | (uint32_t)pid;
-}
-
-/* What locks and messages name a member by. */
-static inline uint32_t member_id(uint32_t index, uint32_t generation)
-{
-    return index | generation << MEMBER_BITS;
-}
-
-static inline uint32_t member_index(uint32_t id)
-{
-    return id % MEMBERS_MAX;
-}
-
-static inline uint32_t member_generation(uint32_t id)
-{
-    return id >> MEMBER_BITS;
-}
-
-/* Tokens that were taken out of a listener's pipe and wait for what an answer needs, or for accept. See tokens.c. */
-#define ASIDES_MAX 4096u
-#define ASIDE_TOKENS 126u
-
-struct aside {
-    struct family_lock lock;
-    uint32_t used;
-    uint32_t count;
-    uint32_t nonblock; /* the listener's O_NONBLOCK, as a session's */
-    struct member_set holders;
-    struct token token[ASIDE_TOKENS];
-};
-
-struct family {
-    struct family_lock lock;
-    uint32_t session_free; /* stack through session.next: index + 1 */
-    uint32_t sessions;     /* ever used */
-    uint32_t ring_free;    /* index + 1 */
-    uint32_t rings;
-    uint32_t next_outbox; /* count for handles, per family */
-    uint32_t members;     /* ever used */
-    uint32_t any_arm;     /* WAITER_ANY's */
-    struct family_lock bury_lock;
-    struct member member[MEMBERS_MAX];
-    struct aside aside[ASIDES_MAX];
-    struct outbox_rec outbox[OUTBOXES_MAX];
-    struct ring_rec ring[RINGS_MAX];
-    struct session session[SESSIONS_MAX];
-};
 
 /* ---- process ------------------------------------------------------------------------------------------- */
 

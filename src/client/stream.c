@@ -52,19 +52,19 @@ static inline struct session *enter(session_handle h)
     if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32))
         return NULL;
     struct session *s = session_at(index);
-    return load_relaxed(&s->generation) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
+    return session_generation(s) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
 }
 
 static inline bool stale(const struct session *s, session_handle h)
 {
-    return load_relaxed(&s->generation) != (uint32_t)(h >> 32) || !session_held(s);
+    return session_generation(s) != (uint32_t)(h >> 32) || !session_held(s);
 }
 
 /* ---- receiving -------------------------------------------------------------------------------------------- */
 
 void stream_flush_head(struct session *s, bool try_only)
 {
-    if (load_relaxed(&s->head_published) == load_relaxed(&s->head))
+    if (session_head_published(s) == session_head(s))
         return;
     struct session_cache *c = session_cache_of(s);
     if (!try_only)
@@ -73,7 +73,7 @@ void stream_flush_head(struct session *s, bool try_only)
         return; /* somebody is reading, and publishes */
     uint64_t old = s->head_published, new = s->head;
     stream_publish_head(s, c);
-    store_relaxed(&s->streak, 0);
+    session_set_streak(s, 0);
     half_unlock(&s->rx_lock);
     notify_space(s, c, old, new);
 }
@@ -86,7 +86,7 @@ static int reset_error(const struct session *s)
 /* What nothing-to-read means now. rx_lock is held. */
 static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint64_t tail_word)
 {
-    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t flags = session_flags(s);
     if (flags & SF_RESET)
         return reset_error(s);
     if (tail_word & COUNT_FLAG)
@@ -97,7 +97,7 @@ static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint6
         return stream_cut(s, c) ? BERTH_E_RESET : 0;
     if (s->head_published != s->head) {
         stream_publish_head(s, c);
-        store_relaxed(&s->streak, 0);
+        session_set_streak(s, 0);
     }
     return BERTH_E_WOULD_BLOCK;
 }
@@ -111,7 +111,7 @@ static __attribute__((noinline)) void pace(struct session *s)
             now = clock_now();
         }
     } else {
-        store_relaxed(&s->one_way, 0);
+        session_set_one_way(s, 0);
     }
     s->looked = now;
 }
@@ -137,7 +137,7 @@ static __attribute__((noinline)) ssize_t look_further(struct session *s, struct 
     }
     if (tail - s->head > size)
         return (ssize_t)there;
-    store_relaxed(&s->tail_seen, tail); /* ready.c reads it without the lock */
+    session_set_tail_seen(s, tail); /* ready.c reads it without the lock */
     return (ssize_t)(tail - s->head);
 }
 
@@ -145,15 +145,15 @@ static __attribute__((noinline)) ssize_t look_further(struct session *s, struct 
  * return. rx_lock is held. */
 static inline ssize_t receive_look(struct session *s, struct session_cache *c, size_t want, uint64_t *tail_word)
 {
-    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t flags = session_flags(s);
     bool shared = flags & SF_SHARED; /* then another process may have looked last, at another ring */
     if (s->tail_seen > s->head && c->rx_ring && !(flags & (SF_SHARED | SF_TENTATIVE)))
         return s->tail_seen - s->head >= want ? (ssize_t)(s->tail_seen - s->head) : look_further(s, c);
     if (__builtin_expect(flags & SF_TENTATIVE, 0)) /* the peer's words may be about another acceptor's bytes */
         return flags & SF_RESET ? reset_error(s) : BERTH_E_WOULD_BLOCK;
     if (!load_acquire(&c->peer)) {
-        uint32_t state = load_relaxed(&s->state);
-        flags = load_relaxed(&s->flags);
+        uint32_t state = session_state(s);
+        flags = session_flags(s);
         if (flags & SF_RESET)
             return reset_error(s);
         if (flags & SF_SHUT_RD)
@@ -162,14 +162,14 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, s
             return BERTH_E_WOULD_BLOCK;
         return BERTH_E_BAD_HANDLE;
     }
-    if (__builtin_expect(load_relaxed(&s->one_way) > ONE_WAY, 0))
+    if (__builtin_expect(session_one_way(s) > ONE_WAY, 0))
         pace(s);
     uint64_t word = slot_tail(c->peer);
     uint64_t tail = count_offset(word);
     *tail_word = word;
     if (tail == s->head)
         return nothing_to_read(s, c, word);
-    store_relaxed(&s->one_way, tail - s->head < ONE_WAY_BYTES ? load_relaxed(&s->one_way) + 1 : 0);
+    session_set_one_way(s, tail - s->head < ONE_WAY_BYTES ? session_one_way(s) + 1 : 0);
     if (tail - s->head > 1ull << RING_MAX_LOG2) { /* also when tail < head */
         session_break(s, BERTH_E_PROTOCOL, "its tail makes no sense");
         return BERTH_E_RESET;
@@ -194,7 +194,7 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, s
         session_break(s, BERTH_E_PROTOCOL, "it holds more than its ring");
         return BERTH_E_RESET;
     }
-    store_relaxed(&s->tail_seen, tail); /* ready.c reads it without the lock */
+    session_set_tail_seen(s, tail); /* ready.c reads it without the lock */
     return (ssize_t)(tail - s->head);
 }
 
@@ -212,10 +212,10 @@ static inline void copy_out(const struct session_cache *c, uint64_t size, uint64
 /* After n bytes were taken: publish head if it is time. True: look whether the peer waits for space, from *old. */
 static inline bool advance_head(struct session *s, struct session_cache *c, size_t n, uint64_t *old)
 {
-    store_relaxed(&s->head, s->head + n);
+    session_set_head(s, s->head + n);
     *old = s->head_published;
     if (s->head == s->tail_seen) {
-        if (load_relaxed(&s->streak) >= RR_STREAK) {
+        if (session_streak(s) >= RR_STREAK) {
             slot_set_taken(c->own, s->head);
             return false;
         }
@@ -252,7 +252,7 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     uint64_t old = 0, word = 0;
     if (__builtin_expect(stale(s, h), 0))
         goto out;
-    if (__builtin_expect(load_relaxed(&s->flags) & SF_READ_SPAN, 0)) {
+    if (__builtin_expect(session_flags(s) & SF_READ_SPAN, 0)) {
         result = BERTH_E_BUSY;
         goto out;
     }
@@ -274,11 +274,11 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
 out:
     half_unlock(&s->rx_lock);
     if (tell)
-        notify_space(s, c, old, load_relaxed(&s->head_published));
+        notify_space(s, c, old, session_head_published(s));
     if (result == BERTH_E_WOULD_BLOCK) {
-        if (__builtin_expect(load_relaxed(&s->flags) & SF_TENTATIVE, 0)) {
+        if (__builtin_expect(session_flags(s) & SF_TENTATIVE, 0)) {
             sessions_confirm();
-        } else if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= load_relaxed(&s->head), 1)) {
+        } else if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= session_head(s), 1)) {
             asked_in_vain();
         } else {
             control_poll(); /* the same with the acceptor, or with the segment */
@@ -318,7 +318,7 @@ int client_read_spans(session_handle h, struct iovec spans[2])
     struct session_cache *c = session_cache_of(s);
     half_lock(&s->rx_lock);
     uint64_t word = 0;
-    int result = stale(s, h) ? BERTH_E_BAD_HANDLE : load_relaxed(&s->flags) & SF_READ_SPAN ? BERTH_E_BUSY : 0;
+    int result = stale(s, h) ? BERTH_E_BAD_HANDLE : session_flags(s) & SF_READ_SPAN ? BERTH_E_BUSY : 0;
     if (result == 0) {
         ssize_t avail = receive_look(s, c, 1, &word);
         result = (int)avail;
@@ -328,7 +328,7 @@ int client_read_spans(session_handle h, struct iovec spans[2])
             spans[0] = (struct iovec){.iov_base = (void *)(uintptr_t)(c->rx_ring + pos), .iov_len = first};
             spans[1] = (struct iovec){.iov_base = (void *)(uintptr_t)c->rx_ring, .iov_len = (size_t)avail - first};
             s->read_spanner = (uint16_t)(C->member + 1);
-            fetch_or_sc(&s->flags, SF_READ_SPAN);
+            session_add_flags(s, SF_READ_SPAN);
             result = first < (size_t)avail ? 2 : 1;
         }
     }
@@ -349,16 +349,16 @@ int client_read_consume(session_handle h, size_t len)
     if (stale(s, h))
         goto out;
     result = BERTH_E_INVALID;
-    if (!(load_relaxed(&s->flags) & SF_READ_SPAN) || len > s->tail_seen - s->head)
+    if (!(session_flags(s) & SF_READ_SPAN) || len > s->tail_seen - s->head)
         goto out;
-    fetch_and_sc(&s->flags, ~SF_READ_SPAN);
+    session_drop_flags(s, SF_READ_SPAN);
     if (len)
         tell = advance_head(s, c, len, &old);
     result = 0;
 out:
     half_unlock(&s->rx_lock);
     if (tell)
-        notify_space(s, c, old, load_relaxed(&s->head_published));
+        notify_space(s, c, old, session_head_published(s));
     return result;
 }
 
@@ -371,7 +371,7 @@ static bool reader_moves(struct session *s, struct session_cache *c, int64_t pat
     while (clock_now() < end) {
         uint64_t head = count_offset(slot_head(c->peer));
         if (head != s->head_seen && head <= s->tail && head > s->head_seen) {
-            store_relaxed(&s->head_seen, head);
+            session_set_head_seen(s, head);
             return true;
         }
         cpu_relax();
@@ -383,7 +383,7 @@ static bool reader_moves(struct session *s, struct session_cache *c, int64_t pat
 static ssize_t send_room(struct session *s, struct session_cache *c, size_t want)
 {
     int err;
-    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t flags = session_flags(s);
     if (__builtin_expect(flags & (SF_SHUT_WR | SF_RESET | SF_DEAD | SF_TENTATIVE), 0)) {
         if (flags & SF_SHUT_WR)
             return BERTH_E_CLOSED;
@@ -401,8 +401,8 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             session_break(s, BERTH_E_PROTOCOL, "its head makes no sense");
             return BERTH_E_RESET;
         }
-        store_relaxed(&s->head_seen, head);
-    } else if (load_relaxed(&s->state) == SESSION_QUEUED) {
+        session_set_head_seen(s, head);
+    } else if (session_state(s) == SESSION_QUEUED) {
         return BERTH_E_WOULD_BLOCK;
     }
     if (__builtin_expect(flags & SF_SHARED, 0))
@@ -429,7 +429,7 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
         if (room >= want)
             return (ssize_t)room;
     }
-    uint64_t limit = load_relaxed(&s->tx_limit);
+    uint64_t limit = session_tx_limit(s);
     if (s->tx_size < limit && (s->tx_size < STEADY || (!room && !reader_moves(s, c, PATIENCE_NS)))) {
         uint64_t size = s->tx_size ? s->tx_size * 4 : 1u << RING_MIN_LOG2;
         while (size < unread + want && size < limit && size < STEADY)
@@ -456,9 +456,9 @@ static inline void copy_in(const struct session_cache *c, uint64_t size, uint64_
  * through rx_lock's holder otherwise. */
 static inline void carry_head(struct session *s, struct session_cache *c, bool *tell, uint64_t *old)
 {
-    if (load_relaxed(&s->head) == load_relaxed(&s->head_published)) {
-        if (load_relaxed(&s->streak) < RR_STREAK && s->head_seen == s->tail)
-            store_relaxed(&s->streak, load_relaxed(&s->streak) + 1);
+    if (session_head(s) == session_head_published(s)) {
+        if (session_streak(s) < RR_STREAK && s->head_seen == s->tail)
+            session_set_streak(s, session_streak(s) + 1);
         return;
     }
     if (!family_lock_try(&s->rx_lock, berth_lock_id))
@@ -476,7 +476,7 @@ static __attribute__((noinline)) void found_full(struct session *s, struct sessi
 {
     if (!load_acquire(&c->watches))
         return;
-    store_relaxed(&s->filled, load_relaxed(&s->filled) + 1);
+    session_set_filled(s, session_filled(s) + 1);
     if (!stream_arm_write(s, c, 0))
         watches_ready(c);
 }
@@ -518,10 +518,10 @@ static ssize_t transmit(session_handle h, const struct iovec *iov, int count, si
         copy_in(c, s->tx_size, s->tail + done, iov[i].iov_base, n);
         done += n;
     }
-    store_relaxed(&s->one_way, 0);
+    session_set_one_way(s, 0);
     carry_head(s, c, &tell_space, &old_head);
     old_tail = s->tail;
-    store_relaxed(&s->tail, old_tail + done);
+    session_set_tail(s, old_tail + done);
     slot_set_tail(c->own, count_word(old_tail + done, 0));
     result = (ssize_t)done;
 out:
@@ -529,7 +529,7 @@ out:
     if (result > 0)
         told_data(s, c, old_tail, old_tail + (size_t)result);
     if (tell_space)
-        notify_space(s, c, old_head, load_relaxed(&s->head_published));
+        notify_space(s, c, old_head, session_head_published(s));
     if (__builtin_expect(result == BERTH_E_WOULD_BLOCK || (result > 0 && (size_t)result < total), 0))
         found_full(s, c);
     return result;
@@ -589,9 +589,9 @@ int client_write_commit(session_handle h, size_t len)
     int result = stale(s, h) ? BERTH_E_BAD_HANDLE : !s->write_span || len > s->write_span ? BERTH_E_INVALID : 0;
     if (result == 0) {
         s->write_span = 0;
-        if (load_relaxed(&s->flags) & SF_SHUT_WR)
+        if (session_flags(s) & SF_SHUT_WR)
             len = 0;
-        store_relaxed(&s->tail, old + len);
+        session_set_tail(s, old + len);
         if (len)
             slot_set_tail(c->own, count_word(old + len, 0));
     }

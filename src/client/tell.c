@@ -14,10 +14,10 @@ int client_take_error(session_handle h)
     struct session *s = session_get(h);
     if (!s)
         return BERTH_E_BAD_HANDLE;
-    int32_t error = exchange_sc(&s->error, 0);
+    int32_t error = session_take_error(s);
     if ((error == BERTH_E_RESET || error == BERTH_E_CLOSED) && !client_tell_reset(h))
         error = 0;
-    else if (!error && !(load_relaxed(&s->flags) & SF_RESET_TOLD) && stream_cut(s, session_cache_of(s)) &&
+    else if (!error && !(session_flags(s) & SF_RESET_TOLD) && stream_cut(s, session_cache_of(s)) &&
              client_tell_reset(h))
         error = BERTH_E_RESET;
     return error;
@@ -26,17 +26,16 @@ int client_take_error(session_handle h)
 bool client_tell_reset(session_handle h)
 {
     struct session *s = session_get(h);
-    return s && !(fetch_or_sc(&s->flags, SF_RESET_TOLD) & SF_RESET_TOLD);
+    return s && !(session_add_flags(s, SF_RESET_TOLD) & SF_RESET_TOLD);
 }
 
 bool client_write_lost(session_handle h)
 {
     struct session *s = session_get(h);
-    if (!s || load_relaxed(&s->flags) & (SF_SHUT_WR | SF_RESET) ||
-        fetch_or_sc(&s->flags, SF_WRITE_LOST) & SF_WRITE_LOST)
+    if (!s || session_flags(s) & (SF_SHUT_WR | SF_RESET) || session_add_flags(s, SF_WRITE_LOST) & SF_WRITE_LOST)
         return false;
     session_break(s, BERTH_E_CLOSED, "the peer answers what came after its end");
-    if (load_relaxed(&s->flags) & SF_SHARED)
+    if (session_flags(s) & SF_SHARED)
         shared_kick(s);
     return true;
 }
@@ -44,7 +43,7 @@ bool client_write_lost(session_handle h)
 bool client_stopped(session_handle h)
 {
     struct session *s = session_get(h);
-    return s && load_relaxed(&s->flags) & SF_STOPPED;
+    return s && session_flags(s) & SF_STOPPED;
 }
 
 /* ---- O_NONBLOCK ------------------------------------------------------------------------------------------------ */
@@ -55,9 +54,9 @@ void client_set_nonblock(uint64_t h, bool on)
     struct aside *a = l ? aside_of(l) : NULL;
     struct session *s = handle_is_listener(h) ? NULL : session_get(h);
     if (a)
-        store_relaxed(&a->nonblock, on ? 1u : 0u);
+        aside_set_nonblock(a, on ? 1u : 0u);
     if (s)
-        store_relaxed(&s->nonblock, (uint8_t)on);
+        session_set_nonblock(s, on);
 }
 
 bool client_nonblock(uint64_t h, bool otherwise)
@@ -65,5 +64,5 @@ bool client_nonblock(uint64_t h, bool otherwise)
     const struct listener *l = handle_is_listener(h) ? listener_get(h) : NULL;
     const struct aside *a = l ? aside_of(l) : NULL;
     const struct session *s = handle_is_listener(h) ? NULL : session_get(h);
-    return a ? load_relaxed(&a->nonblock) : s ? load_relaxed(&s->nonblock) : otherwise;
+    return a ? aside_nonblock(a) : s ? session_nonblock(s) : otherwise;
 }

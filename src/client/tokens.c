@@ -72,7 +72,7 @@ static bool from_aside(struct listener *l, struct token *t, struct peer_box **bo
 {
     struct aside *a = aside_of(l);
     struct token copy[ASIDE_TOKENS];
-    if (!a || !load_acquire(&a->count))
+    if (!a || !aside_count_acquire(a))
         return false;
     for (uint32_t i = 0, n = aside_copy(a, copy); i < n; i++) {
         enum answer is = examine(l, &copy[i], box);
@@ -113,7 +113,7 @@ static enum answer examine_well(const struct listener *l, const struct token *t,
 static int pipe_take(struct listener *l, struct token *t)
 {
     const struct aside *a = aside_of(l);
-    if (a && load_relaxed(&a->count) >= ASIDE_TOKENS)
+    if (a && aside_count(a) >= ASIDE_TOKENS)
         return -EAGAIN;
     long n = sys_read(l->pipe_rd, t, (long)sizeof *t);
     if (n < 0)
@@ -180,7 +180,7 @@ bool listener_maybe(struct listener *l)
 {
     struct token t;
     struct peer_box *box;
-    return from_aside(l, &t, &box, false) || (l->aside && load_relaxed(&aside_of(l)->count) && control_in_vain());
+    return from_aside(l, &t, &box, false) || (l->aside && aside_count(aside_of(l)) && control_in_vain());
 }
 
 bool listener_waiting(struct listener *l)
@@ -251,7 +251,7 @@ int token_take(struct listener *l, struct token *t, struct peer_box **box)
             return BERTH_E_INTERRUPTED;
         if (is < 0) {
             const struct aside *a = aside_of(l);
-            return a && load_relaxed(&a->count) && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
+            return a && aside_count(a) && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
         }
         if (is == 0)
             continue;

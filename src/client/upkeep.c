@@ -26,7 +26,7 @@ void session_try_link(struct session *s)
 void session_look(struct session *s)
 {
     acceptors_look();
-    if (load_relaxed(&s->flags) & SF_SHARED)
+    if (session_flags(s) & SF_SHARED)
         session_try_link(s);
 }
 
@@ -73,7 +73,7 @@ bool client_accepted(session_handle h)
 
 static bool peer_is_done(struct session *s, struct session_cache *c)
 {
-    uint32_t flags = load_relaxed(&s->flags);
+    uint32_t flags = session_flags(s);
     if (flags & SF_DEAD || (flags & (SF_RESET | SF_WRITE_LOST)) == SF_RESET)
         return true; /* who has lost a write to a peer that is shut, and not closed: that one may still read what came before */
     const struct slot *peer = load_acquire(&c->peer);
@@ -81,7 +81,7 @@ static bool peer_is_done(struct session *s, struct session_cache *c)
         return false;
     if (slot_generation(peer) != s->peer_generation)
         return true;
-    return load_relaxed(&s->flags) & SF_CONNECTOR && slot_state(peer) == SLOT_CLOSED;
+    return session_flags(s) & SF_CONNECTOR && slot_state(peer) == SLOT_CLOSED;
 }
 
 void zombies_reap(int most)
@@ -90,7 +90,7 @@ void zombies_reap(int most)
     peers_collect(false);
     for (int i = 0; i < most && (s = zombie_take()); i++) {
         struct session_cache *c = session_cache_of(s);
-        if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_CONNECTOR)
+        if (!load_acquire(&c->peer) && session_flags(s) & SF_CONNECTOR)
             session_try_link(s);
         if (peer_is_done(s, c)) {
             session_dispose(s);

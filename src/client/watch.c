@@ -195,10 +195,10 @@ void watches_drop(struct watch **list)
 
 void sleepers_wake(struct session *s)
 {
-    uint32_t is = load_relaxed(&s->flags), next;
+    uint32_t is = session_flags(s), next;
     do {
         next = (is & ~SF_ATTENTION) | ((is + SF_ATTENTION_ONE) & SF_ATTENTION);
-    } while (!compare_exchange_sc(&s->flags, &is, next));
+    } while (!session_change_flags(s, &is, next));
     (void)sys_futex_wake(&s->flags, (long)INT_MAX);
     const struct slot *peer = load_acquire(&C->cache[session_index(s)].peer);
     if (peer) { /* those that doze. Who has looked at the flags and does not sleep yet dozes for a while */
