@@ -25,6 +25,7 @@ static int log_fd = 2;
 static int log_level = -1; /* not yet asked */
 
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
+_Static_assert(sizeof level_names / sizeof level_names[0] == LOG_LEVEL_DEBUG + 1, "a level without a name");
 
 int log_parse_level(const char *text, enum log_level *out)
 {

@@ -15,6 +15,7 @@ static const char *const things[] = {
     [CTL_SHOW_APPS] = "apps",         [CTL_SHOW_WORKERS] = "workers",   [CTL_SHOW_LISTENERS] = "listeners",
     [CTL_SHOW_SESSIONS] = "sessions", [CTL_SHOW_SEGMENTS] = "segments", [CTL_SHOW_NAMESPACES] = "namespaces",
 };
+_Static_assert(sizeof things / sizeof things[0] == CTL_SHOW_LAST + 1, "something to show without a name");
 
 static int thing_number(const char *word)
 {

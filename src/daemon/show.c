@@ -212,7 +212,8 @@ static void show_namespaces(struct sheet *sheet)
 static const char *state_name(uint8_t state)
 {
     static const char *const names[] = {"free", "offered", "accepted", "open", "closed", "moved"};
-    return state < sizeof names / sizeof names[0] ? names[state] : "bad";
+    _Static_assert(sizeof names / sizeof names[0] == SLOT_STATES, "a state without a name");
+    return state < SLOT_STATES ? names[state] : "bad";
 }
 
 /* What this slot sends and how much of it is unread; a counter that makes no sense shows as 0. */

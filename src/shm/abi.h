@@ -27,18 +27,36 @@
  *   slot.want          consumer         producer            sc, then tail is read again
  *   slot.want_space    producer         consumer            sc, then head is read again
  *   slot.state         owner            peer, daemon        release
- *   slot.peer          owner            peer                release, after slot_info.peer_outbox
+ *   slot.flags         owner            peer                sc, before the FIN in the tail
+ *   slot.waiter        owner            peer                relaxed, before `want` or `want_space` is armed
  *   slot.cpu           owner            peer                relaxed, a hint
+ *   slot.generation    owner            peer, daemon        release, before the words of the old session are cleared
+ *   slot.peer          owner            peer, daemon        release, after slot_info.peer_outbox
+ *   slot.extra         owner            owner               relaxed
  *   slot_info.*        owner            peer, daemon        before the state that makes them valid
+ *   slot_info.offer_seq  connector      acceptor            sc: it moves when the offer is made again
+ *   slot_info.rx_limit   owner          peer                relaxed, advice
  *   slot_info.taken    consumer         producer            relaxed; read when the consumer is dead
+ *   segment_header.magic   owner        peers, daemon       release, after the rest of the header
+ *   segment_header.chunks  owner        peers, daemon       release, after the chunk's word
+ *   chunk table        owner            peers, daemon       release, after the chunk was cleared
  *   queue entries      producer         consumer            release (the sequence number is in the entry)
+ *   channel.queue      producer         consumer            release, last
+ *   channel.peer_worker  producer       consumer            release; the channel of a dead worker becomes another's
  *   channel.resync     producer         consumer            sc
  *   channel.qhead      consumer         producer            sc
  *   channel.arm        consumer         producer            sc
+ *   worker_page.magic  the worker       its peers, daemon   release, after the version
+ *   worker_page.forked the worker       its peers, daemon   release, before the fork
  *   waiter_line.arm    the worker       its peers           sc
+ *   waiter_line.cpu    the worker       its peers           relaxed, a hint
+ *   directory.seq      daemon           workers             release; odd before, even after what changes
+ *   directory.entry, local_addr, counts  daemon  workers    release, between two stores of seq
  *   directory.life     daemon, kernel   workers             its own: a robust futex, see below
  *   directory.news     daemon           workers             sc, after the message was sent; its futex is woken
  *
+ * The functions for these words, which say whom each pairs with, are in slot.h, queue.h, page.h, segment.h and
+ * session/directory.h; nobody else chooses an order (scripts/sharedwords.py).
  * Every reader loads a word once, checks it against geometry of its own, and uses the copy.
  */
 #ifndef BERTH_SHM_ABI_H
@@ -123,6 +141,7 @@ enum slot_state {
     SLOT_OPEN = 3,     /* connector: knows the acceptor's slot */
     SLOT_CLOSED = 4,   /* the owner reads and writes no more; unread bytes stay readable */
     SLOT_MOVED = 5,    /* reserved: `extra` and slot_info.rx_limit, taken name the new place */
+    SLOT_STATES
 };
 
 /* slot.flags */
@@ -301,27 +320,83 @@ ABI_ASSERT(offsetof(struct slot, head) == 16);
 ABI_ASSERT(offsetof(struct slot, want) == 24);
 ABI_ASSERT(offsetof(struct slot, want_space) == 32);
 ABI_ASSERT(offsetof(struct slot, state) == 40);
+ABI_ASSERT(offsetof(struct slot, flags) == 41);
+ABI_ASSERT(offsetof(struct slot, waiter) == 42);
+ABI_ASSERT(offsetof(struct slot, cpu) == 43);
 ABI_ASSERT(offsetof(struct slot, generation) == 44);
 ABI_ASSERT(offsetof(struct slot, peer) == 48);
 ABI_ASSERT(offsetof(struct slot, extra) == 56);
+ABI_ASSERT(SLOT_STATES <= UINT8_MAX);
+ABI_ASSERT(WAITERS_MAX <= UINT8_MAX);
 ABI_ASSERT(sizeof(struct slot_info) == CACHE_LINE);
+ABI_ASSERT(offsetof(struct slot_info, local_addr) == 0);
+ABI_ASSERT(offsetof(struct slot_info, remote_addr) == 16);
 ABI_ASSERT(offsetof(struct slot_info, local_port) == 32);
+ABI_ASSERT(offsetof(struct slot_info, remote_port) == 34);
+ABI_ASSERT(offsetof(struct slot_info, proto) == 36);
+ABI_ASSERT(offsetof(struct slot_info, addr_kind) == 37);
+ABI_ASSERT(offsetof(struct slot_info, peer_channel) == 38);
 ABI_ASSERT(offsetof(struct slot_info, listener) == 40);
+ABI_ASSERT(offsetof(struct slot_info, offer_seq) == 44);
 ABI_ASSERT(offsetof(struct slot_info, peer_outbox) == 48);
+ABI_ASSERT(offsetof(struct slot_info, rx_limit) == 56);
+ABI_ASSERT(offsetof(struct slot_info, taken) == 60);
 ABI_ASSERT(sizeof(struct segment_header) == CACHE_LINE);
+ABI_ASSERT(offsetof(struct segment_header, magic) == 0);
+ABI_ASSERT(offsetof(struct segment_header, version) == 4);
+ABI_ASSERT(offsetof(struct segment_header, lines_per_slot) == 6);
 ABI_ASSERT(offsetof(struct segment_header, outbox) == 8);
+ABI_ASSERT(offsetof(struct segment_header, index) == 16);
+ABI_ASSERT(offsetof(struct segment_header, facing_app) == 20);
 ABI_ASSERT(offsetof(struct segment_header, size) == 24);
+ABI_ASSERT(offsetof(struct segment_header, owner_worker) == 32);
 ABI_ASSERT(offsetof(struct segment_header, chunks) == 36);
-ABI_ASSERT(sizeof(struct channel) == 128);
-ABI_ASSERT(offsetof(struct channel, qhead) == 64);
+ABI_ASSERT(sizeof(struct channel) == 2 * CACHE_LINE);
+ABI_ASSERT(offsetof(struct channel, queue) == 0);
+ABI_ASSERT(offsetof(struct channel, peer_worker) == 8);
+ABI_ASSERT(offsetof(struct channel, resync) == 12);
+ABI_ASSERT(offsetof(struct channel, qhead) == CACHE_LINE);
+ABI_ASSERT(offsetof(struct channel, arm) == CACHE_LINE + 4);
 ABI_ASSERT(sizeof(struct waiter_line) == CACHE_LINE);
-ABI_ASSERT(offsetof(struct worker_page, waiter) == CACHE_LINE);
+ABI_ASSERT(offsetof(struct waiter_line, arm) == 0);
+ABI_ASSERT(offsetof(struct waiter_line, cpu) == 4);
+ABI_ASSERT(sizeof(struct worker_page) == (1 + WAITERS_MAX) * CACHE_LINE);
 ABI_ASSERT(sizeof(struct worker_page) <= WORKER_PAGE_BYTES);
+ABI_ASSERT(offsetof(struct worker_page, magic) == 0);
+ABI_ASSERT(offsetof(struct worker_page, version) == 4);
+ABI_ASSERT(offsetof(struct worker_page, forked) == 6);
+ABI_ASSERT(offsetof(struct worker_page, worker) == 8);
+ABI_ASSERT(offsetof(struct worker_page, waiter) == CACHE_LINE);
 ABI_ASSERT(sizeof(struct dir_entry) == CACHE_LINE);
+ABI_ASSERT(offsetof(struct dir_entry, addr) == 0);
+ABI_ASSERT(offsetof(struct dir_entry, port) == 16);
+ABI_ASSERT(offsetof(struct dir_entry, proto) == 18);
+ABI_ASSERT(offsetof(struct dir_entry, flags) == 19);
+ABI_ASSERT(offsetof(struct dir_entry, listener) == 20);
+ABI_ASSERT(offsetof(struct dir_entry, app) == 24);
+ABI_ASSERT(offsetof(struct dir_entry, uid) == 28);
+ABI_ASSERT(offsetof(struct dir_entry, backlog) == 32);
+ABI_ASSERT(offsetof(struct dir_entry, epoch) == 36);
+ABI_ASSERT(offsetof(struct directory, magic) == 0);
+ABI_ASSERT(offsetof(struct directory, version) == 4);
+ABI_ASSERT(offsetof(struct directory, seq) == 8);
+ABI_ASSERT(offsetof(struct directory, local_count) == 12);
+ABI_ASSERT(offsetof(struct directory, listeners) == 16);
+ABI_ASSERT(offsetof(struct directory, epoch) == 20);
 ABI_ASSERT(offsetof(struct directory, local_addr) == CACHE_LINE);
-ABI_ASSERT(offsetof(struct directory, life) % CACHE_LINE == 0);
+ABI_ASSERT(offsetof(struct directory, entry) == CACHE_LINE + DIR_LOCAL_ADDRS * 16);
+ABI_ASSERT(offsetof(struct directory, life) == offsetof(struct directory, entry) + DIR_ENTRIES * CACHE_LINE);
 ABI_ASSERT(offsetof(struct directory, news) == offsetof(struct directory, life) + CACHE_LINE);
-ABI_ASSERT(sizeof(struct token) == 64);
+ABI_ASSERT(sizeof(struct directory) == offsetof(struct directory, news) + DIR_NEWS * 4);
+ABI_ASSERT(offsetof(struct directory, life) % CACHE_LINE == 0);
+ABI_ASSERT(sizeof(struct token) == CACHE_LINE);
+ABI_ASSERT(offsetof(struct token, magic) == 0);
+ABI_ASSERT(offsetof(struct token, listener) == 4);
+ABI_ASSERT(offsetof(struct token, outbox) == 8);
+ABI_ASSERT(offsetof(struct token, slot) == 16);
+ABI_ASSERT(offsetof(struct token, generation) == 20);
+ABI_ASSERT(offsetof(struct token, offer_seq) == 24);
+ABI_ASSERT(offsetof(struct token, epoch) == 28);
 ABI_ASSERT(OUTBOX_POOL % PAGE_BYTES == 0);
 ABI_ASSERT(OUTBOX_POOL < SEGMENT_MIN);
 

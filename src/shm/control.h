@@ -275,10 +275,26 @@ struct ctl_status_is {
     char release[CTL_NAME_MAX];
 };
 
-_Static_assert(sizeof(struct ctl_header) == 16, "control ABI changed");
-_Static_assert(sizeof(struct ctl_hello) == 16 + 16 + 64 + 64 + 128 + 24, "control ABI changed");
-_Static_assert(sizeof(struct ctl_listen) == 16 + 16 + 4 + 4 + 8, "control ABI changed");
-_Static_assert(sizeof(struct ctl_outbox_is) == 48, "control ABI changed");
-_Static_assert(sizeof(struct ctl_ns) == 16 + 64 + 128 + 64 + 8, "control ABI changed");
+#define CTL_ASSERT(cond) _Static_assert(cond, "control ABI changed: " #cond)
+CTL_ASSERT(sizeof(struct ctl_header) == 16);
+CTL_ASSERT(sizeof(struct ctl_hello) == 312);
+CTL_ASSERT(sizeof(struct ctl_welcome) == 176);
+CTL_ASSERT(sizeof(struct ctl_child) == 24);
+CTL_ASSERT(sizeof(struct ctl_child_hello) == 24);
+CTL_ASSERT(sizeof(struct ctl_listen) == 48);
+CTL_ASSERT(sizeof(struct ctl_listened) == 32);
+CTL_ASSERT(sizeof(struct ctl_listener) == 24);
+CTL_ASSERT(sizeof(struct ctl_introduce) == 32);
+CTL_ASSERT(sizeof(struct ctl_introduced) == 32);
+CTL_ASSERT(sizeof(struct ctl_outbox) == 40);
+CTL_ASSERT(sizeof(struct ctl_outbox_is) == 48);
+CTL_ASSERT(sizeof(struct ctl_segment_is) == 32);
+CTL_ASSERT(sizeof(struct ctl_ports) == 40);
+CTL_ASSERT(sizeof(struct ctl_dead) == 24);
+CTL_ASSERT(sizeof(struct ctl_lease) == 24);
+CTL_ASSERT(sizeof(struct ctl_show) == 24);
+CTL_ASSERT(sizeof(struct ctl_shown) == 24);
+CTL_ASSERT(sizeof(struct ctl_ns) == 280);
+CTL_ASSERT(sizeof(struct ctl_status_is) == 104);
 
 #endif
