@@ -28,6 +28,7 @@
 #include "base/atomic.h"
 #include "base/hold.h"
 #include "base/order.h"
+#include "base/result.h"
 
 struct family_lock {
     uint32_t word; /* zeroed memory is a free lock */
@@ -89,8 +90,7 @@ static inline void family_lock_release_alone(struct family_lock *l)
 }
 
 /* Takes the lock, waiting as long as a living process holds it. 0, or LOCK_TAKEN_OVER. */
-static inline __attribute__((warn_unused_result)) int family_lock_take(struct family_lock *l, uint32_t member,
-                                                                       const struct family_members *m)
+must_use static inline int family_lock_take(struct family_lock *l, uint32_t member, const struct family_members *m)
 {
     order_take(l);
     hold_begin();

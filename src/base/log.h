@@ -2,14 +2,16 @@
 #ifndef BERTH_BASE_LOG_H
 #define BERTH_BASE_LOG_H
 
+#include "base/result.h"
+
 enum log_level { LOG_LEVEL_ERROR = 0, LOG_LEVEL_WARN = 1, LOG_LEVEL_INFO = 2, LOG_LEVEL_DEBUG = 3 };
 
 /* The process's level. Libraries start at WARN (BERTH_LOG=error|warn|info|debug overrides; any other value is said to be none,
  * by who asks for the level), the daemon at INFO. */
 void log_set_level(enum log_level level);
 enum log_level log_get_level(void);
-int log_parse_level(const char *text, enum log_level *out); /* 0 or BERTH_E_INVALID */
-void log_to(int fd);                                        /* default 2; the descriptor stays the caller's */
+must_use int log_parse_level(const char *text, enum log_level *out); /* 0 or BERTH_E_INVALID */
+void log_to(int fd); /* default 2; the descriptor stays the caller's */
 
 /* Writes by one raw write(2), keeps errno, allocates nothing, so that the preload library may use it anywhere. */
 void log_write(enum log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3), cold));

@@ -2,10 +2,11 @@
 #ifndef BERTH_CLIENT_ASIDE_H
 #define BERTH_CLIENT_ASIDE_H
 
+#include "base/result.h"
 #include "client/state.h"
 
 struct aside *aside_of(const struct listener *l); /* NULL: it has no place */
-int tokens_create(struct listener *l);            /* their place in the family */
+must_use int tokens_create(struct listener *l);   /* their place in the family */
 void tokens_free(struct listener *l);
 bool aside_put(struct listener *l, const struct token *t); /* false: there is no room */
 bool aside_take(struct aside *a, const struct token *t);   /* false: somebody else was faster */

@@ -183,10 +183,10 @@ int client_detach(void)
     listeners_close();
     for (struct session *s = NULL; (s = session_after(s));) {
         if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE && members_has(&s->holders, C->member))
-            (void)client_close(session_handle_of(s));
+            (void)client_close(session_handle_of(s)); /* it was held a line above */
     }
     struct ctl_header msg = {.type = CTL_DETACH, .len = sizeof msg};
-    (void)control_request(&msg, NULL, 0, NULL, 0, NULL, NULL);
+    (void)control_request(&msg, NULL, 0, NULL, 0, NULL, NULL); /* a courtesy: the end of the socket says the same */
     store_release(&C->attached, false);
     routes_forget();
     client_reset();

@@ -19,6 +19,7 @@
 #include <sys/epoll.h>
 #include <sys/uio.h>
 
+#include "base/result.h"
 #include "base/sleep.h"
 #include "berth/berth.h"
 #include "session/endpoint.h"
@@ -32,7 +33,7 @@ static inline bool handle_is_listener(uint64_t h)
 }
 
 /* ---- attach ---- */
-int client_attach(const struct berth_attach_options *options); /* blocks for a round trip */
+must_use int client_attach(const struct berth_attach_options *options); /* blocks for a round trip */
 int client_detach(void);
 bool client_attached(void);
 /* For the preload library: attach with defaults if not yet tried in this process; false where there is no daemon (remembered
@@ -46,15 +47,17 @@ bool client_stranded(void);
 #define LISTEN_V6ONLY 1u
 #define LISTEN_REUSEPORT 2u
 #define LISTEN_KERNEL 4u /* a kernel socket holds the port */
-int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener_handle *out); /* round trip */
-int client_listener_backlog(listener_handle l, uint32_t backlog); /* listen() called again */
-int client_listener_endpoint(listener_handle l, endpoint *out);
-int client_accept(listener_handle l, session_handle *out); /* WOULD_BLOCK when none waits */
+must_use int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog,
+                           listener_handle *out);                          /* round trip */
+must_use int client_listener_backlog(listener_handle l, uint32_t backlog); /* listen() called again */
+must_use int client_listener_endpoint(listener_handle l, endpoint *out);
+must_use int client_accept(listener_handle l, session_handle *out); /* WOULD_BLOCK when none waits */
 /* Asks `may` (perhaps more than once) before it takes one; where not, the session goes on waiting: LIMIT. */
-int client_accept_if(listener_handle l, bool (*may)(void *arg), void *arg, session_handle *out);
+must_use int client_accept_if(listener_handle l, bool (*may)(void *arg), void *arg, session_handle *out);
 /* Blocks until a session waits at l, or `kernel_fd` (-1: none) is readable; one of several sleepers in several processes is
  * woken. 0, TIMED_OUT, INTERRUPTED, BAD_HANDLE. */
-int client_listener_wait(listener_handle l, int kernel_fd, int64_t deadline_ns, const struct sleep_mark *mark);
+must_use int client_listener_wait(listener_handle l, int kernel_fd, int64_t deadline_ns,
+                                  const struct sleep_mark *mark);
 bool client_listener_ready(listener_handle l); /* would client_accept find one? (a system call) */
 int client_unlisten(listener_handle l);
 
@@ -63,38 +66,38 @@ int client_unlisten(listener_handle l);
 bool client_has_route(const endpoint *dst);
 /* src: NULL, or an address and port that the caller holds in the kernel. 0; IN_PROGRESS (handle valid: the listener's queue is
  * full); or REFUSED, NO_ROUTE (not under berth, or not admitted), LIMIT, NO_MEMORY … */
-int client_connect(const endpoint *dst, const endpoint *src, session_handle *out);
+must_use int client_connect(const endpoint *dst, const endpoint *src, session_handle *out);
 /* The same in two steps: a session that nobody but the caller knows of, and its offer to the listener. */
-int client_connect_begin(const endpoint *dst, const endpoint *src, session_handle *out);
-int client_connect_offer(session_handle s); /* 0, IN_PROGRESS; else it is the caller's to close */
-bool client_connect_stop(session_handle s); /* ends one in progress with RESET; false: it is through */
+must_use int client_connect_begin(const endpoint *dst, const endpoint *src, session_handle *out);
+must_use int client_connect_offer(session_handle s); /* 0, IN_PROGRESS; else it is the caller's to close */
+bool client_connect_stop(session_handle s);          /* ends one in progress with RESET; false: it is through */
 /* Blocks; for IN_PROGRESS. 0 or why it failed. */
-int client_connect_wait(session_handle s, int64_t deadline_ns, const struct sleep_mark *mark);
+must_use int client_connect_wait(session_handle s, int64_t deadline_ns, const struct sleep_mark *mark);
 
 /* ---- stream ---- */
 #define STREAM_PEEK 1u
-ssize_t client_read(session_handle s, void *buf, size_t len, uint32_t flags); /* 0: end of stream */
-ssize_t client_readv(session_handle s, const struct iovec *iov, int count, uint32_t flags);
-ssize_t client_write(session_handle s, const void *buf,
-                     size_t len); /* may be short; WOULD_BLOCK when no byte went */
-ssize_t client_writev(session_handle s, const struct iovec *iov, int count);
-int client_read_spans(session_handle s, struct iovec spans[2]);
-int client_read_consume(session_handle s, size_t len);
-int client_write_spans(session_handle s, size_t want, struct iovec spans[2]);
-int client_write_commit(session_handle s, size_t len);
+must_use ssize_t client_read(session_handle s, void *buf, size_t len, uint32_t flags); /* 0: end of stream */
+must_use ssize_t client_readv(session_handle s, const struct iovec *iov, int count, uint32_t flags);
+must_use ssize_t client_write(session_handle s, const void *buf,
+                              size_t len); /* may be short; WOULD_BLOCK when no byte went */
+must_use ssize_t client_writev(session_handle s, const struct iovec *iov, int count);
+must_use int client_read_spans(session_handle s, struct iovec spans[2]);
+must_use int client_read_consume(session_handle s, size_t len);
+must_use int client_write_spans(session_handle s, size_t want, struct iovec spans[2]);
+must_use int client_write_commit(session_handle s, size_t len);
 /* Blocks (spin, then sleep) until one of `events` (EPOLLIN, EPOLLOUT) holds or the session fails. 0, TIMED_OUT, INTERRUPTED,
  * BAD_HANDLE. 0 also when there is an error or an end of stream to report. */
-int client_wait(session_handle s, uint32_t events, int64_t deadline_ns, const struct sleep_mark *mark);
+must_use int client_wait(session_handle s, uint32_t events, int64_t deadline_ns, const struct sleep_mark *mark);
 /* The same until so many bytes can be read, or as many as the peer can put there before it waits for us. 0: as SO_RCVLOWAT says. */
-int client_wait_for(session_handle s, uint32_t events, uint64_t least, int64_t deadline_ns,
-                    const struct sleep_mark *mark);
-int client_set_lowat(session_handle s, uint32_t bytes); /* SO_RCVLOWAT: readable from so many on */
+must_use int client_wait_for(session_handle s, uint32_t events, uint64_t least, int64_t deadline_ns,
+                             const struct sleep_mark *mark);
+must_use int client_set_lowat(session_handle s, uint32_t bytes); /* SO_RCVLOWAT: readable from so many on */
 
 /* EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR as they hold now; EPOLLERR | EPOLLHUP for a bad handle */
 uint32_t client_readiness(session_handle s);
-size_t client_readable(session_handle s); /* FIONREAD */
-size_t client_unread(session_handle s);   /* SIOCOUTQ */
-int client_take_error(session_handle s);  /* SO_ERROR: pending enum berth_error, cleared */
+size_t client_readable(session_handle s);         /* FIONREAD */
+size_t client_unread(session_handle s);           /* SIOCOUTQ */
+must_use int client_take_error(session_handle s); /* SO_ERROR: pending enum berth_error, cleared */
 bool client_tell_reset(session_handle s); /* true once: a socket tells of a reset one time, then of the end */
 /* True once: what a socket first writes after the peer's end is taken, and lost; the peer answers it with a reset (CLOSED). */
 bool client_write_lost(session_handle s);
@@ -106,37 +109,39 @@ bool client_connected(session_handle s); /* the connect is through */
 void client_set_nonblock(uint64_t handle, bool on);
 bool client_nonblock(uint64_t handle, bool otherwise); /* `otherwise`: of a handle that is nobody's any more */
 
-int client_shutdown(session_handle s, int how); /* BERTH_SHUT_RD | BERTH_SHUT_WR; CLOSED if both are over already */
+must_use int client_shutdown(session_handle s,
+                             int how); /* BERTH_SHUT_RD | BERTH_SHUT_WR; CLOSED if both are over already */
 int client_close(session_handle s);
 /* Last of all before this process ends: peers of what it alone holds see the end now. Takes no memory and gives none back. */
 void client_leave(void);
 int client_abort(session_handle s); /* SO_LINGER 0: reset */
-int client_local(session_handle s, endpoint *out);
-int client_remote(session_handle s, endpoint *out);
-int client_set_fifo_limit(session_handle s, uint64_t rx, uint64_t tx); /* bytes; 0 leaves one as it is */
+must_use int client_local(session_handle s, endpoint *out);
+must_use int client_remote(session_handle s, endpoint *out);
+must_use int client_set_fifo_limit(session_handle s, uint64_t rx, uint64_t tx); /* bytes; 0 leaves one as it is */
 
 /* ---- event sets ---- */
 /* An event set waits over sessions, listeners and other sets, and over the kernel epoll set `epfd` if it has one: the preload library
  * hands in the program's own, which stays the program's: berth puts nothing into it and never closes it. -1: none. */
 struct evset;
-struct evset *evset_create(int epfd);
+must_use struct evset *evset_create(int epfd);
 void evset_destroy(struct evset *set);
 /* handle: session or listener; events: EPOLL* with EPOLLET, EPOLLONESHOT, EPOLLEXCLUSIVE (listeners). `key` tells several registrations of
  * one session in one set apart (the preload library's is the descriptor). BUSY: is in it */
-int evset_add(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data);
-int evset_modify(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data);
-int evset_remove(struct evset *set, uint64_t handle, uint32_t key);
+must_use int evset_add(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data);
+must_use int evset_modify(struct evset *set, uint64_t handle, uint32_t key, uint32_t events, uint64_t data);
+must_use int evset_remove(struct evset *set, uint64_t handle, uint32_t key);
 /* The same for a set in a set. The kernel's has been put into the kernel's before, which finds circles. */
-int evset_add_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data);
-int evset_modify_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data);
-int evset_remove_set(struct evset *set, struct evset *inner, uint32_t key);
+must_use int evset_add_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data);
+must_use int evset_modify_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data);
+must_use int evset_remove_set(struct evset *set, struct evset *inner, uint32_t key);
 /* Has that registration of a session or listener, or of an inner set, fired its one shot? `spend`: from now on it has. */
 bool evset_spent(struct evset *set, uint64_t handle, struct evset *inner, uint32_t key, bool spend);
 /* Blocks (spin, then sleep) until the deadline; 0: not at all. Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID;
  * BAD_HANDLE: it was destroyed. */
-int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t deadline, const sigset_t *mask);
+must_use int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t deadline,
+                        const sigset_t *mask);
 void evset_renumber(struct evset *set, int epfd); /* its kernel set goes by another number now */
-int evset_fd(
+must_use int evset_fd(
     struct evset *set); /* of one without a kernel set: becomes readable when evset_wait has something; -1 */
 
 /* ---- poll over sessions and kernel descriptors, for poll() and select() ---- */
@@ -149,11 +154,11 @@ struct client_poll_item {
 };
 /* Blocks. kfds: plain kernel descriptors (the kernel side of a listener among them). Returns how many items and kfds have
  * revents, 0 when the time is over, or INTERRUPTED. kfds' revents are always written. */
-int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
-                const sigset_t *mask);
+must_use int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
+                         const sigset_t *mask);
 /* The same for a wait that began before. */
-int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n, struct pollfd *kfds,
-                      int nk, int64_t timeout_ns, const sigset_t *mask);
+must_use int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n,
+                               struct pollfd *kfds, int nk, int64_t timeout_ns, const sigset_t *mask);
 
 /* ---- descriptors of berth's own ---- */
 /* True for a descriptor that libberth uses inside this process: close, dup2 and close_range must leave it alone. */

@@ -275,7 +275,7 @@ int client_connect(const endpoint *dst, const endpoint *src, session_handle *out
         return err;
     err = client_connect_offer(*out);
     if (err && err != BERTH_E_IN_PROGRESS)
-        (void)client_close(*out);
+        (void)client_close(*out); /* nobody else has had it */
     return err;
 }
 

@@ -2,6 +2,7 @@
 #ifndef BERTH_CLIENT_CONTROL_H
 #define BERTH_CLIENT_CONTROL_H
 
+#include "base/result.h"
 #include "client/state.h"
 
 struct push {
@@ -22,15 +23,16 @@ struct control_ask { /* a question that waits for its answer */
 };
 
 /* Asks, and waits for the answer: TIMED_OUT at once while the daemon is slow. No lock is held but such as nobody else waits for long. */
-int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds);
+must_use int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds,
+                             int *nrfds);
 /* The same in two steps: the first never waits, and may be taken under any lock; where it is 0 the second must follow. */
-int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds);
-int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds);
+must_use int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds);
+must_use int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds);
 bool daemon_is_slow(void); /* it was late, and has said nothing since */
 void daemon_was_slow(void);
 /* No reply is waited for, and nothing else: what the socket does not take is kept, with copies of the descriptors, and sent later in
  * order. */
-int control_send(void *msg, const int *fds, int nfds);
+must_use int control_send(void *msg, const int *fds, int nfds);
 bool control_unsent(void);       /* something is kept so */
 void control_flush(void);        /* as much of it as can be sent now */
 void control_receive(void);      /* takes what the daemon sent, if anything, onto the list of pushes */

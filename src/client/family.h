@@ -2,12 +2,14 @@
 #ifndef BERTH_CLIENT_FAMILY_H
 #define BERTH_CLIENT_FAMILY_H
 
+#include "base/result.h"
 #include "client/state.h"
 
-int family_create(void);
-struct session *session_alloc(void); /* NULL: none left. state QUEUED, generation kept, everything else zero */
+must_use int family_create(void);
+must_use struct session *session_alloc(
+    void); /* NULL: none left. state QUEUED, generation kept, everything else zero */
 void session_free(struct session *s);
-uint32_t ring_rec_alloc(void); /* NONE: none left */
+must_use uint32_t ring_rec_alloc(void); /* NONE: none left */
 void ring_rec_free(uint32_t rec);
 uint32_t members_used(void); /* no member has a higher index than this, less one */
 struct member_set members_alive(void);

@@ -2,10 +2,11 @@
 #ifndef BERTH_CLIENT_FDS_H
 #define BERTH_CLIENT_FDS_H
 
+#include "base/result.h"
 #include "client/state.h"
 
 extern struct plock spare_lock; /* of the reserve */
-int own_fd(int fd);             /* moves a descriptor out of the program's way and remembers it as ours */
+must_use int own_fd(int fd);    /* moves a descriptor out of the program's way and remembers it as ours */
 void own_fd_close(int fd);
 void own_fd_set(int fd, bool ours);
 #define FDS_FOR_A_MEETING 4u
@@ -13,11 +14,11 @@ uint32_t fds_keep(void);       /* the reserve, made up to full if there is room:
 bool fds_room(uint32_t n);     /* are so many free now? */
 void fds_keep_again(void);     /* the same, now and then */
 void let_others_open(int fd);  /* of a pipe: whoever is given it */
-int own_pipe(int fd);          /* a pipe that came from others: taken; for pipe_put and bell_ring only */
-int bell_without_daemon(void); /* ours, that none but our family rings */
-long pipe_put(int fd, const void *data,
-              size_t n); /* write(2) that never waits and raises no signal; up to a page */
+must_use int own_pipe(int fd); /* a pipe that came from others: taken; for pipe_put and bell_ring only */
+must_use int bell_without_daemon(void); /* ours, that none but our family rings */
+must_use long pipe_put(int fd, const void *data,
+                       size_t n); /* write(2) that never waits and raises no signal; up to a page */
 void bell_ring(int fd);
-int own_epoll(void); /* out of the reserve if need be */
+must_use int own_epoll(void); /* out of the reserve if need be */
 
 #endif

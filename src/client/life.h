@@ -2,10 +2,11 @@
 #ifndef BERTH_CLIENT_LIFE_H
 #define BERTH_CLIENT_LIFE_H
 
+#include "base/result.h"
 #include "client/state.h"
 
 /* What client_shutdown, client_close and client_abort do, but for the look at who may want to hear of it (upkeep.c). */
-int session_shut(session_handle h, int how);
+must_use int session_shut(session_handle h, int how);
 int session_finish(session_handle h, bool abort);
 
 #endif

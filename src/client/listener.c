@@ -224,11 +224,12 @@ int client_unlisten(listener_handle h)
     if (!l)
         return BERTH_E_BAD_HANDLE;
     struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}, .listener = l->id};
-    (void)control_send(&msg, NULL, 0);
+    (void)control_send(&msg, NULL, 0); /* no daemon: nobody finds it any more */
     listener_free(l);
     if (!C->forked) { /* a connect that follows finds nobody: the daemon answers in order, so it has read the above */
         struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask};
         struct ctl_status_is is;
+        /* late or lost: nothing is learnt from the answer */
         (void)control_request(&ask, NULL, 0, &is, sizeof is, NULL, NULL);
     }
     return 0;

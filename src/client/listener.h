@@ -2,10 +2,11 @@
 #ifndef BERTH_CLIENT_LISTENER_H
 #define BERTH_CLIENT_LISTENER_H
 
+#include "base/result.h"
 #include "client/client.h"
 #include "client/state.h"
 
-int listeners_create(void);
+must_use int listeners_create(void);
 void listeners_close(void);
 void listeners_share(uint32_t member); /* before a fork: the child holds them too */
 
@@ -14,9 +15,9 @@ void listeners_share(uint32_t member); /* before a fork: the child holds them to
 bool listener_maybe(struct listener *l);
 bool listener_waiting(struct listener *l); /* that, or something is in the queue; nothing is fetched */
 /* The next token that can be answered, with its connector's outbox. WOULD_BLOCK, INTERRUPTED. */
-int token_take(struct listener *l, struct token *t, struct peer_box **box);
+must_use int token_take(struct listener *l, struct token *t, struct peer_box **box);
 /* Does the slot that the token names still offer what it says? 0: yes; IN_PROGRESS: not all of it is here, it was asked for; REFUSED. */
-int offer_check(struct peer_box *box, const struct token *t);
+must_use int offer_check(struct peer_box *box, const struct token *t);
 void token_put_back(struct listener *l, const struct token *t); /* it waits on, and everybody is told again */
 extern struct plock scratch_lock;                               /* of the pipe that tokens are looked at in */
 void tokens_forked(void);

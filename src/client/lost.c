@@ -32,7 +32,7 @@ static void lost_ask(const struct lost *l)
 {
     struct ctl_outbox msg = {
         .h = {.type = l->type, .len = sizeof msg, .seq = l->seq}, .outbox = l->outbox, .index = l->index};
-    (void)control_send(&msg, NULL, 0);
+    (void)control_send(&msg, NULL, 0); /* no daemon: nothing of it will come */
 }
 
 static bool lost_is(const struct lost *l, uint16_t type, const void *data)

@@ -96,11 +96,11 @@ static void on_late(const struct push *p)
         return;
     if (listened->h.type == CTL_LISTENED && p->len >= (int)sizeof *listened) {
         struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}, .listener = listened->listener};
-        (void)control_send(&msg, NULL, 0);
+        (void)control_send(&msg, NULL, 0); /* no daemon: nobody finds it any more */
     } else if (ports->h.type == CTL_PORTS_ARE && p->len >= (int)sizeof *ports) {
         struct ctl_ports msg = *ports;
         msg.h = (struct ctl_header){.type = CTL_RETURN_PORTS, .len = sizeof msg};
-        (void)control_send(&msg, NULL, 0);
+        (void)control_send(&msg, NULL, 0); /* a daemon that has ended has nothing to take back */
     }
 }
 

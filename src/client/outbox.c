@@ -136,7 +136,7 @@ void outbox_bury(struct own_box *box)
     }
     if (outbox_worker(r->handle) == C->worker) {
         struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = 0};
-        (void)control_send(&msg, NULL, 0);
+        (void)control_send(&msg, NULL, 0); /* a daemon that has ended has let go of it */
         if (r->segments > 1)
             fetch_add_sc(&C->extra_segments, 1u - r->segments);
     }

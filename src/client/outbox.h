@@ -2,14 +2,16 @@
 #ifndef BERTH_CLIENT_OUTBOX_H
 #define BERTH_CLIENT_OUTBOX_H
 
+#include "base/result.h"
 #include "client/state.h"
 
-struct own_box *outbox_create(uint32_t facing_app, int *fd_out); /* fd: segment 0, the caller's to send and close */
+must_use struct own_box *outbox_create(uint32_t facing_app,
+                                       int *fd_out);             /* fd: segment 0, the caller's to send and close */
 struct own_box *outbox_find(uint32_t facing_app);                /* of this process, NULL: none. Under C->lock */
 struct own_box *outbox_of(uint32_t facing_app, uint32_t worker); /* the same of a worker that we were forked from */
 struct own_box *outbox_by_index(uint32_t index);
 struct outbox_rec *outbox_rec_of(const struct own_box *box);
-int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t size, int *fd_out);
+must_use int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t size, int *fd_out);
 bool outbox_ring_fetch(struct own_box *box, uint64_t word); /* maps a segment that another member made */
 void outbox_bury(struct own_box *box);                      /* nothing of it is in use any more */
 void outbox_unmap(struct own_box *box);

@@ -3,6 +3,7 @@
 #define BERTH_CLIENT_PEER_H
 
 #include "base/clock.h"
+#include "base/result.h"
 #include "client/state.h"
 
 #define GRAVE_NS (3 * NS_PER_SEC) /* memory of the dead stays longer than any thread sleeps on a word in it */
@@ -21,7 +22,7 @@ const struct slot *peer_slot_find(struct peer_box *box, uint32_t index, int *err
 /* The memory of a ring word that the peer wrote: checked, with its size. */
 const uint8_t *peer_ring_find(struct peer_box *box, uint64_t word, uint64_t *size, int *err);
 /* 0: it is here, for every one who faces that outbox. BAD_HANDLE: nobody does, *out is NULL. */
-int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status, struct peer_box **out);
+must_use int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status, struct peer_box **out);
 void peer_segment_retired(outbox_handle handle, uint32_t index);
 void peer_worker_dead(uint32_t worker);
 bool peer_app_met(uint32_t app); /* we know one of its workers, who lives. C->lock is held */

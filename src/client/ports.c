@@ -130,7 +130,7 @@ int ports_lease(const uint8_t addr[16])
         s->ports += is.count;
     } else { /* others were many, and faster */
         is.h = (struct ctl_header){.type = CTL_RETURN_PORTS, .len = sizeof is};
-        (void)control_send(&is, NULL, 0);
+        (void)control_send(&is, NULL, 0); /* a daemon that has ended has nothing to take back */
     }
     plock_release(&C->lock);
     return 0;

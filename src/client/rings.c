@@ -192,7 +192,7 @@ static void retire_last(struct own_box *box, struct outbox_rec *r, uint32_t inde
         }
     }
     struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = index};
-    (void)control_send(&msg, NULL, 0);
+    (void)control_send(&msg, NULL, 0); /* a daemon that has ended has let go of it */
     r->bytes -= r->seg[index].size;
     r->retired += r->seg[index].size;
     r->seg[index].size = 0;

@@ -22,7 +22,7 @@ static void ask_outbox(outbox_handle handle)
     if (exchange_sc(&asked, handle) == handle)
         return;
     struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = NONE}, .outbox = handle};
-    (void)control_send(&msg, NULL, 0);
+    (void)control_send(&msg, NULL, 0); /* no daemon: no answer, as if it had none */
 }
 
 /* Once is enough: the daemon tells of those that come later by itself. */
@@ -34,7 +34,7 @@ static void ask_peers(uint32_t app)
     }
     peers_asked[peers_asks++ % 8] = app;
     struct ctl_outbox msg = {.h = {.type = CTL_GET_PEERS, .len = sizeof msg}, .facing_app = app};
-    (void)control_send(&msg, NULL, 0);
+    (void)control_send(&msg, NULL, 0); /* no daemon: no answer, as if it had none */
 }
 
 void share_forget(void)

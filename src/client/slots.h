@@ -2,11 +2,13 @@
 #ifndef BERTH_CLIENT_SLOTS_H
 #define BERTH_CLIENT_SLOTS_H
 
+#include "base/result.h"
 #include "client/state.h"
 
-int outbox_slot_alloc(struct own_box *box, uint32_t *index); /* the slot is FREE, zero but for its generation */
+must_use int outbox_slot_alloc(struct own_box *box,
+                               uint32_t *index); /* the slot is FREE, zero but for its generation */
 void outbox_slot_free(struct own_box *box, uint32_t index);
-int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *channel);
+must_use int outbox_channel_alloc(struct own_box *box, uint32_t peer_worker, uint32_t *channel);
 void outbox_channel_free(struct own_box *box, uint32_t channel); /* its worker is dead, and nobody here uses it */
 
 #endif

@@ -131,7 +131,7 @@ static void poke(const struct listener *l)
 {
     struct token t = {.magic = TOKEN_POKE};
     if (berth_family_shared)
-        (void)pipe_put(l->pipe_wr, &t, sizeof t);
+        (void)pipe_put(l->pipe_wr, &t, sizeof t); /* full: then there is enough to wake it */
 }
 
 static void set_aside(struct listener *l, const struct token *t)

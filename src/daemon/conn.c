@@ -215,7 +215,7 @@ void conn_doom(struct daemon *d, struct conn *c, int tell)
         return;
     if (tell) {
         struct ctl_header msg = {.type = CTL_EVICTED, .len = sizeof msg, .status = tell};
-        (void)ctl_send(c->watch.fd, &msg, sizeof msg, NULL, 0, MSG_DONTWAIT);
+        (void)ctl_send(c->watch.fd, &msg, sizeof msg, NULL, 0, MSG_DONTWAIT); /* a courtesy, before it is closed */
     }
     c->doomed = true;
     list_unlink(&c->link);

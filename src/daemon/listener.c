@@ -158,7 +158,7 @@ void listener_let_go(struct daemon *d, struct listener *l, struct worker *w)
     tell_gone(d, l);
     struct space *space = l->app->space;
     space->epoch++;
-    (void)directory_remove(space->directory, &l->entry);
+    (void)directory_remove(space->directory, &l->entry); /* it was put in when it was made */
     idmap_remove(&d->listener_by_id, l->id);
     list_unlink(&l->link);
     l->app->listener_count--;
@@ -212,7 +212,7 @@ int handle_backlog(struct daemon *d, struct request *r)
     struct listener *l = idmap_get(&d->listener_by_id, r->msg->listener.listener);
     if (l && ptrset_has(&l->holders, r->conn->worker)) {
         l->entry.backlog = r->msg->listener.backlog;
-        (void)directory_update(l->app->space->directory, &l->entry);
+        (void)directory_update(l->app->space->directory, &l->entry); /* it was put in when it was made */
     }
     return 0;
 }

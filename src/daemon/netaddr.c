@@ -62,7 +62,7 @@ static void read_addresses(struct daemon *d)
     list_for_each(&d->spaces, it2, after)
     {
         struct space *space = container_of(it2, struct space, link);
-        if (space->netns == d->own_netns)
+        if (space->netns == d->own_netns) /* it cannot fail: local_count is within DIR_LOCAL_ADDRS */
             (void)directory_set_local(space->directory, (const uint8_t(*)[16])d->local, d->local_count);
     }
 }

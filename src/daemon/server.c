@@ -223,7 +223,7 @@ static void accept_ready(struct daemon *d, struct watch *w, uint32_t events)
         int err = conn_adopt(d, fd, &c);
         if (err) {
             struct ctl_header m = {.type = CTL_EVICTED, .len = sizeof m, .status = err};
-            (void)ctl_send(fd, &m, sizeof m, NULL, 0, MSG_DONTWAIT);
+            (void)ctl_send(fd, &m, sizeof m, NULL, 0, MSG_DONTWAIT); /* a courtesy, before it is closed */
             close(fd);
         }
     }

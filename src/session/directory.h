@@ -8,6 +8,7 @@
 #define BERTH_SESSION_DIRECTORY_H
 
 #include "base/atomic.h"
+#include "base/result.h"
 #include "session/endpoint.h"
 #include "shm/abi.h"
 
@@ -38,14 +39,15 @@ const uint32_t *directory_life(const struct directory *dir);
 
 /* Writer: one thread of the daemon, on its writable mapping. */
 void directory_init(struct directory *dir);
-int directory_add(struct directory *dir, const struct dir_entry *entry); /* BERTH_E_LIMIT when full */
-int directory_remove(struct directory *dir, const struct dir_entry *entry);
-int directory_update(struct directory *dir, const struct dir_entry *entry); /* same key and listener, other words */
+must_use int directory_add(struct directory *dir, const struct dir_entry *entry); /* BERTH_E_LIMIT when full */
+must_use int directory_remove(struct directory *dir, const struct dir_entry *entry);
+must_use int directory_update(struct directory *dir,
+                              const struct dir_entry *entry); /* same key and listener, other words */
 /* From now on the calling thread's end is told by directory_life. Once, and undone before the memory goes. */
-int directory_live(struct directory *dir);
+must_use int directory_live(struct directory *dir);
 void directory_leave(struct directory *dir);
 /* Something was sent to that worker: see directory_news. */
 void directory_tell(struct directory *dir, uint32_t worker);
-int directory_set_local(struct directory *dir, const uint8_t (*addrs)[16], uint32_t count);
+must_use int directory_set_local(struct directory *dir, const uint8_t (*addrs)[16], uint32_t count);
 
 #endif

@@ -73,9 +73,9 @@ static int to_set(struct reg *r)
 static void out_of_set(struct reg *r)
 {
     if (r->in_set && r->sock->kind == SOCK_EPOLL)
-        (void)evset_remove_set(r->ep->set, r->sock->set, (uint32_t)r->fd);
+        (void)evset_remove_set(r->ep->set, r->sock->set, (uint32_t)r->fd); /* gone already is as good */
     else if (r->in_set)
-        (void)evset_remove(r->ep->set, r->sock->handle, (uint32_t)r->fd);
+        (void)evset_remove(r->ep->set, r->sock->handle, (uint32_t)r->fd); /* likewise */
     r->in_set = false;
 }
 

@@ -88,7 +88,7 @@ static ssize_t discard(uint64_t h, size_t len)
         return n;
     size_t have = spans[0].iov_len + (n > 1 ? spans[1].iov_len : 0);
     size_t take = have < len ? have : len;
-    (void)client_read_consume(h, take);
+    (void)client_read_consume(h, take); /* broken meanwhile: the next read tells */
     return (ssize_t)take;
 }
 
@@ -364,7 +364,7 @@ static ssize_t send_nowhere(struct sock *s, uint64_t h, int flags)
         struct iovec spans[2];
         int n = client_write_spans(h, 1, spans), error = EFAULT;
         if (n > 0)
-            (void)client_write_commit(h, 0);
+            (void)client_write_commit(h, 0); /* gives back what was reserved */
         else if (n != BERTH_E_WOULD_BLOCK && n != BERTH_E_BUSY)
             error = send_error(h, n);
         else if (flags & MSG_DONTWAIT || sock_nonblock(s))

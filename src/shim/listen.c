@@ -68,7 +68,7 @@ static void listen_under_berth(int fd, int backlog)
     }
     shim_unlock();
     if (l)
-        (void)client_unlisten(l);
+        (void)client_unlisten(l); /* it is ours still */
 }
 
 EXPORT int listen(int fd, int backlog)
@@ -90,6 +90,7 @@ EXPORT int listen(int fd, int backlog)
     case SOCK_LISTENER:
         if (real.listen(fd, backlog) < 0)
             return -1;
+        /* berth's backlog is advice: where it fails the kernel's holds */
         (void)client_listener_backlog(h, backlog < 0 || backlog > 4096 ? 4096 : (uint32_t)backlog);
         return 0;
     default:

@@ -223,15 +223,15 @@ static void take_effect(struct sock *s, const struct record *r)
     } else if (r->name == SO_RCVLOWAT) {
         s->rcv_lowat = value > 1 ? (uint32_t)value : 0;
         if (s->kind == SOCK_SESSION)
-            (void)client_set_lowat(s->handle, s->rcv_lowat);
+            (void)client_set_lowat(s->handle, s->rcv_lowat); /* closed meanwhile: nobody reads it any more */
     } else if (r->name == SO_LINGER) {
         struct linger l;
         memcpy(&l, r->given, sizeof l);
         s->abort = l.l_onoff && !l.l_linger;
     } else if (s->kind == SOCK_SESSION && r->name == SO_RCVBUF) {
-        (void)client_set_fifo_limit(s->handle, (uint64_t)value, 0);
+        (void)client_set_fifo_limit(s->handle, (uint64_t)value, 0); /* out of range: it stays as it is */
     } else if (s->kind == SOCK_SESSION && r->name == SO_SNDBUF) {
-        (void)client_set_fifo_limit(s->handle, 0, (uint64_t)value);
+        (void)client_set_fifo_limit(s->handle, 0, (uint64_t)value); /* likewise */
     }
 }
 
@@ -239,13 +239,13 @@ void options_apply_session(struct sock *s, uint64_t handle)
 {
     int rx = 0, tx = 0;
     if (s->rcv_lowat)
-        (void)client_set_lowat(handle, s->rcv_lowat);
+        (void)client_set_lowat(handle, s->rcv_lowat); /* it was made a moment ago */
     socklen_t len = sizeof rx;
     (void)options_value(s->options, SOL_SOCKET, SO_RCVBUF, &rx, &len);
     len = sizeof tx;
     (void)options_value(s->options, SOL_SOCKET, SO_SNDBUF, &tx, &len);
     if (rx || tx)
-        (void)client_set_fifo_limit(handle, (uint64_t)rx, (uint64_t)tx);
+        (void)client_set_fifo_limit(handle, (uint64_t)rx, (uint64_t)tx); /* out of range: it has the default */
 }
 
 /* 0, -errno, or 1: not one of ours to record. */

@@ -170,7 +170,7 @@ static void *into_session(void *arg)
                 done += put;
         }
     }
-    (void)client_shutdown(r->h, BERTH_SHUT_WR);
+    (void)client_shutdown(r->h, BERTH_SHUT_WR); /* cut off meanwhile is an end too */
     return NULL;
 }
 

@@ -196,7 +196,7 @@ static ssize_t out_of_session(struct sock *s, uint64_t h, int out, size_t count,
         if (n > 0) {
             n = cut_spans(spans, n, count);
             ssize_t put = pipe_write(out, spans, n);
-            (void)client_read_consume(h, put > 0 ? (size_t)put : 0);
+            (void)client_read_consume(h, put > 0 ? (size_t)put : 0); /* broken meanwhile: the next read tells */
             if (put >= 0)
                 return put;
             error = put == -EAGAIN ? 0 : (int)-put; /* another writer was faster */

@@ -36,7 +36,7 @@ static void check_success(const char *text, bool for_listen, const endpoint *ep,
         snprintf(again, sizeof again, "tcp://%s/%u", addr, ep->port);
     MUST(uri_parse(again, for_listen, &second, second_host, sizeof second_host, NULL) == 0);
     MUST(!memcmp(&second, ep, sizeof second) && !strcmp(host, second_host));
-    endpoint_format(ep, addr, sizeof addr);
+    MUST(endpoint_format(ep, addr, sizeof addr) < (int)sizeof addr);
     snprintf(again, sizeof again, "tcp://%s", addr);
     MUST(uri_parse(again, for_listen, &second, second_host, sizeof second_host, NULL) == 0);
     MUST(!memcmp(&second, ep, sizeof second));

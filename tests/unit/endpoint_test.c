@@ -128,7 +128,7 @@ static void format(void **state)
     assert_string_equal(text, "[::1]:65535");
     in6 = v6("::ffff:1.2.3.4", 1);
     assert_int_equal(endpoint_from_sockaddr(&ep, (struct sockaddr *)&in6, sizeof in6), 0);
-    endpoint_format(&ep, text, sizeof text);
+    assert_int_equal(endpoint_format(&ep, text, sizeof text), 18);
     assert_string_equal(text, "[::ffff:1.2.3.4]:1");
 
     memset(text, 'x', sizeof text);

@@ -40,7 +40,7 @@ static void good_uris(void **state)
         char host[256], text[80];
         int rc = uri_parse(rows[i].uri, false, &ep, host, sizeof host, &err);
         check(rc == 0, "%s was refused at %zu: %s", rows[i].uri, err.at, err.text);
-        endpoint_format(&ep, text, sizeof text);
+        check(endpoint_format(&ep, text, sizeof text) == (int)strlen(rows[i].formatted), "%s: length", rows[i].uri);
         check(!strcmp(text, rows[i].formatted), "%s gave %s", rows[i].uri, text);
         check(!strcmp(host, rows[i].host), "%s gave the host '%s'", rows[i].uri, host);
         check(ep.family == rows[i].family && ep.proto == BERTH_PROTO_TCP, "%s: family or protocol", rows[i].uri);
