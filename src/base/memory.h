@@ -9,9 +9,10 @@
 #include <stddef.h>
 
 #include "base/plock.h"
+#include "base/result.h"
 
 /* Zeroed, aligned to 64 bytes (from half a page on: to a page's part). NULL: there is none, or size is 0. */
-__attribute__((warn_unused_result)) void *memory_get(size_t size);
+must_use void *memory_get(size_t size);
 void memory_put(void *p, size_t size); /* the size it was got with; NULL: nothing */
 
 extern struct plock memory_lock; /* for who forks */

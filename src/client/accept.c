@@ -11,9 +11,19 @@
 
 #include "base/log.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/channel.h"
+#include "client/control.h"
+#include "client/family.h"
+#include "client/hello.h"
+#include "client/link.h"
 #include "client/listener.h"
+#include "client/outbox.h"
+#include "client/peer.h"
+#include "client/session.h"
+#include "client/slots.h"
+#include "client/upkeep.h"
 #include "shm/ctlsock.h"
+#include "shm/slot.h"
 
 /* ---- the offer ------------------------------------------------------------------------------------------------- */
 

@@ -3,9 +3,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/sleep.h"
+#include "base/sys.h"
 #include "berth/berth.h"
-#include "client/internal.h"
+#include "client/attach.h"
+#include "client/outbox.h"
+#include "client/session.h"
+#include "client/watch.h"
 #include "session/uri.h"
+#include "shm/slot.h"
 
 #define BERTH_PUBLIC __attribute__((visibility("default")))
 

@@ -16,11 +16,15 @@
  *
  * It is a hint for choosing how to wait. Races between threads cost a look too many.
  */
+#include "client/crowd.h"
+
 #include <fcntl.h>
 #include <sys/sysinfo.h>
 
+#include "base/clock.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/family.h"
+#include "client/fds.h"
 #include "shm/page.h"
 
 #define PATIENCE_NS (5 * NS_PER_US)   /* of a spin, before it asks */

@@ -6,8 +6,8 @@
 #include "client/state.h"
 
 must_use int family_create(void);
-must_use struct session *session_alloc(
-    void); /* NULL: none left. state QUEUED, generation kept, everything else zero */
+/* NULL: none left. State QUEUED, generation kept, everything else zero. */
+must_use struct session *session_alloc(void);
 void session_free(struct session *s);
 must_use uint32_t ring_rec_alloc(void); /* NONE: none left */
 void ring_rec_free(uint32_t rec);

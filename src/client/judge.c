@@ -12,10 +12,14 @@
  * watch_lock is never held while something is fetched: bytes that are not here are noted, fetched without it, and looked at again.
  */
 #include "client/judge.h"
-#include "client/internal.h"
+
 #include "client/listener.h"
 #include "client/ready.h"
+#include "client/session.h"
 #include "client/sets.h"
+#include "client/stream.h"
+#include "client/watch.h"
+#include "shm/slot.h"
 
 /* ---- judging. watch_lock is held ------------------------------------------------------------------------------------- */
 

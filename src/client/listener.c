@@ -3,16 +3,24 @@
  * The accept queue is a pipe of 64-byte tokens, made here and inherited by fork: so the kernel decides who gets a token, wakes one
  * sleeper, and keeps tokens when a worker dies. That its end for writing goes to others is why fds.c opens pipes anew.
  */
+#include "client/listener.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/sleep.h"
 #include "base/sys.h"
-#include "client/internal.h"
-#include "client/listener.h"
+#include "client/aside.h"
+#include "client/control.h"
+#include "client/events.h"
+#include "client/fds.h"
+#include "client/hello.h"
+#include "client/news.h"
 #include "client/sets.h"
 #include "client/sleeper.h"
 #include "client/watch.h"

@@ -10,12 +10,19 @@
  * segment is mapped. A ring in a segment that has not come yet is asked for, and told as READY_MISSING: the caller fetches it
  * (fetch_bytes) when it holds no lock, and asks again.
  */
+#include "client/ready.h"
+
 #include <sys/epoll.h>
 
 #include "base/sys.h"
-#include "client/internal.h"
-#include "client/ready.h"
+#include "client/family.h"
+#include "client/peer.h"
+#include "client/session.h"
 #include "client/sleeper.h"
+#include "client/upkeep.h"
+#include "client/wake.h"
+#include "client/watch.h"
+#include "shm/slot.h"
 
 /* How many bytes somebody can wait for: not more than the peer puts into its ring before it waits for us. When it takes a larger
  * ring its next bytes pass the mark, and we look again. */

@@ -25,10 +25,13 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "client/aside.h"
-#include "client/internal.h"
+#include "client/fds.h"
 #include "client/listener.h"
+#include "client/lost.h"
+#include "client/peer.h"
 #include "client/sleeper.h"
 #include "client/watch.h"
+#include "shm/slot.h"
 
 #define TOKEN_POKE 0x504f4b45u /* the magic of one that only says "look at what was set aside" */
 

@@ -13,13 +13,16 @@
  *
  * watch_lock protects all watches and lists of the process. It is never held over a system call that waits.
  */
+#include "client/watch.h"
+
 #include <limits.h>
+#include <linux/futex.h>
 
 #include "base/memory.h"
 #include "base/sys.h"
-#include "client/internal.h"
-#include "client/watch.h"
+#include "client/fds.h"
 #include "shm/page.h"
+#include "shm/slot.h"
 
 void own_kick(void)
 {

@@ -5,7 +5,17 @@
 #include "messages.h"
 
 #include "base/log.h"
-#include "client/internal.h"
+#include "client/attach.h"
+#include "client/control.h"
+#include "client/events.h"
+#include "client/family.h"
+#include "client/fds.h"
+#include "client/hello.h"
+#include "client/listener.h"
+#include "client/news.h"
+#include "client/routes.h"
+#include "client/state.h"
+#include "shm/segment.h"
 
 static int far_end = -1;
 static int directory_fd = -1;

@@ -20,8 +20,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "client/internal.h"
+#include "client/channel.h"
+#include "client/events.h"
+#include "client/news.h"
+#include "client/outbox.h"
+#include "client/session.h"
+#include "client/state.h"
+#include "client/upkeep.h"
 #include "party.h"
+#include "shm/queue.h"
 
 #define IDLE 8000    /* sessions of the honest client, beside the one that it uses */
 #define SLEEPERS 600 /* threads */

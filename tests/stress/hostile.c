@@ -18,8 +18,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "client/internal.h"
+#include "client/control.h"
+#include "client/fds.h"
+#include "client/outbox.h"
+#include "client/rings.h"
+#include "client/session.h"
+#include "client/state.h"
 #include "echo.h"
+#include "shm/queue.h"
 
 #define SESSIONS 6
 

@@ -30,7 +30,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "client/internal.h"
+#include "client/fds.h"
+#include "client/outbox.h"
+#include "client/state.h"
 #include "echo.h"
 
 #define LISTENERS 3  /* of the victim: level, edge, blocking */

@@ -7,7 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "client/internal.h"
+#include "client/offers.h"
+#include "client/session.h"
 #include "party.h"
 
 static int orders[2], answers[2];

@@ -6,8 +6,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "client/internal.h"
+#include "client/channel.h"
+#include "client/session.h"
+#include "client/state.h"
 #include "party.h"
+#include "shm/slot.h"
 
 #define NOWHERE 900u /* an index that no segment of the peer ever has */
 

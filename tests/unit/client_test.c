@@ -11,7 +11,9 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "client/internal.h"
+#include "client/outbox.h"
+#include "client/rings.h"
+#include "client/state.h"
 #include "shm/ctlsock.h"
 #include "shm/segment.h"
 

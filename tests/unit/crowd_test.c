@@ -9,7 +9,8 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "client/internal.h"
+#include "client/crowd.h"
+#include "client/state.h"
 
 #define LONG_AGO(now) ((now)-NS_PER_SEC)
 

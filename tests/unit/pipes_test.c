@@ -14,7 +14,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "client/internal.h"
+#include "client/fds.h"
+#include "client/state.h"
 
 /* Taken while nothing can be opened, and then made to block. */
 static int came(int fd)
