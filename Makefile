@@ -44,9 +44,10 @@ check-format:
 	$(call deps,check)
 	@sh scripts/format.sh --check
 
-# calls between the files of the library go down or stay
+# calls between the files of the library go down or stay, and the order of a shared word is chosen beside its struct
 check-floors:
 	@$(PYTHON) scripts/callgraph.py
+	@$(PYTHON) scripts/sharedwords.py
 
 check-tidy: all
 	$(call deps,check)

@@ -110,7 +110,7 @@ static bool moved(struct watch *w, const struct session *s, const struct session
 {
     const struct slot *peer = load_acquire(&c->peer);
     uint64_t tail = peer ? slot_tail(peer) : 0, head = peer ? slot_head(peer) : 0;
-    uint32_t flags = load_relaxed(&s->flags) & ~SF_ATTENTION;
+    uint32_t flags = session_flags(s) & ~SF_ATTENTION;
     bool is = tail != w->looked_tail || head != w->looked_head || flags != w->looked_flags;
     w->looked_tail = tail;
     w->looked_head = head;
@@ -127,13 +127,13 @@ static void look_at_shared(struct evset *set, int depth)
         if (w->inner && depth < SETS_DEEP)
             look_at_shared(w->inner, depth + 1);
         struct session *s = w->inner || handle_is_listener(w->handle) ? NULL : session_get(w->handle);
-        if (s && load_relaxed(&s->flags) & SF_SHARED && !session_cache_of(s)->peer)
+        if (s && session_flags(s) & SF_SHARED && !session_cache_of(s)->peer)
             session_try_link(s);
     }
     plock_take(&C->watch_lock);
     for (struct watch *w = set->all; w; w = w->set_next) {
         struct session *s = w->inner || handle_is_listener(w->handle) || w->spent ? NULL : session_get(w->handle);
-        if (!s || !(load_relaxed(&s->flags) & SF_SHARED))
+        if (!s || !(session_flags(s) & SF_SHARED))
             continue;
         struct session_cache *c = session_cache_of(s);
         if (w->events & EPOLLET ? moved(w, s, c) : session_ready(s, c) & watch_mask(w))

@@ -51,7 +51,7 @@ int welcome(const struct ctl_welcome *w, const int fds[2])
     C->kick_fd = own_fd(fds[1]); /* our bell, under a description that nobody else has */
     C->worker = w->worker;
     /* Until now another word was looked at, if any; by chance this one may stand where that stood. */
-    store_relaxed(&C->news_seen, load_acquire(directory_news(C->dir, C->worker)) - 1);
+    store_relaxed(&C->news_seen, directory_news_now(C->dir, C->worker) - 1);
     C->app = w->app;
     C->uid = w->uid;
     C->outbox_limit = w->outbox_limit ? w->outbox_limit : 1ull << 30;

@@ -60,7 +60,7 @@ static uint32_t item_ready(const struct client_poll_item *item)
     if (!s)
         return EPOLLERR | EPOLLHUP;
     struct session_cache *c = session_cache_of(s);
-    if (!load_acquire(&c->peer) && load_relaxed(&s->flags) & SF_SHARED)
+    if (!load_acquire(&c->peer) && session_flags(s) & SF_SHARED)
         session_try_link(s);
     uint32_t ready = session_ready(s, c);
     if (item->least)
@@ -166,15 +166,15 @@ static bool arm_session(const struct client_poll_item *item, struct session *s, 
     if (!on)
         return true;
     stream_flush_head(s, false);
-    store_relaxed(&c->own->waiter, (uint8_t)WAITER_ANY);
+    slot_set_waiter(c->own, WAITER_ANY);
     futex_sleepers_wake(s, c);
     bool edge = !(item->events & EPOLLIN), armed = true; /* then only the end is of interest */
-    uint64_t want = load_relaxed(&c->own->want);
+    uint64_t want = slot_own_want(c->own);
     if (item->events & (EPOLLIN | EPOLLRDHUP) || !(item->events & EPOLLOUT))
         armed = stream_arm_read(s, c, 0, edge, item->least);
-    if (load_acquire(&c->watches) && count_offset(load_relaxed(&c->own->want)) != count_offset(want))
+    if (load_acquire(&c->watches) && count_offset(slot_own_want(c->own)) != count_offset(want))
         watches_ready(c); /* as pass_on in judge.c */
-    if (item->events & EPOLLOUT && load_relaxed(&s->state) != SESSION_QUEUED)
+    if (item->events & EPOLLOUT && session_state(s) != SESSION_QUEUED)
         armed = stream_arm_write(s, c, 0) && armed;
     return armed;
 }
@@ -218,7 +218,7 @@ static bool queued(const struct call *k)
 {
     for (int i = 0; i < k->n; i++) {
         const struct session *s = session_of(&k->items[i]);
-        if (s && load_relaxed(&s->state) == SESSION_QUEUED)
+        if (s && session_state(s) == SESSION_QUEUED)
             return true;
     }
     return false;

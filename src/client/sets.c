@@ -323,9 +323,9 @@ static void name_waiter(struct session *s)
 {
     struct session_cache *c = session_cache_of(s);
     uint32_t waiter = WAITER_ANY;
-    if (c->watches && !c->watches->next && !c->watches->set->anybody && !(load_relaxed(&s->flags) & SF_SHARED))
+    if (c->watches && !c->watches->next && !c->watches->set->anybody && !(session_flags(s) & SF_SHARED))
         waiter = c->watches->set->waiter;
-    store_relaxed(&c->own->waiter, (uint8_t)waiter);
+    slot_set_waiter(c->own, waiter);
     futex_sleepers_wake(s, c);
 }
 

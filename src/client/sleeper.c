@@ -132,7 +132,7 @@ int64_t wait_cap(int64_t deadline)
 
 static void any_asleep(void)
 {
-    uint32_t arm = fetch_add_sc(&C->family->any_arm, 2) + 2;
+    uint32_t arm = family_next_arm(C->family);
     waiter_arm_as(&C->page->waiter[WAITER_ANY], arm); /* always odd; another thread's later value is as good */
     for (uint32_t i = 0; i < C->ancestors; i++)
         waiter_arm_as(&C->ancestor[i].page->waiter[WAITER_ANY], arm);
@@ -320,8 +320,8 @@ static long listen_and_nap(struct sleeper *sl, struct futex_waitv *v, int n)
 {
     const uint32_t *news = directory_news(C->dir, C->worker), *life = directory_life(C->dir);
     int64_t ns = 0;
-    v[n++] = sleeper_word(life, load_acquire(life), true);
-    v[n++] = sleeper_word(news, load_acquire(news), true);
+    v[n++] = sleeper_word(life, directory_life_now(C->dir), true);
+    v[n++] = sleeper_word(news, directory_news_now(C->dir, C->worker), true);
     if (busy_listener(sl, &ns)) {
         listener_goes();
         return -EAGAIN;

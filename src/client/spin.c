@@ -40,10 +40,10 @@ static uint32_t peer_cpu(const struct session_cache *c)
 {
     const struct slot *peer = load_acquire(&c->peer);
     const struct peer_box *box = load_relaxed(&c->box);
-    uint32_t cpu = peer ? load_relaxed(&peer->cpu) : 0;
+    uint32_t cpu = peer ? slot_cpu(peer) : 0;
     if (cpu || !peer || !box)
         return cpu;
-    uint32_t waiter = load_relaxed(&peer->waiter) % WAITERS_MAX;
+    uint32_t waiter = slot_waiter(peer);
     return waiter_cpu(&box->worker->page->waiter[waiter]);
 }
 
@@ -69,9 +69,7 @@ static void spin_pause(bool stacked)
 
 void cpu_publish(struct slot *own)
 {
-    uint8_t cpu = (uint8_t)cpu_here();
-    if (load_relaxed(&own->cpu) != cpu)
-        store_relaxed(&own->cpu, cpu);
+    slot_set_cpu(own, (uint8_t)cpu_here());
 }
 
 static bool spin_pays(const uint8_t *vain)

@@ -115,7 +115,7 @@ static long sleep_once(const struct waiting *w, session_handle h, struct sleeper
     uint32_t seen = (uint32_t)(in ? slot_tail(peer) : slot_head(peer));
     bool armed =
         in ? stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least) : stream_arm_write(w->s, w->c, COUNT_FLAG);
-    if (!armed || load_sc(&w->s->flags) != flags)
+    if (!armed || session_flags_sc(w->s) != flags)
         return -EAGAIN;
     struct place place = {w, h, peer, in};
     sl->leave = woken;
@@ -145,8 +145,8 @@ int client_wait_for(session_handle h, uint32_t events, uint64_t least, int64_t d
         struct session *s = session_get(h);
         if (!s)
             return BERTH_E_BAD_HANDLE;
-        struct waiting w = {s, session_cache_of(s), events, least ? least : load_relaxed(&s->lowat), deadline};
-        uint32_t flags = load_acquire(&s->flags);
+        struct waiting w = {s, session_cache_of(s), events, least ? least : session_lowat(s), deadline};
+        uint32_t flags = session_flags_acquire(s);
         uint8_t *vain = events & EPOLLIN ? &w.c->vain_read : &w.c->vain_write;
         if (is_ready(&w)) {
             if (began)

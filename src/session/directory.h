@@ -36,6 +36,11 @@ static inline uint32_t directory_news_now(const struct directory *dir, uint32_t 
  * ends; who is woken wakes the others (FUTEX_WAKE on a read-only map works). */
 bool directory_lives(const struct directory *dir);
 const uint32_t *directory_life(const struct directory *dir);
+/* What it holds, to sleep on. Acquire: what the daemon did before is there. */
+static inline uint32_t directory_life_now(const struct directory *dir)
+{
+    return load_acquire(&dir->life);
+}
 
 /* Writer: one thread of the daemon, on its writable mapping. */
 void directory_init(struct directory *dir);
