@@ -11,16 +11,26 @@
 #include <errno.h>
 #include <limits.h>
 
+#include "base/clock.h"
+#include "base/sleep.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/channel.h"
+#include "client/events.h"
 #include "client/judge.h"
+#include "client/link.h"
 #include "client/listener.h"
+#include "client/news.h"
+#include "client/offers.h"
 #include "client/ready.h"
+#include "client/session.h"
 #include "client/sets.h"
+#include "client/share.h"
 #include "client/sleeper.h"
 #include "client/spin.h"
+#include "client/upkeep.h"
 #include "client/watch.h"
 #include "shm/page.h"
+#include "shm/slot.h"
 
 #define KERNEL_BUSY_NS (50 * NS_PER_US)
 #define FULL_MAX 2 /* waits in a row that sessions alone have filled */

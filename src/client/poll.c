@@ -15,15 +15,22 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
+#include "base/sleep.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/events.h"
+#include "client/hello.h"
 #include "client/judge.h"
 #include "client/listener.h"
 #include "client/ready.h"
+#include "client/session.h"
 #include "client/sleeper.h"
 #include "client/spin.h"
+#include "client/stream.h"
+#include "client/upkeep.h"
 #include "client/watch.h"
+#include "shm/slot.h"
 
 #define NO_DESCRIPTOR_NS NS_PER_MS
 #define ON_STACK 64

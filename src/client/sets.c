@@ -17,18 +17,22 @@
  *
  * watch_lock protects watches and lists of all sets of the process (watch.c).
  */
+#include "client/sets.h"
+
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/fds.h"
+#include "client/hello.h"
 #include "client/listener.h"
 #include "client/ready.h"
-#include "client/sets.h"
+#include "client/session.h"
 #include "client/sleeper.h"
 #include "client/watch.h"
+#include "shm/slot.h"
 
 /* ---- sets --------------------------------------------------------------------------------------------------------- */
 

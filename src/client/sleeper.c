@@ -24,6 +24,8 @@
  *
  * A kernel that knows no futex_waitv (before 5.16, or a seccomp filter): everybody sleeps on descriptors.
  */
+#include "client/sleeper.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -31,9 +33,15 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/sleep.h"
 #include "base/sys.h"
-#include "client/internal.h"
-#include "client/sleeper.h"
+#include "client/channel.h"
+#include "client/control.h"
+#include "client/fds.h"
+#include "client/lost.h"
+#include "client/news.h"
+#include "client/peer.h"
+#include "client/upkeep.h"
 #include "client/vigil.h"
 #include "client/watch.h"
 #include "shm/page.h"

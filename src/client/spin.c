@@ -17,13 +17,16 @@
  * How many CPUs a thread may use says nothing about it: two that are each pinned to a CPU of their own are the pair for which spinning
  * pays most. A thread with one CPU to itself and its peer on another spins; on the same one, it does not.
  */
+#include "client/spin.h"
+
 #include <sched.h>
 
 #include "base/clock.h"
+#include "base/sleep.h"
 #include "base/sys.h"
-#include "client/internal.h"
-#include "client/spin.h"
+#include "client/crowd.h"
 #include "shm/page.h"
+#include "shm/slot.h"
 
 #define LOOKS_PER_CLOCK 16
 #define KERNEL_LOOK_NS (20 * NS_PER_US)

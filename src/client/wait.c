@@ -27,13 +27,19 @@
 #include <limits.h>
 #include <sys/epoll.h>
 
+#include "base/clock.h"
+#include "base/sleep.h"
 #include "base/sys.h"
-#include "client/internal.h"
+#include "client/channel.h"
 #include "client/link.h"
 #include "client/ready.h"
+#include "client/session.h"
 #include "client/sleeper.h"
 #include "client/spin.h"
+#include "client/stream.h"
+#include "client/upkeep.h"
 #include "client/watch.h"
+#include "shm/slot.h"
 
 struct waiting {
     struct session *s;
