@@ -1,16 +1,26 @@
 /* registry.h - what the daemon knows: connections, apps, workers, outboxes, listeners, port leases, namespaces.
  *
  * Who owns what, and who may still hold it (the two phases of each teardown are unlink, then free):
- *   conn      one per socket. Freed by the loop at the end of a round, never inside a handler; its worker dies
- * first. worker    of an app; reached by id. Dead when its connection ended; then it stays as a shadow (no
- * connection, in no list) while an outbox of its own is kept, and is freed with the last of them. app       lives
- * while a worker of it lives; freed when its last shadow is gone too, since what faces it may be needed to tell
- * whether what a shadow left is still wanted. outbox    faces an app. Held by its owner and by what that forked;
- * dead when no holder lives; kept then while the app that it faces may still want what lies in it (outbox.c), freed
- * when that is over. listener  held by the worker that made it and by what that forked; gone with the last. lease
- * of ports: held likewise; kept after that while its first holder's shadow is. space     one per (namespace,
- * network namespace) with an app in it: directory, listeners, port pools. Freed with its last app. ns        until
- * deleted; its apps are evicted then, and it is freed with the last of its spaces.
+ *
+ *   conn      one per socket. Freed by the loop at the end of a round, never inside a handler; its worker dies first.
+ *
+ *   worker    of an app; reached by id. Dead when its connection ended; then it stays as a shadow (no connection, in no
+ *             list) while an outbox of its own is kept, and is freed with the last of them.
+ *
+ *   app       lives while a worker of it lives; freed when its last shadow is gone too, since what faces it may be
+ *             needed to tell whether what a shadow left is still wanted.
+ *
+ *   outbox    faces an app. Held by its owner and by what that forked; dead when no holder lives; kept then while the
+ *             app that it faces may still want what lies in it (outbox.c), freed when that is over.
+ *
+ *   listener  held by the worker that made it and by what that forked; gone with the last.
+ *
+ *   lease     of ports: held likewise; kept after that while its first holder's shadow is.
+ *
+ *   space     one per (namespace, network namespace) with an app in it: directory, listeners, port pools. Freed with
+ *             its last app.
+ *
+ *   ns        until deleted; its apps are evicted then, and it is freed with the last of its spaces.
  */
 #ifndef BERTH_DAEMON_REGISTRY_H
 #define BERTH_DAEMON_REGISTRY_H
