@@ -2,9 +2,9 @@
  *
  * Theory of operation
  *
- * No process stays between the shell and the program: this one finds (or starts) the daemon, takes a lease there for its own
+ * No process stays between the shell and the program: this one finds (or starts) the daemon, asks it to stay for its own
  * pid, sets a few environment variables and becomes the program by execvp(3). So exit status, signals, job control, terminal
- * and descriptors are the program's own. The lease keeps an auto-started daemon until this pid is gone, even where the
+ * and descriptors are the program's own. An auto-started daemon stays until this pid is gone, even where the
  * program opens its first socket late or never.
  *
  * Nothing is lost by berth's absence: where no daemon can be had, or the preload library cannot be used, a warning says so
@@ -35,7 +35,7 @@
 #define START_TRIES 3
 #define START_PATIENCE_MS 5000
 #define OTHERS_PATIENCE_MS 300
-#define LEASE_PATIENCE_MS 500 /* a daemon that is stopped costs a program that, and no more */
+#define STAY_PATIENCE_MS 500 /* a daemon that is stopped costs a program that, and no more */
 
 struct run_options {
     const char *runtime_dir, *ns, *secret_file;
@@ -113,14 +113,14 @@ static int64_t now_ms(void)
     return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
 }
 
-static int lease(int sock)
+static int ask_to_stay(int sock)
 {
-    struct ctl_lease ask = {.h = {.type = CTL_LEASE, .len = sizeof ask}, .pid = (uint32_t)getpid()};
+    struct ctl_stay ask = {.h = {.type = CTL_STAY, .len = sizeof ask}, .pid = (uint32_t)getpid()};
     struct ctl_header done;
-    return ctl_ask(sock, LEASE_PATIENCE_MS, &ask, CTL_DONE, &done, sizeof done, NULL);
+    return ctl_ask(sock, STAY_PATIENCE_MS, &ask, CTL_DONE, &done, sizeof done, NULL);
 }
 
-/* True when a daemon has granted the lease. `why` says why not. */
+/* True when a daemon has said that it stays. `why` says why not. */
 static bool get_daemon(const char *dir, char *why, size_t size)
 {
     char complaints[400] = "";
@@ -139,7 +139,7 @@ static bool get_daemon(const char *dir, char *why, size_t size)
             err = sock;
             break;
         }
-        err = lease(sock);
+        err = ask_to_stay(sock);
         if (err == BERTH_E_TIMED_OUT)
             daemon_silent(dir, sock, why, size);
         (void)close(sock);

@@ -1,4 +1,4 @@
-/* attach.c - HELLO, CHILD, CHILD_HELLO, DETACH, LEASE, STATUS: how processes come to be known.
+/* attach.c - HELLO, CHILD, CHILD_HELLO, DETACH, STAY, STATUS: how processes come to be known.
  *
  * Theory of operation
  *
@@ -6,7 +6,7 @@
  * CHILD before it forks. Such a child holds what its parent held at that moment, and may speak at once; CHILD_HELLO
  * adds what peers need to reach it. Whatever fails, fails before anything is created, or is undone.
  *
- * A lease keeps an auto-started daemon from leaving while a process lives that has no worker yet (`berth run`
+ * A stay keeps an auto-started daemon from leaving while a process lives that has no worker yet (`berth run`
  * before its program attaches). The process is watched by pidfd; where its pid cannot be seen from here, its
  * connection stands for it.
  */
@@ -26,7 +26,7 @@
 #ifndef SO_PEERPIDFD
 #define SO_PEERPIDFD 77
 #endif
-#define LEASES_MAX 65536u
+#define STAYS_MAX 65536u
 
 /* ---- HELLO ---- */
 
@@ -251,32 +251,32 @@ int handle_status(struct daemon *d, struct request *r)
     return 0;
 }
 
-/* ---- LEASE ---- */
+/* ---- STAY ---- */
 
-struct lease_proc {
+struct stay {
     struct watch watch;
     struct list link;
     pid_t pid;
 };
 
-static void lease_proc_free(struct daemon *d, struct lease_proc *p)
+static void stay_free(struct daemon *d, struct stay *p)
 {
     watch_remove(d, &p->watch);
     close(p->watch.fd);
     list_unlink(&p->link);
-    d->lease_count--;
+    d->stay_count--;
     free(p);
 }
 
-static void lease_proc_over(struct daemon *d, struct watch *w, uint32_t events)
+static void stay_over(struct daemon *d, struct watch *w, uint32_t events)
 {
-    lease_proc_free(d, container_of(w, struct lease_proc, watch));
+    stay_free(d, container_of(w, struct stay, watch));
 }
 
-void lease_procs_free(struct daemon *d)
+void stays_free(struct daemon *d)
 {
-    while (!list_empty(&d->lease_procs))
-        lease_proc_free(d, container_of(d->lease_procs.next, struct lease_proc, link));
+    while (!list_empty(&d->stays))
+        stay_free(d, container_of(d->stays.next, struct stay, link));
 }
 
 static int open_pidfd(const struct conn *c)
@@ -286,45 +286,45 @@ static int open_pidfd(const struct conn *c)
     if (getsockopt(c->watch.fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
         return fd;
     /* before Linux 6.5: the pid could have been used again since, if its process had died; then the connection ends
-     * at once and so does, at worst late, the lease of a stranger */
+     * at once and so does, at worst late, the stay of a stranger */
     return (int)sys_call(SYS_pidfd_open, (long)c->pid, 0L, 0, 0);
 }
 
-int handle_lease(struct daemon *d, struct request *r)
+int handle_stay(struct daemon *d, struct request *r)
 {
     struct conn *c = r->conn;
-    pid_t pid = (pid_t)r->msg->lease.pid;
+    pid_t pid = (pid_t)r->msg->stay.pid;
     if (c->pid && pid != c->pid)
         return BERTH_E_PERMISSION;
-    list_for_each(&d->lease_procs, it, after)
+    list_for_each(&d->stays, it, after)
     {
-        if (c->pid && container_of(it, struct lease_proc, link)->pid == c->pid) {
+        if (c->pid && container_of(it, struct stay, link)->pid == c->pid) {
             send_done(d, r);
             return 0;
         }
     }
-    if (d->lease_count >= LEASES_MAX)
+    if (d->stay_count >= STAYS_MAX)
         return BERTH_E_LIMIT;
     if (!c->pid) {
-        d->lease_count += !c->lease;
-        c->lease = true;
+        d->stay_count += !c->stay;
+        c->stay = true;
         send_done(d, r);
         return 0;
     }
-    struct lease_proc *p = calloc(1, sizeof *p);
+    struct stay *p = calloc(1, sizeof *p);
     if (!p)
         return BERTH_E_NO_MEMORY;
     p->pid = pid;
     p->watch.fd = open_pidfd(c);
-    p->watch.ready = lease_proc_over;
+    p->watch.ready = stay_over;
     if (p->watch.fd < 0 || watch_add(d, &p->watch, EPOLLIN)) {
         if (p->watch.fd >= 0)
             close(p->watch.fd);
         free(p);
         return BERTH_E_NO_MEMORY;
     }
-    list_append(&d->lease_procs, &p->link);
-    d->lease_count++;
+    list_append(&d->stays, &p->link);
+    d->stay_count++;
     send_done(d, r);
     return 0;
 }

@@ -236,8 +236,8 @@ void conn_reap(struct daemon *d)
         watch_remove(d, &c->watch);
         close_aside(c->watch.fd);
         d->conn_count--;
-        if (c->lease)
-            d->lease_count--;
+        if (c->stay)
+            d->stay_count--;
         free(c);
     }
 }

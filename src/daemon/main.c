@@ -267,7 +267,7 @@ void daemon_init(struct daemon *d)
             .apps = 4096, .workers = 16384, .listeners = 65536, .outbox_bytes = 4ull << 30, .sessions = SLOTS_MAX}};
     list_init(&d->conns);
     list_init(&d->doomed);
-    list_init(&d->lease_procs);
+    list_init(&d->stays);
     list_init(&d->apps);
     list_init(&d->left);
     list_init(&d->namespaces);

@@ -65,7 +65,7 @@ struct conn {
     bool due;        /* to be tried again now */
     bool stuck;      /* the kernel has no room for descriptors under way: tried again by a timer */
     bool doomed;
-    bool lease; /* a lease of a process whose pid we cannot see */
+    bool stay; /* of a process whose pid we cannot see */
 };
 
 struct errand {       /* an ANNOUNCE: who sent it hears when all that it asked for has left */
@@ -225,8 +225,8 @@ struct daemon {
     struct epoll_event *round; /* what epoll_wait gave, while it is worked off */
     int round_count;
     struct watch accept, signals, netlink;
-    struct list conns, doomed, lease_procs;
-    uint32_t conn_count, lease_count;
+    struct list conns, doomed, stays;
+    uint32_t conn_count, stay_count;
     bool accept_paused;
     int64_t accept_at; /* when to take connections again */
     int64_t leave_at;  /* automatic: when the grace is over; 0: not alone */
@@ -302,7 +302,7 @@ union packet {
     struct ctl_introduce introduce;
     struct ctl_outbox outbox;
     struct ctl_ports ports;
-    struct ctl_lease lease;
+    struct ctl_stay stay;
     struct ctl_show show;
     struct ctl_ns ns;
     uint8_t bytes[CTL_MAX];
@@ -314,7 +314,7 @@ int handle_hello(struct daemon *d, struct request *r);
 int handle_child(struct daemon *d, struct request *r);
 int handle_child_hello(struct daemon *d, struct request *r);
 int handle_detach(struct daemon *d, struct request *r);
-int handle_lease(struct daemon *d, struct request *r);
+int handle_stay(struct daemon *d, struct request *r);
 int handle_status(struct daemon *d, struct request *r);
 int handle_listen(struct daemon *d, struct request *r);
 int handle_unlisten(struct daemon *d, struct request *r);
@@ -334,7 +334,7 @@ int handle_ns_add(struct daemon *d, struct request *r);
 int handle_ns_del(struct daemon *d, struct request *r);
 
 /* ---- attach.c ---- */
-void lease_procs_free(struct daemon *d);
+void stays_free(struct daemon *d);
 
 /* ---- pipes.c ---- */
 bool pipes_can_be_known(const struct daemon *d); /* is there a /proc? */

@@ -69,7 +69,7 @@ static const struct row rows[CTL_TYPES] = {
     [CTL_GET_PEERS] = {EXACTLY(ctl_outbox), WORKER, 0, 0, 0, 0, handle_get_peers},
     [CTL_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, CTL_PORTS_ARE, sizeof(struct ctl_ports), handle_ports, true},
     [CTL_RETURN_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, 0, 0, handle_return_ports},
-    [CTL_LEASE] = {EXACTLY(ctl_lease), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_lease},
+    [CTL_STAY] = {EXACTLY(ctl_stay), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_stay},
     [CTL_SHOW] = {EXACTLY(ctl_show), ANY_STATE, 0, 0, CTL_SHOWN, sizeof(struct ctl_shown), handle_show, true},
     [CTL_NS_ADD] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_add, true},
     [CTL_NS_DEL] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_del},
@@ -259,7 +259,7 @@ static void signals_ready(struct daemon *d, struct watch *w, uint32_t events)
 static void run_timers(struct daemon *d)
 {
     int64_t now = clock_now();
-    bool alone = d->automatic && !d->conn_count && !d->lease_count;
+    bool alone = d->automatic && !d->conn_count && !d->stay_count;
     if (!alone)
         d->leave_at = 0;
     else if (!d->leave_at)
@@ -394,7 +394,7 @@ void server_close(struct daemon *d)
     while (!list_empty(&d->conns))
         conn_doom(d, container_of(d->conns.next, struct conn, link), 0);
     conn_reap(d);
-    lease_procs_free(d);
+    stays_free(d);
     netaddr_close(d);
     if (d->signals.fd >= 0)
         close(d->signals.fd);

@@ -23,7 +23,7 @@
  *   GET_PEERS                                           none; PEER for each living or left outbox of that app
  *   PORTS                                               PORTS_ARE
  *   RETURN_PORTS                                        none
- *   LEASE                                               DONE
+ *   STAY                                                DONE
  *   SHOW                                                SHOWN                       memfd with JSON
  *   NS_ADD, NS_DEL                                      DONE
  *   STATUS                                              STATUS_IS
@@ -69,7 +69,7 @@ enum ctl_type {
     CTL_PORTS,
     CTL_PORTS_ARE,
     CTL_RETURN_PORTS,
-    CTL_LEASE,
+    CTL_STAY,
     CTL_SHOW,
     CTL_SHOWN,
     CTL_NS_ADD,
@@ -229,7 +229,7 @@ struct ctl_dead { /* DEAD: every session with a slot of that worker ends. MEMBER
     uint32_t member; /* DEAD: its app's id */
 };
 
-struct ctl_lease { /* keeps an auto-started daemon until process `pid`, which must be the sender's, is gone */
+struct ctl_stay { /* keeps an auto-started daemon until process `pid`, which must be the sender's, is gone */
     struct ctl_header h;
     uint32_t pid;
     uint32_t pad;
@@ -291,7 +291,7 @@ CTL_ASSERT(sizeof(struct ctl_outbox_is) == 48);
 CTL_ASSERT(sizeof(struct ctl_segment_is) == 32);
 CTL_ASSERT(sizeof(struct ctl_ports) == 40);
 CTL_ASSERT(sizeof(struct ctl_dead) == 24);
-CTL_ASSERT(sizeof(struct ctl_lease) == 24);
+CTL_ASSERT(sizeof(struct ctl_stay) == 24);
 CTL_ASSERT(sizeof(struct ctl_show) == 24);
 CTL_ASSERT(sizeof(struct ctl_shown) == 24);
 CTL_ASSERT(sizeof(struct ctl_ns) == 280);

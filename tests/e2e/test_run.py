@@ -145,7 +145,7 @@ class Run(harness.TestCase):
         self.wait_until(self.daemon_answers, "the daemon that berth run starts")
         pid = self.wait_until(self.daemon_pid, "the daemon's own word")
         self.assertNotEqual(pid, program.pid)
-        time.sleep(2.5)  # longer than its grace: the lease keeps it
+        time.sleep(2.5)  # longer than its grace: the daemon stays for it
         self.assertEqual(self.daemon_pid(), pid)
         second = self.quiet("true")
         self.assertEqual(second.code, 0)

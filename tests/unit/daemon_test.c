@@ -669,17 +669,17 @@ static void introductions_in_a_full_table(void **state)
     pair_close(&p);
 }
 
-static void a_lease_is_for_oneself(void **state)
+static void a_stay_is_for_oneself(void **state)
 {
-    pid_t pid = fork(); /* whose end is that of the lease, too */
+    pid_t pid = fork(); /* whose end is that of the stay, too */
     assert_true(pid >= 0);
     if (pid == 0) {
         struct fake_app a;
-        struct ctl_lease mine = {.pid = (uint32_t)getpid()}, other = {.pid = (uint32_t)getppid()};
+        struct ctl_stay mine = {.pid = (uint32_t)getpid()}, other = {.pid = (uint32_t)getppid()};
         fake_connect(&a, &the_daemon);
-        if (fake_request(&a, CTL_LEASE, &other, sizeof other, NULL, 0) != BERTH_E_PERMISSION)
+        if (fake_request(&a, CTL_STAY, &other, sizeof other, NULL, 0) != BERTH_E_PERMISSION)
             _exit(1);
-        _exit(fake_request(&a, CTL_LEASE, &mine, sizeof mine, NULL, 0) == 0 ? 0 : 2);
+        _exit(fake_request(&a, CTL_STAY, &mine, sizeof mine, NULL, 0) == 0 ? 0 : 2);
     }
     int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -751,7 +751,7 @@ int main(void)
         cmocka_unit_test(announce_reaches_the_peer),
         cmocka_unit_test(ports_are_leased_once),
         cmocka_unit_test(a_child_holds_what_its_parent_held),
-        cmocka_unit_test(a_lease_is_for_oneself),
+        cmocka_unit_test(a_stay_is_for_oneself),
         cmocka_unit_test(another_user_is_not_admitted),
         cmocka_unit_test(no_daemon_no_connection),
         cmocka_unit_test(nothing_is_left),

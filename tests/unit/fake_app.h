@@ -46,7 +46,7 @@ union fake_packet {
     struct ctl_segment_is segment_is;
     struct ctl_ports ports;
     struct ctl_dead dead;
-    struct ctl_lease lease;
+    struct ctl_stay stay;
     struct ctl_show show;
     struct ctl_ns ns;
     struct ctl_status_is status;

@@ -62,7 +62,7 @@ static const struct {
     {CTL_GET_PEERS, sizeof(struct ctl_outbox), 0, false},
     {CTL_PORTS, sizeof(struct ctl_ports), 0, true},
     {CTL_RETURN_PORTS, sizeof(struct ctl_ports), 0, false},
-    {CTL_LEASE, sizeof(struct ctl_lease), 0, true},
+    {CTL_STAY, sizeof(struct ctl_stay), 0, true},
     {CTL_SHOW, sizeof(struct ctl_show), 0, true},
     {CTL_NS_ADD, sizeof(struct ctl_ns), 0, true},
     {CTL_NS_DEL, sizeof(struct ctl_ns), 0, true},
