@@ -156,7 +156,7 @@ void client_reset(void)
     members_unwatch(false);
     eps_close();
     own_fd_close(C->ctl);
-    own_fd_close(C->kick_fd);
+    own_fd_close(C->bell_fd);
     crowd_forget();
     if (C->page)
         munmap(C->page, WORKER_PAGE_BYTES);
@@ -173,7 +173,7 @@ void client_reset(void)
     uint32_t seq = C->seq;
     memset(C, 0, sizeof *C);
     C->seq = seq;
-    C->ctl = C->kick_fd = -1;
+    C->ctl = C->bell_fd = -1;
 }
 
 int client_detach(void)

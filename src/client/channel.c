@@ -35,8 +35,8 @@ static const struct channel *their_channel(const struct peer_box *box)
 
 static void kick(struct peer_box *box)
 {
-    if (box->worker->kick_fd >= 0)
-        bell_ring(box->worker->kick_fd);
+    if (box->worker->bell_fd >= 0)
+        bell_ring(box->worker->bell_fd);
 }
 
 static void kick_if_needed(struct peer_box *box, const struct slot *peer)

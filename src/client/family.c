@@ -12,7 +12,7 @@
 #include "client/family.h"
 #include "client/rolls.h"
 
-struct client berth_client = {.ctl = -1, .kick_fd = -1};
+struct client berth_client = {.ctl = -1, .bell_fd = -1};
 uint32_t berth_lock_id;
 bool berth_family_shared;
 

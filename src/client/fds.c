@@ -105,7 +105,7 @@ bool fds_room(uint32_t n)
 {
     int fd[SPARES + SLACK];
     uint32_t got = 0;
-    while (got < n && got < SPARES + SLACK && (fd[got] = (int)sys_fcntl(C->kick_fd, F_DUPFD_CLOEXEC, 0L)) >= 0)
+    while (got < n && got < SPARES + SLACK && (fd[got] = (int)sys_fcntl(C->bell_fd, F_DUPFD_CLOEXEC, 0L)) >= 0)
         got++;
     for (uint32_t i = 0; i < got; i++)
         (void)sys_close(fd[i]);
@@ -257,10 +257,10 @@ static void empty_a_little(int fd)
         return;
     }
     for (int i = 0; i < 2; i++) {
-        long n = sys_call6(SYS_splice, fd, 0, C->kick_fd, 0, (long)PAGE_BYTES, SPLICE_F_NONBLOCK);
+        long n = sys_call6(SYS_splice, fd, 0, C->bell_fd, 0, (long)PAGE_BYTES, SPLICE_F_NONBLOCK);
         if (n != -EAGAIN)
             break;
-        (void)sys_read(C->kick_fd, some, (long)sizeof some);
+        (void)sys_read(C->bell_fd, some, (long)sizeof some);
     }
 }
 

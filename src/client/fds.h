@@ -18,6 +18,7 @@ must_use int own_pipe(int fd); /* a pipe that came from others: taken; for pipe_
 must_use int bell_without_daemon(void); /* ours, that none but our family rings */
 must_use long pipe_put(int fd, const void *data,
                        size_t n); /* write(2) that never waits and raises no signal; up to a page */
+/* A bell is the pipe that tells a worker to look; to ring it is to kick the worker. */
 void bell_ring(int fd);
 must_use int own_epoll(void); /* out of the reserve if need be */
 

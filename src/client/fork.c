@@ -3,7 +3,7 @@
  * Before the fork (pthread_atfork, so that daemon(3), forkpty and the like come by) the parent sends the daemon one end of a
  * socketpair: "my next child". No answer is waited for; the child is known before it exists. The child keeps the other end
  * as its control socket, whatever it does later with its user or root directory, and says hello on it at its first use of
- * berth: it then gets a worker id, a page and a kick of its own. A child that execs or ends without ever using berth
+ * berth: it then gets a worker id, a page and a bell of its own. A child that execs or ends without ever using berth
  * costs a closed socket. When there is no daemon any more, the child goes on with what it inherited, unknown to anybody.
  *
  * Sessions held at the fork are shared (SF_SHARED): records and slots lie in memory that both can write. Their rings may come to

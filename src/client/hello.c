@@ -48,7 +48,7 @@ int welcome(const struct ctl_welcome *w, const int fds[2])
         return BERTH_E_PROTOCOL;
     }
     C->dir = map;
-    C->kick_fd = own_fd(fds[1]); /* our bell, under a description that nobody else has */
+    C->bell_fd = own_fd(fds[1]); /* our bell, under a description that nobody else has */
     C->worker = w->worker;
     /* Until now another word was looked at, if any; by chance this one may stand where that stood. */
     store_relaxed(&C->news_seen, directory_news_now(C->dir, C->worker) - 1);
@@ -102,7 +102,7 @@ static int go_on_alone(void)
     if (bell < 0)
         return bell;
     log_warn_once("a forked child goes on without the daemon, with the sessions that it has");
-    C->kick_fd = bell;
+    C->bell_fd = bell;
     C->worker = 0;
     return 0;
 }
@@ -114,7 +114,7 @@ int fork_child_ready(void)
     plock_take(&hello_lock);
     int err = 0;
     if (C->forked) {
-        struct ancestor parent = {.worker = C->worker, .page = C->page, .kick_fd = C->kick_fd};
+        struct ancestor parent = {.worker = C->worker, .page = C->page, .bell_fd = C->bell_fd};
         int page_fd = -1;
         err = worker_page_create(&page_fd);
         if (!err && (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd)) == BERTH_E_DAEMON_GONE)

@@ -111,7 +111,7 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
     const char *why = "";
     int err = segment_open(page_fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &page, &size, &why);
     (void)sys_close(page_fd); /* so that there is one to open the bell with */
-    int kick_fd = own_pipe(bell);
+    int bell_fd = own_pipe(bell);
     struct peer_worker *w = MAP_FAILED;
     if (!err)
         w = mmap(NULL, sizeof *w, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -119,7 +119,7 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
         log_warn("worker %u: its page is refused: %s", is->worker, why);
         if (!err)
             segment_unmap(page, size);
-        own_fd_close(kick_fd);
+        own_fd_close(bell_fd);
         return NULL;
     }
     w->id = is->worker;
@@ -127,7 +127,7 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
     w->pid = (int32_t)is->pid;
     w->dead = is->dead;
     w->page = page;
-    w->kick_fd = kick_fd;
+    w->bell_fd = bell_fd;
     w->next = C->workers;
     C->workers = w;
     if (C->daemon_lost)
@@ -237,7 +237,7 @@ void peer_box_unmap(struct peer_box *box, bool all)
             }
         }
         segment_unmap(w->page, WORKER_PAGE_BYTES);
-        own_fd_close(w->kick_fd);
+        own_fd_close(w->bell_fd);
         vigil_end(w->vigil);
         munmap(w, sizeof *w);
     }

@@ -234,7 +234,7 @@ static bool queued(const struct call *k)
 /* Kernel descriptors found, or -EINTR. */
 static long sleep_once(struct call *k)
 {
-    ep_empty(k->ep); /* old kicks */
+    ep_empty(k->ep); /* what rang before */
     bool armed = arm_items(k, true);
     int64_t left = sleeper_prepare(&k->sl);
     if (queued(k) && (left < 0 || left > NS_PER_MS))

@@ -383,7 +383,7 @@ bool sleeper_wire(int ep, uint64_t bell, uint64_t inner)
     struct epoll_event ring = {.events = EPOLLIN | EPOLLET, .data.u64 = bell};
     struct epoll_event news = {.events = EPOLLIN | EPOLLET, .data.u64 = inner};
     int fd = inner_set();
-    return fd >= 0 && sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->kick_fd, &ring) == 0 &&
+    return fd >= 0 && sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->bell_fd, &ring) == 0 &&
            sys_epoll_ctl(ep, EPOLL_CTL_ADD, fd, &news) == 0;
 }
 

@@ -99,7 +99,7 @@ struct peer_worker {
     bool dead;
     int vigil; /* where no daemon tells of its death, see vigil.h; 0: none yet, negative: needs none */
     const struct worker_page *page;
-    int kick_fd; /* its bell, see fds.c */
+    int bell_fd; /* its bell, see fds.c */
     uint32_t kicked[WAITERS_MAX];
     struct peer_worker *next;
 };
@@ -177,7 +177,7 @@ struct listener {
 struct ancestor {
     uint32_t worker;
     struct worker_page *page;
-    int kick_fd;
+    int bell_fd;
 };
 #define ANCESTORS_MAX 16u
 
@@ -192,7 +192,7 @@ struct client {
     uint64_t segment_size, rx_limit, tx_limit;
     int64_t spin_ns;
     uint32_t cpus;
-    int kick_fd; /* our bell, see fds.c */
+    int bell_fd; /* our bell, see fds.c */
     uint32_t seq;
     struct worker_page *page;
     const struct directory *dir;

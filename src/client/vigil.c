@@ -28,7 +28,7 @@ int inner_set(void)
     if (ep < 0 && (ep = own_epoll()) >= 0) {
         struct epoll_event ev = {.events = EPOLLIN};
         (void)sys_epoll_ctl(ep, EPOLL_CTL_ADD, C->ctl, &ev);
-        kicks_watch(ep, 0);
+        bells_watch(ep, 0);
         store_release(&C->inner, (uint32_t)ep + 1);
     }
     plock_release(&inner_lock);

@@ -11,18 +11,18 @@
 void shared_kick(const struct session *s)
 {
     uint32_t owner = session_owner(s);
-    int fd = C->kick_fd;
+    int fd = C->bell_fd;
     for (uint32_t i = 0; i < C->ancestors; i++) {
         if (C->ancestor[i].worker == owner)
-            fd = C->ancestor[i].kick_fd;
+            fd = C->ancestor[i].bell_fd;
     }
     bell_ring(fd);
 }
 
-void kicks_watch(int epfd, uint64_t data)
+void bells_watch(int epfd, uint64_t data)
 {
     for (uint32_t i = 0; i < C->ancestors; i++) {
         struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
-        (void)sys_epoll_ctl(epfd, EPOLL_CTL_ADD, C->ancestor[i].kick_fd, &ev);
+        (void)sys_epoll_ctl(epfd, EPOLL_CTL_ADD, C->ancestor[i].bell_fd, &ev);
     }
 }

@@ -5,6 +5,6 @@
 #include "client/state.h"
 
 void shared_kick(const struct session *s); /* every holder that sleeps */
-void kicks_watch(int epfd, uint64_t data); /* enters the kicks of our ancestors */
+void bells_watch(int epfd, uint64_t data); /* enters the bells of our ancestors */
 
 #endif

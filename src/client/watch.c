@@ -26,7 +26,7 @@
 
 void own_kick(void)
 {
-    bell_ring(C->kick_fd);
+    bell_ring(C->bell_fd);
     if (load_sc(&C->napping)) {
         (void)fetch_add_sc(&C->attention, 1u);
         (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, 1L, 0);

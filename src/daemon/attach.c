@@ -133,7 +133,7 @@ static int hello(struct daemon *d, struct request *r)
         return err;
     }
     w->page_fd = r->fds[1];
-    w->kick_fd = peers;
+    w->bell_fd = peers;
     r->fds[1] = -1;
     c->state = CONN_ATTACHED;
     log_debug("worker %u: pid %d, app %u '%s'", w->id, (int)w->pid, w->app_id, w->app->name);
@@ -211,7 +211,7 @@ int handle_child_hello(struct daemon *d, struct request *r)
     if (check_page(r->fds[0]))
         return BERTH_E_PROTOCOL;
     int bell = -1;
-    int err = bell_make(&w->kick_fd, &bell);
+    int err = bell_make(&w->bell_fd, &bell);
     if (err)
         return err;
     w->page_fd = r->fds[0];

@@ -383,7 +383,7 @@ static int give_outbox(struct daemon *d, struct worker *to, struct outbox *o, ui
                               .uid = owner->uid,
                               .pid = owner->pid > 0 ? (uint32_t)owner->pid : 0,
                               .dead = o->dead};
-    int fds[3] = {o->segments[0].fd, owner->page_fd, owner->kick_fd};
+    int fds[3] = {o->segments[0].fd, owner->page_fd, owner->bell_fd};
     conn_send(d, to->conn, &m, sizeof m, fds, 3);
     return 0;
 }

@@ -102,7 +102,7 @@ int worker_create(struct daemon *d, struct app *app, struct conn *conn, struct w
     w->uid = app->uid;
     w->pid = conn->pid;
     w->family = w->id;
-    w->page_fd = w->kick_fd = -1;
+    w->page_fd = w->bell_fd = -1;
     w->conn = conn;
     conn->worker = w;
     list_init(&w->parked);
@@ -297,7 +297,7 @@ void worker_release(struct daemon *d, struct worker *w)
     ptrset_free(&w->made_leases);
     if (w->page_fd >= 0)
         close(w->page_fd);
-    close_aside(w->kick_fd);
+    close_aside(w->bell_fd);
     struct app *app = w->app;
     free(w); /* before its app: its leases named pools of the app's space */
     app->shadows--;

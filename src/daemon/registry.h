@@ -158,7 +158,7 @@ struct worker {
     uid_t uid;
     pid_t pid;
     uint32_t family, member;
-    int page_fd, kick_fd;      /* -1 before CHILD_HELLO; the bell is for peers: nobody here writes or reads it */
+    int page_fd, bell_fd;      /* -1 before CHILD_HELLO; the bell is for peers: nobody here writes or reads it */
     struct ptrset held;        /* outboxes it may write */
     struct ptrset got;         /* outboxes of others that it was given */
     struct ptrset listeners;   /* that it holds */

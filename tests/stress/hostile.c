@@ -238,7 +238,7 @@ static void block_bell(uint64_t *r)
     (void)fcntl(given, F_SETFL, 0);
     if (next_random(r) % 8 == 0)
         (void)fcntl(given, F_SETPIPE_SZ, next_random(r) % 2 ? 4096 : 65536);
-    while (write(box->worker->kick_fd, some, next_random(r) % 2 ? 1 : sizeof some) > 0)
+    while (write(box->worker->bell_fd, some, next_random(r) % 2 ? 1 : sizeof some) > 0)
         ;
     struct token t = {.magic = TOKEN_MAGIC}; /* and what it listens by, in whole tokens */
     if (C->routes && next_random(r) % 64 == 0)
@@ -255,11 +255,11 @@ static void block_own_bell(void)
         store_sc(&C->page->waiter[i].arm, (any += 2)); /* asleep: each news rings */
     if (full)
         return;
-    while (write(C->kick_fd, some, sizeof some) > 0 || write(C->kick_fd, some, 1) > 0)
+    while (write(C->bell_fd, some, sizeof some) > 0 || write(C->bell_fd, some, 1) > 0)
         ;
     for (int fd = 3; fd < 4096; fd++) {
         struct stat st, bell;
-        if (fstat(fd, &st) == 0 && fstat(C->kick_fd, &bell) == 0 && st.st_ino == bell.st_ino &&
+        if (fstat(fd, &st) == 0 && fstat(C->bell_fd, &bell) == 0 && st.st_ino == bell.st_ino &&
             st.st_dev == bell.st_dev)
             (void)fcntl(fd, F_SETFL, 0);
     }
@@ -325,8 +325,8 @@ static void hostile(int kind, uint64_t r)
     int64_t end = now() + SEC / 5;
     for (uint64_t i = 0; now() < end; i++) {
         spoil(&r, kind);
-        if (i % 64 == 0 && C->boxes && C->boxes->worker->kick_fd >= 0)
-            bell_ring(C->boxes->worker->kick_fd);
+        if (i % 64 == 0 && C->boxes && C->boxes->worker->bell_fd >= 0)
+            bell_ring(C->boxes->worker->bell_fd);
     }
     _exit(0);
 }

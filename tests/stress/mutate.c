@@ -565,7 +565,7 @@ static void mutator(uint64_t r, bool ends_in_order)
         }
         if (next_random(&r) % 16 == 0) {
             for (struct peer_box *b = C->boxes; b; b = b->next)
-                bell_ring(b->worker->kick_fd);
+                bell_ring(b->worker->bell_fd);
         }
         if (n > 7 && next_random(&r) % 64 == 0)
             (void)berth_close(s[--n]);

@@ -133,21 +133,21 @@ static void a_full_bell_rings(void **state)
     (void)fcntl(p[1], F_SETPIPE_SZ, 8192);
     (void)fcntl(mine[1], F_SETPIPE_SZ, 8192);
     int watch = both_ends(p[0]), fd = came(both_ends(p[0])), ep = epoll_create1(EPOLL_CLOEXEC);
-    C->kick_fd = both_ends(mine[0]);
+    C->bell_fd = both_ends(mine[0]);
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET};
     assert_int_equal(epoll_ctl(ep, EPOLL_CTL_ADD, watch, &ev), 0);
     for (int i = 0; i < 40; i++) {
         if (i % 2)
             fill(fd);
         if (i % 4 == 3)
-            fill(C->kick_fd);
+            fill(C->bell_fd);
         (void)epoll_wait(ep, &ev, 1, 0);
         bell_ring(fd);
         check(epoll_wait(ep, &ev, 1, 0) == 1, "ring %d was not heard", i);
     }
     own_fd_close(fd);
-    close(C->kick_fd);
-    C->kick_fd = -1;
+    close(C->bell_fd);
+    C->bell_fd = -1;
     for (int i = 0; i < 2; i++) {
         close(p[i]);
         close(mine[i]);
