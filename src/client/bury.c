@@ -11,6 +11,7 @@
 #include "client/rolls.h"
 #include "client/session.h"
 #include "client/share.h"
+#include "client/span.h"
 #include "client/vigil.h"
 #include "shm/slot.h"
 
@@ -46,15 +47,6 @@ static void last_holder(struct session *s)
     members_add(&s->holders, C->member);
 }
 
-/* Both locks are held. */
-static void spans_release(struct session *s, uint32_t member)
-{
-    if (s->flags & SF_READ_SPAN && s->read_spanner == member + 1)
-        session_drop_flags(s, SF_READ_SPAN);
-    if (s->write_span && s->write_spanner == member + 1)
-        s->write_span = 0;
-}
-
 /* What it made, where nobody else has it. */
 static void outboxes_release(uint32_t member, const struct member_set *alive)
 {
@@ -78,7 +70,7 @@ static void session_let_go(struct session *s, uint32_t member, const struct memb
 {
     half_lock(&s->rx_lock);
     half_lock(&s->tx_lock);
-    spans_release(s, member);
+    spans_end(s, member);
     bool dropped = members_drop(&s->holders, member); /* else a relative was faster */
     uint32_t state = session_state_acquire(s);
     session_handle h = session_handle_of(s);

@@ -91,6 +91,9 @@ must_use int client_wait(session_handle s, uint32_t events, int64_t deadline_ns,
 /* The same until so many bytes can be read, or as many as the peer can put there before it waits for us. 0: as SO_RCVLOWAT says. */
 must_use int client_wait_for(session_handle s, uint32_t events, uint64_t least, int64_t deadline_ns,
                              const struct sleep_mark *mark);
+/* After BUSY: until the span that somebody else has open in that direction (EPOLLIN, EPOLLOUT) is closed, or its holder is dead. */
+must_use int client_wait_span(session_handle s, uint32_t events, int64_t deadline_ns,
+                              const struct sleep_mark *mark);
 must_use int client_set_lowat(session_handle s, uint32_t bytes); /* SO_RCVLOWAT: readable from so many on */
 
 /* EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLHUP | EPOLLERR as they hold now; EPOLLERR | EPOLLHUP for a bad handle */

@@ -8,6 +8,7 @@
 #include "client/rings.h"
 #include "client/rolls.h"
 #include "client/session.h"
+#include "client/span.h"
 #include "client/wake.h"
 #include "client/watch.h"
 #include "shm/slot.h"
@@ -74,7 +75,8 @@ static void end_session(struct session *s, struct session_cache *c, bool abort)
 {
     bool unread = load_acquire(&c->peer) && count_offset(slot_tail(c->peer)) != s->head;
     end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
-    s->write_span = 0;
+    read_span_end(s);
+    write_span_end(s);
     session_set_state(s, SESSION_ZOMBIE);
     slot_set_state(c->own, SLOT_CLOSED);
     uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
@@ -148,10 +150,7 @@ static void leave_session(struct session *s, int64_t deadline)
             members_only(&s->holders, C->member); /* a relative gives the slot back when it hears of our death */
             end_session(s, c, false);
         } else { /* whoever closes it after us shall not wait for word of our death before that ends it */
-            if (s->flags & SF_READ_SPAN && s->read_spanner == C->member + 1)
-                session_drop_flags(s, SF_READ_SPAN);
-            if (s->write_span && s->write_spanner == C->member + 1)
-                s->write_span = 0;
+            spans_end(s, C->member);
             (void)members_drop(&s->holders, C->member);
         }
     }

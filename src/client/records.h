@@ -142,7 +142,12 @@ struct session {
     int64_t looked; /* when, while one_way counts */
     uint32_t next;  /* free list, zombie list, unconfirmed list */
     uint32_t app;
-    uint16_t read_spanner, write_spanner; /* member + 1 that has the span open */
+    union {
+        uint32_t spanners; /* a futex, see span.h */
+        struct {
+            uint16_t read_spanner, write_spanner; /* member + 1 that has the span open, 0: nobody; SPAN_AWAITED */
+        };
+    };
     uint8_t port_leased;
     uint8_t doubt;    /* connector: see sessions_reoffer */
     uint8_t nonblock; /* O_NONBLOCK: it belongs to all who hold the session, see client_set_nonblock */
@@ -305,6 +310,23 @@ static inline void session_drop_flags(struct session *s, uint32_t flags)
 static inline bool session_change_flags(struct session *s, uint32_t *is, uint32_t to)
 {
     return compare_exchange_sc(&s->flags, is, to);
+}
+
+/* Of read_spanner, write_spanner: under the half's lock, which orders them. Whoever sleeps reads both at once, below. */
+static inline uint16_t spanner_is(const uint16_t *spanner)
+{
+    return load_relaxed(spanner);
+}
+
+static inline void spanner_set(uint16_t *spanner, uint32_t is)
+{
+    store_release(spanner, (uint16_t)is);
+}
+
+/* The futex: pairs with spanner_set. */
+static inline uint32_t session_spanners(const struct session *s)
+{
+    return load_acquire(&s->spanners);
 }
 
 static inline uint32_t session_state(const struct session *s)

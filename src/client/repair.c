@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "client/family.h"
 #include "client/outbox.h"
+#include "client/span.h"
 #include "shm/queue.h"
 #include "shm/slot.h"
 
@@ -40,13 +41,21 @@ static void repair_outbox(struct outbox_rec *r)
     r->slot_free = 0; /* the free slots of before are lost to this outbox: at most as many as were in use at once */
 }
 
+/* Who died had the lock; the span may be another one's, who is alive and in it. */
+static void span_repair(struct session *s, uint16_t spanner, void (*end)(struct session *s))
+{
+    uint32_t holder = span_holder(spanner);
+    if (!holder || holder == C->member + 1 || !member_lives(holder - 1))
+        end(s);
+}
+
 /* The rings of a session: the one that its slot names, and others that it may have left behind. */
 static void repair_sending(struct session *s, struct slot *slot)
 {
     struct family *f = C->family;
     uint64_t word = slot_ring(slot);
     s->tail = count_offset(slot_tail(slot));
-    s->write_span = 0;
+    span_repair(s, s->write_spanner, write_span_end);
     s->tx_rec = s->left_first = s->left_last = NONE;
     session_set_tx_size(s, 0);
     for (uint32_t i = 0, n = family_rings(f); i < n; i++) {
@@ -115,7 +124,7 @@ static void family_repair(void *unused, struct family_lock *l)
             if (s->head < published)
                 s->head = published;
             s->head_published = published;
-            session_drop_flags(s, SF_READ_SPAN);
+            span_repair(s, s->read_spanner, read_span_end);
         }
     }
 }

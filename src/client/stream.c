@@ -28,6 +28,7 @@
 #include "client/ready.h"
 #include "client/rings.h"
 #include "client/session.h"
+#include "client/span.h"
 #include "client/stream.h"
 #include "client/upkeep.h"
 #include "client/watch.h"
@@ -46,18 +47,34 @@
 #define PATIENCE_NS (200 * NS_PER_US) /* before a full ring grows beyond STEADY */
 #define THROTTLE_NS (20 * NS_PER_US)  /* before a write goes into the part beyond STEADY */
 
-static inline struct session *enter(session_handle h)
+/* Held by us or not. */
+static inline struct session *enter_any(session_handle h)
 {
     uint32_t index = (uint32_t)h;
     if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32))
         return NULL;
     struct session *s = session_at(index);
-    return session_generation(s) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
+    return session_generation(s) == (uint32_t)(h >> 32) ? s : NULL;
+}
+
+static inline struct session *enter(session_handle h)
+{
+    struct session *s = enter_any(h);
+    return s && session_held(s) ? s : NULL;
 }
 
 static inline bool stale(const struct session *s, session_handle h)
 {
     return session_generation(s) != (uint32_t)(h >> 32) || !session_held(s);
+}
+
+/* The session was closed by another thread while we had a span open, and relatives go on with it: they shall not wait for us. The half's
+ * lock is held. */
+static int span_abandon(struct session *s, session_handle h, uint16_t spanner, void (*end)(struct session *s))
+{
+    if (session_generation(s) == (uint32_t)(h >> 32) && span_holder(spanner) == C->member + 1)
+        end(s);
+    return BERTH_E_BAD_HANDLE;
 }
 
 /* ---- receiving -------------------------------------------------------------------------------------------- */
@@ -327,7 +344,7 @@ int client_read_spans(session_handle h, struct iovec spans[2])
             size_t first = s->rx_size - pos < (size_t)avail ? (size_t)(s->rx_size - pos) : (size_t)avail;
             spans[0] = (struct iovec){.iov_base = (void *)(uintptr_t)(c->rx_ring + pos), .iov_len = first};
             spans[1] = (struct iovec){.iov_base = (void *)(uintptr_t)c->rx_ring, .iov_len = (size_t)avail - first};
-            s->read_spanner = (uint16_t)(C->member + 1);
+            spanner_set(&s->read_spanner, C->member + 1);
             session_add_flags(s, SF_READ_SPAN);
             result = first < (size_t)avail ? 2 : 1;
         }
@@ -338,20 +355,22 @@ int client_read_spans(session_handle h, struct iovec spans[2])
 
 int client_read_consume(session_handle h, size_t len)
 {
-    struct session *s = enter(h);
+    struct session *s = enter_any(h);
     if (!s)
         return BERTH_E_BAD_HANDLE;
-    struct session_cache *c = session_cache_of(s);
+    struct session_cache *c = NULL;
     half_lock(&s->rx_lock);
-    int result = BERTH_E_BAD_HANDLE;
+    int result = BERTH_E_INVALID;
     bool tell = false;
     uint64_t old = 0;
-    if (stale(s, h))
+    if (stale(s, h)) {
+        result = span_abandon(s, h, s->read_spanner, read_span_end);
         goto out;
-    result = BERTH_E_INVALID;
+    }
+    c = session_cache_of(s);
     if (!(session_flags(s) & SF_READ_SPAN) || len > s->tail_seen - s->head)
         goto out;
-    session_drop_flags(s, SF_READ_SPAN);
+    read_span_end(s);
     if (len)
         tell = advance_head(s, c, len, &old);
     result = 0;
@@ -569,7 +588,7 @@ int client_write_spans(session_handle h, size_t want, struct iovec spans[2])
             size_t first = s->tx_size - pos < (size_t)room ? (size_t)(s->tx_size - pos) : (size_t)room;
             spans[0] = (struct iovec){.iov_base = c->tx_ring + pos, .iov_len = first};
             spans[1] = (struct iovec){.iov_base = c->tx_ring, .iov_len = (size_t)room - first};
-            s->write_spanner = (uint16_t)(C->member + 1);
+            spanner_set(&s->write_spanner, C->member + 1);
             s->write_span = (uint32_t)room;
             result = first < (size_t)room ? 2 : 1;
         }
@@ -580,15 +599,18 @@ int client_write_spans(session_handle h, size_t want, struct iovec spans[2])
 
 int client_write_commit(session_handle h, size_t len)
 {
-    struct session *s = enter(h);
+    struct session *s = enter_any(h);
     if (!s)
         return BERTH_E_BAD_HANDLE;
-    struct session_cache *c = session_cache_of(s);
+    struct session_cache *c = NULL;
     half_lock(&s->tx_lock);
     uint64_t old = s->tail;
-    int result = stale(s, h) ? BERTH_E_BAD_HANDLE : !s->write_span || len > s->write_span ? BERTH_E_INVALID : 0;
+    int result = stale(s, h)                             ? span_abandon(s, h, s->write_spanner, write_span_end)
+                 : !s->write_span || len > s->write_span ? BERTH_E_INVALID
+                                                         : 0;
     if (result == 0) {
-        s->write_span = 0;
+        c = session_cache_of(s);
+        write_span_end(s);
         if (session_flags(s) & SF_SHUT_WR)
             len = 0;
         session_set_tail(s, old + len);

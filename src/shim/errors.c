@@ -72,3 +72,15 @@ int wait_session(struct waiting *w, uint64_t h, uint32_t events)
 {
     return waited(w, client_wait(h, events, waiting_deadline(w), &w->mark));
 }
+
+int wait_span(struct waiting *w, uint64_t h, uint32_t events, bool block)
+{
+    if (block)
+        return waited(w, client_wait_span(h, events, waiting_deadline(w), &w->mark));
+    int err;
+    do {
+        struct sleep_mark mark = sleep_mark_now();
+        err = client_wait_span(h, events, DEADLINE_NEVER, &mark);
+    } while (err == BERTH_E_INTERRUPTED);
+    return err < 0 ? error_number(err) : 0;
+}

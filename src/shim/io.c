@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/hold.h"
 #include "base/sys.h"
 #include "shim/shim.h"
 
@@ -83,13 +84,15 @@ static ssize_t failed(int error)
 static ssize_t discard(uint64_t h, size_t len)
 {
     struct iovec spans[2];
-    int n = client_read_spans(h, spans);
-    if (n <= 0)
-        return n;
-    size_t have = spans[0].iov_len + (n > 1 ? spans[1].iov_len : 0);
-    size_t take = have < len ? have : len;
-    (void)client_read_consume(h, take); /* broken meanwhile: the next read tells */
-    return (ssize_t)take;
+    hold_begin();
+    ssize_t n = client_read_spans(h, spans);
+    if (n > 0) {
+        size_t have = spans[0].iov_len + (n > 1 ? spans[1].iov_len : 0);
+        n = (ssize_t)(have < len ? have : len);
+        (void)client_read_consume(h, (size_t)n);
+    }
+    hold_end();
+    return n;
 }
 
 /* How much a look without taking would bring: nothing is copied. */
@@ -139,6 +142,13 @@ static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, c
     size_t target = flags & MSG_WAITALL ? total : s->rcv_lowat < total ? s->rcv_lowat : total, done = 0;
     struct waiting w = waiting_since_now(s->rcv_timeout);
     for (int error = 0;;) {
+        if (r == BERTH_E_BUSY) {
+            error = wait_span(&w, h, EPOLLIN, block);
+            if (error)
+                return done ? (ssize_t)done : failed(error);
+            r = read_once(h, iov, count, peek ? 0 : done, total, flags);
+            continue;
+        }
         if (r == 0 || (!done && recv_told(h, r)))
             return unlikely(client_stopped(h)) ? failed(ENOTCONN) : (ssize_t)done;
         bool again = peek && r > 0 && (size_t)r == done;
@@ -146,7 +156,7 @@ static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, c
             done = peek ? (size_t)r : done + (size_t)r;
             if (!block || done >= target || last)
                 return (ssize_t)done;
-        } else if (r != BERTH_E_WOULD_BLOCK && r != BERTH_E_BUSY) {
+        } else if (r != BERTH_E_WOULD_BLOCK) {
             return done ? (ssize_t)done : failed(error_number((int)r));
         } else if (!block || last) {
             return done ? (ssize_t)done : failed(last ? error : EAGAIN);
@@ -338,7 +348,9 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
             done += (size_t)r;
             if (done >= total)
                 return (ssize_t)done;
-        } else if (r == BERTH_E_WOULD_BLOCK || r == BERTH_E_BUSY) {
+        } else if (r == BERTH_E_BUSY) {
+            error = wait_span(&w, h, EPOLLOUT, block);
+        } else if (r == BERTH_E_WOULD_BLOCK) {
             error = block ? wait_session(&w, h, EPOLLOUT) : EAGAIN;
         } else {
             if (r == BERTH_E_CLOSED && !done && client_write_lost(h))
@@ -360,16 +372,21 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
 static ssize_t send_nowhere(struct sock *s, uint64_t h, int flags)
 {
     struct waiting w = waiting_since_now(s->snd_timeout);
+    bool block = !(flags & MSG_DONTWAIT) && !sock_nonblock(s);
     for (;;) {
         struct iovec spans[2];
+        hold_begin();
         int n = client_write_spans(h, 1, spans), error = EFAULT;
         if (n > 0)
-            (void)client_write_commit(h, 0); /* gives back what was reserved */
-        else if (n != BERTH_E_WOULD_BLOCK && n != BERTH_E_BUSY)
+            (void)client_write_commit(h, 0);
+        hold_end();
+        if (n == BERTH_E_BUSY)
+            error = wait_span(&w, h, EPOLLOUT, block);
+        else if (n == BERTH_E_WOULD_BLOCK)
+            error = block ? wait_session(&w, h, EPOLLOUT) : EAGAIN;
+        else if (n <= 0)
             error = send_error(h, n);
-        else if (flags & MSG_DONTWAIT || sock_nonblock(s))
-            error = EAGAIN;
-        else if ((error = wait_session(&w, h, EPOLLOUT)) == 0)
+        if (!error)
             continue;
         if (error == EPIPE && !(flags & MSG_NOSIGNAL))
             broken_pipe();

@@ -117,10 +117,11 @@ static __attribute__((noreturn)) void gone(const struct relay *r, bool reset)
         sys_call(SYS_exit_group, 0L, 0L, 0L, 0L);
 }
 
-static void relay_wait(const struct relay *r, uint32_t events)
+static void relay_wait(const struct relay *r, uint32_t events, bool busy)
 {
     struct sleep_mark mark = sleep_mark_now();
-    int err = client_wait(r->h, events, DEADLINE_NEVER, &mark);
+    int err = busy ? client_wait_span(r->h, events, DEADLINE_NEVER, &mark)
+                   : client_wait(r->h, events, DEADLINE_NEVER, &mark);
     if (err < 0 && err != BERTH_E_INTERRUPTED && err != BERTH_E_TIMED_OUT)
         gone(r, true);
 }
@@ -131,7 +132,7 @@ static void from_session(const struct relay *r)
     for (;;) {
         ssize_t n = client_read(r->h, buf, sizeof buf, 0);
         if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_BUSY) {
-            relay_wait(r, EPOLLIN);
+            relay_wait(r, EPOLLIN, n == BERTH_E_BUSY);
             continue;
         }
         if (n < 0)
@@ -163,7 +164,7 @@ static void *into_session(void *arg)
         for (long done = 0; done < n;) {
             ssize_t put = client_write(r->h, buf + done, (size_t)(n - done));
             if (put == BERTH_E_WOULD_BLOCK || put == BERTH_E_BUSY)
-                relay_wait(r, EPOLLOUT);
+                relay_wait(r, EPOLLOUT, put == BERTH_E_BUSY);
             else if (put < 0)
                 gone(r, true);
             else

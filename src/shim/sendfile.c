@@ -1,18 +1,27 @@
 /* sendfile.c - sendfile and splice where one end is a session: the file is read straight into the fifo's free room,
  * the fifo's bytes are written straight to the pipe and taken only as far as that went.
  *
- * A span of the fifo is never open while anybody sleeps: other threads could not read or write meanwhile. So each end is waited
- * for first, and pipes are then read and written by preadv2 and pwritev2 with RWF_NOWAIT, since another process may have been
- * faster. Where the kernel knows that only for files (before 6.4), a pipe that has room takes PIPE_BUF bytes without a wait.
+ * A span of the fifo is never open over a call that can block: other threads could not read or write meanwhile, as they can on the
+ * kernel, which reads a file before it takes the socket's lock. So each end is waited for first, and read and written with RWF_NOWAIT.
+ *   - Bytes of a file that are not in the kernel's memory, and those of a file system that knows no such flag (but for tmpfs, which has all
+ *     in memory), are read into a buffer of ours, and written from there. What then finds no room is given back: the file stands where
+ *     the sent bytes end.
+ *   - Of a pipe no byte can be given back. Where the kernel knows the flag not for pipes (before 6.4) or not for this one (a FIFO with a
+ *     name), the bytes go by way of a pipe of our own, since splice between two pipes can be told not to wait.
+ * Nor does a handler of the program run while a span is open: it could write to the same session, or not come back.
  *
  * As the kernel has it: SPLICE_F_NONBLOCK is about the pipe, O_NONBLOCK of the socket about the socket; a splice out of a
  * session ends with the first bytes, one into a session with the last that are in the pipe.
  */
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/vfs.h>
 
 #include "base/clock.h"
+#include "base/hold.h"
 #include "base/sys.h"
 #include "shim/shim.h"
 
@@ -21,6 +30,7 @@
 #endif
 #define NOWAIT 8L /* RWF_NOWAIT */
 #define PIECE (1u << 20)
+#define ASIDE 65536
 #define SPLICE_FLAGS (SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT)
 
 /* Spans cut to `left` bytes; how many are left of them. */
@@ -57,20 +67,60 @@ static int wait_pipe(int fd, short events, bool block, struct waiting *w)
     }
 }
 
+static long pipe_of_ours(int own[2])
+{
+    return sys_pipe2(own, O_NONBLOCK | O_CLOEXEC);
+}
+
+static void pipe_of_ours_close(const int own[2])
+{
+    sys_close(own[0]);
+    sys_close(own[1]);
+}
+
+static long splice_now(int in, int out, size_t len)
+{
+    return sys_call6(SYS_splice, in, 0, out, 0, (long)len, SPLICE_F_NONBLOCK);
+}
+
+/* As much of the pipe as goes without a wait. Without a free descriptor there is no other way than to read: then only another
+ * reader that was faster could make it wait. */
+static ssize_t pipe_read_by_ours(int fd, struct iovec *spans, int n)
+{
+    int own[2];
+    if (pipe_of_ours(own) < 0)
+        return sys_call(SYS_readv, (long)fd, spans, (long)n, 0L);
+    long got = splice_now(fd, own[1], spans[0].iov_len + (n > 1 ? spans[1].iov_len : 0));
+    if (got > 0)
+        got = sys_call(SYS_readv, (long)own[0], spans, (long)cut_spans(spans, n, (size_t)got), 0L);
+    pipe_of_ours_close(own);
+    return got;
+}
+
+/* What the pipe does not take stays in ours, and goes with it: the caller still has it. */
+static ssize_t pipe_write_by_ours(int fd, struct iovec *spans, int n)
+{
+    int own[2];
+    if (pipe_of_ours(own) < 0)
+        return sys_call(SYS_writev, (long)fd, spans, (long)cut_spans(spans, n, PIPE_BUF), 0L);
+    long put = sys_call(SYS_writev, (long)own[1], spans, (long)n, 0L);
+    if (put > 0)
+        put = splice_now(own[0], fd, (size_t)put);
+    pipe_of_ours_close(own);
+    return put;
+}
+
 /* Both without a wait. A count or -errno. */
-static ssize_t pipe_read(int fd, const struct iovec *spans, int n)
+static ssize_t pipe_read(int fd, struct iovec *spans, int n)
 {
     long got = sys_call6(SYS_preadv2, fd, sys_arg(spans), n, -1, -1, NOWAIT);
-    return got == -EOPNOTSUPP ? sys_call(SYS_readv, (long)fd, spans, (long)n, 0L) : got;
+    return got == -EOPNOTSUPP ? pipe_read_by_ours(fd, spans, n) : got;
 }
 
 static ssize_t pipe_write(int fd, struct iovec *spans, int n)
 {
     long put = sys_call6(SYS_pwritev2, fd, sys_arg(spans), n, -1, -1, NOWAIT);
-    if (put != -EOPNOTSUPP)
-        return put;
-    n = cut_spans(spans, n, PIPE_BUF);
-    return sys_call(SYS_writev, (long)fd, spans, (long)n, 0L);
+    return put == -EOPNOTSUPP ? pipe_write_by_ours(fd, spans, n) : put;
 }
 
 /* ---- into a session ---- */
@@ -80,9 +130,28 @@ struct source {
     bool pipe;
     off64_t *off;  /* NULL: where the file stands */
     bool unproved; /* nobody has asked yet whether it can be read from */
+    bool waits;    /* a file that cannot be told not to */
+    bool memory;   /* such a one, but nothing that it would wait for */
 };
 
-static ssize_t source_read(const struct source *in, const struct iovec *spans, int n)
+/* Without a wait. -EAGAIN, -EOPNOTSUPP: that cannot be. */
+static ssize_t source_read_now(const struct source *in, struct iovec *spans, int n)
+{
+    if (in->pipe)
+        return pipe_read(in->fd, spans, n);
+    return sys_call6(SYS_preadv2, in->fd, sys_arg(spans), n, in->off ? (long)*in->off : -1L, in->off ? 0 : -1L,
+                     in->memory ? 0 : NOWAIT);
+}
+
+/* The file system does not know RWF_NOWAIT. */
+static void source_may_wait(struct source *in)
+{
+    struct statfs fs;
+    in->memory = sys_call(SYS_fstatfs, (long)in->fd, &fs, 0L, 0) == 0 && fs.f_type == TMPFS_MAGIC;
+    in->waits = !in->memory;
+}
+
+static ssize_t source_read(const struct source *in, struct iovec *spans, int n)
 {
     if (in->pipe)
         return pipe_read(in->fd, spans, n);
@@ -118,21 +187,68 @@ static bool source_unreadable(struct source *in)
     return flags < 0 || (flags & O_ACCMODE) == O_WRONLY;
 }
 
-static int room_in_session(struct sock *s, uint64_t h, struct source *in, size_t want, struct iovec *spans, int *n,
-                           struct waiting *w)
+/* After a write or its like has said `n`. 0: look again, or the errno. */
+static int no_room(struct sock *s, uint64_t h, struct source *in, ssize_t n, struct waiting *w)
 {
-    for (;;) {
-        *n = client_write_spans(h, want, spans);
-        if (*n > 0)
-            return 0;
-        if (source_unreadable(in))
-            return EBADF;
-        if (*n != BERTH_E_WOULD_BLOCK && *n != BERTH_E_BUSY)
-            return *n ? send_error(h, *n) : EIO;
-        int error = sock_nonblock(s) ? EAGAIN : wait_session(w, h, EPOLLOUT);
-        if (error)
-            return error;
+    if (source_unreadable(in))
+        return EBADF;
+    if (n == BERTH_E_BUSY)
+        return wait_span(w, h, EPOLLOUT, !sock_nonblock(s));
+    if (n != BERTH_E_WOULD_BLOCK)
+        return n ? send_error(h, (int)n) : EIO;
+    return sock_nonblock(s) ? EAGAIN : wait_session(w, h, EPOLLOUT);
+}
+
+/* Straight into the fifo. What the session says; where that is above 0, *got is what the source says. */
+static int read_straight(uint64_t h, const struct source *in, size_t want, ssize_t *got)
+{
+    struct iovec spans[2];
+    hold_begin();
+    int n = client_write_spans(h, want, spans);
+    if (n > 0) {
+        *got = in->waits ? -EAGAIN : source_read_now(in, spans, cut_spans(spans, n, want));
+        int err = client_write_commit(h, *got > 0 ? (size_t)*got : 0);
+        n = err < 0 ? err : n;
     }
+    hold_end();
+    return n;
+}
+
+static void *spare; /* a buffer that nobody uses */
+
+static void *buffer_take(void)
+{
+    void *buf = exchange_sc(&spare, NULL);
+    long at = buf ? 0 : sys_call6(SYS_mmap, 0, ASIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return buf ? buf : at < 0 && at > -4096 ? NULL : (void *)at;
+}
+
+static void buffer_give(void *buf)
+{
+    void *old = exchange_sc(&spare, buf);
+    if (old)
+        (void)sys_call(SYS_munmap, old, (long)ASIDE, 0L, 0);
+}
+
+/* The same by way of a buffer, since the read may wait. How many went or -errno; *error: why not all that were read. */
+static ssize_t read_aside(struct sock *s, uint64_t h, struct source *in, size_t want, struct waiting *w, int *error)
+{
+    char *piece = buffer_take();
+    if (!piece)
+        return -ENOMEM;
+    struct iovec to = {piece, want < ASIDE ? want : ASIDE};
+    ssize_t got = source_read(in, &to, 1), put = 0;
+    while (put < got && !*error) {
+        ssize_t n = client_write(h, piece + put, (size_t)(got - put));
+        if (n > 0)
+            put += n;
+        else
+            *error = no_room(s, h, in, n, w);
+    }
+    if (put < got && !in->off)
+        (void)sys_call(SYS_lseek, (long)in->fd, (long)(put - got), (long)SEEK_CUR, 0);
+    buffer_give(piece);
+    return got < 0 ? got : put;
 }
 
 static ssize_t into_session(struct sock *s, uint64_t h, struct source in, size_t count, bool nonblock)
@@ -140,33 +256,33 @@ static ssize_t into_session(struct sock *s, uint64_t h, struct source in, size_t
     struct waiting ws = waiting_since_now(s->snd_timeout), wp = waiting_since_now(0);
     size_t done = 0;
     int error = 0;
-    while (done < count) {
+    while (done < count && !error) {
         if (in.pipe && (error = wait_pipe(in.fd, POLLIN, !done && !nonblock, &wp)) != 0)
             break;
-        struct iovec spans[2];
-        size_t left = count - done;
-        int n;
-        if ((error = room_in_session(s, h, &in, left < PIECE ? left : PIECE, spans, &n, &ws)) != 0) {
-            if (error == EPIPE && !done && client_write_lost(h))
-                return source_lose(&in, left);
-            break;
-        }
-        n = cut_spans(spans, n, left);
-        ssize_t got = source_read(&in, spans, n);
-        int r = client_write_commit(h, got > 0 ? (size_t)got : 0);
-        if (got == -EAGAIN && in.pipe)
+        size_t left = count - done, want = left < PIECE ? left : PIECE;
+        ssize_t got = 0;
+        int n = read_straight(h, &in, want, &got);
+        if (n <= 0) {
+            error = no_room(s, h, &in, n, &ws);
+        } else if (got == -EAGAIN && in.pipe) {
             continue; /* another reader was faster */
-        if (got <= 0) {
+        } else if (got == -EOPNOTSUPP) {
+            source_may_wait(&in);
+            continue;
+        } else if (got == -EAGAIN) {
+            got = read_aside(s, h, &in, want, &ws, &error);
+        }
+        if (error == EPIPE && !done && got <= 0 && client_write_lost(h))
+            return source_lose(&in, left);
+        if (n > 0 && got < 0)
             error = (int)-got;
-            break;
+        if (n > 0 && got == 0 && !error)
+            break; /* its end */
+        if (got > 0 && n > 0) {
+            done += (size_t)got;
+            if (in.off)
+                *in.off += got;
         }
-        if (r < 0) {
-            error = send_error(h, r);
-            break;
-        }
-        if (in.off)
-            *in.off += got;
-        done += (size_t)got;
     }
     if (done || !error)
         return (ssize_t)done;
@@ -183,23 +299,28 @@ static ssize_t out_of_session(struct sock *s, uint64_t h, int out, size_t count,
     struct waiting ws = waiting_since_now(s->rcv_timeout), wp = waiting_since_now(0);
     for (;;) {
         struct iovec spans[2];
-        int error = wait_pipe(out, POLLOUT, !nonblock, &wp), n = 0;
+        int error = wait_pipe(out, POLLOUT, !nonblock, &wp), n;
         if (!error) {
+            ssize_t put = -EAGAIN;
+            hold_begin();
             n = client_read_spans(h, spans);
+            if (n > 0) {
+                put = pipe_write(out, spans, cut_spans(spans, n, count));
+                (void)client_read_consume(h, put > 0 ? (size_t)put : 0); /* broken meanwhile: the next read tells */
+            }
+            hold_end();
             if (n == 0 || recv_told(h, n))
                 return 0;
-            if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_BUSY)
-                error = sock_nonblock(s) ? EAGAIN : wait_session(&ws, h, EPOLLIN);
-            else if (n < 0)
-                error = error_number(n);
-        }
-        if (n > 0) {
-            n = cut_spans(spans, n, count);
-            ssize_t put = pipe_write(out, spans, n);
-            (void)client_read_consume(h, put > 0 ? (size_t)put : 0); /* broken meanwhile: the next read tells */
-            if (put >= 0)
+            if (n > 0 && put >= 0)
                 return put;
-            error = put == -EAGAIN ? 0 : (int)-put; /* another writer was faster */
+            if (n > 0)
+                error = put == -EAGAIN ? 0 : (int)-put; /* another writer was faster */
+            else if (n == BERTH_E_BUSY)
+                error = wait_span(&ws, h, EPOLLIN, !sock_nonblock(s));
+            else if (n == BERTH_E_WOULD_BLOCK)
+                error = sock_nonblock(s) ? EAGAIN : wait_session(&ws, h, EPOLLIN);
+            else
+                error = error_number(n);
         }
         if (error) {
             errno = error;

@@ -174,6 +174,9 @@ static inline struct waiting waiting_since_now(int64_t timeout)
 int64_t waiting_deadline(struct waiting *w);
 int waited(struct waiting *w, int berth_error); /* 0: look again; else the errno to give up with */
 int wait_session(struct waiting *w, uint64_t h, uint32_t events); /* until `events` may hold; as waited() */
+/* After BUSY: until the other's span is closed, which no call that waits keeps open. A call that does not block waits as well, as it does
+ * for a socket's lock in the kernel: EAGAIN would have the program wait for an event that does not come. */
+int wait_span(struct waiting *w, uint64_t h, uint32_t events, bool block);
 
 /* ---- socket.c ---- */
 /* Make it a kernel socket under the same number. keep: stay BOUND instead of forgotten. 0 or -errno. Locks. */

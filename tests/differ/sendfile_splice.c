@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/stat.h>
 
 static char text[65536];
 
@@ -219,6 +220,73 @@ CASE(splice_full_pipe, "into a pipe that is full: EAGAIN with SPLICE_F_NONBLOCK,
     SAY(splice(p.s, NULL, t[1], NULL, 3000, SPLICE_F_NONBLOCK));
     SAY(splice(p.s, NULL, t[1], NULL, 3000, 0));
     say("%ld", take(p.s, 0, 3000, 0));
+}
+
+/* A pipe with a name, which knows no read or write that does not wait. */
+static void fifo(int t[2])
+{
+    char at[] = "/tmp/differ-XXXXXX", name[40];
+    if (!mkdtemp(at))
+        say("no directory");
+    snprintf(name, sizeof name, "%s/fifo", at);
+    if (mkfifo(name, 0600) || (t[0] = open(name, O_RDONLY | O_NONBLOCK)) < 0 || (t[1] = open(name, O_WRONLY)) < 0)
+        say("no fifo");
+    set_nonblock(t[0], 0);
+    unlink(name);
+    rmdir(at);
+}
+
+CASE(splice_fifo, "through a pipe with a name, both ways, more than was there, and in many small writes")
+{
+    struct pair p = pair_here(), q = pair_here();
+    int t[2];
+    fifo(t);
+    say("%ld", give(p.c, 0, 5000));
+    say("arrived: %d", SOON(unread(p.s) == 5000));
+    SAY(splice(p.s, NULL, t[1], NULL, 2000, 0));
+    SAY(splice(p.s, NULL, t[1], NULL, 10000, SPLICE_F_MOVE));
+    SAY(splice(t[0], NULL, q.c, NULL, 10000, SPLICE_F_NONBLOCK));
+    say("%ld", take(q.s, 0, 5000, 0));
+    SAY(splice(t[0], NULL, q.c, NULL, 10, SPLICE_F_NONBLOCK));
+    for (long at = 5000; at < 5040; at++) {
+        unsigned char c = pattern(at);
+        if (write(t[1], &c, 1) != 1)
+            say("not written");
+    }
+    for (long all = 0; all < 40;) {
+        long n = splice(t[0], NULL, q.c, NULL, 40 - all, 0);
+        if (n <= 0)
+            say("%s", result_text(n, errno));
+        all += n > 0 ? n : 40;
+    }
+    say("%ld", take(q.s, 5000, 40, 0));
+    close(t[1]);
+    SAY(splice(t[0], NULL, q.c, NULL, 10, 0));
+}
+
+CASE(splice_fifo_full, "out of a connection into a pipe with a name that is full, has little room, and no reader")
+{
+    struct pair p = pair_here();
+    int t[2];
+    long all = 0, n;
+    fifo(t);
+    handle(SIGPIPE, 0);
+    set_nonblock(t[1], 1);
+    while ((n = write(t[1], text, 4096)) > 0)
+        all += n;
+    say("%ld", give(p.c, 0, 3000));
+    say("arrived: %d", SOON(unread(p.s) == 3000));
+    SAY(splice(p.s, NULL, t[1], NULL, 3000, SPLICE_F_NONBLOCK));
+    while (all > 0 && (n = read(t[0], text, sizeof text)) > 0)
+        all -= n;
+    SAY(splice(p.s, NULL, t[1], NULL, 1000, SPLICE_F_NONBLOCK));
+    say("%ld", (long)read(t[0], text, 1000));
+    for (long i = 0; i < 1000; i++)
+        if ((unsigned char)text[i] != pattern(i))
+            say("a wrong byte");
+    close(t[0]);
+    SAY(splice(p.s, NULL, t[1], NULL, 1000, SPLICE_F_NONBLOCK));
+    say("handled %d, still there: %d", (int)handled, unread(p.s));
 }
 
 CASE(splice_proxy, "a proxy by one pipe: two megabytes from one fresh program to another")

@@ -164,6 +164,12 @@ class Hostile(harness.TestCase):
         self.assertEqual(done.code, 0, repr(done))
         self.assertIn("segment: passed", done.out)
 
+    def test_a_span_that_somebody_else_has_open(self):
+        self.daemon()
+        done = self.run_program(os.path.join(harness.BUILD, "tests", "stress", "spans"), seconds=60)
+        self.assertEqual(done.code, 0, repr(done))
+        self.assertIn("spans: passed", done.out)
+
     def test_scribbling(self):
         self.scribbling((1, 2, 3))
 
