@@ -138,6 +138,8 @@ static int session_accept(struct peer_box *box, const struct token *t, uint32_t 
     return err;
 }
 
+#define TRIES 16 /* offers that were withdrawn just then, in a row, before the caller is told to come again */
+
 /* ---- accept ------------------------------------------------------------------------------------------------------- */
 
 static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, session_handle *out)
@@ -149,7 +151,7 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
     if (err)
         return err;
     zombies_reap(4);
-    for (;;) {
+    for (int tries = 0; tries < TRIES; tries++) {
         struct token t;
         struct peer_box *box = NULL;
         if ((err = token_take(l, &t, &box)) != 0)
@@ -172,6 +174,8 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
             return err;
         }
     }
+    listener_more(l);
+    return BERTH_E_WOULD_BLOCK;
 }
 
 int client_accept_if(listener_handle h, bool (*may)(void *arg), void *arg, session_handle *out)

@@ -84,10 +84,8 @@ static uint32_t judge_session(struct watch *w, bool take)
     /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
      * for what is beyond the bytes that are there, a level for the first byte. */
     uint64_t want = slot_own_want(c->own);
-    if (w->events & (READY_IN | EPOLLRDHUP))
-        (void)stream_arm_read(s, c, 0, edge, 1);
-    else
-        (void)stream_arm_read(s, c, 0, true, 1); /* for EPOLLHUP, EPOLLERR */
+    bool beyond = edge || !(w->events & (READY_IN | EPOLLRDHUP)); /* it is for EPOLLHUP, EPOLLERR alone */
+    w->more = !stream_arm_read(s, c, 0, beyond, 1) && beyond;
     pass_on(w, c, want);
     if (w->events & READY_OUT && !stream_writable(s, c))
         (void)stream_arm_write(s, c, 0);
@@ -123,6 +121,8 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
         if (events && missing)
             *missing = w->handle;
         watch_unready(w);
+        if (w->more)
+            watch_stays(w);
         if (last)
             break;
     }
@@ -136,10 +136,12 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
 
 static uint32_t judge(struct watch *w, int depth, bool take)
 {
+    w->more = false;
     if (w->spent)
         return 0;
     if (w->inner) {
         bool in = (!(w->events & EPOLLET) || w->told) && depth < SETS_DEEP && tells(w->inner, depth + 1, NULL);
+        w->more = !in && load_relaxed(&w->inner->ready_first);
         return in ? w->events & READY_IN : 0;
     }
     if (!handle_is_listener(w->handle))
@@ -169,7 +171,7 @@ bool evset_poller(struct evset *set, bool on)
         return true;
     plock_take(&C->watch_lock);
     set_for_anybody(set, 0);
-    bool ready = tells(set, 0, NULL); /* and arms what is not */
+    bool ready = tells(set, 0, NULL) || set->ready_first; /* and arms what is not */
     plock_release(&C->watch_lock);
     return !ready;
 }
@@ -211,6 +213,8 @@ int harvest(struct evset *set, struct epoll_event *out, int max, session_handle 
         if (tell && !(w->events & (EPOLLET | EPOLLONESHOT)) && (!handle_is_listener(w->handle) || aside_waits(w)))
             watch_stays(w); /* to the end: nobody starves */
         w->told = w->sure = false;
+        if (w->more)
+            watch_stays(w);
         if (tell) {
             if (w->events & EPOLLONESHOT)
                 watch_spend(w);

@@ -11,9 +11,11 @@ void listeners_close(void);
 void listeners_share(uint32_t member); /* before a fork: the child holds them too */
 
 /* ---- tokens.c ---- */
-/* Without a system call: does one that was taken out of the queue wait, and can it be answered? */
+/* Without a system call, and without asking for anything: does one that was taken out of the queue wait, and can it be answered? */
 bool listener_maybe(struct listener *l);
 bool listener_waiting(struct listener *l); /* that, or something is in the queue; nothing is fetched */
+void listener_more(
+    const struct listener *l); /* false; who waits for its pipe is told again: not all was looked at */
 /* The next token that can be answered, with its connector's outbox. WOULD_BLOCK, INTERRUPTED. */
 must_use int token_take(struct listener *l, struct token *t, struct peer_box **box);
 /* Does the slot that the token names still offer what it says? 0: yes; IN_PROGRESS: not all of it is here, it was asked for; REFUSED. */

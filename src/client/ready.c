@@ -119,6 +119,8 @@ static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint
         shared_kick(s);
 }
 
+#define EDGE_LOOKS 8 /* at a tail that moves on each time */
+
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge, uint64_t least)
 {
     if (!edge) {
@@ -129,16 +131,15 @@ bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, 
     /* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
     const struct slot *peer = load_acquire(&c->peer);
     uint64_t seen, word = peer ? slot_tail(peer) : 0;
-    bool more = false;
-    for (;;) {
+    for (int look = 0; look < EDGE_LOOKS; look++) {
         seen = count_offset(word) + (word & COUNT_FLAG);
         arm(s, c, &c->own->want, seen, flag);
         peer = load_acquire(&c->peer);
         word = peer ? slot_tail_sc(peer) : 0;
         if (count_offset(word) + (word & COUNT_FLAG) <= seen)
-            return !more;
-        more = true;
+            return !look;
     }
+    return false; /* it goes on and on: who asks looks again before he sleeps */
 }
 
 bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)

@@ -24,7 +24,7 @@ bool bytes_missing(struct session *s,
 bool fetch_bytes(session_handle h);          /* true: they are here now, or it is over with the session */
 
 /* Arms first, judges after: what came before the mark is seen, what comes later is told. flag: COUNT_FLAG for sleepers by futex. False:
- * it is ready. edge: told of what comes beyond what is there. least: how many bytes are to be there, 0: as SO_RCVLOWAT says. */
+ * it is ready. edge: told of what comes beyond what is there; false then: more has come, look again. least: how many bytes are to be there, 0: as SO_RCVLOWAT says. */
 bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge, uint64_t least);
 bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag);
 

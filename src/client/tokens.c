@@ -17,11 +17,15 @@
  * asks the daemon for itself; whoever has the memory first answers.
  *
  * The store holds ASIDE_TOKENS of them. While it is full tokens are as well off in the pipe.
+ *
+ * A connector can put tokens that are good for nothing into the pipe as fast as they are taken out. So a look has a budget: of tokens, and
+ * of time for what it fetches. Who has used it up puts a poke behind what is left: then the pipe tells all who wait for it once more.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/sys.h"
 #include "client/aside.h"
@@ -33,7 +37,10 @@
 #include "client/watch.h"
 #include "shm/slot.h"
 
-#define TOKEN_POKE 0x504f4b45u /* the magic of one that only says "look at what was set aside" */
+#define TOKENS_MAX                                                                                                 \
+    128 /* of one look: as many as fill two pages of the pipe, so that there is room for a poke then */
+#define FETCHES_NS (10 * NS_PER_MS) /* after so long nothing more is waited for in one look */
+#define TOKEN_POKE 0x504f4b45u      /* the magic of one that only says "look at what was set aside" */
 
 /* ---- one token ------------------------------------------------------------------------------------------------------ */
 
@@ -52,8 +59,8 @@ int offer_check(struct peer_box *box, const struct token *t)
 
 enum answer { ANSWER_STALE, ANSWER_LATER, ANSWER_NOW };
 
-/* Can it be answered? What it needs is asked for. */
-static enum answer examine(const struct listener *l, const struct token *t, struct peer_box **box)
+/* Can it be answered? What it needs is asked for, if `ask`. */
+static enum answer examine(const struct listener *l, const struct token *t, struct peer_box **box, bool ask)
 {
     struct peer_box *b = NULL;
     if (t->magic != TOKEN_MAGIC || t->listener != l->id)
@@ -61,7 +68,8 @@ static enum answer examine(const struct listener *l, const struct token *t, stru
     if (!(b = peer_box_find(t->outbox))) {
         if (C->daemon_lost)
             return ANSWER_STALE; /* nobody is left who could bring it; the connector has heard the same */
-        aside_ask(t->outbox);
+        if (ask)
+            aside_ask(t->outbox);
         return ANSWER_LATER;
     }
     int err = offer_check(b, t);
@@ -70,15 +78,15 @@ static enum answer examine(const struct listener *l, const struct token *t, stru
     return err == 0 ? ANSWER_NOW : err == BERTH_E_IN_PROGRESS ? ANSWER_LATER : ANSWER_STALE;
 }
 
-/* Of those set aside: one that can be answered now; stale ones go. `take`: it is the caller's. */
-static bool from_aside(struct listener *l, struct token *t, struct peer_box **box, bool take)
+/* Of those set aside: one that can be answered now; stale ones go. `take`: it is the caller's. `ask`: for what the others need. */
+static bool from_aside(struct listener *l, struct token *t, struct peer_box **box, bool take, bool ask)
 {
     struct aside *a = aside_of(l);
     struct token copy[ASIDE_TOKENS];
     if (!a || !aside_count_acquire(a))
         return false;
     for (uint32_t i = 0, n = aside_copy(a, copy); i < n; i++) {
-        enum answer is = examine(l, &copy[i], box);
+        enum answer is = examine(l, &copy[i], box, ask);
         if (is == ANSWER_STALE)
             (void)aside_take(a, &copy[i]);
         if (is != ANSWER_NOW || (take && !aside_take(a, &copy[i])))
@@ -99,14 +107,27 @@ struct examined {
 static bool is_here(void *arg)
 {
     struct examined *e = arg;
-    e->is = examine(e->l, e->t, e->box);
+    e->is = examine(e->l, e->t, e->box, true);
     return e->is != ANSWER_LATER;
 }
 
-static enum answer examine_well(const struct listener *l, const struct token *t, struct peer_box **box)
+/* What one look at the queue may still do. */
+struct budget {
+    int tokens;
+    int64_t until; /* 0: nothing was fetched yet */
+};
+
+static enum answer examine_well(const struct listener *l, const struct token *t, struct peer_box **box,
+                                struct budget *b)
 {
     struct examined e = {l, t, box, ANSWER_LATER};
-    (void)fetch_wait(is_here, &e);
+    if (is_here(&e))
+        return e.is;
+    int64_t at = clock_now();
+    if (!b->until)
+        b->until = at + FETCHES_NS;
+    if (at < b->until)
+        (void)fetch_wait(is_here, &e);
     return e.is;
 }
 
@@ -145,6 +166,12 @@ static void set_aside(struct listener *l, const struct token *t)
         log_warn("listener %u: an offer is dropped: too many wait for their connectors' memory", l->id);
 }
 
+void listener_more(const struct listener *l)
+{
+    struct token t = {.magic = TOKEN_POKE};
+    (void)pipe_put(l->pipe_wr, &t, sizeof t); /* no room: somebody has filled it meanwhile, which tells as well */
+}
+
 static int scratch[2]; /* descriptor + 1, 0: not made yet */
 struct plock scratch_lock;
 
@@ -179,11 +206,16 @@ static int pipe_peek(const struct listener *l, struct token *t)
 
 /* ---- readiness ----------------------------------------------------------------------------------------------------- */
 
-bool listener_maybe(struct listener *l)
+static bool maybe(struct listener *l, bool ask)
 {
     struct token t;
     struct peer_box *box;
-    return from_aside(l, &t, &box, false) || (l->aside && aside_count(aside_of(l)) && control_in_vain());
+    return from_aside(l, &t, &box, false, ask) || (l->aside && aside_count(aside_of(l)) && control_in_vain());
+}
+
+bool listener_maybe(struct listener *l)
+{
+    return maybe(l, false);
 }
 
 bool listener_waiting(struct listener *l)
@@ -196,41 +228,49 @@ bool listener_waiting(struct listener *l)
 /* The head of a queue that others take from. */
 static bool head_ready(struct listener *l)
 {
-    for (;;) {
+    for (struct budget b = {.tokens = TOKENS_MAX}; b.tokens; b.tokens--) {
         struct token head, took;
         int is = pipe_peek(l, &head);
         if (is == -EAGAIN)
-            return false;
+            return maybe(l, true);
         if (is < 0)
             return listener_waiting(l); /* no descriptor to see it with: accept will find out */
-        enum answer can = examine_well(l, &head, NULL);
+        enum answer can = examine_well(l, &head, NULL, &b);
         if (can == ANSWER_NOW)
             return true;
         if ((is = pipe_take(l, &took)) < 0)
-            return false;
+            return maybe(l, true);
         /* stale, a poke, or late; or somebody has taken it meanwhile and this is the next */
         if (is && (can != ANSWER_STALE || !token_same(&head, &took)))
             set_aside(l, &took);
-        if (listener_maybe(l))
-            return true;
     }
+    bool ready = maybe(l, true);
+    if (!ready)
+        listener_more(l);
+    return ready;
 }
 
 /* The same where nobody else does. */
 static bool own_head_ready(struct listener *l)
 {
-    struct token t;
-    int is;
-    while ((is = pipe_take(l, &t)) >= 0) {
-        if (is && examine_well(l, &t, NULL) != ANSWER_STALE) {
-            set_aside(l, &t);
-            if (load_acquire(&l->watches))
-                listener_ready(l); /* others who watch it do not see it in the pipe any more */
-        }
-        if (listener_maybe(l))
+    for (struct budget b = {.tokens = TOKENS_MAX}; b.tokens; b.tokens--) {
+        struct token t;
+        int is = pipe_take(l, &t);
+        if (is < 0)
+            return maybe(l, true);
+        enum answer can = is ? examine_well(l, &t, NULL, &b) : ANSWER_STALE;
+        if (can == ANSWER_STALE)
+            continue;
+        set_aside(l, &t);
+        if (load_acquire(&l->watches))
+            listener_ready(l); /* others who watch it do not see it in the pipe any more */
+        if (can == ANSWER_NOW)
             return true;
     }
-    return false;
+    bool ready = maybe(l, true);
+    if (!ready)
+        listener_more(l);
+    return ready;
 }
 
 bool client_listener_ready(listener_handle h)
@@ -238,7 +278,7 @@ bool client_listener_ready(listener_handle h)
     struct listener *l = listener_get(h);
     if (!l)
         return true; /* a call will tell */
-    return listener_maybe(l) || (berth_family_shared ? head_ready(l) : own_head_ready(l));
+    return maybe(l, true) || (berth_family_shared ? head_ready(l) : own_head_ready(l));
 }
 
 /* ---- taking --------------------------------------------------------------------------------------------------------- */
@@ -246,28 +286,27 @@ bool client_listener_ready(listener_handle h)
 int token_take(struct listener *l, struct token *t, struct peer_box **box)
 {
     sleeper_glance();
-    for (;;) {
-        if (from_aside(l, t, box, true))
-            return 0;
+    if (from_aside(l, t, box, true, true))
+        return 0;
+    struct budget b = {.tokens = TOKENS_MAX};
+    for (; b.tokens; b.tokens--) {
         int is = pipe_take(l, t);
         if (is == -EINTR)
             return BERTH_E_INTERRUPTED;
-        if (is < 0) {
-            const struct aside *a = aside_of(l);
-            return a && aside_count(a) && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
-        }
-        if (is == 0)
-            continue;
-        switch (examine_well(l, t, box)) {
-        case ANSWER_NOW:
+        if (is < 0)
+            break;
+        enum answer can = is ? examine_well(l, t, box, &b) : ANSWER_STALE;
+        if (can == ANSWER_NOW)
             return 0;
-        case ANSWER_LATER:
+        if (can == ANSWER_LATER)
             set_aside(l, t);
-            break;
-        case ANSWER_STALE:
-            break;
-        }
     }
+    if (b.tokens < TOKENS_MAX && from_aside(l, t, box, true, true)) /* poked, or it has come meanwhile */
+        return 0;
+    if (!b.tokens)
+        listener_more(l);
+    const struct aside *a = aside_of(l);
+    return a && aside_count(a) && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
 }
 
 void token_put_back(struct listener *l, const struct token *t)

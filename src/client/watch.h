@@ -25,6 +25,8 @@ struct watch {
     bool seen_cut;
     bool fresh; /* nothing has been told since it was added or changed */
     bool ready;
+    bool
+        more; /* what it watches has moved while it was judged, or a set in it has such a one: it is to be judged again */
     bool spent; /* one shot, fired */
     bool told;  /* edge: an event has come since the last report */
     bool sure;  /* listener: the token at the head of its queue can be answered */

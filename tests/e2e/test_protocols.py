@@ -192,6 +192,12 @@ class Hostile(harness.TestCase):
     def test_many_threads_asleep_on_one_word(self):
         self.flood("sleepers")
 
+    def test_an_accept_queue_full_of_nothing(self):
+        self.flood("tokens")
+
+    def test_a_tail_that_never_stands_still(self):
+        self.flood("tail")
+
     def test_sessions_that_a_peer_never_gives_back(self):
         self.flood("zombies")
 

@@ -7,10 +7,13 @@
  *   resync     says without a pause that events were lost
  *   sleepers   has many threads that sleep for one byte
  *   zombies    never lets go of sessions that the victim has closed
+ *   tokens     fills the victim's accept queue with tokens that name nothing
+ *   tail       says without a pause that one byte more has come, in a session that is watched for edges
  * The victim measures what a look at its queues costs it, in CPU time, or a write that wakes the sleepers; the client, how long it waits.
  * Both are compared with bounds that lie far above what was seen, and far below what an unbounded loop takes.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,6 +27,7 @@
 #include "client/events.h"
 #include "client/news.h"
 #include "client/outbox.h"
+#include "client/routes.h"
 #include "client/session.h"
 #include "client/state.h"
 #include "client/upkeep.h"
@@ -34,11 +38,28 @@
 #define SLEEPERS 600 /* threads */
 #define LINGER 3000
 #define CALLS 50
+#define TOKENS_AT_ONCE 64
 #define BUDGET longer(3 * MS)
 #define LATENCY longer(400 * MS)
 
 static const char *kind;
 static int seconds = 2;
+
+/* Of these two kinds each has a CPU to itself, as far as others let it: else they would take turns, and there would be no race. */
+static void run_at(int which)
+{
+    cpu_set_t all, one;
+    if ((strcmp(kind, "tokens") && strcmp(kind, "tail")) || sched_getaffinity(0, sizeof all, &all) != 0)
+        return;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &all) || which--)
+            continue;
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        (void)sched_setaffinity(0, sizeof one, &one);
+        return;
+    }
+}
 
 static int64_t cpu_time(void)
 {
@@ -97,9 +118,27 @@ static void *sleeper(void *unused)
     return NULL;
 }
 
+static void hostile_tokens(const struct session *s)
+{
+    static struct token junk[TOKENS_AT_ONCE];
+    const struct route *route = route_find(load_relaxed(&s->listener));
+    if (!route)
+        fail(0, "the way to the listener is forgotten");
+    for (;;)
+        (void)sys_write(route->token_fd, junk, (long)sizeof junk);
+}
+
+static void hostile_tail(struct session *s)
+{
+    struct slot *own = session_cache_of(s)->own;
+    for (uint64_t tail = s->tail;;)
+        store_relaxed(&own->tail, count_word(++tail, 0));
+}
+
 static void hostile(void)
 {
     role = "the hostile one";
+    run_at(1);
     attach("hostile");
     if (!strcmp(kind, "zombies")) {
         for (int i = 0; i < LINGER; i++)
@@ -130,6 +169,10 @@ static void hostile(void)
                 fail(0, "a thread");
         }
     }
+    if (!strcmp(kind, "tokens"))
+        hostile_tokens(s);
+    if (!strcmp(kind, "tail"))
+        hostile_tail(s);
     for (;;) {
         if (!strcmp(kind, "events")) { /* as soon as the victim has taken one */
             if (!queue_full((uint32_t)chan->tx_pos, load_sc(&theirs->qhead)))
@@ -163,6 +206,8 @@ static void count(struct cost *c, int64_t began)
     c->n++;
 }
 
+static uint64_t edges;
+
 static int64_t calm; /* what a look costs on average, before anybody is hostile */
 
 static void victim_calm(berth_session asks)
@@ -176,9 +221,28 @@ static void victim_calm(berth_session asks)
     calm = looks.all / (int64_t)(looks.n ? looks.n : 1);
 }
 
-static void victim(berth_session asks, berth_session bad)
+/* What the victim looks at besides its queues of events. */
+static void look_at(berth_listener l, struct evset *set, berth_session bad)
+{
+    struct epoll_event ev;
+    berth_session s;
+    if (!strcmp(kind, "tokens")) {
+        (void)client_listener_ready(l);
+        int err = berth_accept(l, 0, &s);
+        if (err != BERTH_E_WOULD_BLOCK)
+            fail(err, "a token that names nothing was accepted");
+    } else if (!strcmp(kind, "tail")) { /* looked at in any case: the hostile one tells nobody of what it stores */
+        if (evset_modify(set, bad, 0, EPOLLIN | EPOLLET, 0) == 0 && evset_wait(set, &ev, 1, 0, NULL) > 0)
+            edges++;
+    }
+}
+
+static void victim(berth_session asks, berth_session bad, berth_listener l)
 {
     struct cost looks = {0}, wakes = {0};
+    struct evset *set = evset_create(-1);
+    if (!set || evset_add(set, bad, 0, EPOLLIN | EPOLLET, 0) != 0)
+        fail(0, "no event set");
     struct peer_box *box = session_cache_of(session_get(bad))->box;
     for (int i = 0; load_acquire(&box->their_channel) == NONE; i++) { /* there is nothing to be flooded by */
         if (i == 5000)
@@ -191,6 +255,7 @@ static void victim(berth_session asks, berth_session bad)
     while (now() < end) {
         int64_t began = cpu_time();
         events_poll(true);
+        look_at(l, set, bad);
         count(&looks, began);
         answer(asks);
         if (!strcmp(kind, "sleepers")) {
@@ -210,6 +275,8 @@ static void victim(berth_session asks, berth_session bad)
         printf("%s: the victim: %llu writes, on average %lld us, at worst %lld us of CPU\n", kind,
                (unsigned long long)wakes.n, (long long)(wakes.all / (int64_t)wakes.n / 1000),
                (long long)(wakes.worst / 1000));
+    if (!strcmp(kind, "tail") && edges < 2)
+        fail(0, "it was not told of the bytes");
     if (looks.worst > BUDGET)
         fail(0, "one look took %lld us", (long long)(looks.worst / 1000));
     if (!strcmp(kind, "resync") && average > 8 * calm + 1000) /* it is not to pay for the sessions of others */
@@ -276,6 +343,7 @@ int main(int argc, char **argv)
     seconds = argc > 2 ? atoi(argv[2]) : 2;
     alarm((unsigned)longer(60));
     struct peer good = peer(honest), bad = peer(hostile);
+    run_at(0);
     attach("victim");
     berth_listener l = listen_here(64);
     if (!strcmp(kind, "zombies")) {
@@ -296,7 +364,7 @@ int main(int argc, char **argv)
     char c;
     get_all(flooded, &c, 1);
     put_all(flooded, &c, 1);
-    victim(asks, flooded);
+    victim(asks, flooded, l);
     kill(bad.pid, SIGKILL);
     (void)waitpid(bad.pid, NULL, 0);
     int st;
