@@ -160,7 +160,7 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
             token_put_back(l, &t);
             return BERTH_E_LIMIT;
         }
-        err = session_accept(box, &t, l->id, out);
+        err = session_accept(box, &t, t.listener, out);
         if (err == 0)
             return 0;
         if (err == BERTH_E_DAEMON_GONE) { /* nobody else could tell the connector who has accepted */

@@ -156,6 +156,25 @@ void listener_retry_pending(void)
     }
 }
 
+/* Whoever closes it in this moment takes the question back: one of the two has it. */
+bool listener_named(uint32_t asked, uint32_t id)
+{
+    for (uint32_t i = 0; asked && i < LISTENERS_MAX; i++) {
+        struct listener *l = &C->listeners[i];
+        uint32_t owed = asked;
+        if (!(load_acquire(&l->generation) & 1) || load_acquire(&l->asked) != asked)
+            continue;
+        store_relaxed(&l->id, id);
+        struct ctl_listener msg = {
+            .h = {.type = CTL_BACKLOG, .len = sizeof msg}, .listener = id, .backlog = load_relaxed(&l->backlog)};
+        if (!compare_exchange_sc(&l->asked, &owed, 0u))
+            return false;
+        (void)control_send(&msg, NULL, 0); /* it may have changed meanwhile */
+        return true;
+    }
+    return false;
+}
+
 /* Of an outbox that is not to be had nobody waits for the session any more. */
 static void drop(outbox_handle handle)
 {

@@ -12,8 +12,10 @@ bool aside_put(struct listener *l, const struct token *t); /* false: there is no
 bool aside_take(struct aside *a, const struct token *t);   /* false: somebody else was faster */
 uint32_t aside_copy(struct aside *a, struct token out[ASIDE_TOKENS]);
 bool token_same(const struct token *a, const struct token *b);
-void aside_ask(outbox_handle handle);             /* the daemon, once at a time */
-void asides_forked(void);                         /* in a forked child: what the parent asked */
+void aside_ask(outbox_handle handle); /* the daemon, once at a time */
+void asides_forked(void);             /* in a forked child: what the parent asked */
+/* The daemon's late answer to the question of that number. False: nobody has it open any more. */
+bool listener_named(uint32_t asked, uint32_t id);
 void listener_retry_pending(void);                /* an outbox or a segment has come, or will not come */
 void listener_answered(int status, uint32_t ask); /* one of our questions for outboxes */
 bool listeners_want(outbox_handle handle);        /* does a token name that outbox? C->lock may be held */

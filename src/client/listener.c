@@ -2,6 +2,10 @@
  *
  * The accept queue is a pipe of 64-byte tokens, made here and inherited by fork: so the kernel decides who gets a token, wakes one
  * sleeper, and keeps tokens when a worker dies. That its end for writing goes to others is why fds.c opens pipes anew.
+ *
+ * A daemon that is late may have entered the listener into the directory, or does so at any moment: who connects then must find somebody.
+ * So once the question has gone out the listener stays, and hears its number later (listener_named). Only who asked the daemon for a port
+ * cannot go on without the answer.
  */
 #include "client/listener.h"
 
@@ -57,6 +61,27 @@ static int make_pipe(struct listener *l)
     return 0;
 }
 
+static int ask_daemon(struct listener *l, struct ctl_listen *msg)
+{
+    struct control_ask ask;
+    struct ctl_listened is = {0};
+    int err = control_ask(&ask, msg, &l->pipe_wr, 1);
+    if (err)
+        return err;
+    store_release(&l->asked, ask.seq); /* before the answer can be late */
+    err = control_answer(&ask, &is, sizeof is, NULL, NULL);
+    if (err == BERTH_E_TIMED_OUT && msg->flags & CTL_LISTEN_KERNEL)
+        return 0;
+    store_relaxed(&l->asked, 0);
+    if (err)
+        return err;
+    if (!is.listener || !is.port)
+        return BERTH_E_PROTOCOL;
+    store_relaxed(&l->id, is.listener);
+    l->at.port = is.port;
+    return 0;
+}
+
 int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener_handle *out)
 {
     if (!C->attached)
@@ -80,15 +105,9 @@ int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener
                                  .backlog = backlog,
                                  .cookie = listener_handle_of(l)};
         memcpy(msg.addr, ep->addr, 16);
-        struct ctl_listened is = {0};
-        err = control_request(&msg, &l->pipe_wr, 1, &is, sizeof is, NULL, NULL);
-        if (!err && (!is.listener || !is.port))
-            err = BERTH_E_PROTOCOL;
-        l->id = is.listener;
         l->at = *ep;
-        if (!err)
-            l->at.port = is.port;
         l->backlog = backlog;
+        err = ask_daemon(l, &msg);
     }
     if (err) {
         tokens_free(l);
@@ -108,6 +127,8 @@ int client_listener_backlog(listener_handle h, uint32_t backlog)
     if (!l)
         return BERTH_E_BAD_HANDLE;
     l->backlog = backlog;
+    if (!load_relaxed(&l->id))
+        return 0; /* listener_named tells */
     struct ctl_listener msg = {
         .h = {.type = CTL_BACKLOG, .len = sizeof msg}, .listener = l->id, .backlog = backlog};
     return control_send(&msg, NULL, 0);
@@ -231,7 +252,10 @@ int client_unlisten(listener_handle h)
     struct listener *l = listener_get(h);
     if (!l)
         return BERTH_E_BAD_HANDLE;
-    struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}, .listener = l->id};
+    struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}};
+    msg.asked = exchange_sc(&l->asked, 0u); /* who hears its number now finds that nobody has it open */
+    if (msg.asked == 0)
+        msg.listener = load_relaxed(&l->id);
     (void)control_send(&msg, NULL, 0); /* no daemon: nobody finds it any more */
     listener_free(l);
     if (!C->forked) { /* a connect that follows finds nobody: the daemon answers in order, so it has read the above */

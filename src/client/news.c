@@ -87,7 +87,7 @@ static void on_announced(const struct ctl_outbox *m)
         shared_confirm();
 }
 
-/* An answer that came when nobody waited for it any more: what it gave is given back. */
+/* An answer that came when nobody waited for it any more: what it gave is given back, where nobody has a use for it. */
 static void on_late(const struct push *p)
 {
     const struct ctl_listened *listened = (const void *)p->data;
@@ -95,6 +95,8 @@ static void on_late(const struct push *p)
     if (listened->h.status)
         return;
     if (listened->h.type == CTL_LISTENED && p->len >= (int)sizeof *listened) {
+        if (listener_named(listened->h.seq, listened->listener))
+            return;
         struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}, .listener = listened->listener};
         (void)control_send(&msg, NULL, 0); /* no daemon: nobody finds it any more */
     } else if (ports->h.type == CTL_PORTS_ARE && p->len >= (int)sizeof *ports) {

@@ -159,7 +159,8 @@ struct route { /* a listener that we were introduced to */
 
 struct listener {
     uint32_t generation; /* odd: in use */
-    uint32_t id;         /* the daemon's */
+    uint32_t id;         /* the daemon's; 0: it has not said it yet */
+    uint32_t asked;      /* number of the question that it owes the answer to; 0: none */
     int pipe_rd;
     int pipe_wr; /* kept so that the pipe never hangs up */
     int wait_ep; /* for client_listener_wait, made at the first blocking accept */

@@ -57,13 +57,20 @@ int offer_check(struct peer_box *box, const struct token *t)
     return 0;
 }
 
+/* Who has put it into our pipe has the pipe from the daemon, and may know our number before we do. */
+static bool is_ours(const struct listener *l, const struct token *t)
+{
+    uint32_t id = load_relaxed(&l->id);
+    return t->magic == TOKEN_MAGIC && (!id || t->listener == id);
+}
+
 enum answer { ANSWER_STALE, ANSWER_LATER, ANSWER_NOW };
 
 /* Can it be answered? What it needs is asked for, if `ask`. */
 static enum answer examine(const struct listener *l, const struct token *t, struct peer_box **box, bool ask)
 {
     struct peer_box *b = NULL;
-    if (t->magic != TOKEN_MAGIC || t->listener != l->id)
+    if (!is_ours(l, t))
         return ANSWER_STALE;
     if (!(b = peer_box_find(t->outbox))) {
         if (C->daemon_lost)
@@ -147,7 +154,7 @@ static int pipe_take(struct listener *l, struct token *t)
             log_warn("listener %u: %ld stray bytes in its queue", l->id, n);
         return n ? 0 : -EAGAIN;
     }
-    return t->magic == TOKEN_MAGIC && t->listener == l->id;
+    return is_ours(l, t);
 }
 
 /* Somebody who sleeps on the pipe shall look at what was set aside. */

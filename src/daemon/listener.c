@@ -101,6 +101,8 @@ static int listener_create(struct daemon *d, struct worker *w, const struct ctl_
     l->app = w->app;
     l->flags = m->flags;
     l->cookie = m->cookie;
+    l->maker = w->id;
+    l->asked = m->h.seq;
     l->entry = *entry;
     l->entry.listener = l->id;
     l->entry.epoch = ++space->epoch;
@@ -197,9 +199,21 @@ int handle_listen(struct daemon *d, struct request *r)
     return 0;
 }
 
+static struct listener *asked_for(const struct worker *w, uint32_t asked)
+{
+    for (uint32_t i = 0; i < w->listeners.count; i++) {
+        struct listener *l = w->listeners.item[i];
+        if (l->maker == w->id && l->asked == asked)
+            return l;
+    }
+    return NULL;
+}
+
 int handle_unlisten(struct daemon *d, struct request *r)
 {
-    struct listener *l = idmap_get(&d->listener_by_id, r->msg->listener.listener);
+    const struct ctl_listener *m = &r->msg->listener;
+    struct listener *l =
+        m->listener ? idmap_get(&d->listener_by_id, m->listener) : asked_for(r->conn->worker, m->asked);
     if (l && ptrset_has(&l->holders, r->conn->worker))
         listener_let_go(d, l, r->conn->worker);
     else

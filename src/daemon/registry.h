@@ -111,6 +111,7 @@ struct listener {
     struct dir_entry entry; /* as it is in the directory */
     uint32_t flags;         /* CTL_LISTEN_* */
     uint64_t cookie;
+    uint32_t maker, asked; /* which worker's LISTEN made it, and its seq */
     int pipe_fd;
     struct ptrset holders; /* workers */
 };

@@ -169,8 +169,11 @@ struct ctl_listened {
 
 struct ctl_listener { /* UNLISTEN, BACKLOG, LISTENER_GONE */
     struct ctl_header h;
-    uint32_t listener;
-    uint32_t backlog;
+    uint32_t listener; /* UNLISTEN: 0, where the sender has not heard its number yet */
+    union {
+        uint32_t backlog;
+        uint32_t asked; /* then: the seq of the sender's LISTEN */
+    };
 };
 
 struct ctl_introduce {

@@ -138,6 +138,26 @@ except OSError as e:
 """
 
 
+# Attaches while all is well, and begins to listen when it is told to; or it ends that at once.
+LATE_LISTENER = """
+import socket, sys, threading, time
+first = socket.create_server(("127.0.0.1", 0))
+print("attached", flush=True)
+sys.stdin.readline()
+begin = time.monotonic()
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+if sys.argv[2] == "close":
+    l.close()
+print(time.monotonic() - begin, flush=True)
+def serve(s):
+    while data := s.recv(1000):
+        s.sendall(data)
+while sys.argv[2] == "serve":
+    threading.Thread(target=serve, args=(l.accept()[0],), daemon=True).start()
+time.sleep(100)
+"""
+
+
 class Slow(harness.TestCase):
     def setUp(self):
         super().setUp()
@@ -178,6 +198,37 @@ class Slow(harness.TestCase):
         waited = [float(w) for w in c.out.split()]
         self.assertLess(max(waited), harness.slow(0.8), c)
         self.assertLess(sum(waited[1:]), harness.slow(0.2), c)
+
+    def listen_while_it_is_stopped(self, how):
+        port = self.free_port()
+        s = self.start_under(PYTHON, "-c", LATE_LISTENER, port, how, stdin=subprocess.PIPE)
+        self.wait_until(lambda: "attached" in s.out, "its start")
+        self.stop_daemon()
+        s.process.stdin.write(b"go\n")
+        s.process.stdin.flush()
+        self.wait_until(lambda: "." in s.out, "the end of listen", 5)
+        self.assertLess(float(s.out.split()[1]), harness.slow(1))
+        os.kill(self.process.pid, signal.SIGCONT)
+        return s, port
+
+    @harness.needs_preload_into_python
+    def test_who_is_listed_late_is_there(self):
+        """The daemon enters it when nobody waits for its answer any more: who finds it there finds somebody."""
+        s, port = self.listen_while_it_is_stopped("serve")
+        self.wait_until(lambda: len(self.show("listeners")) == 2, "the listener's entry")
+        c = self.start_under(PYTHON, "-c", OFFERED, port, "recv", "met", stdin=subprocess.PIPE)
+        self.wait_until(lambda: "offered" in c.out, f"an answer\n{c!r}")
+        self.assertEqual(len(self.show("sessions")), 2, "by berth")
+        self.assertTrue(s.running() and c.running(), [s, c])
+
+    @harness.needs_preload_into_python
+    def test_who_has_closed_before_it_was_listed_is_not(self):
+        s, port = self.listen_while_it_is_stopped("close")
+        before = self.wait_settled(lambda: len(self.show("listeners")), "the listeners", 0.5)
+        self.assertEqual(before, 1, "its first one")
+        c = self.run_under(PYTHON, "-c", NEWCOMER, port)
+        self.assertIn("ConnectionRefusedError", c.err)
+        self.assertTrue(s.running(), s)
 
     def kill_daemon(self):
         self.process.kill(signal.SIGKILL)
