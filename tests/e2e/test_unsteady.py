@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import time
-import unittest
 
 import harness
 
@@ -131,10 +130,9 @@ sys.stdin.readline()
 """
 
 
-@unittest.skipUnless(harness.SOAK, "open: about one run in ten sees a session reset that had just begun; see `make soak`")
 @harness.needs_preload
 class Unsteady(harness.TestCase):
-    limit = harness.pick(180, 900)
+    limit = harness.pick(120, 900)
     bound = 1.5  # seconds, for any call: a stopped daemon costs a process one short wait
 
     def setUp(self):
@@ -197,9 +195,9 @@ class Unsteady(harness.TestCase):
         server = self.start_under(PYTHON, "-c", SERVER, port)
         self.wait_listening(port, server)
         clients = self.clients(port, 3)
-        self.stop_for_a_while(daemon, 4)  # longer than anybody may wait
+        self.stop_for_a_while(daemon, harness.pick(2, 4))  # longer than anybody may wait
         self.still_running([server, *clients], "while the daemon was stopped")
-        end = time.monotonic() + harness.pick(15, 120)
+        end = time.monotonic() + harness.pick(4, 120)
         while time.monotonic() < end:
             self.chance.choice((self.stop_for_a_while, self.slow_down))(daemon)
             time.sleep(self.chance.random() * 0.3)
@@ -223,7 +221,7 @@ class Unsteady(harness.TestCase):
         server = self.start_under(PYTHON, "-c", SERVER, port)
         self.wait_listening(port, server)
         clients = self.clients(port, 2)
-        for turn in range(harness.pick(4, 20)):
+        for turn in range(harness.pick(3, 20)):
             time.sleep(self.chance.random())
             if self.chance.random() < 0.5:  # it dies as it stands
                 daemon.kill(signal.SIGSTOP)
