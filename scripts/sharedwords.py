@@ -62,6 +62,7 @@ class Program:
     def __init__(self, paths):
         self.text = {p: plain(p.read_text()) for p in paths}
         self.fields, self.home, self.results, self.globals = {}, {}, {}, {"C": ("struct client", 1, False)}
+        self.own, self.path = {}, None  # what each file declares, and the one that is read now
         for path, text in self.text.items():
             for m in STRUCT.finditer(text):
                 body = text[m.end():closing(text, m.end() - 1)]
@@ -69,8 +70,9 @@ class Program:
                 self.home.setdefault(m[1], path)
             self.results.update({m[3]: (m[1], len(m[2]), False) for m in RETURNS.finditer(text)})
             outside = re.sub(r"(?ms)^\S[^\n;]*\n?\{\n.*?^\}", "", text)
-            self.globals.update(declarations(re.sub(r"(?m)^[\w *]+\((?!\*)[^;]*\)[^;{]*;", "", outside)))
-            self.globals.update({m[1]: ("struct", 0, True) for m in re.finditer(r"(?m)^\} (\w+)", text)})
+            self.own[path] = declarations(re.sub(r"(?m)^[\w *]+\((?!\*)[^;]*\)[^;{]*;", "", outside))
+            self.own[path].update({m[1]: ("struct", 0, True) for m in re.finditer(r"(?m)^\} (\w+)", text)})
+            self.globals.update(self.own[path])
 
     def shared(self):
         seen, todo = set(), ["family"] + [s for s, p in self.home.items() if p.name == "abi.h"]
@@ -102,6 +104,7 @@ class Program:
                 found = m[0] in self.results and (self.results[m[0]], None, False)
             else:
                 found = (m[0] in local and (local[m[0]], None, False)) or \
+                        (m[0] in self.own[self.path] and (self.own[self.path][m[0]], None, True)) or \
                         (m[0] in self.globals and (self.globals[m[0]], None, True))
         while found and at < len(text):
             m = re.match(r"(?:->|\.)(\w+)", text[at:])
@@ -138,6 +141,7 @@ def main():
     for path, text in program.text.items():
         if any(d in path.as_posix() for d in FREE) or path in homes:
             continue
+        program.path = path
         heads = [m.start() for m in re.finditer(r"(?m)^(?=\S.*(?:\n.*)?(?:\n.*)?\n\{$)", text)] + [len(text)]
         for m in BARE.finditer(text):
             bad += 1
