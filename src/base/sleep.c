@@ -9,9 +9,11 @@
 
 #include <errno.h>
 #include <stddef.h>
+#include <string.h>
 
 __thread uint64_t berth_handlers;
 __thread struct sleep_place *berth_place;
+__thread struct sleep_mask berth_call_mask;
 
 extern const char berth_sleep_from[] __attribute__((visibility("hidden")));
 extern const char berth_sleep_till[] __attribute__((visibility("hidden")));
@@ -84,6 +86,15 @@ long sys_sleep6(const struct sleep_mark *mark, long n, long a, long b, long c, l
     if (!alone)
         (void)pthread_setcanceltype(type, NULL);
     return ret;
+}
+
+void sleep_mask_begin(const sigset_t *mask)
+{
+    if (!mask)
+        return;
+    memcpy(&berth_call_mask.mask, mask, sizeof berth_call_mask.mask);
+    fence_compiler();
+    berth_call_mask.is = true;
 }
 
 void sleep_interrupted(uintptr_t *pc, bool restart)

@@ -26,6 +26,7 @@
 #define BERTH_BASE_SLEEP_H
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/single_threaded.h>
@@ -75,6 +76,19 @@ static inline void sleep_testcancel(void)
 {
     if (__builtin_expect(!__libc_single_threaded, 0))
         pthread_testcancel();
+}
+
+/* The signal mask of a call that brings one of its own, while the thread is in it: what a handler that runs there starts from. */
+struct sleep_mask {
+    uint64_t mask;
+    bool is;
+};
+extern __thread struct sleep_mask berth_call_mask __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+void sleep_mask_begin(const sigset_t *mask); /* NULL: none */
+static inline void sleep_mask_end(void)
+{
+    berth_call_mask.is = false;
 }
 
 /* For who stands before handlers, with all signals blocked: one runs now. `pc` is where the thread goes on after it. */

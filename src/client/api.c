@@ -371,7 +371,7 @@ BERTH_PUBLIC int berth_waitset_wait(berth_waitset *set, struct berth_event *even
     if (!set || !events || max <= 0)
         return BERTH_E_INVALID;
     int n = evset_wait((struct evset *)set, ev, max < WAIT_BATCH ? max : WAIT_BATCH,
-                       timeout_ns ? clock_deadline(timeout_ns) : 0, NULL);
+                       timeout_ns ? clock_deadline(timeout_ns) : 0, NULL, NULL);
     for (int i = 0; i < n; i++)
         events[i] = (struct berth_event){.events = ev[i].events, .data = ev[i].data.u64};
     return n;

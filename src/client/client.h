@@ -140,9 +140,9 @@ must_use int evset_remove_set(struct evset *set, struct evset *inner, uint32_t k
 /* Has that registration of a session or listener, or of an inner set, fired its one shot? `spend`: from now on it has. */
 bool evset_spent(struct evset *set, uint64_t handle, struct evset *inner, uint32_t key, bool spend);
 /* Blocks (spin, then sleep) until the deadline; 0: not at all. Stack events and the kernel's own are mixed. Count, or INTERRUPTED, INVALID;
- * BAD_HANDLE: it was destroyed. */
-must_use int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t deadline,
-                        const sigset_t *mask);
+ * BAD_HANDLE: it was destroyed. mark: NULL for now. */
+must_use int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t deadline, const sigset_t *mask,
+                        const struct sleep_mark *mark);
 void evset_renumber(struct evset *set, int epfd); /* its kernel set goes by another number now */
 must_use int evset_fd(
     struct evset *set); /* of one without a kernel set: becomes readable when evset_wait has something; -1 */
@@ -155,13 +155,21 @@ struct client_poll_item {
     uint32_t events;   /* EPOLLIN | EPOLLOUT | EPOLLRDHUP */
     uint32_t revents;  /* out; EPOLLERR and EPOLLHUP also unasked */
 };
+/* Memory that a call stands on, and that is given back when its thread may never return to it. */
+struct client_room {
+    void *at; /* from memory_get, or NULL */
+    size_t size;
+    struct client_room *outer;
+};
+void client_room_give(struct client_room *room); /* not the outer ones */
 /* Blocks. kfds: plain kernel descriptors (the kernel side of a listener among them). Returns how many items and kfds have
- * revents, 0 when the time is over, or INTERRUPTED. kfds' revents are always written. */
+ * revents, 0 when the time is over, or INTERRUPTED; then `rooms` may be gone, with all that is in them. Else kfds' revents are written. */
 must_use int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
-                         const sigset_t *mask);
+                         const sigset_t *mask, struct client_room *rooms);
 /* The same for a wait that began before. */
 must_use int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n,
-                               struct pollfd *kfds, int nk, int64_t timeout_ns, const sigset_t *mask);
+                               struct pollfd *kfds, int nk, int64_t timeout_ns, const sigset_t *mask,
+                               struct client_room *rooms);
 
 /* ---- descriptors of berth's own ---- */
 /* True for a descriptor that libberth uses inside this process: close, dup2 and close_range must leave it alone. */

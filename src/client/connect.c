@@ -303,7 +303,7 @@ int client_connect_wait(session_handle h, int64_t deadline, const struct sleep_m
             return client_take_error(h);
         if (deadline != DEADLINE_NEVER && left <= 0)
             return BERTH_E_TIMED_OUT;
-        int n = client_poll_since(mark, &item, 1, NULL, 0, left, NULL);
+        int n = client_poll_since(mark, &item, 1, NULL, 0, left, NULL, NULL);
         if (n < 0)
             return n;
     }

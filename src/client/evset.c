@@ -212,14 +212,23 @@ static void arm_off(const struct evset *set)
 static void leave(void *arg)
 {
     struct wait *w = arg;
+    bool others = set_users(w->set) > 1;
+    (void)fetch_add_sc(&w->set->sleeping, ~0u);
     arm_off(w->set);
+    if (others) { /* what had woken this thread wakes one of them */
+        control_told();
+        sleeper_again();
+        own_kick();
+    }
     set_exit(w->set);
 }
 
 static void back(void *arg)
 {
     struct wait *w = arg;
-    if (set_enter(w->set) != w->life)
+    if (set_enter(w->set) == w->life)
+        (void)fetch_add_sc(&w->set->sleeping, 1u);
+    else
         w->life = 0; /* the handler has closed it, and its memory may be another's */
 }
 
@@ -252,6 +261,7 @@ static int sleep_once(struct wait *w)
     struct evset *set = w->set;
     struct epoll_event ev[OWN_EVENTS];
     bool kicked = false, with_others = several(set);
+    (void)fetch_add_sc(&set->sleeping, 1u); /* before the look at ready_first: see pass_on */
     arm_on(set);
     int64_t left = sleeper_prepare(&w->sl);
     if (C->sharing)
@@ -268,6 +278,7 @@ static int sleep_once(struct wait *w)
     }
     if (!w->life)
         return over(ev, got);
+    (void)fetch_add_sc(&set->sleeping, ~0u);
     arm_off(set);
     if (with_others || set_users(set) > 1)
         sleeper_again();
@@ -357,17 +368,31 @@ static int wait_held(struct wait *w)
     return 0;
 }
 
-int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t deadline, const sigset_t *mask)
+/* There is more than this wait has taken, and threads sleep that could take it. As the kernel does it. */
+static void pass_on(struct evset *set)
+{
+    if (load_sc(&set->ready_first) && load_sc(&set->sleeping))
+        own_kick();
+}
+
+int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t deadline, const sigset_t *mask,
+               const struct sleep_mark *mark)
 {
     if (max <= 0 || !out)
         return BERTH_E_INVALID;
     struct wait w = {.set = set, .out = out, .max = max};
-    w.sl = (struct sleeper){
-        .mark = sleep_mark_now(), .deadline = deadline, .mask = mask, .leave = leave, .back = back, .arg = &w};
+    w.sl = (struct sleeper){.mark = mark ? *mark : sleep_mark_now(),
+                            .deadline = deadline,
+                            .mask = mask,
+                            .leave = leave,
+                            .back = back,
+                            .arg = &w};
     int n = BERTH_E_BAD_HANDLE;
     hold_begin();
     if ((w.life = set_enter(set)) != 0)
         n = wait_held(&w);
+    if (n > 0 && w.life && set_users(set) > 1)
+        pass_on(set);
     set_exit(set);
     hold_end();
     return n;

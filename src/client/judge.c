@@ -147,7 +147,7 @@ static uint32_t judge(struct watch *w, int depth, bool take)
     if (!handle_is_listener(w->handle))
         return judge_session(w, take);
     struct listener *l = listener_get(w->handle);
-    return l && (w->sure || listener_maybe(l)) ? w->events & READY_IN : 0;
+    return l && (listener_maybe(l) || (w->sure && listener_waiting(l))) ? w->events & READY_IN : 0;
 }
 
 #define FETCHES 4

@@ -190,9 +190,18 @@ static long sleep_once(struct sleeper *sl, const struct listener *l, int ep, int
     return found;
 }
 
+/* Others may sleep on the same set: what had woken this thread wakes one of them. */
+static void leave(void *arg)
+{
+    (void)arg;
+    control_told();
+    sleeper_again();
+    own_kick();
+}
+
 static int wait_held(listener_handle h, int kernel_fd, int64_t deadline, const struct sleep_mark *mark)
 {
-    struct sleeper sl = {.mark = *mark, .deadline = deadline};
+    struct sleeper sl = {.mark = *mark, .deadline = deadline, .leave = leave};
     for (;;) {
         struct listener *l = listener_get(h);
         if (!l)

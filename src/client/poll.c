@@ -46,6 +46,7 @@ struct call {
     bool armed;
     bool left; /* a handler has run in its sleep: all was undone */
     struct sleeper sl;
+    struct client_room *rooms; /* the caller's */
     struct pollfd stack[ON_STACK];
 };
 
@@ -213,10 +214,18 @@ static void finish(struct call *k)
     k->fds = NULL;
 }
 
+void client_room_give(struct client_room *room)
+{
+    memory_put(room->at, room->size);
+    room->at = NULL;
+}
+
 static void leave(void *arg)
 {
     struct call *k = arg;
     finish(k);
+    for (struct client_room *room = k->rooms; room; room = room->outer)
+        client_room_give(room);
     k->left = true;
 }
 
@@ -332,12 +341,12 @@ static bool gather(struct call *k)
 }
 
 int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n, struct pollfd *kfds,
-                      int nk, int64_t timeout_ns, const sigset_t *mask)
+                      int nk, int64_t timeout_ns, const sigset_t *mask, struct client_room *rooms)
 {
     int err = fork_child_ready();
     if (err)
         return err;
-    struct call k = {.items = items, .kfds = kfds, .n = n, .nk = nk, .room = ON_STACK, .ep = -1};
+    struct call k = {.items = items, .kfds = kfds, .n = n, .nk = nk, .room = ON_STACK, .ep = -1, .rooms = rooms};
     k.sl = (struct sleeper){
         .mark = *mark, .deadline = clock_deadline(timeout_ns), .mask = mask, .leave = leave, .arg = &k};
     k.fds = k.stack;

@@ -151,7 +151,7 @@ void sets_forked(void)
     for (struct evset *set = made_sets; set; set = set->next_made) {
         uint64_t life = load_relaxed(&set->life);
         store_relaxed(&set->life, life - life_users(life));
-        set->pollers = 0;
+        set->pollers = set->sleeping = 0;
         if (life_end(set, life - life_users(life)))
             set_end(set);
     }

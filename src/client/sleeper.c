@@ -245,6 +245,7 @@ static void cancelled(void *arg)
 {
     struct sleeping *me = arg;
     berth_place = NULL;
+    sleep_mask_end();
     if (!me->left) /* a handler that runs has left already */
         leave(&me->place);
 }
@@ -255,6 +256,7 @@ static long asleep(struct sleeper *sl, uint32_t *among, long call, long a, long 
     struct sleeping me = {.place = {leave, back}, .sl = sl, .among = among};
     uint32_t depth;
     long ret;
+    sleep_mask_begin(sl->mask);
     berth_place = &me.place;
     fence_compiler();                 /* before handlers may run */
     bool put_off = hold_open(&depth); /* one that ended the thread has left already */
@@ -263,6 +265,7 @@ static long asleep(struct sleeper *sl, uint32_t *among, long call, long a, long 
     pthread_cleanup_pop(0);
     hold_close(depth);
     berth_place = NULL;
+    sleep_mask_end();
     goes(&me);
     return ret;
 }

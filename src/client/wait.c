@@ -66,7 +66,8 @@ static int by_poll(session_handle h, const struct waiting *w, const struct sleep
 {
     struct client_poll_item item = {.handle = h, .events = w->events, .least = w->least};
     int64_t left = w->deadline == DEADLINE_NEVER ? -1 : w->deadline - clock_now();
-    int n = client_poll_since(mark, &item, 1, NULL, 0, w->deadline != DEADLINE_NEVER && left < 0 ? 0 : left, NULL);
+    int n = client_poll_since(mark, &item, 1, NULL, 0, w->deadline != DEADLINE_NEVER && left < 0 ? 0 : left, NULL,
+                              NULL);
     return n > 0 ? 0 : n == 0 ? BERTH_E_TIMED_OUT : n;
 }
 
@@ -203,23 +204,24 @@ static uint32_t one_direction(const struct client_poll_item *item)
 }
 
 int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout_ns,
-                const sigset_t *mask)
+                const sigset_t *mask, struct client_room *rooms)
 {
     struct sleep_mark mark = sleep_mark_now();
     uint32_t direction = n == 1 && !nk && !mask && timeout_ns ? one_direction(items) : 0;
     if (!direction)
-        return client_poll_since(&mark, items, n, kfds, nk, timeout_ns, mask);
+        return client_poll_since(&mark, items, n, kfds, nk, timeout_ns, mask, rooms);
     int64_t deadline = clock_deadline(timeout_ns);
-    int found = client_poll_since(&mark, items, 1, NULL, 0, 0, NULL);
+    int found = client_poll_since(&mark, items, 1, NULL, 0, 0, NULL, NULL);
     if (found)
         return found;
     int err = client_wait_for(items->handle, direction, items->least, deadline, &mark);
     if (err == BERTH_E_INTERRUPTED)
         return err;
-    found = client_poll_since(&mark, items, 1, NULL, 0, 0, NULL);
+    found = client_poll_since(&mark, items, 1, NULL, 0, 0, NULL, NULL);
     if (found || err == BERTH_E_TIMED_OUT)
         return found;
     /* it was somebody else's in between */
     int64_t left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_now();
-    return client_poll_since(&mark, items, 1, NULL, 0, left < 0 && deadline != DEADLINE_NEVER ? 0 : left, NULL);
+    return client_poll_since(&mark, items, 1, NULL, 0, left < 0 && deadline != DEADLINE_NEVER ? 0 : left, NULL,
+                             NULL);
 }

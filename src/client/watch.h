@@ -41,7 +41,8 @@ struct evset {
     bool anybody;    /* it is waited for through another set or a poll: sessions name WAITER_ANY */
     bool kernel_hot; /* the last events were the kernel's: it is asked before going to sleep */
     uint32_t count, listeners, inner;
-    uint32_t pollers; /* threads in client_poll that wait for it */
+    uint32_t pollers;  /* threads in client_poll that wait for it */
+    uint32_t sleeping; /* of those in evset_wait */
     uint32_t rounds, looks, full;
     int64_t kernel_looked;
     struct watch *all;

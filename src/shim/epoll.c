@@ -19,12 +19,12 @@
  * A set that came over fork shares its kernel part with the parent. Closing a socket in the child must not disturb
  * that: the reg is then only forgotten.
  */
-#include <stdlib.h>
 #include <string.h>
 #include <sys/single_threaded.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "shim/regs.h"
 #include "shim/shim.h"
@@ -59,7 +59,7 @@ static void reg_free(struct reg *r)
     *r->prev_of_set = r->next_of_set;
     if (r->next_of_set)
         r->next_of_set->prev_of_set = r->prev_of_set;
-    free(r);
+    memory_put(r, sizeof *r);
 }
 
 static int to_set(struct reg *r)
@@ -264,7 +264,7 @@ static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_e
         return EEXIST;
     if (exclusive_bad(s, EPOLL_CTL_ADD, event->events))
         return EINVAL;
-    struct reg *r = malloc(sizeof *r);
+    struct reg *r = memory_get(sizeof *r);
     if (!r)
         return ENOMEM;
     *r = (struct reg){.sock = s, .ep = ep, .fd = fd, .event = *event};
@@ -281,7 +281,7 @@ static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_e
             kernel_out(r);
     }
     if (error) {
-        free(r);
+        memory_put(r, sizeof *r);
         return error;
     }
     reg_link(r);
@@ -404,7 +404,7 @@ struct evset *epoll_stack_set(int epfd, bool sleeps)
 static int wait_nowhere(struct evset *set, int64_t timeout, const sigset_t *mask)
 {
     struct client_poll_item item = {.set = set, .events = EPOLLIN};
-    int n = client_poll(&item, 1, NULL, 0, timeout, mask);
+    int n = client_poll(&item, 1, NULL, 0, timeout, mask, NULL);
     if (n > 0)
         errno = EFAULT;
     return n > 0 ? -1 : n < 0 ? fail(n) : 0;
@@ -423,12 +423,14 @@ static int set_wait(struct evset *set, struct epoll_event *out, int max, int64_t
         errno = EFAULT;
         return -1;
     }
+    struct sleep_mark mark = sleep_mark_now();
     int64_t deadline = timeout == 0 ? 0 : clock_deadline(timeout);
     for (;;) {
-        int n = evset_wait(set, out, max, deadline, mask);
+        uint64_t since = shots_now();
+        int n = evset_wait(set, out, max, deadline, mask, &mark);
         if (likely(n <= 0))
             return n < 0 ? fail(n) : n;
-        if ((n = shots_take(set, out, n)) != 0)
+        if ((n = shots_take(set, since, out, n)) != 0)
             return n;
     }
 }
@@ -447,7 +449,12 @@ EXPORT int epoll_wait(int epfd, struct epoll_event *out, int max, int timeout)
 EXPORT int epoll_pwait(int epfd, struct epoll_event *out, int max, int timeout, const sigset_t *mask)
 {
     struct evset *set = epoll_stack_set(epfd, timeout != 0);
-    return set ? set_wait(set, out, max, ms_to_ns(timeout), mask) : real.epoll_pwait(epfd, out, max, timeout, mask);
+    if (set)
+        return set_wait(set, out, max, ms_to_ns(timeout), mask);
+    sleep_mask_begin(pointer_wild(mask) ? NULL : mask);
+    int ret = real.epoll_pwait(epfd, out, max, timeout, mask);
+    sleep_mask_end();
+    return ret;
 }
 
 EXPORT int epoll_pwait2(int epfd, struct epoll_event *out, int max, const struct timespec *ts, const sigset_t *mask)
@@ -460,5 +467,8 @@ EXPORT int epoll_pwait2(int epfd, struct epoll_event *out, int max, const struct
     int64_t ns = !ts || ts->tv_sec > INT64_MAX / NS_PER_SEC - 1 ? -1 : ts->tv_sec * NS_PER_SEC + ts->tv_nsec;
     if (set)
         return set_wait(set, out, max, ns, mask);
-    return real.epoll_pwait2(epfd, out, max, ts, mask);
+    sleep_mask_begin(pointer_wild(mask) ? NULL : mask);
+    int ret = real.epoll_pwait2(epfd, out, max, ts, mask);
+    sleep_mask_end();
+    return ret;
 }

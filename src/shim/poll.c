@@ -123,39 +123,16 @@ static int merge(struct pollfd *fds, nfds_t n, const struct split *sp)
 static int poll_one(struct pollfd *p, uint64_t h, int64_t timeout, const sigset_t *mask)
 {
     struct client_poll_item item = {.handle = h, .events = asked(p->events)};
-    int r = client_poll(&item, 1, NULL, 0, timeout, mask);
+    int r = client_poll(&item, 1, NULL, 0, timeout, mask, NULL);
     if (r < 0)
         return fail(r);
     p->revents = answered(item.revents, p->events);
     return p->revents != 0;
 }
 
-/* Of a call for more than FEW. */
-struct room {
-    void *at;
-    size_t size;
-};
-
-static void room_give(void *arg)
+/* `outer`: memory of the caller's. */
+static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset_t *mask, struct client_room *outer)
 {
-    const struct room *room = arg;
-    memory_put(room->at, room->size);
-}
-
-/* The room is given back when the thread is cancelled. */
-static __attribute__((noinline)) int split_wait(struct split *sp, struct room *room, int64_t timeout,
-                                                const sigset_t *mask)
-{
-    int r;
-    pthread_cleanup_push(room_give, room);
-    r = client_poll(sp->items, sp->ni, sp->kfds, sp->nk, timeout, mask);
-    pthread_cleanup_pop(0);
-    return r;
-}
-
-static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset_t *mask)
-{
-    sleep_testcancel();
     struct sock *s;
     uint64_t h;
     if (n == 1 && fd_session(fds->fd, &s, &h))
@@ -164,7 +141,7 @@ static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset
     struct pollfd few_kfds[FEW];
     int few_maps[2 * FEW];
     struct split sp = {few_items, few_kfds, few_maps, few_maps + FEW, 0, 0};
-    struct room room = {NULL, n * (sizeof *sp.items + sizeof *sp.kfds + 2 * sizeof(int))};
+    struct client_room room = {NULL, n * (sizeof *sp.items + sizeof *sp.kfds + 2 * sizeof(int)), outer};
     if (n > FEW) {
         if (!(room.at = memory_get(room.size))) {
             errno = ENOMEM;
@@ -176,13 +153,12 @@ static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset
         sp.kfd_of = sp.item_of + n;
     }
     split(fds, n, &sp);
-    int r = room.at ? split_wait(&sp, &room, timeout, mask)
-                    : client_poll(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask);
+    int r = client_poll(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask, &room);
     if (r >= 0)
         r = merge(fds, n, &sp);
     else
         r = fail(r);
-    room_give(&room);
+    client_room_give(&room);
     return r;
 }
 
@@ -201,7 +177,8 @@ EXPORT int poll(struct pollfd *fds, nfds_t n, int timeout)
 {
     if (!any_stack(fds, n, timeout != 0))
         return real.poll(fds, n, timeout);
-    return poll_both(fds, n, timeout < 0 ? -1 : timeout * NS_PER_MS, NULL);
+    sleep_testcancel();
+    return poll_both(fds, n, timeout < 0 ? -1 : timeout * NS_PER_MS, NULL, NULL);
 }
 
 EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t room)
@@ -211,16 +188,25 @@ EXPORT int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t room)
     return poll(fds, n, timeout);
 }
 
+static int ppoll_kernel(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
+{
+    sleep_mask_begin(pointer_wild(mask) ? NULL : mask);
+    int ret = real.ppoll(fds, n, timeout, mask);
+    sleep_mask_end();
+    return ret;
+}
+
 EXPORT int ppoll(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask)
 {
     if (given_and_wild(timeout) || given_and_wild(mask) || !any_stack(fds, n, true))
-        return real.ppoll(fds, n, timeout, mask);
+        return ppoll_kernel(fds, n, timeout, mask);
     int64_t ns;
     if (!timespec_ns(timeout, &ns)) {
         errno = EINVAL;
         return -1;
     }
-    return poll_both(fds, n, ns, mask);
+    sleep_testcancel();
+    return poll_both(fds, n, ns, mask, NULL);
 }
 
 EXPORT int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask,
@@ -315,30 +301,21 @@ static int select_result(int n, const struct pollfd *fds, int count, fd_set *r, 
     return bits;
 }
 
-static __attribute__((noinline)) int poll_many(struct room *room, nfds_t n, int64_t timeout, const sigset_t *mask)
-{
-    int r;
-    pthread_cleanup_push(room_give, room);
-    r = poll_both(room->at, n, timeout, mask);
-    pthread_cleanup_pop(0);
-    return r;
-}
-
 static int select_both(int n, fd_set *r, fd_set *w, fd_set *e, int count, int64_t timeout, const sigset_t *mask)
 {
     struct pollfd few[FEW], *fds = few;
     bool stack = false;
-    struct room room = {NULL, (size_t)count * sizeof *fds};
+    struct client_room room = {NULL, (size_t)count * sizeof *fds, NULL};
+    sleep_testcancel();
     if (count > FEW && !(fds = room.at = memory_get(room.size))) {
         errno = ENOMEM;
         return -1;
     }
     count = select_list(n, r, w, e, fds, &stack);
-    int ret =
-        room.at ? poll_many(&room, (nfds_t)count, timeout, mask) : poll_both(fds, (nfds_t)count, timeout, mask);
+    int ret = poll_both(fds, (nfds_t)count, timeout, mask, &room);
     if (ret >= 0)
         ret = select_result(n, fds, count, r, w, e);
-    room_give(&room);
+    client_room_give(&room);
     return ret;
 }
 
@@ -367,6 +344,14 @@ EXPORT int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
     return ret;
 }
 
+static int pselect_kernel(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *ts, const sigset_t *mask)
+{
+    sleep_mask_begin(pointer_wild(mask) ? NULL : mask);
+    int ret = real.pselect(n, r, w, e, ts, mask);
+    sleep_mask_end();
+    return ret;
+}
+
 EXPORT int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *ts, const sigset_t *mask)
 {
     bool stack = false;
@@ -375,6 +360,6 @@ EXPORT int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec
     int count = n > 0 && n <= (int)FD_MAX && !wild ? select_list(n, r, w, e, NULL, &stack) : 0;
     int64_t timeout;
     if (!stack || !timespec_ns(ts, &timeout))
-        return real.pselect(n, r, w, e, ts, mask);
+        return pselect_kernel(n, r, w, e, ts, mask);
     return select_both(n, r, w, e, count, timeout, mask);
 }

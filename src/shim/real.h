@@ -63,6 +63,7 @@
     X(int, epoll_pwait, (int ep, struct epoll_event *ev, int n, int t, const sigset_t *m), (ep, ev, n, t, m))      \
     X(int, epoll_pwait2, (int ep, struct epoll_event *ev, int n, const struct timespec *t, const sigset_t *m),     \
       (ep, ev, n, t, m))                                                                                           \
+    X(int, sigsuspend, (const sigset_t *m), (m))                                                                   \
     X(int, sigaction, (int s, const struct sigaction *a, struct sigaction *o), (s, a, o))
 
 struct real_functions {

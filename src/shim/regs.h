@@ -16,13 +16,16 @@ struct reg {
     bool in_kernel, in_set;
     bool shot;     /* one shot, in both worlds: it has fired, and was told */
     uint32_t owed; /* what the other world has fired beside that, and is still to be dropped */
+    uint64_t
+        armed_at; /* drops only what a wait brings that began before it was armed again; UINT64_MAX: it is not */
 };
 
 /* All but shots_take: under the shim's lock. */
 void shot_load(struct reg *r); /* it is (or is no more) armed, in the worlds where it is now */
 void shot_unlink(struct reg *r);
-/* Drops from what a wait has brought whatever the other world has told already. How many events are left; takes the shim's lock if there
- * is any one shot in both worlds. */
-int shots_take(const struct evset *set, struct epoll_event *out, int n);
+uint64_t shots_now(void); /* before a wait */
+/* Drops from what a wait has brought, which began at `since`, whatever the other world has told already. How many events are left; takes
+ * the shim's lock if there is any one shot in both worlds. */
+int shots_take(const struct evset *set, uint64_t since, struct epoll_event *out, int n);
 
 #endif

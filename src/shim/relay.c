@@ -295,7 +295,7 @@ static void wait_accepted(session_handle h, int64_t end)
 {
     while (!client_accepted(h) && clock_now() < end) {
         struct client_poll_item item = {.handle = h, .events = EPOLLIN};
-        if (client_poll(&item, 1, NULL, 0, NS_PER_MS, NULL) < 0 || item.revents & (EPOLLERR | EPOLLHUP))
+        if (client_poll(&item, 1, NULL, 0, NS_PER_MS, NULL, NULL) < 0 || item.revents & (EPOLLERR | EPOLLHUP))
             return;
     }
 }

@@ -4,11 +4,13 @@
  *
  * Such a registration would fire once in each world, and the program is to hear of it once. Whoever returns from a wait with its event takes
  * the shot: both worlds are disarmed, and if both had fired, one event more is owed: it is on its way, in this call's events or in
- * another thread's, and is dropped where it comes.
+ * another thread's, and is dropped where it comes. The program may arm it again before that: then it is dropped only from what
+ * a wait has brought that began earlier.
  *
  * An event does not say whose it is. It has the data that the program gave, and the program may have given the same to other
  * descriptors, of which we may not even know. So who has fired is asked of the worlds: our set remembers it, and what the kernel
- * has disarmed stands in /proc/self/fdinfo. Where that is not to be had an event that our set did not fire is taken for the kernel's.
+ * has disarmed stands in /proc/thread-self/fdinfo. Where that is not to be had an event that our set did not fire is taken for another's: better
+ * told twice than never.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -19,6 +21,12 @@
 #include "shim/regs.h"
 
 static struct reg *one_shots;
+static uint64_t armings;
+
+uint64_t shots_now(void)
+{
+    return load_acquire(&armings);
+}
 
 void shot_unlink(struct reg *r)
 {
@@ -34,7 +42,9 @@ void shot_load(struct reg *r)
 {
     bool wanted = r->in_kernel && r->in_set && r->event.events & EPOLLONESHOT;
     r->shot = false;
-    r->owed = 0;
+    r->owed = wanted ? r->owed : 0;
+    r->armed_at = armings + 1;
+    store_release(&armings, r->armed_at);
     if (!wanted) {
         shot_unlink(r);
     } else if (!r->prev_shot) {
@@ -50,39 +60,46 @@ void shot_load(struct reg *r)
 
 enum fired { FIRED_NOT, FIRED, FIRED_UNKNOWN };
 
+/* What the kernel says of a registration. */
+struct seen {
+    enum fired fired;
+    bool others; /* other descriptors have the same data, or it cannot be known */
+};
+
 #define LINE_MAX_BYTES 256
 /* What the kernel leaves of the events of a one shot that has fired. */
 #define STAYS (EPOLLET | EPOLLONESHOT | EPOLLWAKEUP | EPOLLEXCLUSIVE)
 
-static bool line_is_of(const struct reg *r, const char *line, enum fired *fired)
+static void see_line(const struct reg *r, const char *line, struct seen *seen)
 {
     int fd = -1;
     unsigned events = 0;
     unsigned long long data = 0;
-    if (sscanf(line, "tfd: %d events: %x data: %llx", &fd, &events, &data) != 3 || fd != r->fd ||
-        data != r->event.data.u64)
-        return false;
-    *fired = events & ~(unsigned)STAYS ? FIRED_NOT : FIRED;
-    return true;
+    if (sscanf(line, "tfd: %d events: %x data: %llx", &fd, &events, &data) != 3 || data != r->event.data.u64)
+        return;
+    if (fd == r->fd)
+        seen->fired = events & ~(unsigned)STAYS ? FIRED_NOT : FIRED;
+    else
+        seen->others = true;
 }
 
-static enum fired fired_in_kernel(const struct reg *r)
+static struct seen look_in_kernel(const struct reg *r)
 {
     char name[40], text[4096 + LINE_MAX_BYTES];
-    enum fired fired = FIRED_UNKNOWN;
-    (void)snprintf(name, sizeof name, "/proc/self/fdinfo/%d", r->ep->epfd);
+    struct seen seen = {FIRED_UNKNOWN, false};
+    (void)snprintf(name, sizeof name, "/proc/thread-self/fdinfo/%d", r->ep->epfd);
     long fd = sys_call(SYS_openat, (long)AT_FDCWD, name, (long)(O_RDONLY | O_CLOEXEC), 0L);
     size_t have = 0;
-    for (bool found = false; fd >= 0 && !found;) {
+    while (fd >= 0) {
         long n = sys_call(SYS_read, fd, text + have, (long)(sizeof text - 1 - have), 0L);
         if (n <= 0)
             break;
         have += (size_t)n;
         text[have] = 0;
         char *line = text, *end;
-        for (; !found && (end = strchr(line, '\n')); line = end + 1) {
+        for (; (end = strchr(line, '\n')); line = end + 1) {
             *end = 0;
-            found = line_is_of(r, line, &fired);
+            see_line(r, line, &seen);
         }
         have -= (size_t)(line - text);
         if (have > LINE_MAX_BYTES)
@@ -91,7 +108,10 @@ static enum fired fired_in_kernel(const struct reg *r)
     }
     if (fd >= 0)
         (void)sys_close((int)fd);
-    return fired;
+    seen.others |= seen.fired == FIRED_UNKNOWN;
+    for (const struct reg *o = r->ep->regs; o; o = o->next_of_set)
+        seen.others |= o != r && o->event.data.u64 == r->event.data.u64;
+    return seen;
 }
 
 static bool fired_in_set(const struct reg *r, bool disarm)
@@ -106,42 +126,49 @@ static bool fired_in_set(const struct reg *r, bool disarm)
 /* False: it has not fired. */
 static bool shot_take(struct reg *r)
 {
-    enum fired kernel = fired_in_kernel(r);
+    enum fired kernel = look_in_kernel(r).fired;
     bool set = fired_in_set(r, false);
-    if (!set && kernel == FIRED_NOT)
+    if (!set && kernel != FIRED)
         return false;
     struct epoll_event none = {.events = 0, .data = r->event.data};
     set = fired_in_set(r, true);
     (void)sys_epoll_ctl(r->ep->epfd, EPOLL_CTL_MOD, r->fd, &none);
     r->shot = true;
-    r->owed = set && kernel == FIRED;
+    r->owed += set && kernel == FIRED;
+    r->armed_at = UINT64_MAX;
     return true;
 }
 
 /* False: the event is to be dropped. */
-static bool event_counts(const struct evset *set, const struct epoll_event *event)
+static bool event_counts(const struct evset *set, uint64_t since, const struct epoll_event *event)
 {
     for (struct reg *r = one_shots; r; r = r->next_shot) {
-        if (r->ep->set == set && r->event.data.u64 == event->data.u64 && r->owed) {
+        if (r->ep->set == set && r->event.data.u64 == event->data.u64 && r->owed && since < r->armed_at) {
             r->owed--;
             return false;
         }
     }
     for (struct reg *r = one_shots; r; r = r->next_shot) {
         if (r->ep->set == set && r->event.data.u64 == event->data.u64 && !r->shot && shot_take(r))
-            break; /* else it is another's */
+            return true;
+    }
+    /* It has not fired, or was told already. An event of a wait that began before that may have been fired between the look and the
+     * disarming; else it is another's. */
+    for (struct reg *r = one_shots; r; r = r->next_shot) {
+        if (r->ep->set == set && r->event.data.u64 == event->data.u64 && since < r->armed_at)
+            return look_in_kernel(r).others;
     }
     return true;
 }
 
-int shots_take(const struct evset *set, struct epoll_event *out, int n)
+int shots_take(const struct evset *set, uint64_t since, struct epoll_event *out, int n)
 {
     if (likely(!load_acquire(&one_shots)))
         return n;
     int stay = 0;
     shim_lock();
     for (int i = 0; i < n; i++) {
-        if (event_counts(set, &out[i]))
+        if (event_counts(set, since, &out[i]))
             out[stay++] = out[i];
     }
     shim_unlock();

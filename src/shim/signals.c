@@ -10,9 +10,13 @@
  * between a look and the sleep after it, and it is known of each whether it had SA_RESTART when it ran. While it runs, its thread
  * is not counted among those that sleep, since it may leave by siglongjmp.
  *
- * Signals that the thread raises by what it does (SIGSEGV and the like) cannot wait; they are not stood before.
+ * Signals that the thread raises by what it does (SIGSEGV and the like) cannot wait. `stand_before_fault` puts nothing off and leaves the
+ * mask as it is: the program's handler runs as if it were not there, but for what its thread is counted for.
+ *
+ * A handler's mask is that which the kernel would have given it: in ppoll, sigsuspend and their like it starts from the mask of the call.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ucontext.h>
@@ -69,6 +73,34 @@ void signals_after_fork(void)
     }
 }
 
+/* A handler of the program's runs. */
+struct run {
+    struct sleep_place *place; /* the sleep it has interrupted */
+    int cancel_type;
+};
+
+/* A sleep lets itself be cancelled at any moment. In a handler, and after one that leaves it for good, that would be in the midst
+ * of what else the library does. */
+static struct run run_begin(ucontext_t *uc, int flags)
+{
+    struct run run = {NULL, PTHREAD_CANCEL_DEFERRED};
+    sleep_interrupted(PC(uc), flags & SA_RESTART);
+    sleep_mask_end();
+    run.place = sleep_leave();
+    if (run.place && !__libc_single_threaded)
+        (void)pthread_setcanceltype(PTHREAD_CANCEL_DEFERRED, &run.cancel_type);
+    return run;
+}
+
+static void run_end(const struct run *run)
+{
+    if (!run->place)
+        return;
+    sleep_back(run->place);
+    if (run->cancel_type != PTHREAD_CANCEL_DEFERRED)
+        (void)pthread_setcanceltype(run->cancel_type, NULL);
+}
+
 static void stand_in(int sig, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
@@ -84,8 +116,10 @@ static void stand_in(int sig, siginfo_t *info, void *context)
     }
     uintptr_t handler = load_relaxed(&asked[sig].handler);
     int flags = load_relaxed(&asked[sig].flags);
-    sleep_interrupted(PC(uc), flags & SA_RESTART);
-    struct sleep_place *place = sleep_leave();
+    struct sleep_mask call = berth_call_mask;
+    if (call.is)
+        mask = call.mask;
+    struct run run = run_begin(uc, flags);
     mask |= load_relaxed(&asked[sig].mask) | (flags & SA_NODEFER ? 0 : 1ull << (sig - 1));
     if (flags & (int)SA_RESETHAND) {
         struct sigaction none = {.sa_handler = SIG_DFL};
@@ -93,22 +127,41 @@ static void stand_in(int sig, siginfo_t *info, void *context)
     }
     set_mask(mask);
     ((void (*)(int, siginfo_t *, void *))handler)(sig, info, context);
-    if (__builtin_expect(place != NULL, 0)) {
+    if (__builtin_expect(run.place || call.is, 0)) {
         set_mask(~0ull);
-        sleep_back(place);
+        run_end(&run);
+        berth_call_mask = call;
     }
+}
+
+static void stand_before_fault(int sig, siginfo_t *info, void *context)
+{
+    uintptr_t handler = load_relaxed(&asked[sig].handler);
+    struct run run = {NULL, 0};
+    bool free = !load_relaxed(&berth_hold.depth); /* else the library is at work, and has no place to leave */
+    if (free)
+        run = run_begin(context, load_relaxed(&asked[sig].flags));
+    ((void (*)(int, siginfo_t *, void *))handler)(sig, info, context);
+    if (free)
+        run_end(&run);
 }
 
 static bool stood_before(int sig)
 {
-    return sig > 0 && sig < SIGNALS && sig != SIGSEGV && sig != SIGBUS && sig != SIGFPE && sig != SIGILL &&
-           sig != SIGTRAP && sig != SIGSYS && sig != SIGABRT;
+    return sig > 0 && sig < SIGNALS;
+}
+
+static bool is_fault(int sig)
+{
+    return sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL || sig == SIGTRAP || sig == SIGSYS ||
+           sig == SIGABRT;
 }
 
 /* As the program asked for it, from what the kernel has. */
 static void translate(struct sigaction *from_kernel, const struct asked *was)
 {
-    if (!(from_kernel->sa_flags & SA_SIGINFO) || from_kernel->sa_sigaction != stand_in)
+    if (!(from_kernel->sa_flags & SA_SIGINFO) ||
+        (from_kernel->sa_sigaction != stand_in && from_kernel->sa_sigaction != stand_before_fault))
         return;
     from_kernel->sa_handler = (void (*)(int))was->handler;
     from_kernel->sa_flags = (from_kernel->sa_flags & ~SA_SIGINFO) | (was->flags & (SA_SIGINFO | (int)SA_RESETHAND));
@@ -125,9 +178,14 @@ EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old
     if (act && act->sa_handler != SIG_DFL && act->sa_handler != SIG_IGN) {
         store_relaxed(&berth_hold_deliver, deliver);
         mine = *act;
-        mine.sa_sigaction = stand_in;
-        mine.sa_flags = (act->sa_flags | SA_SIGINFO) & ~(int)SA_RESETHAND;
-        memset(&mine.sa_mask, 0xff, sizeof mine.sa_mask);
+        mine.sa_flags = act->sa_flags | SA_SIGINFO;
+        if (is_fault(sig)) {
+            mine.sa_sigaction = stand_before_fault;
+        } else {
+            mine.sa_sigaction = stand_in;
+            mine.sa_flags &= ~(int)SA_RESETHAND;
+            memset(&mine.sa_mask, 0xff, sizeof mine.sa_mask);
+        }
         uint64_t all = ~0ull, before = 0, mask;
         memcpy(&mask, &act->sa_mask, MASK_BYTES);
         (void)sys_call(SYS_rt_sigprocmask, (long)SIG_SETMASK, &all, &before, (long)MASK_BYTES);
@@ -148,6 +206,16 @@ EXPORT int sigaction(int sig, const struct sigaction *act, struct sigaction *old
         *old = kernel;
     }
     return 0;
+}
+
+/* ---- waiting with another mask ---- */
+
+EXPORT int sigsuspend(const sigset_t *mask)
+{
+    sleep_mask_begin(pointer_wild(mask) ? NULL : mask);
+    int ret = real.sigsuspend(mask);
+    sleep_mask_end();
+    return ret;
 }
 
 /* ---- the older calls, which libc makes of its own sigaction ---- */

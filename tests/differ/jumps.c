@@ -140,6 +140,136 @@ CASE(epoll_closed, "out of epoll_wait, the set is closed and another one made, e
     jumps(do_fresh_epoll);
 }
 
+/* ---- and then the thread ends ---- */
+
+static __thread sigjmp_buf thread_out;
+
+static void thread_jump(int sig)
+{
+    (void)sig;
+    siglongjmp(thread_out, 1);
+}
+
+struct leap {
+    void (*call)(void);
+    int cancelled;
+};
+
+static void __attribute__((noinline)) use_the_stack(void)
+{
+    volatile char used[4096];
+    for (size_t i = 0; i < sizeof used; i++)
+        used[i] = (char)i;
+}
+
+static long leap_and_end(void *it)
+{
+    struct leap *leap = it;
+    if (sigsetjmp(thread_out, 1) == 0)
+        leap->call();
+    use_the_stack();
+    if (!leap->cancelled)
+        pthread_exit((void *)7);
+    for (;;)
+        pause();
+}
+
+CASE(thread_ends, "out of each call, and then the thread ends, or is cancelled")
+{
+    void (*const calls[])(void) = {do_recv, do_poll, do_poll_many, do_select, do_accept, do_epoll};
+    pair = pair_here();
+    set = epoll_with(pair.s, EPOLLIN, 1);
+    signal(SIGUSR1, thread_jump);
+    for (int i = 0; i < 12; i++) {
+        struct leap leap = {calls[i / 2], i % 2};
+        struct side side;
+        side_start(&side, leap_and_end, &leap);
+        side_blocked(&side);
+        pthread_kill(side.thread, SIGUSR1);
+        nap(5);
+        if (leap.cancelled)
+            pthread_cancel(side.thread);
+        void *value = NULL;
+        say("%d", pthread_join(side.thread, &value));
+        say("%s", value == PTHREAD_CANCELED ? "cancelled" : value == (void *)7 ? "ended" : "?");
+    }
+}
+
+/* A signal that a thread raises by what it does, sent by another. */
+static void jump_of_fault(int sig)
+{
+    struct itimerval once = {.it_value = {0, 1000}};
+    pair = pair_here();
+    set = epoll_with(pair.s, EPOLLIN, 1);
+    signal(sig, jump);
+    handle(SIGUSR1, 0);
+    pid_t pid = fork();
+    if (pid == 0) {
+        nap(20);
+        kill(getppid(), sig);
+        _exit(0);
+    }
+    if (sigsetjmp(out, 1) == 0)
+        do_epoll();
+    use_the_stack();
+    waitpid(pid, NULL, 0);
+    raise(SIGUSR1);
+    setitimer(ITIMER_REAL, &once, NULL);
+    handle(SIGALRM, 0);
+    say("%s, handled %d", epolled(set, 8, 50), (int)handled > 0);
+}
+
+CASE(fault, "out of epoll_wait, by a handler of SIGSEGV")
+{
+    jump_of_fault(SIGSEGV);
+}
+
+CASE(abort, "out of epoll_wait, by a handler of SIGABRT")
+{
+    jump_of_fault(SIGABRT);
+}
+
+/* ---- others wait as well ---- */
+
+static long wait_level(void *unused)
+{
+    struct epoll_event event;
+    (void)unused;
+    return epoll_wait(set, &event, 1, 1000);
+}
+
+static long wait_and_leap(void *unused)
+{
+    if (sigsetjmp(thread_out, 1) == 0)
+        return wait_level(unused);
+    return 0;
+}
+
+CASE(wake_left_behind,
+     "a handler leaves a wait for good at the moment in which a byte comes: another thread is told")
+{
+    int lost = 0;
+    pair = pair_here();
+    set = epoll_with(pair.s, EPOLLIN, 1);
+    signal(SIGUSR1, thread_jump);
+    for (int i = 0; i < 100 && !lost; i++) {
+        struct side a, b;
+        char byte;
+        side_start(&a, wait_and_leap, NULL);
+        side_start(&b, wait_level, NULL);
+        side_blocked(&a);
+        side_blocked(&b);
+        (void)!send(pair.c, "x", 1, 0);
+        for (volatile int spin = 0; spin < i % 20 * 500; spin++)
+            ;
+        pthread_kill(a.thread, SIGUSR1);
+        side_end(&a);
+        lost += strcmp(side_end(&b), "1") != 0;
+        (void)!recv(pair.s, &byte, 1, 0);
+    }
+    say("not told: %d", lost);
+}
+
 /* ---- handlers that do come back ---- */
 
 static void close_the_set(int sig)

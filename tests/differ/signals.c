@@ -514,3 +514,83 @@ CASE(in_malloc, "a handler connects, accepts, polls and sends, and has interrupt
     signal(SIGALRM, SIG_IGN);
     say("met %d, missed %d", met >= 1000, (int)missed);
 }
+
+/* ---- the mask that a handler has ---- */
+
+static char masks[200];
+
+static void note_mask(int sig)
+{
+    sigset_t is;
+    pthread_sigmask(SIG_SETMASK, NULL, &is);
+    size_t at = strlen(masks);
+    snprintf(masks + at, sizeof masks - at, "%s:", sig == SIGUSR1 ? "USR1" : "USR2");
+    for (int i = 1; i < 32; i++) {
+        at = strlen(masks);
+        if (sigismember(&is, i))
+            snprintf(masks + at, sizeof masks - at, " %d", i);
+    }
+    strcat(masks, "; ");
+}
+
+/* Two signals wait, blocked; the call lets both in, and blocks another. */
+static void mask_in(int (*call)(const sigset_t *mask))
+{
+    sigset_t blocked, in;
+    pair = pair_here();
+    signal(SIGUSR1, note_mask);
+    signal(SIGUSR2, note_mask);
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigaddset(&blocked, SIGUSR2);
+    pthread_sigmask(SIG_BLOCK, &blocked, NULL);
+    sigemptyset(&in);
+    sigaddset(&in, SIGHUP);
+    raise(SIGUSR1);
+    raise(SIGUSR2);
+    errno = 0;
+    int n = call(&in);
+    say("%s, %s", result_text(n, errno), masks);
+    masks[0] = 0;
+    note_mask(SIGUSR1);
+    say("after it: %s", masks);
+}
+
+static int in_ppoll(const sigset_t *mask)
+{
+    struct pollfd p = {pair.s, POLLIN, 0};
+    return ppoll(&p, 1, NULL, mask);
+}
+
+static int in_kernels_ppoll(const sigset_t *mask)
+{
+    int q[2] = {-1, -1};
+    struct pollfd p = {pipe(q) ? -1 : q[0], POLLIN, 0};
+    return ppoll(&p, 1, NULL, mask);
+}
+
+static int in_epoll_pwait(const sigset_t *mask)
+{
+    struct epoll_event event;
+    return epoll_pwait(epoll_with(pair.s, EPOLLIN, 1), &event, 1, -1, mask);
+}
+
+CASE(mask_of_ppoll, "the masks that handlers have in ppoll")
+{
+    mask_in(in_ppoll);
+}
+
+CASE(mask_of_kernels_ppoll, "the masks that handlers have in ppoll for a pipe")
+{
+    mask_in(in_kernels_ppoll);
+}
+
+CASE(mask_of_epoll_pwait, "the masks that handlers have in epoll_pwait")
+{
+    mask_in(in_epoll_pwait);
+}
+
+CASE(mask_of_sigsuspend, "the masks that handlers have in sigsuspend")
+{
+    mask_in(sigsuspend);
+}

@@ -154,6 +154,39 @@ CASE(sharing_parts, "two threads wait for overlapping sets of connections")
     say("%s", side_end(&x));
 }
 
+static long take_one(void *ep)
+{
+    struct epoll_event event;
+    return epoll_wait(*(int *)ep, &event, 1, 2000);
+}
+
+CASE(one_each,
+     "four threads in a set of four connections that fire once, a byte for each at once: each thread has one")
+{
+    struct pair p[4];
+    struct side side[4];
+    int ep = epoll_create1(0), told = 0;
+    for (int i = 0; i < 4; i++) {
+        p[i] = pair_in();
+        epoll_add(ep, p[i].s, EPOLLIN | EPOLLONESHOT, i);
+    }
+    for (int round = 0; round < 8; round++) {
+        for (int i = 0; i < 4; i++)
+            side_start(&side[i], take_one, &ep);
+        for (int i = 0; i < 4; i++)
+            side_blocked(&side[i]);
+        for (int i = 0; i < 4; i++)
+            (void)!send(p[i].c, "x", 1, 0);
+        for (int i = 0; i < 4; i++)
+            told += strcmp(side_end(&side[i]), "1") == 0;
+        for (int i = 0; i < 4; i++) {
+            (void)!recv(p[i].s, text, 9, 0);
+            epoll_mod(ep, p[i].s, EPOLLIN | EPOLLONESHOT, i);
+        }
+    }
+    say("told: %d", told);
+}
+
 static long recv_one(void *fd)
 {
     return recv(*(int *)fd, (char[1]){0}, 1, 0);

@@ -232,7 +232,7 @@ static void look_at(berth_listener l, struct evset *set, berth_session bad)
         if (err != BERTH_E_WOULD_BLOCK)
             fail(err, "a token that names nothing was accepted");
     } else if (!strcmp(kind, "tail")) { /* looked at in any case: the hostile one tells nobody of what it stores */
-        if (evset_modify(set, bad, 0, EPOLLIN | EPOLLET, 0) == 0 && evset_wait(set, &ev, 1, 0, NULL) > 0)
+        if (evset_modify(set, bad, 0, EPOLLIN | EPOLLET, 0) == 0 && evset_wait(set, &ev, 1, 0, NULL, NULL) > 0)
             edges++;
     }
 }

@@ -279,7 +279,7 @@ static ssize_t wait_by_set(berth_session s)
 static ssize_t wait_by_poll(berth_session s)
 {
     struct client_poll_item item = {.handle = s, .events = EPOLLIN};
-    return client_poll(&item, 1, NULL, 0, 20 * MS, NULL);
+    return client_poll(&item, 1, NULL, 0, 20 * MS, NULL, NULL);
 }
 
 /* One of the things that a program does with a session. False: it is over. */
