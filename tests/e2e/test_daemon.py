@@ -115,21 +115,21 @@ class Process(DaemonTest):
         self.assertGreater(time.monotonic() - closed, 0.9)
         self.assertGreater(time.monotonic() - start, 2)
 
-    def test_a_lease_keeps_it(self):
+    def test_it_stays_for_who_asked(self):
         program = self.daemon("--auto")
         child = subprocess.Popen(["/usr/bin/python3", "-c", f"""
 import sys; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
 from fake_app import *
 a = App({self.runtime_dir!r})
-assert a.ask("LEASE", struct.pack("=II", 1, 0)).status == E["E_PERMISSION"]
-assert a.ask("LEASE", struct.pack("=II", os.getpid(), 0)).status == 0
-assert a.ask("LEASE", struct.pack("=II", os.getpid(), 0)).status == 0
+assert a.ask("STAY", struct.pack("=II", 1, 0)).status == E["E_PERMISSION"]
+assert a.ask("STAY", struct.pack("=II", os.getpid(), 0)).status == 0
+assert a.ask("STAY", struct.pack("=II", os.getpid(), 0)).status == 0
 a.close()
-print("leased", flush=True)
+print("asked", flush=True)
 os.execv("/bin/sleep", ["sleep", "60"])
 """], stdout=subprocess.PIPE)
         self.addCleanup(child.kill)
-        self.assertEqual(child.stdout.readline(), b"leased\n")
+        self.assertEqual(child.stdout.readline(), b"asked\n")
         child.stdout.close()
         time.sleep(2)
         self.assertTrue(program.running())
