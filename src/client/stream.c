@@ -112,9 +112,12 @@ static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint6
         return 0;
     if (flags & SF_DEAD)
         return stream_cut(s, c) ? BERTH_E_RESET : 0;
-    if (s->head_published != s->head) {
+    uint64_t old = s->head_published;
+    if (old != s->head) {
         stream_publish_head(s, c);
         session_set_streak(s, 0);
+        fence_sc();
+        notify_space(s, c, old, s->head); /* it may have begun to wait for room since we read */
     }
     return BERTH_E_WOULD_BLOCK;
 }
@@ -231,12 +234,13 @@ static inline bool advance_head(struct session *s, struct session_cache *c, size
 {
     session_set_head(s, s->head + n);
     *old = s->head_published;
+    bool little = s->head - s->head_published < s->rx_size / 4; /* else the writer may be waiting for just that */
     if (s->head == s->tail_seen) {
-        if (session_streak(s) >= RR_STREAK) {
+        if (little && session_streak(s) >= RR_STREAK) {
             slot_set_taken(c->own, s->head);
             return false;
         }
-    } else if (s->head - s->head_published < s->rx_size / 4 && s->tail_seen - s->head_published < s->rx_size / 2) {
+    } else if (little && s->tail_seen - s->head_published < s->rx_size / 2) {
         return false; /* a writer that could soon be short of space is told at once */
     }
     stream_publish_head(s, c);
@@ -313,7 +317,10 @@ static inline ssize_t receive_fetched(session_handle h, const struct iovec *iov,
     if (__builtin_expect(got != BERTH_E_WOULD_BLOCK, 1))
         return got;
     struct session *s = session_get(h);
-    return s && bytes_missing(s, session_cache_of(s)) && fetch_bytes(h) ? receive(h, iov, count, flags) : got;
+    if (!s || (bytes_missing(s, session_cache_of(s)) && !fetch_bytes(h)))
+        return got;
+    /* fetched, or it has come between the two looks */
+    return session_has(s, session_cache_of(s), 1) ? receive(h, iov, count, flags) : got;
 }
 
 ssize_t client_read(session_handle h, void *buf, size_t len, uint32_t flags)

@@ -225,3 +225,42 @@ CASE(hangups_of_a_program,
             epolled(epoll_with(m.s, all, 1), 8, 0));
     }
 }
+
+static long poll_out(void *fd)
+{
+    struct pollfd f = {*(int *)fd, POLLOUT, 0};
+    return poll(&f, 1, 900);
+}
+
+/* `looks`: the reader looks for more when it has read all. */
+static void talk_then_fill(int looks)
+{
+    static char big[16 << 20];
+    struct pair p = pair_here();
+    struct side side;
+    char byte = 'x';
+    for (int i = 0; i < 200; i++)
+        if (send(p.c, &byte, 1, 0) != 1 || recv(p.s, &byte, 1, 0) != 1 || send(p.s, &byte, 1, 0) != 1 ||
+            recv(p.c, &byte, 1, 0) != 1)
+            say("no talk");
+    set_nonblock(p.s, 1);
+    long all = fill(p.c), got = 0, n = 1;
+    side_start(&side, poll_out, &p.c);
+    side_blocked(&side);
+    while (n > 0 && (looks || got < all)) {
+        n = recv(p.s, big, sizeof big, 0);
+        got += n > 0 ? n : 0;
+    }
+    say("all: %d", got == all);
+    say("told: %s", side_end(&side));
+}
+
+CASE(room_after_talk, "a writer waits for room; the reader, which has answered each message until then, reads all")
+{
+    talk_then_fill(0);
+}
+
+CASE(room_after_look, "the same, and it looks for more")
+{
+    talk_then_fill(1);
+}
