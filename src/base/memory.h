@@ -11,7 +11,7 @@
 #include "base/plock.h"
 #include "base/result.h"
 
-/* Zeroed, aligned to 64 bytes (from half a page on: to a page's part). NULL: there is none, or size is 0. */
+/* Zeroed, aligned to 64 bytes (from half a page on: to a page's part). NULL: there is none, or size is 0 or absurd. */
 must_use void *memory_get(size_t size);
 void memory_put(void *p, size_t size); /* the size it was got with; NULL: nothing */
 
