@@ -179,11 +179,11 @@ struct member_set members_alive(void)
 {
     struct member_set alive = {{0}};
     for (uint32_t i = 0, n = members_used(); i < n; i++) {
-        int32_t pid = member_pid(&C->family->member[i]);
+        uint64_t life = member_life_now(&C->family->member[i]);
+        int32_t pid = (int32_t)life;
         if (!pid || pid <= PID_GOING)
             continue;
-        if (pid > 0 && i != C->member && C->daemon_lost &&
-            member_dead(NULL, member_id(i, C->family->member[i].generation)))
+        if (pid > 0 && i != C->member && C->daemon_lost && member_dead(NULL, member_id(i, (uint32_t)(life >> 32))))
             continue; /* nobody is there to tell us */
         alive.word[i / 64] |= member_bit(i);
     }
@@ -192,10 +192,11 @@ struct member_set members_alive(void)
 
 bool member_lives(uint32_t member)
 {
-    int32_t pid = member_pid(&C->family->member[member]);
+    uint64_t life = member_life_now(&C->family->member[member]);
+    int32_t pid = (int32_t)life;
     if (!pid || pid <= PID_GOING)
         return false;
-    return pid < 0 || !member_dead(NULL, member_id(member, C->family->member[member].generation));
+    return pid < 0 || !member_dead(NULL, member_id(member, (uint32_t)(life >> 32)));
 }
 
 bool members_others_live(const struct member_set *set)
