@@ -87,7 +87,7 @@ static long splice_now(int in, int out, size_t len)
  * reader that was faster could make it wait. */
 static ssize_t pipe_read_by_ours(int fd, struct iovec *spans, int n)
 {
-    int own[2];
+    int own[2] = {-1, -1};
     if (pipe_of_ours(own) < 0)
         return sys_call(SYS_readv, (long)fd, spans, (long)n, 0L);
     long got = splice_now(fd, own[1], spans[0].iov_len + (n > 1 ? spans[1].iov_len : 0));
@@ -100,7 +100,7 @@ static ssize_t pipe_read_by_ours(int fd, struct iovec *spans, int n)
 /* What the pipe does not take stays in ours, and goes with it: the caller still has it. */
 static ssize_t pipe_write_by_ours(int fd, struct iovec *spans, int n)
 {
-    int own[2];
+    int own[2] = {-1, -1};
     if (pipe_of_ours(own) < 0)
         return sys_call(SYS_writev, (long)fd, spans, (long)cut_spans(spans, n, PIPE_BUF), 0L);
     long put = sys_call(SYS_writev, (long)own[1], spans, (long)n, 0L);
@@ -146,7 +146,7 @@ static ssize_t source_read_now(const struct source *in, struct iovec *spans, int
 /* The file system does not know RWF_NOWAIT. */
 static void source_may_wait(struct source *in)
 {
-    struct statfs fs;
+    struct statfs fs = {.f_type = 0};
     in->memory = sys_call(SYS_fstatfs, (long)in->fd, &fs, 0L, 0) == 0 && fs.f_type == TMPFS_MAGIC;
     in->waits = !in->memory;
 }

@@ -129,7 +129,7 @@ CASE(sendfile_wrong, "from a connection, to a listener, from a closed number")
 CASE(splice_out, "connection to pipe to connection")
 {
     struct pair p = pair_here(), q = pair_here();
-    int t[2];
+    int t[2] = {-1, -1};
     SAY(pipe(t));
     say("%ld", give(p.c, 0, 5000));
     say("arrived: %d", SOON(unread(p.s) == 5000));
@@ -142,7 +142,7 @@ CASE(splice_out, "connection to pipe to connection")
 CASE(splice_empty, "nothing there: EAGAIN with O_NONBLOCK; the end is 0")
 {
     struct pair p = pair_here();
-    int t[2];
+    int t[2] = {-1, -1};
     SAY(pipe(t));
     set_nonblock(p.s, 1);
     SAY(splice(p.s, NULL, t[1], NULL, 100, 0));
@@ -156,7 +156,7 @@ CASE(splice_empty, "nothing there: EAGAIN with O_NONBLOCK; the end is 0")
 CASE(splice_wrong, "two connections, offsets, closed numbers, tee")
 {
     struct pair p = pair_here();
-    int t[2];
+    int t[2] = {-1, -1};
     loff_t at = 0;
     SAY(pipe(t));
     SAY(send(p.c, "x", 1, 0));
@@ -175,7 +175,7 @@ CASE(splice_wrong, "two connections, offsets, closed numbers, tee")
 static void to_small_pipe(unsigned flags, long have, size_t want)
 {
     struct meeting m = meet_as_server(FRESH);
-    int t[2];
+    int t[2] = {-1, -1};
     SAY(pipe(t));
     far_begin(&m.far, "send %ld", have);
     say("arrived: %d", SOON(unread(m.s) >= 30000));
@@ -210,7 +210,7 @@ CASE(splice_more_than_pipe_move, "a megabyte into a pipe, SPLICE_F_NONBLOCK and 
 CASE(splice_full_pipe, "into a pipe that is full: EAGAIN with SPLICE_F_NONBLOCK, and no byte is lost")
 {
     struct pair p = pair_here();
-    int t[2];
+    int t[2] = {-1, -1};
     SAY(pipe(t));
     set_nonblock(t[1], 1);
     while (write(t[1], text, 4096) > 0)
@@ -239,7 +239,7 @@ static void fifo(int t[2])
 CASE(splice_fifo, "through a pipe with a name, both ways, more than was there, and in many small writes")
 {
     struct pair p = pair_here(), q = pair_here();
-    int t[2];
+    int t[2] = {-1, -1};
     fifo(t);
     say("%ld", give(p.c, 0, 5000));
     say("arrived: %d", SOON(unread(p.s) == 5000));
@@ -267,7 +267,7 @@ CASE(splice_fifo, "through a pipe with a name, both ways, more than was there, a
 CASE(splice_fifo_full, "out of a connection into a pipe with a name that is full, has little room, and no reader")
 {
     struct pair p = pair_here();
-    int t[2];
+    int t[2] = {-1, -1};
     long all = 0, n;
     fifo(t);
     handle(SIGPIPE, 0);
@@ -292,7 +292,7 @@ CASE(splice_fifo_full, "out of a connection into a pipe with a name that is full
 CASE(splice_proxy, "a proxy by one pipe: two megabytes from one fresh program to another")
 {
     struct meeting from = meet_as_server(FRESH), to = meet_as_client(FRESH);
-    int t[2];
+    int t[2] = {-1, -1};
     long all = 0;
     SAY(pipe(t));
     far_begin(&from.far, "send 2000000; shutdown wr");
@@ -323,7 +323,7 @@ static long splice_in(void *fds)
 CASE(splice_blocks, "a blocked splice is woken by data and by the end")
 {
     struct meeting m = meet_as_server(FRESH);
-    int t[2];
+    int t[2] = {-1, -1};
     SAY(pipe(t));
     int fds[2] = {m.s, t[1]};
     struct side side;

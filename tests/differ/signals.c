@@ -530,7 +530,8 @@ static void note_mask(int sig)
         if (sigismember(&is, i))
             snprintf(masks + at, sizeof masks - at, " %d", i);
     }
-    strcat(masks, "; ");
+    at = strlen(masks);
+    snprintf(masks + at, sizeof masks - at, "; ");
 }
 
 /* Two signals wait, blocked; the call lets both in, and blocks another. */
