@@ -143,11 +143,13 @@ CASE(epoll_closed, "out of epoll_wait, the set is closed and another one made, e
 /* ---- and then the thread ends ---- */
 
 static __thread sigjmp_buf thread_out;
+static __thread volatile sig_atomic_t may_jump; /* the frame to jump to is there */
 
 static void thread_jump(int sig)
 {
     (void)sig;
-    siglongjmp(thread_out, 1);
+    if (may_jump)
+        siglongjmp(thread_out, 1);
 }
 
 struct leap {
@@ -165,8 +167,11 @@ static void __attribute__((noinline)) use_the_stack(void)
 static long leap_and_end(void *it)
 {
     struct leap *leap = it;
-    if (sigsetjmp(thread_out, 1) == 0)
+    if (sigsetjmp(thread_out, 1) == 0) {
+        may_jump = 1;
         leap->call();
+    }
+    may_jump = 0;
     use_the_stack();
     if (!leap->cancelled)
         pthread_exit((void *)7);
@@ -240,8 +245,14 @@ static long wait_level(void *unused)
 
 static long wait_and_leap(void *unused)
 {
-    if (sigsetjmp(thread_out, 1) == 0)
-        return wait_level(unused);
+    long n = 0;
+    if (sigsetjmp(thread_out, 1) == 0) {
+        may_jump = 1;
+        n = wait_level(unused);
+        may_jump = 0;
+        return n;
+    }
+    may_jump = 0;
     return 0;
 }
 
