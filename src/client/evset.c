@@ -215,11 +215,8 @@ static void leave(void *arg)
     bool others = set_users(w->set) > 1;
     (void)fetch_add_sc(&w->set->sleeping, ~0u);
     arm_off(w->set);
-    if (others) { /* what had woken this thread wakes one of them */
-        control_told();
-        sleeper_again();
-        own_kick();
-    }
+    if (others)
+        sleeper_pass_on();
     set_exit(w->set);
 }
 

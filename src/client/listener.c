@@ -190,13 +190,11 @@ static long sleep_once(struct sleeper *sl, const struct listener *l, int ep, int
     return found;
 }
 
-/* Others may sleep on the same set: what had woken this thread wakes one of them. */
+/* Others may sleep on the same set. */
 static void leave(void *arg)
 {
     (void)arg;
-    control_told();
-    sleeper_again();
-    own_kick();
+    sleeper_pass_on();
 }
 
 static int wait_held(listener_handle h, int kernel_fd, int64_t deadline, const struct sleep_mark *mark)

@@ -171,6 +171,13 @@ void sleeper_again(void)
         own_kick();
 }
 
+void sleeper_pass_on(void)
+{
+    control_told();
+    sleeper_again();
+    own_kick();
+}
+
 bool sleeper_over(const struct sleeper *sl)
 {
     return sl->deadline != DEADLINE_NEVER && clock_now() >= sl->deadline;

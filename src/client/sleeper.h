@@ -31,6 +31,8 @@ void sleeper_glance(void);
 int64_t sleeper_prepare(const struct sleeper *sl);
 void sleeper_again(
     void); /* as if somebody fell asleep: the next event wakes whoever sleeps, what has come wakes them now */
+/* For who leaves a set that others sleep on, too, and has perhaps taken their edge with it: what had woken it wakes them. */
+void sleeper_pass_on(void);
 bool sleeper_over(const struct sleeper *sl); /* its deadline has passed */
 
 /* Sleeps; each a cancellation point, each returns what the kernel returns, or -EINTR. The caller is in a hold (base/hold.h), which is

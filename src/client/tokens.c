@@ -232,6 +232,15 @@ bool listener_waiting(struct listener *l)
     return listener_maybe(l) || sys_ppoll(&p, 1, &zero, NULL) > 0;
 }
 
+/* Not all was looked at: the pipe tells again, where nothing is to be told now. */
+static bool budget_over(struct listener *l)
+{
+    bool ready = maybe(l, true);
+    if (!ready)
+        listener_more(l);
+    return ready;
+}
+
 /* The head of a queue that others take from. */
 static bool head_ready(struct listener *l)
 {
@@ -251,10 +260,7 @@ static bool head_ready(struct listener *l)
         if (is && (can != ANSWER_STALE || !token_same(&head, &took)))
             set_aside(l, &took);
     }
-    bool ready = maybe(l, true);
-    if (!ready)
-        listener_more(l);
-    return ready;
+    return budget_over(l);
 }
 
 /* The same where nobody else does. */
@@ -274,10 +280,7 @@ static bool own_head_ready(struct listener *l)
         if (can == ANSWER_NOW)
             return true;
     }
-    bool ready = maybe(l, true);
-    if (!ready)
-        listener_more(l);
-    return ready;
+    return budget_over(l);
 }
 
 bool client_listener_ready(listener_handle h)

@@ -139,23 +139,28 @@ static bool shot_take(struct reg *r)
     return true;
 }
 
+static bool may_be_of(const struct reg *r, const struct evset *set, const struct epoll_event *event)
+{
+    return r->ep->set == set && r->event.data.u64 == event->data.u64;
+}
+
 /* False: the event is to be dropped. */
 static bool event_counts(const struct evset *set, uint64_t since, const struct epoll_event *event)
 {
     for (struct reg *r = one_shots; r; r = r->next_shot) {
-        if (r->ep->set == set && r->event.data.u64 == event->data.u64 && r->owed && since < r->armed_at) {
+        if (may_be_of(r, set, event) && r->owed && since < r->armed_at) {
             r->owed--;
             return false;
         }
     }
     for (struct reg *r = one_shots; r; r = r->next_shot) {
-        if (r->ep->set == set && r->event.data.u64 == event->data.u64 && !r->shot && shot_take(r))
+        if (may_be_of(r, set, event) && !r->shot && shot_take(r))
             return true;
     }
     /* It has not fired, or was told already. An event of a wait that began before that may have been fired between the look and the
      * disarming; else it is another's. */
     for (struct reg *r = one_shots; r; r = r->next_shot) {
-        if (r->ep->set == set && r->event.data.u64 == event->data.u64 && since < r->armed_at)
+        if (may_be_of(r, set, event) && since < r->armed_at)
             return look_in_kernel(r).others;
     }
     return true;
