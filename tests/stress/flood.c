@@ -61,13 +61,6 @@ static void run_at(int which)
     }
 }
 
-static int64_t cpu_time(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-    return ts.tv_sec * SEC + ts.tv_nsec;
-}
-
 /* ---- the honest client ---- */
 
 static void honest_callers(void)
@@ -200,7 +193,7 @@ struct cost {
 
 static void count(struct cost *c, int64_t began)
 {
-    int64_t took = cpu_time() - began;
+    int64_t took = time_of(CLOCK_THREAD_CPUTIME_ID) - began;
     c->worst = took > c->worst ? took : c->worst;
     c->all += took;
     c->n++;
@@ -214,7 +207,7 @@ static void victim_calm(berth_session asks)
 {
     struct cost looks = {0};
     for (int64_t end = now() + SEC / 5; now() < end; answer(asks)) {
-        int64_t began = cpu_time();
+        int64_t began = time_of(CLOCK_THREAD_CPUTIME_ID);
         events_poll(true);
         count(&looks, began);
     }
@@ -253,7 +246,7 @@ static void victim(berth_session asks, berth_session bad, berth_listener l)
     }
     int64_t end = now() + seconds * SEC, next = now() + SEC / 2;
     while (now() < end) {
-        int64_t began = cpu_time();
+        int64_t began = time_of(CLOCK_THREAD_CPUTIME_ID);
         events_poll(true);
         look_at(l, set, bad);
         count(&looks, began);
@@ -263,7 +256,7 @@ static void victim(berth_session asks, berth_session bad, berth_listener l)
             if (now() < next)
                 continue;
             next = now() + 50 * MS; /* then all of them sleep again */
-            began = cpu_time();
+            began = time_of(CLOCK_THREAD_CPUTIME_ID);
             put_all(bad, "x", 1);
             count(&wakes, began);
         }

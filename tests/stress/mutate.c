@@ -171,22 +171,15 @@ struct hand {
     int64_t began, cpu;
 };
 
-static int64_t cpu_of(clockid_t clock)
-{
-    struct timespec ts;
-    clock_gettime(clock, &ts);
-    return ts.tv_sec * SEC + ts.tv_nsec;
-}
-
 static void call_begins(struct hand *h)
 {
     h->began = now();
-    h->cpu = cpu_of(CLOCK_THREAD_CPUTIME_ID);
+    h->cpu = time_of(CLOCK_THREAD_CPUTIME_ID);
 }
 
 static void call_ended(struct hand *h, int64_t allowed, const char *what)
 {
-    int64_t at = now(), took = at - h->began, cpu = cpu_of(CLOCK_THREAD_CPUTIME_ID) - h->cpu;
+    int64_t at = now(), took = at - h->began, cpu = time_of(CLOCK_THREAD_CPUTIME_ID) - h->cpu;
     store_relaxed(&board->beat[h->index], at);
     count(&board->calls);
     if (took > allowed + LONGEST_CALL)
@@ -620,9 +613,9 @@ static int64_t rest(pid_t bad)
     pause_ms(200);
     if (clock_getcpuclockid(victim_pid, &clock) != 0)
         return 0; /* gone: look_after tells */
-    int64_t before = cpu_of(clock);
+    int64_t before = time_of(clock);
     pause_ms(REST / MS);
-    int64_t used = cpu_of(clock) - before;
+    int64_t used = time_of(clock) - before;
     if (used > REST_CPU)
         victim_fails(-1, "does not rest");
     store_release(&board->rest, 0);

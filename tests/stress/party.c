@@ -43,11 +43,16 @@ uint8_t byte_at(uint64_t key, uint64_t offset)
     return (uint8_t)((offset * 0x9e3779b97f4a7c15ull ^ key) >> 32);
 }
 
-int64_t now(void)
+int64_t time_of(clockid_t clock)
 {
     struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
+    clock_gettime(clock, &ts);
     return ts.tv_sec * SEC + ts.tv_nsec;
+}
+
+int64_t now(void)
+{
+    return time_of(CLOCK_MONOTONIC);
 }
 
 void pause_ms(long ms)

@@ -31,13 +31,6 @@ static void echo(berth_listener l)
         get_all(s, &c, 1);
 }
 
-static int64_t cpu_time(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
-    return ts.tv_sec * SEC + ts.tv_nsec;
-}
-
 static void span_open(uint32_t events)
 {
     struct iovec v[2];
@@ -62,9 +55,9 @@ static void *wait_for_it(void *arg)
 {
     struct waiter *w = arg;
     struct sleep_mark mark = sleep_mark_now();
-    int64_t cpu = cpu_time();
+    int64_t cpu = time_of(CLOCK_THREAD_CPUTIME_ID);
     w->result = client_wait_span(mine, w->events, w->deadline, &mark);
-    w->cpu = cpu_time() - cpu;
+    w->cpu = time_of(CLOCK_THREAD_CPUTIME_ID) - cpu;
     w->ended = now();
     return NULL;
 }
