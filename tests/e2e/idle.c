@@ -27,6 +27,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../slowness.h"
+
 enum { LONGEST_S = 100, ANSWER_MS = 10000, STACK = 128 * 1024 };
 enum way { RECV, POLL, SELECT, EPOLL, ACCEPT, LEAP, WAYS };
 static const char *const way_name[WAYS] = {"recv", "poll", "select", "epoll", "accept", "leap"};
@@ -195,7 +197,7 @@ static int answered(int fd, char sent)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
     char got = 0;
-    return poll(&p, 1, ANSWER_MS) == 1 && recv(fd, &got, 1, MSG_DONTWAIT) == 1 && got == sent + 1;
+    return poll(&p, 1, (int)longer(ANSWER_MS)) == 1 && recv(fd, &got, 1, MSG_DONTWAIT) == 1 && got == sent + 1;
 }
 
 /* Once a wake is lost, the others are not waited for as long: they are asked once, at the end of the one long wait. */
@@ -251,7 +253,7 @@ int main(int argc, char **argv)
         return 2;
     }
     (void)setvbuf(stdout, NULL, _IOLBF, 0);
-    (void)alarm(LONGEST_S);
+    (void)alarm((unsigned)longer(LONGEST_S));
     while (way < WAYS && strcmp(argv[2], way_name[way]) != 0)
         way++;
     count = atoi(argv[3]);

@@ -22,6 +22,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "../slowness.h"
+
 enum { LAST = 60, SPAN = 3000, LINE = SPAN + 16, LONGEST_S = 20, SILENCE_MS = 5000 };
 
 struct game {
@@ -153,7 +155,7 @@ static void nested(struct game *g, int listener, int first)
             flush(g);
             said = 1;
         }
-        int n = epoll_wait(outer, event, 8, SILENCE_MS);
+        int n = epoll_wait(outer, event, 8, (int)longer(SILENCE_MS));
         if (n != 1 || event[0].data.fd != inner)
             fail("the outer set says nothing; before line", g->next);
         while (!g->over && (n = epoll_wait(inner, event, 8, 0)) > 0)
@@ -167,7 +169,7 @@ static void with_select(struct game *g, int first)
     if (first)
         say(g, 0);
     while (!g->over) {
-        struct timeval t = {.tv_sec = SILENCE_MS / 1000};
+        struct timeval t = {.tv_sec = (time_t)longer(SILENCE_MS) / 1000};
         fd_set in, out;
         FD_ZERO(&in);
         FD_ZERO(&out);
@@ -194,7 +196,7 @@ int main(int argc, char **argv)
         (void)fputs("usage: meet nested|select serve|ask server|client PORT\n", stderr);
         return 2;
     }
-    (void)alarm(LONGEST_S);
+    (void)alarm((unsigned)longer(LONGEST_S));
     a.sin_port = htons((uint16_t)atoi(argv[4]));
     int serves = strcmp(argv[2], "serve") == 0, first = serves == (strcmp(argv[3], "server") == 0);
     int fd = socket(AF_INET, SOCK_STREAM, 0);

@@ -20,6 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "../slowness.h"
+
 static int s, far, file;
 static atomic_int sent;
 
@@ -99,7 +101,7 @@ int main(int argc, char **argv)
     struct sigaction act = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     off_t off = 0;
     setvbuf(stdout, NULL, _IOLBF, 0);
-    alarm(60);
+    alarm((unsigned)longer(60));
     if (argc < 2 || sigaction(SIGUSR1, &act, NULL))
         return 1;
     pair();

@@ -16,7 +16,7 @@ import unittest
 import harness
 
 IDLE = os.path.join(harness.BUILD, "tests", "e2e", "idle")
-SETTLES_WITHIN = 0.6
+QUIET = 0.6  # seconds after which a program that does nothing has nothing left to do
 LOOKED_AT_FOR = 3.0
 WAKES_CPU = 2  # seconds, for COUNT
 COUNT, MANY = 200, 10_000  # threads
@@ -99,8 +99,13 @@ class Idle(harness.TestCase):
         if under:
             self.assertGreaterEqual(len(self.show("sessions")), sum(count if w != "accept" else 1 for w in ways))
 
-    def check_silent(self, settle=SETTLES_WITHIN, seconds=LOOKED_AT_FOR):
-        time.sleep(harness.slow(settle))
+    def settle(self, quiet=QUIET):
+        """Until no thread has run for so long."""
+        pids = [pid for pair in self.pairs for pid in pair.programs().values()]
+        self.wait_settled(lambda: sum(sum(switches(pid).values()) for pid in pids), "the threads' counts of switches", quiet, 60)
+
+    def check_silent(self, quiet=QUIET, seconds=LOOKED_AT_FOR):
+        self.settle(quiet)
         programs = {name: pid for pair in self.pairs for name, pid in pair.programs().items()}
         before = {name: (switches(pid), ticks(pid)) for name, pid in programs.items()}
         time.sleep(seconds)
@@ -169,11 +174,11 @@ class WithoutDaemon(Idle):
         self.begin(["recv", "poll", "epoll"])
         if talk:
             self.check_wakes()
-        time.sleep(harness.slow(SETTLES_WITHIN))
+        self.settle()
         daemon.kill(signal.SIGKILL)
         daemon.wait()
         self.addCleanup(self.expect_leftover, "control.sock", "daemon.lock")
-        self.check_silent(settle=3.0)
+        self.check_silent(quiet=3.0)
         self.check_wakes()
         self.check_end()
 
@@ -191,7 +196,7 @@ class Leapt(Idle):
         daemon = self.daemon()
         self.begin(["leap"], 8)
         self.check_wakes()
-        time.sleep(harness.slow(SETTLES_WITHIN))
+        self.settle()
         server = self.pairs[0].server
         server.kill(signal.SIGUSR1)
         self.wait_until(lambda: "leapt\n" in server.out or not server.running(), "the leaps")
@@ -216,7 +221,7 @@ class Many(Idle):
         self.daemon()
         self.begin([way], MANY)
         self.check_wakes()
-        self.check_silent(settle=3.0)
+        self.check_silent(quiet=3.0)
         self.check_wakes()
         self.check_end()
 
