@@ -265,12 +265,16 @@ int control_send(void *msg, const int *fds, int nfds)
         return BERTH_E_DAEMON_GONE;
     plock_take(&C->send_lock);
     flush();
+    bool first = !unsent_first;
     int err = BERTH_E_WOULD_BLOCK;
-    if (!unsent_first)
+    if (first)
         err = ctl_send(C->ctl, msg, ((struct ctl_header *)msg)->len, fds, nfds, MSG_DONTWAIT);
     if (later(err))
         err = unsent_put(msg, fds, nfds);
+    first &= unsent_first != NULL;
     plock_release(&C->send_lock);
+    if (first) /* we may not call again: who sleeps now must know, to try again (wait_cap) */
+        own_kick();
     return err;
 }
 

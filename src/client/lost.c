@@ -119,7 +119,6 @@ void lost_retry(void (*unreachable)(uint32_t app))
     if (!at || (now = clock_now()) < at)
         return;
     store_relaxed(&lost_at, now + RETRY_NS);
-    store_relaxed(&lost_in_vain, false);
     client_fds_release();
     for (struct lost *l = lost_first; l; l = l->next) {
         lost_ask(l);

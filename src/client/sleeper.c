@@ -50,7 +50,9 @@
 #define SYS_futex_waitv 449
 #endif
 
-#define PATIENCE_NS (10 * NS_PER_MS) /* for an answer of the daemon, which takes a twentieth of a millisecond */
+/* For an answer of the daemon, which takes a twentieth of a millisecond; on a machine that is busy it has to wait for a CPU first. One
+ * that is stopped costs this once: then it counts as slow until it moves. */
+#define PATIENCE_NS (100 * NS_PER_MS)
 
 /* ---- news ---------------------------------------------------------------------------------------------------- */
 

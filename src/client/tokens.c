@@ -171,6 +171,8 @@ static void set_aside(struct listener *l, const struct token *t)
         poke(l);
     else
         log_warn("listener %u: an offer is dropped: too many wait for their connectors' memory", l->id);
+    if (load_acquire(&l->watches))
+        listener_ready(l); /* who watches it does not see it in the pipe any more */
 }
 
 void listener_more(const struct listener *l)
@@ -275,8 +277,6 @@ static bool own_head_ready(struct listener *l)
         if (can == ANSWER_STALE)
             continue;
         set_aside(l, &t);
-        if (load_acquire(&l->watches))
-            listener_ready(l); /* others who watch it do not see it in the pipe any more */
         if (can == ANSWER_NOW)
             return true;
     }

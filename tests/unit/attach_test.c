@@ -1,10 +1,13 @@
 /* attach_test.c - libberth attaches to a fake daemon, which answers well, wrongly, half, late or never. */
 #include "fake_daemon.h"
 
+#include <poll.h>
+#include <pthread.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "client/client.h"
 #include "client/control.h"
 #include "client/news.h"
 #include "shm/segment.h"
@@ -72,6 +75,50 @@ static void a_new_worker_looks_once(void **state)
         struct answer done = {.h = {.type = CTL_DONE, .len = sizeof done.h, .seq = c.seq}, .len = sizeof done.h};
         answer(&c, &done);
     }
+    finish(&c);
+}
+
+static struct ctl_listener numbered(uint32_t number)
+{
+    return (struct ctl_listener){.h = {.type = CTL_BACKLOG, .len = sizeof(struct ctl_listener)}, .backlog = number};
+}
+
+static void *sleep_in_poll(void *fd)
+{
+    struct pollfd p = {.fd = *(int *)fd, .events = POLLIN};
+    (void)client_poll(NULL, 0, &p, 1, -1, NULL, NULL);
+    return NULL;
+}
+
+static void send_more_than_goes(void)
+{
+    pthread_t thread;
+    int never[2];
+    uint32_t n = 0;
+    if (attach() != 0 || pipe(never) != 0 || pthread_create(&thread, NULL, sleep_in_poll, &never[0]) != 0)
+        _exit(1);
+    (void)usleep(50000); /* it sleeps */
+    do {
+        struct ctl_listener m = numbered(++n);
+        if (control_send(&m, NULL, 0) != 0)
+            _exit(1);
+    } while (!control_unsent());
+    tell(n);
+    for (int64_t end = clock_now() + longer(5) * NS_PER_SEC; control_unsent() && clock_now() < end;)
+        (void)usleep(1000); /* this thread does nothing more for it */
+    _exit(control_unsent());
+}
+
+/* A daemon that does not read: what finds no room is kept, and sent by whoever sleeps, though its sender never calls again. */
+static void what_was_kept_is_sent_by_a_sleeper(void **state)
+{
+    (void)state;
+    struct child c = start(send_more_than_goes);
+    welcome_child(&c);
+    uint32_t last = (uint32_t)result(&c), seen = 0;
+    while (seen < last && take(&c, CTL_BACKLOG))
+        seen = ((struct ctl_listener *)(void *)c.bytes)->backlog;
+    assert_int_equal(seen, last);
     finish(&c);
 }
 
@@ -273,6 +320,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_hello_says),
         cmocka_unit_test(a_new_worker_looks_once),
+        cmocka_unit_test(what_was_kept_is_sent_by_a_sleeper),
         cmocka_unit_test(each_refusal_has_its_code),
         cmocka_unit_test(spoiled_welcomes_are_errors),
         cmocka_unit_test(a_daemon_that_hangs_up),
