@@ -113,6 +113,10 @@ int client_attach(const struct berth_attach_options *options)
         plock_release(&attach_lock);
         return BERTH_E_ALREADY_ATTACHED;
     }
+    if (!segment_allowed(SEGMENT_MIN)) {
+        plock_release(&attach_lock);
+        return BERTH_E_NO_MEMORY;
+    }
     char dir[RUNTIME_DIR_MAX];
     err = runtime_dir_resolve(o->runtime_dir, dir, sizeof dir);
     int ctl = err ? err : ctl_connect(dir);
@@ -211,12 +215,27 @@ static bool too_early(void)
     return at && clock_now() < at;
 }
 
+/* For a moment: it is tried again, and what the program opens now fails as it would without us. */
+static bool table_is_full(void)
+{
+    long fd = sys_eventfd(O_CLOEXEC);
+    if (fd >= 0)
+        (void)sys_close((int)fd);
+    return fd == -EMFILE;
+}
+
 static void say_why_not(const char *ns, int err)
 {
     if (err == BERTH_E_UNKNOWN_NAMESPACE || err == BERTH_E_WRONG_SECRET || err == BERTH_E_PERMISSION)
         log_warn_once("this process stays on the kernel: namespace '%s': %s", ns, berth_strerror(err));
     else if (err == BERTH_E_TIMED_OUT)
         log_warn_once("this process stays on the kernel: the berth daemon does not answer");
+    else if (!segment_allowed(SEGMENT_MIN))
+        log_warn_once("this process stays on the kernel: ulimit -f allows files of less than %u bytes, and "
+                      "berth's memory comes in files of that size",
+                      SEGMENT_MIN);
+    else if (err == BERTH_E_NO_MEMORY && table_is_full())
+        log_info("not under berth yet: no descriptor is free");
     else
         log_warn_once("this process stays on the kernel: %s", berth_strerror(err));
 }

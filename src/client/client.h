@@ -176,5 +176,7 @@ must_use int client_poll_since(const struct sleep_mark *mark, struct client_poll
 bool client_owns_fd(int fd);
 /* Gives up the descriptors that are kept in reserve: somebody needs one, and the table is full. They are made again later. */
 void client_fds_release(void);
+/* The program's limit of descriptors has changed: those in reserve are taken anew, below it. */
+void client_fds_limited(void);
 
 #endif

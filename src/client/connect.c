@@ -76,9 +76,9 @@ static int introduce_held(const struct dir_entry *e)
     plock_release(&C->lock);
     if (!err)
         err = control_answer(&ask, &is, sizeof is, &token, &got);
-    (void)fds_keep();
     if (token >= 0)
         token = own_pipe(token);
+    (void)fds_keep();
     struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
     plock_take(&C->lock);
     if (r && outbox_by_index(box_index) == box && !box->buried && outbox_rec_of(box)->handle == handle) {

@@ -61,17 +61,18 @@ bool client_owns_fd(int fd)
     return fd >= 0 && (uint32_t)fd < OWN_FDS_MAX && load_relaxed(&own_fds[fd / 8]) >> (fd % 8) & 1;
 }
 
-int own_fd(int fd)
+static uint64_t fds_limit(void)
 {
-    static int base;
-    if (fd < 0)
-        return fd;
-    if (!base) {
-        struct rlimit rl;
-        base = getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur > 1400 ? 1030 : 400;
-        if (rl.rlim_cur <= 600)
-            base = (int)(rl.rlim_cur * 3 / 4);
-    }
+    struct rlimit64 rl = {.rlim_cur = 1024};
+    (void)sys_call(SYS_prlimit64, 0L, (long)RLIMIT_NOFILE, 0L, &rl);
+    return rl.rlim_cur;
+}
+
+/* Moved out of the program's way, and known as ours. */
+static int own_number(int fd)
+{
+    uint64_t limit = fds_limit();
+    int base = limit > 1400 ? 1030 : limit > 600 ? 400 : (int)(limit * 3 / 4);
     long high = sys_fcntl(fd, F_DUPFD_CLOEXEC, (long)base);
     if (high >= 0) {
         (void)sys_close(fd);
@@ -99,6 +100,7 @@ void own_fd_close(int fd)
 
 static int spare[SPARES];
 static uint32_t spares;
+static uint32_t given_up; /* of the reserve, and not used: these numbers are ours before they are the program's */
 struct plock spare_lock;
 
 bool fds_room(uint32_t n)
@@ -112,19 +114,51 @@ bool fds_room(uint32_t n)
     return got == n;
 }
 
+/* spare_lock is held. */
+static void spares_take(uint32_t upto)
+{
+    while (spares < upto) {
+        long fd = sys_eventfd(O_CLOEXEC);
+        if (fd < 0)
+            return;
+        spare[spares] = own_number((int)fd);
+        store_relaxed(&spares, spares + 1);
+    }
+}
+
+static void spare_drop(void)
+{
+    own_fd_close(spare[spares - 1]);
+    store_relaxed(&spares, spares - 1);
+}
+
+int own_fd(int fd)
+{
+    if (fd < 0)
+        return fd;
+    fd = own_number(fd);
+    uint32_t has = load_relaxed(&given_up);
+    while (has && !compare_exchange_sc(&given_up, &has, has - 1))
+        ;
+    if (!has && load_relaxed(&spares) &&
+        !fds_room(SLACK)) { /* one of the program's last: the reserve pays for it */
+        plock_take(&spare_lock);
+        if (spares)
+            spare_drop();
+        plock_release(&spare_lock);
+    }
+    return fd;
+}
+
 uint32_t fds_keep(void)
 {
     if (load_relaxed(&spares) == SPARES)
         return SPARES;
     plock_take(&spare_lock);
-    bool room = fds_room(SPARES + SLACK - spares);
-    while (room && spares < SPARES) {
-        long fd = sys_eventfd(O_CLOEXEC);
-        if (fd < 0)
-            break;
-        spare[spares] = own_fd((int)fd);
-        store_relaxed(&spares, spares + 1);
-    }
+    uint32_t upto = spares + exchange_sc(&given_up, 0u);
+    spares_take(upto < SPARES ? upto : SPARES);
+    if (spares < SPARES && fds_room(SPARES + SLACK - spares))
+        spares_take(SPARES);
     uint32_t have = spares;
     plock_release(&spare_lock);
     return have;
@@ -133,20 +167,35 @@ uint32_t fds_keep(void)
 void client_fds_release(void)
 {
     plock_take(&spare_lock);
-    while (spares) {
-        own_fd_close(spare[spares - 1]);
-        store_relaxed(&spares, spares - 1);
-    }
+    fetch_add_sc(&given_up, spares);
+    while (spares)
+        spare_drop();
     plock_release(&spare_lock);
+}
+
+void client_fds_limited(void)
+{
+    uint64_t limit = fds_limit();
+    bool above = false;
+    plock_take(&spare_lock);
+    for (uint32_t i = 0; i < spares; i++)
+        above |= (uint64_t)spare[i] >= limit;
+    while (above && spares)
+        spare_drop();
+    plock_release(&spare_lock);
+    if (above)
+        (void)fds_keep();
 }
 
 void fds_keep_again(void)
 {
     static int64_t last;
     int64_t now;
-    if (load_relaxed(&spares) == SPARES || (now = clock_now()) - load_relaxed(&last) < KEEP_NS)
+    if (load_relaxed(&spares) == SPARES)
         return;
-    store_relaxed(&last, now);
+    if (!load_relaxed(&given_up) && (now = clock_now()) - load_relaxed(&last) < KEEP_NS)
+        return;
+    store_relaxed(&last, clock_now());
     (void)fds_keep();
 }
 

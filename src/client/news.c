@@ -236,10 +236,11 @@ void control_poll(void)
     if (!C->attached)
         return;
     hold_begin(); /* memory is taken and given back */
-    fds_keep_again();
     control_flush();
     control_receive();
     dispatch_pushes();
+    if (!control_retry_at()) /* what is asked for again needs them */
+        fds_keep_again();
     hold_end();
 }
 

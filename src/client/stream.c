@@ -462,8 +462,11 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             size *= 4;
         while (size > limit && size > 1u << RING_MIN_LOG2)
             size /= 4;
-        if (size > s->tx_size && fifo_swap(s, c, size) != 0 && !s->tx_size)
-            return BERTH_E_NO_MEMORY;
+        while (size > s->tx_size && fifo_swap(s, c, size) != 0 && !s->tx_size) {
+            if (size == 1u << RING_MIN_LOG2)
+                return BERTH_E_NO_MEMORY;
+            size /= 4; /* little memory is left: then a small one */
+        }
     }
     room = s->tx_size - (s->tail - s->head_seen);
     return room ? (ssize_t)room : BERTH_E_WOULD_BLOCK;

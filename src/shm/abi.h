@@ -280,8 +280,9 @@ struct directory {
     uint32_t seq; /* odd while the daemon writes */
     uint32_t local_count;
     uint32_t listeners;
-    uint32_t epoch; /* of the whole directory */
-    uint8_t pad1[40];
+    uint32_t epoch;  /* of the whole directory */
+    uint32_t paused; /* not 0: new connections go to the kernel */
+    uint8_t pad1[36];
     uint8_t local_addr[DIR_LOCAL_ADDRS][16]; /* of this network namespace, beside 127/8 and ::1 */
     struct dir_entry entry[DIR_ENTRIES];
     /* A robust mutex that the daemon locks and never releases: when it ends, however it ends, the kernel changes the first
@@ -383,6 +384,7 @@ ABI_ASSERT(offsetof(struct directory, seq) == 8);
 ABI_ASSERT(offsetof(struct directory, local_count) == 12);
 ABI_ASSERT(offsetof(struct directory, listeners) == 16);
 ABI_ASSERT(offsetof(struct directory, epoch) == 20);
+ABI_ASSERT(offsetof(struct directory, paused) == 24);
 ABI_ASSERT(offsetof(struct directory, local_addr) == CACHE_LINE);
 ABI_ASSERT(offsetof(struct directory, entry) == CACHE_LINE + DIR_LOCAL_ADDRS * 16);
 ABI_ASSERT(offsetof(struct directory, life) == offsetof(struct directory, entry) + DIR_ENTRIES * CACHE_LINE);

@@ -27,6 +27,7 @@
  *   SHOW                                                SHOWN                       memfd with JSON
  *   NS_ADD, NS_DEL                                      DONE
  *   STATUS                                              STATUS_IS
+ *   PAUSE, RESUME                                       DONE
  *
  *   A bell is a pipe of the daemon's making: WELCOME has a description for the owner alone, the others one that peers share. A
  *   token pipe goes out as it came. Whoever receives what others share opens it anew or never writes it by its flags.
@@ -84,6 +85,8 @@ enum ctl_type {
     CTL_EVICTED,
     CTL_GET_PEERS,
     CTL_ANNOUNCED,
+    CTL_PAUSE,
+    CTL_RESUME,
     CTL_TYPES
 };
 
@@ -274,6 +277,8 @@ struct ctl_status_is {
     uint32_t pid;
     uint32_t apps;
     uint32_t workers;
+    uint32_t paused; /* not 0: new connections go to the kernel */
+    uint32_t pad;
     uint64_t uptime_ns;
     char release[CTL_NAME_MAX];
 };
@@ -298,6 +303,6 @@ CTL_ASSERT(sizeof(struct ctl_stay) == 24);
 CTL_ASSERT(sizeof(struct ctl_show) == 24);
 CTL_ASSERT(sizeof(struct ctl_shown) == 24);
 CTL_ASSERT(sizeof(struct ctl_ns) == 280);
-CTL_ASSERT(sizeof(struct ctl_status_is) == 104);
+CTL_ASSERT(sizeof(struct ctl_status_is) == 112);
 
 #endif

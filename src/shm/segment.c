@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -18,8 +19,19 @@
 #endif
 #define SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE)
 
+bool segment_allowed(uint64_t size)
+{
+    struct rlimit64 limit = {.rlim_cur = RLIM64_INFINITY};
+    (void)sys_call(SYS_prlimit64, 0L, (long)RLIMIT_FSIZE, 0L, &limit);
+    return size <= limit.rlim_cur;
+}
+
 int segment_create(const char *name, uint64_t size, int *fd_out, void **map_out)
 {
+    if (!segment_allowed(size)) {
+        errno = EFBIG;
+        return BERTH_E_NO_MEMORY;
+    }
     int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return BERTH_E_NO_MEMORY;

@@ -10,6 +10,10 @@
 #include "base/result.h"
 #include "shm/abi.h"
 
+/* May this process make files that large (RLIMIT_FSIZE, `ulimit -f`)? Where not, the kernel does not only say EFBIG, it ends
+ * the program by SIGXFSZ. */
+bool segment_allowed(uint64_t size);
+
 /* Makes a memfd of `size` bytes (a multiple of the page size), maps it writable and shared, then seals it with SHRINK, GROW
  * and FUTURE_WRITE, so that nobody, the owner included, can map it writable again. The descriptor is CLOEXEC.
  * 0, or BERTH_E_NO_MEMORY with errno set. Caller owns both: munmap and close. */
