@@ -16,6 +16,7 @@ static const struct {
          "  run [FLAGS] -- PROGRAM ARGS   run a program on berth\n"
          "  show WHAT                     apps, workers, listeners, sessions, segments, namespaces\n"
          "  ns add|del ID                 make or remove a namespace\n"
+         "  pause, resume                 send new connections to the kernel, and back\n"
          "  daemon                        the daemon, which 'run' starts where none runs\n"
          "  bench                         measure berth beside the kernel\n"
          "  version                       of this command and of the daemon\n"
@@ -63,6 +64,19 @@ static const struct {
            "                           (as the daemon's socket has it)\n"
            "  -d, --runtime-dir DIR    the daemon's directory\n"
            "  -h, --help               this text\n"},
+    {"pause", "Usage: berth pause [FLAGS]\n"
+              "\n"
+              "From now on each new connection goes to the kernel, as if berth were not there. Those that\n"
+              "are there go on, and end in their own time. No program needs to be started again.\n"
+              "\n"
+              "  -d, --runtime-dir DIR    the daemon's directory\n"
+              "  -h, --help               this text\n"},
+    {"resume", "Usage: berth resume [FLAGS]\n"
+               "\n"
+               "Undoes 'berth pause': new connections go through shared memory again.\n"
+               "\n"
+               "  -d, --runtime-dir DIR    the daemon's directory\n"
+               "  -h, --help               this text\n"},
     {"bench", "Usage: berth bench [ARGUMENTS]\n"
               "\n"
               "Runs the measurements, berth and kernel in turn on the same work. The arguments are the\n"

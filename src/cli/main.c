@@ -244,9 +244,10 @@ int cmd_version(int argc, char **argv)
     if (err)
         return err;
     is.release[sizeof is.release - 1] = '\0';
-    printf("daemon %s in %s: pid %u, %u app%s, %u worker%s, up %llu s\n", is.release, dir, is.pid, is.apps,
+    printf("daemon %s in %s: pid %u, %u app%s, %u worker%s, up %llu s%s\n", is.release, dir, is.pid, is.apps,
            is.apps == 1 ? "" : "s", is.workers, is.workers == 1 ? "" : "s",
-           (unsigned long long)(is.uptime_ns / 1000000000u));
+           (unsigned long long)(is.uptime_ns / 1000000000u),
+           is.paused ? ", paused: new connections go to the kernel" : "");
     return 0;
 }
 
@@ -280,9 +281,9 @@ static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"run", cmd_run},     {"daemon", cmd_daemon},           {"show", cmd_show}, {"ns", cmd_ns},
-    {"bench", cmd_bench}, {"version", cmd_version},         {"help", cmd_help}, {"--help", cmd_help},
-    {"-h", cmd_help},     {"--version", cmd_version_short},
+    {"pause", cmd_pause}, {"resume", cmd_resume}, {"run", cmd_run},     {"daemon", cmd_daemon},
+    {"show", cmd_show},   {"ns", cmd_ns},         {"bench", cmd_bench}, {"version", cmd_version},
+    {"help", cmd_help},   {"--help", cmd_help},   {"-h", cmd_help},     {"--version", cmd_version_short},
 };
 
 int main(int argc, char **argv)

@@ -297,7 +297,10 @@ int cmd_run(int argc, char **argv)
         (void)failure("run", "%s: %s", program[0], err == EXIT_NOT_FOUND ? "not found" : "cannot be executed");
         return err;
     }
-    if (dir_usable) {
+    const char *off = getenv("BERTH_OFF");
+    if (off && *off && strcmp(off, "0") != 0) {
+        note("BERTH_OFF is set: %s runs on the kernel", program[0]);
+    } else if (dir_usable) {
         err = set_environment(&o, dir);
         if (err)
             return err;

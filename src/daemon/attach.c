@@ -21,6 +21,7 @@
 #include "base/clock.h"
 #include "base/sys.h"
 #include "daemon/registry.h"
+#include "session/directory.h"
 #include "shm/segment.h"
 
 #ifndef SO_PEERPIDFD
@@ -245,9 +246,26 @@ int handle_status(struct daemon *d, struct request *r)
                               .pid = (uint32_t)getpid(),
                               .apps = d->app_count,
                               .workers = d->worker_count,
+                              .paused = d->paused,
                               .uptime_ns = (uint64_t)(clock_now() - d->started)};
     (void)snprintf(m.release, sizeof m.release, "%s", BERTH_RELEASE);
     conn_send(d, r->conn, &m, sizeof m, NULL, 0);
+    return 0;
+}
+
+/* PAUSE, RESUME: a word in each directory, that who connects looks at. */
+int handle_pause(struct daemon *d, struct request *r)
+{
+    bool pause = r->msg->h.type == CTL_PAUSE;
+    if (!conn_is_admin(d, r->conn))
+        return BERTH_E_PERMISSION;
+    if (d->paused != pause)
+        log_info("%s by uid %u", pause ? "paused: new connections go to the kernel," : "resumed",
+                 (unsigned)r->conn->uid);
+    d->paused = pause;
+    list_for_each(&d->spaces, it, after) directory_pause(container_of(it, struct space, link)->directory, pause);
+    struct ctl_header done = {.type = CTL_DONE, .len = sizeof done, .seq = r->seq};
+    conn_send(d, r->conn, &done, sizeof done, NULL, 0);
     return 0;
 }
 

@@ -188,6 +188,7 @@ int space_get(struct daemon *d, struct ns *ns, uint64_t netns, struct space **ou
         free(space);
         return err;
     }
+    directory_pause(space->directory, d->paused);
     if (netns == d->own_netns) /* it cannot fail: local_count is within DIR_LOCAL_ADDRS */
         (void)directory_set_local(space->directory, (const uint8_t(*)[16])d->local, d->local_count);
     space->ns = ns;

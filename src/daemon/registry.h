@@ -228,10 +228,11 @@ struct daemon {
     struct watch accept, signals, netlink;
     struct list conns, doomed, stays;
     uint32_t conn_count, stay_count;
-    bool accept_paused;
-    int64_t accept_at; /* when to take connections again */
-    int64_t leave_at;  /* automatic: when the grace is over; 0: not alone */
-    int64_t sweep_at;  /* when to look at left outboxes again; 0: there is none */
+    bool accept_paused; /* for want of descriptors */
+    bool paused;        /* `berth pause` */
+    int64_t accept_at;  /* when to take connections again */
+    int64_t leave_at;   /* automatic: when the grace is over; 0: not alone */
+    int64_t sweep_at;   /* when to look at left outboxes again; 0: there is none */
     int64_t sweep_wait;
     int64_t stuck_at; /* when to try connections again to which the kernel took nothing; 0: there is none */
 
@@ -317,6 +318,7 @@ int handle_child_hello(struct daemon *d, struct request *r);
 int handle_detach(struct daemon *d, struct request *r);
 int handle_stay(struct daemon *d, struct request *r);
 int handle_status(struct daemon *d, struct request *r);
+int handle_pause(struct daemon *d, struct request *r);
 int handle_listen(struct daemon *d, struct request *r);
 int handle_unlisten(struct daemon *d, struct request *r);
 int handle_backlog(struct daemon *d, struct request *r);

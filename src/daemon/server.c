@@ -73,6 +73,8 @@ static const struct row rows[CTL_TYPES] = {
     [CTL_SHOW] = {EXACTLY(ctl_show), ANY_STATE, 0, 0, CTL_SHOWN, sizeof(struct ctl_shown), handle_show, true},
     [CTL_NS_ADD] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_add, true},
     [CTL_NS_DEL] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_del},
+    [CTL_PAUSE] = {EXACTLY(ctl_header), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_pause},
+    [CTL_RESUME] = {EXACTLY(ctl_header), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_pause},
     [CTL_STATUS] = {EXACTLY(ctl_header), ANY_STATE, 0, 0, CTL_STATUS_IS, sizeof(struct ctl_status_is),
                     handle_status},
 };
@@ -259,7 +261,7 @@ static void signals_ready(struct daemon *d, struct watch *w, uint32_t events)
 static void run_timers(struct daemon *d)
 {
     int64_t now = clock_now();
-    bool alone = d->automatic && !d->conn_count && !d->stay_count;
+    bool alone = d->automatic && !d->conn_count && !d->stay_count && !d->paused;
     if (!alone)
         d->leave_at = 0;
     else if (!d->leave_at)

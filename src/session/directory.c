@@ -187,7 +187,7 @@ static bool read_proved(const struct directory *dir, uint32_t seq)
 bool directory_lookup(const struct directory *dir, const endpoint *dst, uint32_t spread, struct dir_entry *out)
 {
     const uint8_t *addr = dst->addr;
-    if (dst->proto != PROTO_TCP || dst->port == 0)
+    if (dst->proto != PROTO_TCP || dst->port == 0 || directory_paused(dir))
         return false;
     if (endpoint_is_wildcard(addr)) /* as Linux has it: a connect to "any" goes to loopback */
         addr = endpoint_is_v4(addr) ? loopback_v4 : loopback_v6;
@@ -275,6 +275,11 @@ void directory_init(struct directory *dir)
     memset(dir, 0, sizeof *dir);
     dir->magic = ABI_MAGIC_DIR;
     dir->version = ABI_VERSION;
+}
+
+void directory_pause(struct directory *dir, bool pause)
+{
+    store_release(&dir->paused, pause ? 1u : 0u);
 }
 
 int directory_add(struct directory *dir, const struct dir_entry *entry)

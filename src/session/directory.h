@@ -17,6 +17,11 @@
  * wildcard address itself as destination means loopback. Where several listeners share an endpoint, `spread` (any
  * number) chooses among them. Returns true and a copy of the entry, or false. Any thread, never blocks. */
 bool directory_lookup(const struct directory *dir, const endpoint *dst, uint32_t spread, struct dir_entry *out);
+/* Has the daemon said that new connections are to go to the kernel? Then directory_lookup finds nobody. */
+static inline bool directory_paused(const struct directory *dir)
+{
+    return load_acquire(&dir->paused) != 0;
+}
 /* The entry of that listener, by endpoint and id; false when it is gone. */
 bool directory_find(const struct directory *dir, const uint8_t addr[16], uint16_t port, uint32_t listener,
                     struct dir_entry *out);
@@ -48,6 +53,7 @@ must_use int directory_add(struct directory *dir, const struct dir_entry *entry)
 must_use int directory_remove(struct directory *dir, const struct dir_entry *entry);
 must_use int directory_update(struct directory *dir,
                               const struct dir_entry *entry); /* same key and listener, other words */
+void directory_pause(struct directory *dir, bool pause);
 /* From now on the calling thread's end is told by directory_life. Once, and undone before the memory goes. */
 must_use int directory_live(struct directory *dir);
 void directory_leave(struct directory *dir);
