@@ -93,7 +93,7 @@ class Command(harness.TestCase):
                             kind, _, seq, _, _ = HEADER.unpack_from(data)
                             asked.append(kind)
                             if kind == CTL["STATUS"]:
-                                body = bytes(24 + 64)
+                                body = bytes(32 + 64)
                                 s.send(HEADER.pack(CTL["STATUS_IS"], HEADER.size + len(body), seq, 0, 0) + body)
 
             thread = threading.Thread(target=answer, daemon=True)
