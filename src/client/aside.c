@@ -79,6 +79,7 @@ int tokens_create(struct listener *l)
         if (aside_claim(a)) {
             aside_set_count(a, 0);
             aside_set_nonblock(a, 0);
+            aside_set_later(a, false);
             members_only(&a->holders, C->member);
             store_release(&l->aside, i + 1);
             return 0;
@@ -103,7 +104,7 @@ bool token_same(const struct token *a, const struct token *b)
            a->offer_seq == b->offer_seq;
 }
 
-bool aside_put(struct listener *l, const struct token *t)
+bool aside_put(struct listener *l, const struct token *t, bool later)
 {
     struct aside *a = aside_of(l);
     bool put = false;
@@ -113,6 +114,8 @@ bool aside_put(struct listener *l, const struct token *t)
     if (a->count < ASIDE_TOKENS) {
         a->token[a->count] = *t;
         aside_set_count(a, a->count + 1);
+        if (later)
+            aside_set_later(a, true);
         put = true;
     }
     family_lock_drop(&a->lock);
@@ -130,6 +133,8 @@ bool aside_take(struct aside *a, const struct token *t)
             continue;
         memmove(&a->token[i], &a->token[i + 1], (n - i - 1) * sizeof a->token[0]);
         aside_set_count(a, n - 1);
+        if (n == 1)
+            aside_set_later(a, false);
         took = true;
     }
     family_lock_drop(&a->lock);
@@ -151,7 +156,7 @@ void listener_retry_pending(void)
 {
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
         struct listener *l = &C->listeners[i];
-        if (l->generation & 1 && l->aside && aside_count(aside_of(l)))
+        if (l->generation & 1 && l->aside && aside_count(aside_of(l)) && aside_later(aside_of(l)))
             listener_ready(l);
     }
 }

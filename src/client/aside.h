@@ -8,7 +8,8 @@
 struct aside *aside_of(const struct listener *l); /* NULL: it has no place */
 must_use int tokens_create(struct listener *l);   /* their place in the family */
 void tokens_free(struct listener *l);
-bool aside_put(struct listener *l, const struct token *t); /* false: there is no room */
+/* `later`: it cannot be answered yet. False: there is no room. */
+bool aside_put(struct listener *l, const struct token *t, bool later);
 bool aside_take(struct aside *a, const struct token *t);   /* false: somebody else was faster */
 uint32_t aside_copy(struct aside *a, struct token out[ASIDE_TOKENS]);
 bool token_same(const struct token *a, const struct token *b);

@@ -62,6 +62,8 @@ static void listener_came(struct evset *set, uint32_t index)
     plock_take(&C->watch_lock);
     for (struct watch *w = l->watches; w; w = w->next) {
         known = known || w->set == set || w->set->outer;
+        if (w->events & EPOLLET && !listener_news(l, w))
+            continue; /* the pipe is here by level for another */
         if (ready && w->set == set) {
             w->sure = true;
             watch_ready(w);
@@ -69,8 +71,8 @@ static void listener_came(struct evset *set, uint32_t index)
             watch_ready(w);
         }
     }
-    if (!known && set->wait_ep >= 0 && l->pipe_rd >= 0) /* it left with a set that was in this one */
-        (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_DEL, l->pipe_rd, NULL);
+    if (!known) /* it left with a set that was in this one */
+        set_pipe_sync(set, l);
     plock_release(&C->watch_lock);
 }
 

@@ -67,6 +67,15 @@ uint32_t watch_mask(const struct watch *w)
     return w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
 }
 
+static bool edge_outside(const struct evset *set, int depth)
+{
+    for (const struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next) {
+        if (o->events & EPOLLET || edge_outside(o->set, depth + 1))
+            return true;
+    }
+    return false;
+}
+
 /* What a watch on a session has to report now, with READY_MISSING; arms the session where it has nothing. `take`: what it says is told. */
 static uint32_t judge_session(struct watch *w, bool take)
 {
@@ -79,12 +88,18 @@ static uint32_t judge_session(struct watch *w, bool take)
     uint32_t mask = watch_mask(w);
     bool edge = w->events & EPOLLET, came = !edge || edge_came(w, s, c, take);
     uint32_t now = session_ready(s, c) & mask;
-    if (now && !edge)
+    if (now && !edge) {
+        if (w->set->outer && edge_outside(w->set, 0)) { /* for which what comes beyond it is an event */
+            uint64_t want = slot_own_want(c->own);
+            (void)stream_arm_read(s, c, 0, true, 1);
+            pass_on(w, c, want);
+        }
         return now;
+    }
     /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
      * for what is beyond the bytes that are there, a level for the first byte. */
     uint64_t want = slot_own_want(c->own);
-    bool beyond = edge || !(w->events & (READY_IN | EPOLLRDHUP)); /* it is for EPOLLHUP, EPOLLERR alone */
+    bool beyond = edge || !(w->events & READY_IN); /* it is for the end alone */
     w->more = !stream_arm_read(s, c, 0, beyond, 1) && beyond;
     pass_on(w, c, want);
     if (w->events & READY_OUT && !stream_writable(s, c))
@@ -128,7 +143,7 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
     }
     for (struct watch *w = set->listeners ? set->all : NULL; w; w = w->set_next) {
         struct listener *l = w->inner || w->spent || !(w->events & READY_IN) ? NULL : listener_get(w->handle);
-        if (l && (!(w->events & EPOLLET) || w->told) && listener_waiting(l))
+        if (l && (!(w->events & EPOLLET) || w->told || listener_news(l, w)) && listener_waiting(l))
             return true;
     }
     return false;
@@ -219,6 +234,9 @@ int harvest(struct evset *set, struct epoll_event *out, int max, session_handle 
             if (w->events & EPOLLONESHOT)
                 watch_spend(w);
             out[n++] = (struct epoll_event){.events = tell, .data.u64 = w->data};
+            const struct listener *l = w->events & EPOLLET && !w->inner ? listener_get(w->handle) : NULL;
+            if (l)
+                w->seen_arrivals = listener_arrivals(l);
             if (!w->inner && !handle_is_listener(w->handle))
                 set->last = w->handle;
         }

@@ -44,7 +44,8 @@ struct call {
     int count, room;
     int ep;
     bool armed;
-    bool left; /* a handler has run in its sleep: all was undone */
+    bool sets_in; /* what sets sleep on is in ep */
+    bool left;    /* a handler has run in its sleep: all was undone */
     struct sleeper sl;
     struct client_room *rooms; /* the caller's */
     struct pollfd stack[ON_STACK];
@@ -207,6 +208,12 @@ static bool arm_items(struct call *k, bool on)
 static void finish(struct call *k)
 {
     (void)arm_items(k, false);
+    for (int i = 0; i < k->n && k->sets_in; i++) {
+        int fd = k->items[i].set ? evset_fd(k->items[i].set) : -1;
+        if (fd >= 0)
+            (void)sys_epoll_ctl(k->ep, EPOLL_CTL_DEL, fd, NULL);
+    }
+    k->sets_in = false;
     ep_give(k->ep);
     k->ep = -1;
     if (k->fds && k->fds != k->stack)
@@ -328,16 +335,30 @@ static bool add_pipe(struct listener *l, void *arg)
     return add_fd(arg, l->pipe_rd);
 }
 
+/* What the set sleeps on goes into our epoll descriptor, by edge: the pipes of its listeners are in there, also of those that are put
+ * into it while we wait, and nothing of it is taken. Where that cannot be, the pipes that are there now. */
+static bool add_set(struct call *k, struct evset *set)
+{
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = EP_SET};
+    int fd = k->ep < 0 ? -1 : evset_fd(set);
+    long err = fd < 0 ? fd : sys_epoll_ctl(k->ep, EPOLL_CTL_ADD, fd, &ev);
+    if (err == 0)
+        k->sets_in = true;
+    return err == 0 || err == -EEXIST || evset_listeners(set, add_pipe, k);
+}
+
 /* Everything that ppoll is to have. */
 static bool gather(struct call *k)
 {
+    k->ep = ep_take();
+    if (k->ep >= 0 && !add_fd(k, k->ep))
+        return false;
     for (int i = 0; i < k->n; i++) {
         struct listener *l = handle_is_listener(k->items[i].handle) ? listener_get(k->items[i].handle) : NULL;
-        if ((l && !add_pipe(l, k)) || (k->items[i].set && !evset_listeners(k->items[i].set, add_pipe, k)))
+        if ((l && !add_pipe(l, k)) || (k->items[i].set && !add_set(k, k->items[i].set)))
             return false;
     }
-    k->ep = ep_take();
-    return k->ep < 0 || add_fd(k, k->ep);
+    return true;
 }
 
 int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n, struct pollfd *kfds,

@@ -202,6 +202,8 @@ struct aside {
     uint32_t used;
     uint32_t count;
     uint32_t nonblock; /* the listener's O_NONBLOCK, as a session's */
+    uint32_t taken;    /* out of the pipe, ever */
+    uint32_t later;    /* not 0: one of these could not be answered when it was put here */
     struct member_set holders;
     struct token token[ASIDE_TOKENS];
 };
@@ -490,6 +492,28 @@ static inline uint32_t aside_count_acquire(const struct aside *a)
 static inline void aside_set_count(struct aside *a, uint32_t count)
 {
     store_release(&a->count, count);
+}
+
+/* Written under its lock. Relaxed: whoever hears that something has come looks, and is told once too often at worst. */
+static inline bool aside_later(const struct aside *a)
+{
+    return load_relaxed(&a->later) != 0;
+}
+
+static inline void aside_set_later(struct aside *a, bool later)
+{
+    store_relaxed(&a->later, later ? 1u : 0u);
+}
+
+/* A count to tell arrivals by: no order with anything else. */
+static inline void aside_add_taken(struct aside *a)
+{
+    (void)fetch_add_sc(&a->taken, 1u);
+}
+
+static inline uint32_t aside_taken(const struct aside *a)
+{
+    return load_relaxed(&a->taken);
 }
 
 /* True: it was free and is the caller's. */

@@ -30,6 +30,7 @@
 #include "client/listener.h"
 #include "client/ready.h"
 #include "client/session.h"
+#include "client/setpipes.h"
 #include "client/sleeper.h"
 #include "client/watch.h"
 #include "shm/slot.h"
@@ -75,11 +76,6 @@ static bool life_end(struct evset *set, uint64_t seen)
            compare_exchange_sc(&set->life, &seen, seen - (SET_DEAD - SET_FREE) * LIFE_STATE);
 }
 
-static int32_t this_process(void)
-{
-    return C->family ? C->family->member[C->member].pid : 0;
-}
-
 struct evset *evset_create(int epfd)
 {
     plock_take(&free_lock);
@@ -114,8 +110,9 @@ static void set_end(struct evset *set)
         watch_end(set->all);
     while (set->outer)
         watch_end(set->outer);
-    if (set->waiter != WAITER_ANY && set->pid == this_process())
+    if (set->waiter != WAITER_ANY && set->pid == set_process())
         store_relaxed(&C->waiters_used, C->waiters_used & ~(1ull << set->waiter));
+    set_pipes_forget(set);
     int ep = set->wait_ep;
     set->wait_ep = -1;
     plock_release(&C->watch_lock);
@@ -169,59 +166,12 @@ static void waiter_take(struct evset *set)
     }
 }
 
-/* What we sleep on is this process's, not that of the one it was forked from. */
-static bool ours(const struct evset *set)
-{
-    return set->wait_ep >= 0 && set->pid == this_process();
-}
-
-/* A token pipe is level-triggered in the set that the listener is in, as the program asked; from sets around it an edge does, since they
- * ask for the state. EPOLLEXCLUSIVE can be given only when it is added. */
-static void pipe_in(const struct evset *set, uint64_t handle, int pipe, uint32_t events, int depth)
-{
-    uint32_t mask = depth ? READY_IN : READY_IN | EPOLLET | EPOLLEXCLUSIVE;
-    struct epoll_event ev = {.events = (events & mask) | (depth ? EPOLLET : 0),
-                             .data.u64 = TAG_LISTENER0 + (uint32_t)(handle % LISTENERS_MAX)};
-    if (ours(set))
-        (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_ADD, pipe, &ev);
-    for (const struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next)
-        pipe_in(o->set, handle, pipe, events, depth + 1);
-}
-
-static void pipe_change(const struct watch *w, int pipe)
-{
-    struct epoll_event ev = {.events = w->spent ? 0 : w->events & (READY_IN | EPOLLET),
-                             .data.u64 = TAG_LISTENER0 + (uint32_t)(w->handle % LISTENERS_MAX)};
-    if (ours(w->set))
-        (void)sys_epoll_ctl(w->set->wait_ep, EPOLL_CTL_MOD, pipe, &ev);
-}
-
 void watch_spend(struct watch *w)
 {
     struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
     w->spent = true;
     if (l)
-        pipe_change(w, l->pipe_rd);
-}
-
-static void pipe_out(const struct evset *set, int pipe, int depth)
-{
-    if (ours(set))
-        (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_DEL, pipe, NULL);
-    for (const struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next)
-        pipe_out(o->set, pipe, depth + 1);
-}
-
-/* Every pipe of the set and of the sets in it, into the set's own wait_ep and those around it. watch_lock is held. */
-static void pipes_in(const struct evset *set, int depth)
-{
-    for (const struct watch *w = set->all; w; w = w->set_next) {
-        struct listener *l = listener_get(w->handle); /* of a session or a set: none */
-        if (l)
-            pipe_in(set, w->handle, l->pipe_rd, w->events, 0);
-        if (w->inner && depth < SETS_DEEP)
-            pipes_in(w->inner, depth + 1);
-    }
+        set_pipe_sync(w->set, l);
 }
 
 int set_wire(struct evset *set)
@@ -229,7 +179,7 @@ int set_wire(struct evset *set)
     int unready = fork_child_ready(); /* before its bell is looked at: a child gets another */
     if (unready)
         return unready;
-    int32_t pid = this_process();
+    int32_t pid = set_process();
     if (__builtin_expect(set->wired && set->pid == pid && set->wait_ep >= 0, 1))
         return 0;
     struct epoll_event ev = {.events = EPOLLIN, .data.u64 = TAG_PROGRAM};
@@ -240,7 +190,7 @@ int set_wire(struct evset *set)
         ep = -1;
     }
     plock_take(&C->watch_lock);
-    bool again = !set->wired || set->pid != pid;
+    bool again = !set->wired || set->pid != pid, fresh = ep >= 0;
     int old = set->wait_ep;
     if (ep < 0 && !again)
         ep = old; /* another thread had a descriptor for it */
@@ -254,22 +204,27 @@ int set_wire(struct evset *set)
     } else if (ep >= 0 && old >= 0 && ep != old) { /* another thread was faster */
         own_fd_close(ep);
         ep = old;
+        fresh = false;
     }
     set->wait_ep = ep;
     set->wired = true;
     set->pid = pid;
-    if (ep >= 0)
-        pipes_in(set, 0);
+    if (fresh) {
+        set_pipes_forget(set);
+        set_pipes_sync(set, set);
+    }
     plock_release(&C->watch_lock);
     return 0;
 }
 
 static void watch_end(struct watch *w)
 {
-    struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
-    if (l)
-        pipe_out(w->set, l->pipe_rd, 0);
+    const struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
     watch_leave(w);
+    if (l)
+        set_pipe_sync(w->set, l);
+    if (w->inner)
+        set_pipes_sync(w->set, w->inner);
     memory_put(w, sizeof *w);
 }
 
@@ -277,7 +232,7 @@ void sets_forget(struct listener *l)
 {
     plock_take(&C->watch_lock);
     for (const struct watch *w = l->watches; w; w = w->next)
-        pipe_out(w->set, l->pipe_rd, 0);
+        set_pipe_gone(w->set, l);
     plock_release(&C->watch_lock);
 }
 
@@ -361,6 +316,7 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
                         .list = t->list,
                         .events = events,
                         .data = data,
+                        .seen_arrivals = t->l ? listener_arrivals(t->l) - 1 : 0,
                         .told = true,
                         .fresh = true};
     plock_take(&C->watch_lock);
@@ -371,12 +327,12 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
     }
     watch_enter(w);
     if (t->l)
-        pipe_in(set, handle, t->l->pipe_rd, events, 0);
+        set_pipe_sync(set, t->l);
     if (t->s)
         name_waiter(t->s);
     if (t->inner) {
         set_for_anybody(t->inner, 0);
-        pipes_in(t->inner, 1);
+        set_pipes_sync(set, t->inner);
     }
     if (set->outer)
         set_for_anybody(set, 0);
@@ -398,8 +354,9 @@ static int modify(struct evset *set, const struct target *t, uint32_t key, uint3
         w->data = data;
         w->spent = false;
         w->told = w->fresh = true;
+        w->seen_arrivals = t->l ? listener_arrivals(t->l) - 1 : 0;
         if (t->l)
-            pipe_change(w, t->l->pipe_rd);
+            set_pipe_sync(set, t->l);
         if (!t->l || listener_maybe(t->l))
             watch_ready(w);
     }

@@ -3,11 +3,12 @@
 #define BERTH_CLIENT_SETS_H
 
 #include "client/client.h"
+#include "client/setpipes.h"
 #include "client/state.h"
 #include "client/watch.h"
 
 /* What the events of a set's wait_ep are of. */
-enum tag { TAG_KICK, TAG_NEWS, TAG_PROGRAM, TAG_LISTENER0 };
+enum tag { TAG_KICK, TAG_NEWS, TAG_PROGRAM }; /* TAG_LISTENER0 and more: listeners' pipes */
 
 extern struct plock free_lock; /* of sets that were destroyed */
 

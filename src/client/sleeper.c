@@ -401,9 +401,9 @@ bool sleeper_wire(int ep, uint64_t bell, uint64_t inner)
 
 void ep_empty(int ep)
 {
-    struct epoll_event ev[2];
+    struct epoll_event ev[8];
     struct timespec zero = {0};
-    long n = ep < 0 ? 0 : sys_epoll_pwait2(ep, ev, 2, &zero, NULL);
+    long n = ep < 0 ? 0 : sys_epoll_pwait2(ep, ev, 8, &zero, NULL);
     for (long i = 0; i < n; i++) {
         if (ev[i].data.u64 == EP_INNER) /* NOLINT(clang-analyzer-*): filled by a raw system call */
             control_told();

@@ -55,6 +55,7 @@ void eps_close(void); /* when nobody sleeps: at the end, and in a forked child *
 /* Puts the two into a set, edge-triggered, with that data. Who takes an event of the inner set must call control_told. */
 bool sleeper_wire(int ep, uint64_t bell, uint64_t inner);
 #define EP_INNER 1u    /* the inner set's data in those of ep_take, the bell's is 0 */
+#define EP_SET 2u      /* what an event set sleeps on, in one that a poll has taken */
 void ep_empty(int ep); /* takes what is there, and works it off; the bell's edges are forgotten */
 
 /* Waits for what was asked of the daemon, not longer than it should take: false, it is not here. When the daemon was late it is not waited

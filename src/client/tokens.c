@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -143,12 +144,14 @@ static enum answer examine_well(const struct listener *l, const struct token *t,
 /* 1: a token; 0: a poke, or nothing of ours; or -errno. */
 static int pipe_take(struct listener *l, struct token *t)
 {
-    const struct aside *a = aside_of(l);
+    struct aside *a = aside_of(l);
     if (a && aside_count(a) >= ASIDE_TOKENS)
         return -EAGAIN;
     long n = sys_read(l->pipe_rd, t, (long)sizeof *t);
     if (n < 0)
         return (int)n;
+    if (a)
+        aside_add_taken(a);
     if (n != (long)sizeof *t) {
         if (n > 0)
             log_warn("listener %u: %ld stray bytes in its queue", l->id, n);
@@ -163,16 +166,6 @@ static void poke(const struct listener *l)
     struct token t = {.magic = TOKEN_POKE};
     if (berth_family_shared)
         (void)pipe_put(l->pipe_wr, &t, sizeof t); /* full: then there is enough to wake it */
-}
-
-static void set_aside(struct listener *l, const struct token *t)
-{
-    if (aside_put(l, t))
-        poke(l);
-    else
-        log_warn("listener %u: an offer is dropped: too many wait for their connectors' memory", l->id);
-    if (load_acquire(&l->watches))
-        listener_ready(l); /* who watches it does not see it in the pipe any more */
 }
 
 void listener_more(const struct listener *l)
@@ -193,15 +186,28 @@ void tokens_forked(void)
     }
 }
 
+/* scratch_lock is held. */
+static void scratch_make(void)
+{
+    int fds[2] = {-1, -1};
+    long err = sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC);
+    if (err == -EMFILE) {
+        client_fds_release();
+        err = sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC);
+    }
+    if (err < 0)
+        return;
+    scratch[0] = own_fd(fds[0]) + 1;
+    scratch[1] = own_fd(fds[1]) + 1;
+}
+
 /* A copy of the token at the head. 1, -EAGAIN: there is none, or another error: it cannot be seen. */
 static int pipe_peek(const struct listener *l, struct token *t)
 {
-    int fds[2] = {-1, -1}, ret = -EMFILE;
+    int ret = -EMFILE;
     plock_take(&scratch_lock);
-    if (!scratch[0] && sys_pipe2(fds, O_NONBLOCK | O_CLOEXEC) == 0) {
-        scratch[0] = own_fd(fds[0]) + 1;
-        scratch[1] = own_fd(fds[1]) + 1;
-    }
+    if (!scratch[0])
+        scratch_make();
     if (scratch[0]) {
         long n =
             sys_call(SYS_tee, (long)l->pipe_rd, (long)(scratch[1] - 1), (long)sizeof *t, (long)SPLICE_F_NONBLOCK);
@@ -211,6 +217,29 @@ static int pipe_peek(const struct listener *l, struct token *t)
     }
     plock_release(&scratch_lock);
     return ret;
+}
+
+uint32_t listener_arrivals(const struct listener *l)
+{
+    const struct aside *a = aside_of(l);
+    int bytes = 0;
+    (void)sys_call(SYS_ioctl, (long)l->pipe_rd, (long)FIONREAD, &bytes, 0);
+    return (a ? aside_taken(a) : 0) + (uint32_t)bytes / sizeof(struct token);
+}
+
+bool listener_news(const struct listener *l, const struct watch *w)
+{
+    return (int32_t)(listener_arrivals(l) - w->seen_arrivals) > 0;
+}
+
+static void set_aside(struct listener *l, const struct token *t, bool later)
+{
+    if (aside_put(l, t, later))
+        poke(l);
+    else
+        log_warn("listener %u: an offer is dropped: too many wait for their connectors' memory", l->id);
+    if (load_acquire(&l->watches)) /* who watches it does not see it in the pipe any more */
+        listener_moved(l, listener_news);
 }
 
 /* ---- readiness ----------------------------------------------------------------------------------------------------- */
@@ -260,7 +289,7 @@ static bool head_ready(struct listener *l)
             return maybe(l, true);
         /* stale, a poke, or late; or somebody has taken it meanwhile and this is the next */
         if (is && (can != ANSWER_STALE || !token_same(&head, &took)))
-            set_aside(l, &took);
+            set_aside(l, &took, can != ANSWER_NOW);
     }
     return budget_over(l);
 }
@@ -276,7 +305,7 @@ static bool own_head_ready(struct listener *l)
         enum answer can = is ? examine_well(l, &t, NULL, &b) : ANSWER_STALE;
         if (can == ANSWER_STALE)
             continue;
-        set_aside(l, &t);
+        set_aside(l, &t, can == ANSWER_LATER);
         if (can == ANSWER_NOW)
             return true;
     }
@@ -309,7 +338,7 @@ int token_take(struct listener *l, struct token *t, struct peer_box **box)
         if (can == ANSWER_NOW)
             return 0;
         if (can == ANSWER_LATER)
-            set_aside(l, t);
+            set_aside(l, t, true);
     }
     if (b.tokens < TOKENS_MAX && from_aside(l, t, box, true, true)) /* poked, or it has come meanwhile */
         return 0;
@@ -321,6 +350,6 @@ int token_take(struct listener *l, struct token *t, struct peer_box **box)
 
 void token_put_back(struct listener *l, const struct token *t)
 {
-    set_aside(l, t);
+    set_aside(l, t, false);
     listener_ready(l);
 }

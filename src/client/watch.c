@@ -157,6 +157,21 @@ static bool all_ready(struct watch *list)
     return wake;
 }
 
+void listener_moved(struct listener *l, bool (*news)(const struct listener *l, const struct watch *w))
+{
+    bool wake = l->wait_ep >= 0;
+    plock_take(&C->watch_lock);
+    for (struct watch *w = l->watches; w; w = w->next) {
+        if (w->events & EPOLLET && !news(l, w))
+            continue;
+        ready_put(w, 0);
+        wake = wake || set_asleep(w->set);
+    }
+    plock_release(&C->watch_lock);
+    if (wake || load_sc(&C->listening))
+        own_kick();
+}
+
 bool watches_ready_quietly(struct session_cache *c)
 {
     bool wake = load_relaxed(&c->pollers) != 0;

@@ -22,6 +22,7 @@ struct watch {
     uint64_t looked_tail, looked_head; /* the same of a shared session when it was last looked at, see evset.c */
     uint32_t seen_flags, looked_flags;
     uint32_t seen_filled;
+    uint32_t seen_arrivals; /* edge: the listener's, when it was last told */
     bool seen_cut;
     bool fresh; /* nothing has been told since it was added or changed */
     bool ready;
@@ -47,10 +48,11 @@ struct evset {
     int64_t kernel_looked;
     struct watch *all;
     struct watch *ready_first, *ready_last;
-    struct watch *outer; /* watches of other sets on this one */
-    uint64_t last;       /* session handle of the last event, for the spin budget */
-    uint8_t vain;        /* how often in a row spinning did not pay */
-    uint64_t life;       /* see sets.c. The memory outlives the set */
+    struct watch *outer;    /* watches of other sets on this one */
+    struct set_pipe *pipes; /* in wait_ep: setpipes.c */
+    uint64_t last;          /* session handle of the last event, for the spin budget */
+    uint8_t vain;           /* how often in a row spinning did not pay */
+    uint64_t life;          /* see sets.c. The memory outlives the set */
     struct evset *next_free, *next_made;
 };
 
@@ -67,7 +69,9 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
 
 /* Takes watch_lock. Somebody should look at the session again: its event sets, polls and blocked threads. */
 void watches_ready(struct session_cache *c);
-void listener_ready(struct listener *l);             /* the same of a listener */
+void listener_ready(struct listener *l); /* the same of a listener */
+/* A token of it has left the pipe and waits on: who watches it by edge is told only if that is news. */
+void listener_moved(struct listener *l, bool (*news)(const struct listener *l, const struct watch *w));
 bool watches_ready_quietly(struct session_cache *c); /* true: the caller is to ring (own_kick) */
 void watches_drop(struct watch **list);              /* what they watch is gone */
 

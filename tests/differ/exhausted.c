@@ -65,7 +65,8 @@ CASE(accept_told_by_all, "poll and a set tell of the listener each time, however
         SAY(accept(l, NULL, NULL));
     }
     leave(1);
-    say("%s, a connection: %d", epolled(ep, 8, 1000), accept(l, NULL, NULL) >= 0);
+    say("a connection: %d", accept(l, NULL, NULL) >= 0);
+    say("%s", epolled(ep, 8, 0));
 }
 
 CASE(accept_in_set, "a set tells of the listener by level as long as connections wait")

@@ -410,3 +410,140 @@ CASE(blocked_poll, "a thread that polls the set is woken, and one that selects i
     say("%s", polled(n.inner, POLLIN, 1000));
     say("%s", side_end(&side));
 }
+
+static void edge_over_level(int levels, const char *between)
+{
+    struct pair p = pair_here();
+    int ep = epoll_with(p.s, EPOLLIN, 1);
+    set_nonblock(p.s, 1);
+    for (int i = 0; i < levels; i++)
+        ep = epoll_with(ep, EPOLLIN | EPOLLET, 2 + i);
+    for (int round = 0; round < 5; round++) {
+        SAY(send(p.c, "abc", 3, 0));
+        say("%s", epolled(ep, 8, 1000));
+        if (*between) {
+            SAY(send(p.c, between, strlen(between), 0));
+            say("again: %s", epolled(ep, 8, 1000));
+        }
+        say("%ld", drain(p.s, 3 + (long)strlen(between)));
+        say("empty: %s", epolled(ep, 8, 0));
+    }
+}
+
+CASE(edges_outside_of_a_level, "each arrival is an edge of the outer set, whatever the inner one asks for")
+{
+    for (int levels = 1; levels <= 3; levels++)
+        edge_over_level(levels, "");
+}
+
+CASE(edges_outside_of_unread_bytes, "also while bytes lie there")
+{
+    edge_over_level(1, "de");
+    edge_over_level(2, "de");
+}
+
+/* Where a listener is in a set twice, or in a set and in one inside, one of the two goes or changes. */
+static void one_of_two(int nested, int how)
+{
+    int l = listener(8), other = dup(l), outer = epoll_create1(0), first = outer;
+    set_nonblock(l, 1);
+    if (nested) {
+        first = epoll_create1(0);
+        epoll_add(outer, first, EPOLLIN, 9);
+    }
+    epoll_add(first, l, EPOLLIN, 1);
+    epoll_add(outer, other, EPOLLIN, 2);
+    int c[3] = {dial(), -1, -1};
+    say("%d", SOON(strstr(epolled(outer, 8, 10), "2:IN") != NULL));
+    if (how == 0)
+        epoll_del(first, l);
+    if (how == 1)
+        epoll_mod(first, l, EPOLLOUT, 1);
+    if (how == 2)
+        epoll_mod(first, l, EPOLLIN | EPOLLET | EPOLLONESHOT, 1);
+    for (int i = 0; i < 2; i++) {
+        while (accept(other, NULL, NULL) >= 0)
+            ;
+        c[1 + i] = dial();
+        say("2 is told: %d", SOON(strstr(epolled(outer, 8, 10), "2:IN") != NULL));
+    }
+    for (int i = 0; i < 3; i++)
+        close(c[i]);
+}
+
+CASE(listener_twice, "a listener under two numbers in one set: one is taken out, asks for less, fires its one shot")
+{
+    for (int how = 0; how < 3; how++)
+        one_of_two(0, how);
+}
+
+CASE(listener_inside_and_outside, "the same, one of them in a set inside")
+{
+    for (int how = 0; how < 3; how++)
+        one_of_two(1, how);
+}
+
+CASE(listener_masks_differ, "a set inside asks for OUT, the one around it for IN, of the same listener")
+{
+    int l = listener(8), other = dup(l), inner = epoll_with(l, EPOLLOUT | EPOLLET, 1);
+    int outer = epoll_with(inner, EPOLLIN, 9);
+    epoll_add(outer, other, EPOLLIN | EPOLLET, 2);
+    say("%s", epolled(outer, 8, 0));
+    for (int i = 0; i < 3; i++) {
+        say("%d", dial() >= 0);
+        say("%s", epolled(outer, 8, 1000));
+        say("%s", epolled(outer, 8, 0));
+    }
+}
+
+static void edges_of_a_listener(int ways)
+{
+    int l = listener(16), ep = epoll_with(l, EPOLLIN | EPOLLET, 1), outer = epoll_with(ep, EPOLLIN, 2);
+    set_nonblock(l, 1);
+    for (int i = 0; i < 4; i++) {
+        say("dial: %d", dial() >= 0);
+        if (ways == 0)
+            say("poll: %s", polled_soon(ep, POLLIN));
+        if (ways == 1)
+            say("select: %s", selected(ep, "r", 1000));
+        if (ways == 2)
+            say("outer: %s", epolled(outer, 8, 1000));
+        say("itself: %s, %s", epolled(ep, 8, 0), epolled(ep, 8, 0));
+        say("after: %s", polled(ep, POLLIN, 0));
+        if (i == 2)
+            say("accepted: %d %d %d", accept(l, NULL, NULL) >= 0, accept(l, NULL, NULL) >= 0,
+                accept(l, NULL, NULL) >= 0);
+    }
+}
+
+CASE(edges_of_a_listener_by_poll, "poll on a set with a listener by edge: each connection is told once")
+{
+    edges_of_a_listener(0);
+}
+
+CASE(edges_of_a_listener_by_select, "the same by select")
+{
+    edges_of_a_listener(1);
+}
+
+CASE(edges_of_a_listener_by_a_set, "the same by a set around it")
+{
+    edges_of_a_listener(2);
+}
+
+static long poll_a_set(void *fd)
+{
+    struct pollfd f = {*(int *)fd, POLLIN, 0};
+    return poll(&f, 1, 3000);
+}
+
+CASE(listener_added_under_a_poll, "a thread polls an empty set; a listener is put into it, then somebody connects")
+{
+    int ep = epoll_create1(0), l = listener(8);
+    struct side side;
+    side_start(&side, poll_a_set, &ep);
+    side_blocked(&side);
+    epoll_add(ep, l, EPOLLIN, 1);
+    say("dial: %d", dial() >= 0);
+    say("%s", side_end(&side));
+}

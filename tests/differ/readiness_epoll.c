@@ -315,3 +315,26 @@ CASE(readable_never_eagain, "edge: each event is followed by data, in bursts of 
     }
     say("%ld bytes, first event false %ld, sent %s", at, empty, far_answer(&m.far));
 }
+
+static void end_alone(unsigned how, int before)
+{
+    struct pair p = pair_in();
+    int ep = epoll_create1(0);
+    if (!before)
+        epoll_add(ep, p.s, EPOLLRDHUP | how, 1);
+    SAY(send(p.c, "unread", 6, 0));
+    polled_soon(p.s, POLLIN);
+    if (before)
+        epoll_add(ep, p.s, EPOLLRDHUP | how, 1);
+    say("%s", epolled(ep, 8, 0));
+    SAY(shutdown(p.c, SHUT_WR));
+    say("%s", epolled(ep, 8, 1000));
+}
+
+CASE(end_behind_unread_bytes, "who asks for RDHUP alone hears of it, though bytes lie there unread")
+{
+    end_alone(0, 0);
+    end_alone(0, 1);
+    end_alone(EPOLLONESHOT, 0);
+    end_alone(EPOLLET, 0);
+}
