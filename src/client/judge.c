@@ -42,7 +42,7 @@ static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_befo
 
 #define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR) /* those whose change is news to the program */
 
-/* An edge is told when something has come since the last one, whatever put the watch on the list. `note`: it counts as told. */
+/* An edge is told when something has come since the last one, whatever put the watch on the list: bytes and room only where it asks for them. `note`: it counts as told. */
 static bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool note)
 {
     const struct slot *peer = load_acquire(&c->peer);
@@ -50,8 +50,9 @@ static bool edge_came(struct watch *w, struct session *s, struct session_cache *
     uint32_t flags = session_flags(s);
     uint32_t filled = session_filled(s);
     bool writable = stream_writable(s, c), cut = stream_cut(s, c);
-    bool came = w->fresh || tail != w->seen_tail || (flags ^ w->seen_flags) & EDGE_FLAGS ||
-                (writable && filled != w->seen_filled) || cut != w->seen_cut;
+    bool came = w->fresh || (tail ^ w->seen_tail) & COUNT_FLAG || (flags ^ w->seen_flags) & EDGE_FLAGS ||
+                cut != w->seen_cut || (w->events & READY_IN && count_offset(tail) != count_offset(w->seen_tail)) ||
+                (w->events & READY_OUT && writable && filled != w->seen_filled);
     if (note) {
         w->seen_tail = tail;
         w->seen_flags = flags;

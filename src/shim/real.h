@@ -10,7 +10,6 @@
 #include <signal.h>
 #include <stddef.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -64,7 +63,6 @@
     X(int, epoll_pwait, (int ep, struct epoll_event *ev, int n, int t, const sigset_t *m), (ep, ev, n, t, m))      \
     X(int, epoll_pwait2, (int ep, struct epoll_event *ev, int n, const struct timespec *t, const sigset_t *m),     \
       (ep, ev, n, t, m))                                                                                           \
-    X(int, prlimit64, (pid_t p, int r, const struct rlimit64 *n, struct rlimit64 *o), (p, r, n, o))                \
     X(int, sigsuspend, (const sigset_t *m), (m))                                                                   \
     X(int, sigaction, (int s, const struct sigaction *a, struct sigaction *o), (s, a, o))
 

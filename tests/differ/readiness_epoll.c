@@ -1,6 +1,8 @@
 /* readiness_epoll.c - what a set says of its connections: by level, by edge, once; with whom it shares its answers. */
 #include "differ.h"
 
+#include <netinet/tcp.h>
+
 static void take_one(int fd)
 {
     char byte;
@@ -337,4 +339,36 @@ CASE(end_behind_unread_bytes, "who asks for RDHUP alone hears of it, though byte
     end_alone(0, 1);
     end_alone(EPOLLONESHOT, 0);
     end_alone(EPOLLET, 0);
+}
+
+/* What comes: bytes, room, an end. */
+static void edges_of(unsigned events)
+{
+    struct pair p = pair_in();
+    int ep = epoll_with(p.s, events | EPOLLET, 1), on = 1;
+    set_nonblock(p.s, 1);
+    SAY(setsockopt(p.c, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on));
+    say("%s", epolled(ep, 8, 20));
+    for (int i = 0; i < 3; i++) {
+        SAY(send(p.c, "x", 1, 0));
+        polled_soon(p.s, POLLIN);
+        say("bytes: %s", epolled(ep, 8, 20));
+        say("again: %s", epolled(ep, 8, 0));
+    }
+    SAY(send(p.s, "y", 1, 0));
+    say("sent: %s", epolled(ep, 8, 20));
+    SAY(shutdown(p.c, SHUT_WR));
+    say("end: %s", epolled(ep, 8, 1000));
+    say("again: %s", epolled(ep, 8, 0));
+}
+
+CASE(edges_are_of_what_is_asked_for,
+     "bytes are no edge for who asks for room alone, nor room for who asks for bytes")
+{
+    edges_of(EPOLLOUT);
+    edges_of(EPOLLIN);
+    edges_of(EPOLLRDHUP);
+    edges_of(EPOLLRDNORM);
+    edges_of(EPOLLWRNORM | EPOLLRDHUP);
+    edges_of(EPOLLIN | EPOLLOUT);
 }
