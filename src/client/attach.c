@@ -129,7 +129,7 @@ int client_attach(const struct berth_attach_options *options)
     C->segment_size = o->segment_size ? (o->segment_size + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES : SEGMENT_MIN;
     C->spin_ns = spin_option(o);
     C->cpus = (uint32_t)get_nprocs(); /* of the machine, see spin.c */
-    C->daemon_lost = false;
+    C->daemon_lost = C->last_heard = false;
     C->ctl = own_fd(ctl);
     C->hello_patience = load_relaxed(&patience);
     err = family_create();

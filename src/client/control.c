@@ -229,7 +229,7 @@ static void daemon_lost(void)
 {
     if (C->ctl < 0 || C->daemon_lost)
         return;
-    C->daemon_lost = true;
+    store_release(&C->daemon_lost, true);
     store_release(&C->alone, true);
     log_warn_once("the berth daemon went away: open sessions go on, new peers go to the kernel");
     /* the descriptor stays, so that its number stays ours; out of every epoll set it must go, or it would be readable for ever */

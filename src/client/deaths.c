@@ -196,6 +196,18 @@ void sessions_nobody_takes(void)
     }
 }
 
+void sessions_nobody_brings(void)
+{
+    struct roll_walk w;
+    while (peer_box_last_told(&w)) {
+        for (struct session *s; (s = walk_next(&w));) {
+            if (session_state_acquire(s) != SESSION_FREE && bytes_lost(s, session_cache_of(s)))
+                session_break(s, BERTH_E_PROTOCOL,
+                              "the daemon ended before it brought the memory that its bytes are in");
+        }
+    }
+}
+
 void peers_forked(void)
 {
     for (struct peer_worker *w = C->workers; w; w = w->next) {

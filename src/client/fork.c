@@ -263,6 +263,7 @@ static void sessions_inherit(void)
 {
     for (struct peer_box *b = C->boxes; b; b = b->next) {
         b->sessions = 0;
+        b->last_told = false;
         b->polled = b->behind = b->again = b->rescan = false; /* the queues are the parent's */
         b->announced = b->heard;
         memset(b->seg_asked, 0, sizeof b->seg_asked); /* and so are the answers */
@@ -314,6 +315,7 @@ static void after_fork_child(void)
     member_set_pid(&C->family->member[child_member], (int32_t)getpid());
     C->forked = true;
     C->daemon_lost = C->alone = C->ctl < 0;
+    C->last_heard = false;
     C->unwatched = 0;
     C->turn_first = C->turn_last = NULL; /* the parent's zombies */
     C->unconfirmed = C->unheard = C->queued = 0;

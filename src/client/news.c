@@ -212,6 +212,8 @@ static void do_without_daemon(void)
         unwatched += members_watch();
     store_relaxed(&C->unwatched, unwatched);
     sessions_nobody_takes();
+    if (!exchange_sc(&C->last_heard, true))
+        sessions_nobody_brings();
     peers_collect(false);
     listener_retry_pending();
 }
@@ -220,13 +222,14 @@ static void dispatch_pushes(void)
 {
     if ((!C->daemon_lost && !control_pushes()) || !plock_try(&dispatch_lock))
         return;
+    bool lost = load_acquire(&C->daemon_lost); /* first: what it said before it ended is on the list then */
     struct push *p;
     while ((p = control_push_take())) {
         on_push(p);
         memory_put(p, sizeof *p);
     }
     lost_retry(sessions_unreachable);
-    if (C->daemon_lost)
+    if (lost)
         do_without_daemon();
     plock_release(&dispatch_lock);
 }

@@ -2,7 +2,8 @@
  *
  * Nothing read here is trusted. A segment is mapped only after segment_open has checked it; an index from the peer is
  * compared with the geometry kept here before it becomes an address. A segment that a word names and that is not here yet
- * is asked for (GET_SEGMENT) and arrives on the control socket; nothing here waits for it.
+ * is asked for (GET_SEGMENT) and arrives on the control socket; nothing here waits for it. Once the daemon has died, and what it had
+ * sent is worked off, no segment comes any more: its owner keeps no descriptor of it. Then it counts as one that the daemon refused.
  */
 #include <errno.h>
 #include <string.h>
@@ -298,6 +299,11 @@ static const uint8_t *segment_base(struct peer_box *box, uint32_t index, int *er
     const uint8_t *base = load_acquire(&box->seg[index]);
     if (base)
         return base;
+    if (load_acquire(&box->seg_asked[index]) != 2 && load_acquire(&C->last_heard)) {
+        log_warn("segment %u of outbox %llx: the daemon ended before it brought it", index,
+                 (unsigned long long)box->handle);
+        store_release(&box->seg_asked[index], 2);
+    }
     if (load_acquire(&box->seg_asked[index]) == 2) {
         *err = BERTH_E_PROTOCOL;
         return NULL;
@@ -464,6 +470,20 @@ bool peer_box_dead(uint32_t worker, struct roll_walk *w)
         b = b->next;
     if (b) {
         b->dead_told = true;
+        walk_begin(w, &b->roll);
+    }
+    plock_release(&C->lock);
+    return b;
+}
+
+bool peer_box_last_told(struct roll_walk *w)
+{
+    plock_take(&C->lock);
+    struct peer_box *b = load_acquire(&C->boxes);
+    while (b && b->last_told)
+        b = b->next;
+    if (b) {
+        b->last_told = true;
         walk_begin(w, &b->roll);
     }
     plock_release(&C->lock);

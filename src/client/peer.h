@@ -28,5 +28,6 @@ void peer_worker_dead(uint32_t worker);
 bool peer_app_met(uint32_t app); /* we know one of its workers, who lives. C->lock is held */
 void peer_heard(uint32_t worker, outbox_handle of_ours);  /* it has been told of that outbox of ours */
 bool peer_box_dead(uint32_t worker, struct roll_walk *w); /* a walk through one of its boxes; false: all are done */
+bool peer_box_last_told(struct roll_walk *w); /* the same through one that has not been told of the daemon's end */
 
 #endif

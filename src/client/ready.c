@@ -8,7 +8,7 @@
  *
  * Bytes count as there when a read would find them: below the tail that was last seen in a ring that is mapped, or in a ring whose
  * segment is mapped. A ring in a segment that has not come yet is asked for, and told as READY_MISSING: the caller fetches it
- * (fetch_bytes) when it holds no lock, and asks again.
+ * (fetch_bytes) when it holds no lock, and asks again. One that will never come counts as there: the read finds the error.
  */
 #include "client/ready.h"
 
@@ -35,18 +35,9 @@ static uint64_t reachable(const struct slot *peer, uint64_t least)
     return least > size - size / 4 ? size - size / 4 : least;
 }
 
-/* The ring that the next read would take its bytes from is not here. */
 static bool ring_missing(const struct session *s, struct session_cache *c, const struct slot *peer)
 {
-    const uint8_t *ring = load_relaxed(&c->rx_ring);
-    if (ring && session_tail_seen(s) > session_head(s) && !(session_flags(s) & SF_SHARED))
-        return false; /* those seen before lie in the ring they were seen in */
-    uint64_t word = slot_ring(peer), size;
-    if (ring && word == load_relaxed(&c->rx_word))
-        return false;
-    struct peer_box *box = load_relaxed(&c->box);
-    int err = BERTH_E_PROTOCOL;
-    return box && !peer_ring_find(box, word, &size, &err) && err == BERTH_E_WOULD_BLOCK;
+    return ring_look(s, c, peer) == BERTH_E_WOULD_BLOCK;
 }
 
 bool bytes_missing(struct session *s, struct session_cache *c)

@@ -161,8 +161,10 @@ void session_break(struct session *s, int error, const char *why)
                  (unsigned long long)s->peer_outbox, s->peer_slot);
     if (c->own) {
         slot_cut(c->own);
-        if (load_acquire(&c->peer) && (error == BERTH_E_PROTOCOL || error == BERTH_E_CLOSED))
+        if (load_acquire(&c->peer) && (error == BERTH_E_PROTOCOL || error == BERTH_E_CLOSED)) {
             notify_data(s, c, 0, WANT_NOTHING);
+            notify_space(s, c, 0, WANT_NOTHING);
+        }
     }
     sleepers_wake(s);
     watches_ready(c);

@@ -2,6 +2,7 @@
 #ifndef BERTH_CLIENT_SESSION_H
 #define BERTH_CLIENT_SESSION_H
 
+#include "client/peer.h"
 #include "client/state.h"
 #include "shm/slot.h"
 
@@ -36,6 +37,28 @@ static inline void stream_publish_head(struct session *s, struct session_cache *
 {
     session_set_head_published(s, s->head);
     slot_set_head(c->own, count_word(s->head, head_flag(s)));
+}
+
+/* The ring that the next read would take its bytes from: 0 (it is here), WOULD_BLOCK (it is not yet) or PROTOCOL (it will never be). */
+static inline int ring_look(const struct session *s, struct session_cache *c, const struct slot *peer)
+{
+    const uint8_t *ring = load_relaxed(&c->rx_ring);
+    if (ring && session_tail_seen(s) > session_head(s) && !(session_flags(s) & SF_SHARED))
+        return 0; /* those seen before lie in the ring they were seen in */
+    uint64_t word = slot_ring(peer), size;
+    if (ring && word == load_relaxed(&c->rx_word))
+        return 0;
+    struct peer_box *box = load_relaxed(&c->box);
+    int err = BERTH_E_PROTOCOL;
+    return !box || peer_ring_find(box, word, &size, &err) ? 0 : err;
+}
+
+/* There are some, which nobody can bring any more. */
+static inline bool bytes_lost(struct session *s, struct session_cache *c)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    return peer && !(session_flags(s) & (SF_TENTATIVE | SF_RESET | SF_SHUT_RD)) &&
+           count_offset(slot_tail(peer)) != session_head(s) && ring_look(s, c, peer) == BERTH_E_PROTOCOL;
 }
 
 #endif

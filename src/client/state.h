@@ -116,6 +116,7 @@ struct peer_box { /* an outbox of another worker, facing our app */
         scan_end;          /* of their slots, which are still to be looked at; under poll_lock like all of these */
     bool behind, again;    /* events were lost: it is looked at all that is theirs, and once more */
     bool rescan;           /* more of their slots have come to be seen */
+    bool last_told;        /* its sessions have heard that no segment comes any more. Under client.lock */
     bool dead_told;        /* its sessions have heard of its worker's death. Under client.lock */
     struct roll_walk walk; /* through the roll, while it is behind */
     struct roll roll;      /* our sessions that have their peer slot in it */
@@ -241,6 +242,8 @@ struct client {
     uint32_t news_seen;     /* the daemon's word when its socket was last emptied */
     bool
         alone; /* the daemon was lost, and then something has happened that it would have told of: control_poll looks */
+    bool
+        last_heard; /* the daemon was lost, and all that it had said is worked off: what is not here will not come */
     uint32_t
         unwatched; /* without a daemon: how many have no vigil for want of a descriptor. They are looked at now and then */
     struct plock lock, ctl_lock, send_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock, rolls_lock;

@@ -158,6 +158,74 @@ time.sleep(100)
 """
 
 
+# waits for what comes in each of the ways, until there is nothing more
+READER = """
+import errno, select, socket, sys
+l = socket.create_server(("127.0.0.1", 0))
+print(l.getsockname()[1], flush=True)
+s = l.accept()[0]
+s.sendall(s.recv(1))
+how = sys.argv[1]
+flags = {"level": 0, "edge": select.EPOLLET, "oneshot": select.EPOLLONESHOT}.get(how)
+if flags is not None:
+    e = select.epoll()
+    e.register(s, select.EPOLLIN | flags)
+elif how == "poll":
+    p = select.poll()
+    p.register(s, select.POLLIN)
+s.setblocking(how == "recv")
+got = 0
+def wait():
+    if flags is not None:
+        e.poll()
+        if how == "oneshot":
+            e.modify(s, select.EPOLLIN | flags)
+    elif how == "poll":
+        p.poll()
+    elif how == "select":
+        select.select([s], [], [])
+try:
+    while True:
+        wait()
+        try:
+            while data := s.recv(50000):
+                got += len(data)
+        except BlockingIOError:
+            continue
+        print("end", flush=True)
+        break
+except OSError as e:
+    print(errno.errorcode[e.errno], got, flush=True)
+    for i in range(3):
+        assert select.select([s], [], [], 0)[0] == [s], "a later wait"
+        assert s.recv(1) == b""
+    print("told", flush=True)
+sys.stdin.readline()
+"""
+
+WRITER = """
+import errno, socket, sys
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+s.sendall(b"x")
+assert s.recv(1) == b"x"
+print("met", flush=True)
+sys.stdin.readline()
+s.setblocking(False)
+sent, data = 0, bytes(1 << 20)
+try:
+    while sent < 3 << 20:
+        sent += s.send(data)
+except BlockingIOError:
+    pass
+print("sent", sent, flush=True)
+s.setblocking(True)
+try:
+    s.recv(1)
+except OSError as e:
+    print(errno.errorcode[e.errno], flush=True)
+"""
+
+
 class Slow(harness.TestCase):
     def setUp(self):
         super().setUp()
@@ -265,6 +333,48 @@ class Slow(harness.TestCase):
         self.wait_until(lambda: "ECONNRESET" in c.out or not c.running(), "its end", 10)
         self.assertLess(time.monotonic() - begin, harness.slow(1))
         self.assertEqual(c.wait(), 0, c)
+
+    def bytes_in_memory_that_is_late(self, how):
+        """They are sent while the daemon, which would bring the memory to the reader, is stopped."""
+        s = self.start_under(PYTHON, "-c", READER, how, stdin=subprocess.PIPE)
+        self.wait_until(lambda: "\n" in s.out, "its port")
+        c = self.start_under(PYTHON, "-c", WRITER, s.out.split()[0], stdin=subprocess.PIPE)
+        self.wait_until(lambda: "met" in c.out, "the meeting")
+        os.kill(self.process.pid, signal.SIGSTOP)
+        c.process.stdin.write(b"go\n")
+        c.process.stdin.flush()
+        self.wait_until(lambda: "sent" in c.out, "the bytes")
+        self.assertGreater(int(c.out.split()[2]), 1 << 20, "more than there was memory for")
+        time.sleep(0.5)
+        self.assertNotIn("RESET", s.out + c.out, "the daemon is merely slow")
+        return s, c
+
+    @harness.needs_preload_into_python
+    def test_bytes_that_nobody_can_bring_any_more_are_a_reset(self):
+        for how in ("recv", "poll", "level", "edge", "oneshot", "select"):
+            with self.subTest(how):
+                s, c = self.bytes_in_memory_that_is_late(how)
+                self.kill_daemon()
+                begin = time.monotonic()
+                self.wait_until(lambda s=s: "told" in s.out or not s.running(), f"its end\n{s!r}", 10)
+                self.assertLess(time.monotonic() - begin, harness.slow(1))
+                self.assertIn("ECONNRESET 0\n", s.out, "however it waits")
+                self.wait_until(lambda c=c: "ECONNRESET" in c.out or not c.running(), f"the writer's\n{c!r}", 5)
+                self.assertEqual(c.wait(), 0, c)
+                s.process.stdin.close()
+                self.assertEqual(s.wait(), 0, s)
+                self.process = self.daemon()
+
+    @harness.needs_preload_into_python
+    def test_bytes_that_come_late_come(self):
+        for how in ("recv", "edge"):
+            with self.subTest(how):
+                s, c = self.bytes_in_memory_that_is_late(how)
+                os.kill(self.process.pid, signal.SIGCONT)
+                c.kill(signal.SIGKILL)
+                self.wait_until(lambda s=s: "end" in s.out or "RESET" in s.out, f"the end\n{s!r}", 10)
+                self.assertNotIn("RESET", s.out, "whatever was sent could be read")
+                s.stop()
 
     def idle(self, how):
         s, port = self.serve(IDLE, how)
