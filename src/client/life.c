@@ -98,6 +98,16 @@ static void let_others_go_on(struct session *s, struct session_cache *c)
     (void)members_drop(&s->holders, C->member);
 }
 
+/* Threads of ours that are blocked on what we have closed hear that it is gone; mostly there are none. Who is counted later finds the
+ * flags changed. */
+static void closed_wake(struct session *s, struct session_cache *c)
+{
+    if (load_sc(&C->more[session_index(s)].sleepers))
+        sleepers_wake(s);
+    if (load_sc(&c->pollers))
+        own_kick();
+}
+
 int session_finish(session_handle h, bool abort)
 {
     struct session *s = session_get(h);
@@ -119,6 +129,8 @@ int session_finish(session_handle h, bool abort)
     if (!mine || again || go_on) {
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
+        if (go_on)
+            closed_wake(s, c);
         return again ? session_finish(h, abort) : mine ? 0 : BERTH_E_BAD_HANDLE;
     }
     members_only(&s->holders,
@@ -129,6 +141,7 @@ int session_finish(session_handle h, bool abort)
     stream_release_ring(s, c);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
+    closed_wake(s, c);
     if (was == SESSION_QUEUED || (was == SESSION_FAILED && !load_acquire(&c->peer))) {
         queued_take(s);
         session_dispose(s);

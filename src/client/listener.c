@@ -227,6 +227,8 @@ int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline, con
 {
     hold_begin();
     int err = wait_held(h, kernel_fd, deadline, mark);
+    if (err == BERTH_E_BAD_HANDLE)
+        own_kick(); /* of those that sleep on one set a ring wakes one, and who closed the listener has rung once */
     hold_end();
     return err;
 }
@@ -265,6 +267,7 @@ int client_unlisten(listener_handle h)
         msg.listener = load_relaxed(&l->id);
     (void)control_send(&msg, NULL, 0); /* no daemon: nobody finds it any more */
     listener_free(l);
+    own_kick(); /* who is blocked in accept or poll finds it gone: nothing else wakes him, its set was closed */
     if (!C->forked) { /* a connect that follows finds nobody: the daemon answers in order, so it has read the above */
         struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask};
         struct ctl_status_is is;

@@ -158,6 +158,11 @@ static int accept_kernel(int fd, struct sock *s, struct sockaddr *addr, socklen_
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
     struct timespec now = {0, 0};
+    if (fd_word(fd) !=
+        sock_word(s)) { /* closed by another thread: what has the number now is not ours to take from */
+        errno = EAGAIN;
+        return -1;
+    }
     s->kernel_look = clock_now();
     if (sys_ppoll(&p, 1, &now, 0) <= 0) {
         errno = EAGAIN;
@@ -215,6 +220,18 @@ static int wait_kernel(int fd, int64_t deadline, const struct sleep_mark *mark)
     return n == -EINTR ? BERTH_E_INTERRUPTED : n < 0 || p.revents & POLLNVAL ? BERTH_E_BAD_HANDLE : 0;
 }
 
+/* A blocked call whose listener has ended. One that was shut down has kept the number, and the kernel says so. One that was closed is
+ * no more, and the number may be another file's by now, of which nothing may be taken. */
+static int accept_ended(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    struct timespec now = {0, 0};
+    if (sys_ppoll(&p, 1, &now, NULL) == 1 && p.revents & POLLHUP)
+        return real.accept4(fd, addr, len, flags);
+    errno = EBADF;
+    return -1;
+}
+
 static int listener_accept(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len,
                            int flags)
 {
@@ -233,15 +250,20 @@ static int listener_accept(int fd, struct sock *s, listener_handle l, struct soc
     }
     struct waiting w = waiting_since_now(s->rcv_timeout);
     sleep_testcancel();
-    for (;;) {
+    for (bool block = false;;) {
         int ret = accept_look(fd, s, l, addr, len, flags);
-        if (ret >= 0 || errno != EAGAIN || sock_nonblock(s))
+        if (ret >= 0 || errno != EAGAIN)
             return ret;
+        if (!block &&
+            sock_nonblock(
+                s)) /* asked once: once it has slept, it is a blocking call whatever becomes of the sock */
+            return ret;
+        block = true;
         int r = client_listener_wait(l, fd, waiting_deadline(&w), &w.mark);
         if (r == BERTH_E_BAD_HANDLE && client_stranded())
             r = wait_kernel(fd, waiting_deadline(&w), &w.mark);
-        if (r == BERTH_E_BAD_HANDLE) /* closed or shut down meanwhile: the kernel's answer is the right one */
-            return real.accept4(fd, addr, len, flags);
+        if (r == BERTH_E_BAD_HANDLE)
+            return accept_ended(fd, addr, len, flags);
         int error = waited(&w, r);
         if (error) {
             errno = error;

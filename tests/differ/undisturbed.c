@@ -129,3 +129,113 @@ CASE(timeouts_hold, "waits with a timeout neither end early nor late while other
     }
     waitpid(pid, NULL, 0);
 }
+
+/* ---- what a call waits for is closed by another thread ------------------------------------------------------------ */
+
+static long in_poll_of_listener(void *nothing)
+{
+    struct pollfd f = {mine.l, POLLIN, 0};
+    (void)nothing;
+    return poll(&f, 1, -1);
+}
+
+static long in_send(void *nothing)
+{
+    static char much[1 << 20];
+    (void)nothing;
+    while (send(mine.s, much, sizeof much, MSG_NOSIGNAL) > 0)
+        ;
+    return -1;
+}
+
+/* `over`: something else takes the number. */
+static void while_it_is_closed(long (*call)(void *), int over)
+{
+    struct side side;
+    mine = meet_as_server(FRESH);
+    int port = ntohs(differ_at.sin_port), other[2];
+    int of_listener = call == in_accept || call == in_poll_of_listener;
+    int fd = of_listener ? mine.l : mine.s;
+    side_start(&side, call, NULL);
+    side_blocked(&side);
+    if (over && pipe(other) == 0)
+        say("over it: %d", dup2(other[0], fd) == fd);
+    else
+        SAY(close(fd));
+    nap(50);
+    say("it waits: %d", __atomic_load_n(&side.done, __ATOMIC_ACQUIRE) == 0);
+    say("far: %s", of_listener ? far_do(&mine.far, "connect %d", port) : far_do(&mine.far, "send 5"));
+    say("%s", side_end(&side));
+}
+
+CASE(closed_recv, "another thread closes the connection that one is in recv on")
+{
+    while_it_is_closed(in_recv, 0);
+}
+
+CASE(replaced_recv, "another thread puts a pipe over the connection that one is in recv on")
+{
+    while_it_is_closed(in_recv, 1);
+}
+
+CASE(closed_poll, "another thread closes the connection that one is in poll on")
+{
+    while_it_is_closed(in_poll, 0);
+}
+
+CASE(closed_select, "another thread closes the connection that one is in select on")
+{
+    while_it_is_closed(in_select, 0);
+}
+
+CASE(closed_send, "another thread closes the connection that one is in send on")
+{
+    struct side side;
+    mine = meet_as_server(FRESH);
+    side_start(&side, in_send, NULL);
+    side_blocked(&side);
+    SAY(close(mine.s));
+    nap(50);
+    say("it waits: %d", __atomic_load_n(&side.done, __ATOMIC_ACQUIRE) == 0);
+    far_kill(&mine.far);
+    say("%s", side_end(&side)[0] == '-' ? "an error" : "none");
+}
+
+CASE(closed_accept, "another thread closes the listener that one is in accept on")
+{
+    while_it_is_closed(in_accept, 0);
+}
+
+CASE(closed_poll_of_listener, "another thread closes the listener that one is in poll on")
+{
+    while_it_is_closed(in_poll_of_listener, 0);
+}
+
+CASE(blocking_accept_never_again,
+     "a blocking accept whose listener is closed does not say EAGAIN, whoever takes the number")
+{
+    for (int i = 0; i < 30; i++) {
+        struct side side;
+        mine.l = listener(4);
+        struct sockaddr_in at = differ_at;
+        side_start(&side, in_accept, NULL);
+        side_blocked(&side);
+        int other = i % 2 ? listener(4) : -1, c = i % 2 ? dial() : -1;
+        if (i % 2)
+            dup2(other, mine.l);
+        else
+            close(mine.l);
+        nap(5);
+        int d = fresh_socket();
+        (void)connect(d, (struct sockaddr *)&at, sizeof at);
+        const char *is = side_end(&side);
+        if (strstr(is, "EAGAIN") || strstr(is, "STILL"))
+            say("%s", is);
+        if (i % 2)
+            say("the other has its own: %s", polled_soon(other, POLLIN));
+        close(d);
+        close(c);
+        close(other);
+        close(mine.l);
+    }
+}
