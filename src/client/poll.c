@@ -209,7 +209,7 @@ static void finish(struct call *k)
 {
     (void)arm_items(k, false);
     for (int i = 0; i < k->n && k->sets_in; i++) {
-        int fd = k->items[i].set ? evset_fd(k->items[i].set) : -1;
+        int fd = k->items[i].set ? load_relaxed(&k->items[i].set->wait_ep) : -1; /* -1: closed meanwhile */
         if (fd >= 0)
             (void)sys_epoll_ctl(k->ep, EPOLL_CTL_DEL, fd, NULL);
     }
