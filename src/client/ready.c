@@ -101,30 +101,38 @@ bool fetch_bytes(session_handle h)
 
 /* ---- arming --------------------------------------------------------------------------------------------------- */
 
-static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint64_t offset, uint64_t flag)
+/* Somebody else goes by `want`, too, or comes to: an event set, a poll, another process, a second sleeper. */
+static bool in_company(const struct session *s, const struct session_cache *c)
 {
-    bool shared = session_flags(s) & SF_SHARED;
-    if (!load_relaxed(&c->watches) && !load_relaxed(&c->pollers) && !shared)
+    return load_sc(&c->watches) || load_sc(&c->pollers) || session_flags(s) & SF_SHARED ||
+           load_sc(&C->more[session_index(s)].sleepers) > 1;
+}
+
+/* `peer`: where the mark is for bytes. */
+static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint64_t offset, uint64_t flag,
+                const struct slot *peer)
+{
+    if (!in_company(s, c)) {
         slot_arm(want, offset, flag);
-    else if (slot_arm_up(want, offset, flag) && shared)
+        return;
+    }
+    int moved = slot_arm_among(want, offset, flag, peer);
+    if (moved && session_flags(s) & SF_SHARED)
         shared_kick(s);
+    if (moved < 0)
+        sleepers_wake(s); /* whose high mark it was: it waits on by another */
 }
 
 #define EDGE_LOOKS 8 /* at a tail that moves on each time */
 
-bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge, uint64_t least)
+/* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
+static bool arm_beyond(struct session *s, struct session_cache *c, uint64_t flag)
 {
-    if (!edge) {
-        least = least ? least : session_lowat(s);
-        arm(s, c, &c->own->want, session_head(s) + reachable(load_acquire(&c->peer), least) - 1, flag);
-        return !session_has(s, c, least);
-    }
-    /* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
     const struct slot *peer = load_acquire(&c->peer);
     uint64_t seen, word = peer ? slot_tail(peer) : 0;
     for (int look = 0; look < EDGE_LOOKS; look++) {
         seen = count_offset(word) + (word & COUNT_FLAG);
-        arm(s, c, &c->own->want, seen, flag);
+        arm(s, c, &c->own->want, seen, flag, peer);
         peer = load_acquire(&c->peer);
         word = peer ? slot_tail_sc(peer) : 0;
         if (count_offset(word) + (word & COUNT_FLAG) <= seen)
@@ -133,11 +141,31 @@ bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, 
     return false; /* it goes on and on: who asks looks again before he sleeps */
 }
 
+bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, bool edge, uint64_t least)
+{
+    if (edge)
+        return arm_beyond(s, c, flag);
+    least = least ? least : session_lowat(s);
+    const struct slot *peer = load_acquire(&c->peer);
+    uint64_t more = reachable(peer, least) - 1;
+    if (more && !in_company(s, c)) {
+        arm(s, c, &c->own->want, session_head(s) + more, flag, peer);
+        if (!in_company(s, c)) /* who has come since finds the mark and takes it down, see slot_arm_among */
+            return !session_has(s, c, least);
+        watches_ready(c); /* it may lie over another's mark: that one looks again */
+        sleepers_wake(s);
+    }
+    if (more)
+        return arm_beyond(s, c, flag) && !session_has(s, c, least);
+    arm(s, c, &c->own->want, session_head(s), flag, peer);
+    return !session_has(s, c, least);
+}
+
 bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)
 {
     uint64_t size = session_tx_size(s), tail = session_tail(s);
     uint64_t mark = tail > size - size / 4 ? tail - (size - size / 4) - 1 : 0;
-    arm(s, c, &c->own->want_space, mark, flag);
+    arm(s, c, &c->own->want_space, mark, flag, NULL);
     fence_sc();
     return !stream_writable(s, c);
 }

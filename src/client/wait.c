@@ -110,7 +110,7 @@ static void asleep_again(void *arg)
 
 /* One sleep. Both directions at once cannot be slept for this way. `flags`: as they were before `want` was found to be ours. `doze`: how
  * long it may be a light one. The mark stays when it is over: others may sleep by it, and at worst the peer makes one call to wake
- * nobody. */
+ * nobody. Where it lies beyond what has come, since many bytes were waited for, whoever waits next takes it down (slot_arm_among). */
 static long sleep_once(const struct waiting *w, session_handle h, struct sleeper *sl, uint32_t flags, int64_t doze)
 {
     struct futex_waitv v[2 + SLEEPER_WORDS];
@@ -120,16 +120,22 @@ static long sleep_once(const struct waiting *w, session_handle h, struct sleeper
     bool in = w->events & EPOLLIN;
     const uint32_t *word = in ? slot_tail_futex(peer) : slot_head_futex(peer);
     uint32_t seen = (uint32_t)(in ? slot_tail(peer) : slot_head(peer));
-    bool armed =
-        in ? stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least) : stream_arm_write(w->s, w->c, COUNT_FLAG);
-    if (!armed || session_flags_sc(w->s) != flags)
-        return -EAGAIN;
     struct place place = {w, h, peer, in};
     sl->leave = woken;
     sl->back = asleep_again;
     sl->arg = &place;
     hold_begin();
-    asleep_again(&place);
+    asleep_again(&place); /* before the mark is set: of two that set theirs at once one sees the other */
+    bool armed =
+        in ? stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least) : stream_arm_write(w->s, w->c, COUNT_FLAG);
+    bool joined = load_sc(&w->c->watches) || load_sc(&w->c->pollers);
+    if (!armed || joined || session_flags_sc(w->s) != flags) {
+        (void)fetch_add_sc(&C->more[session_index(w->s)].sleepers, ~0u); /* nobody has woken it */
+        if (joined)
+            watches_ready(w->c); /* they came while this mark was being set: it may lie over theirs */
+        hold_end();
+        return -EAGAIN;
+    }
     long ret;
     if (doze > 0) {
         ret = sleeper_doze(sl, word, seen, doze);

@@ -191,18 +191,30 @@ static inline void slot_arm(uint64_t *want, uint64_t offset, uint64_t flag)
 }
 
 /* The same where several wait: the mark only goes up. A later mark is at most the end of what its setter has seen, while an
- * earlier one, stored late, would let the next bytes pass unnoticed. True when it went up: then the peer may have found it
- * there already, and have told nobody of the bytes below, which the setter has seen and the others have not. */
+ * earlier one, stored late, would let the next bytes pass unnoticed. But a mark beyond all that `peer` has written is left of one who
+ * waited alone, for more bytes than one, and it comes down: below it the others would hear of nothing. Whatever the end of that wait was,
+ * and however far the peer had come: the mark is read first, the tail after it, so any other setter's tail is not less than his mark.
+ * And the peer sees the lower mark, or whoever arms sees its new tail, as ever. 1 when the mark went up, -1 when it came down: then the
+ * peer may have found it where it is already, or where it was, and have told nobody of bytes which the setter sees and the others have
+ * not. */
+static inline int slot_arm_among(uint64_t *want, uint64_t offset, uint64_t flag, const struct slot *peer)
+{
+    uint64_t old = load_acquire(want), word, mark;
+    do {
+        mark = count_offset(old);
+        uint64_t tail = peer ? slot_tail(peer) : count_word(WANT_NOTHING - 1, 0);
+        bool stays = mark > offset && mark <= count_offset(tail) + (tail & COUNT_FLAG);
+        word = count_word(stays ? mark : offset, flag);
+    } while (!compare_exchange_sc(want, &old, word));
+    if (mark == count_offset(word) || mark == WANT_NOTHING)
+        return 0;
+    return mark < count_offset(word) ? 1 : -1;
+}
+
+/* The same of a mark that says where others can go on: it is never too high. */
 static inline bool slot_arm_up(uint64_t *want, uint64_t offset, uint64_t flag)
 {
-    uint64_t old = load_relaxed(want), word;
-    bool up;
-    do {
-        uint64_t mark = count_offset(old);
-        up = mark < offset;
-        word = count_word(mark > offset && mark != WANT_NOTHING ? mark : offset, flag);
-    } while (!compare_exchange_sc(want, &old, word));
-    return up;
+    return slot_arm_among(want, offset, flag, NULL) > 0;
 }
 
 /* Without the fence: a spurious notification may still come, a needed one was not asked for. */

@@ -118,6 +118,51 @@ CASE(waitall_timeout, "SO_RCVTIMEO ends MSG_WAITALL with what is there")
     SAY(recv(p.s, text, 9, MSG_WAITALL));
 }
 
+static void given_up(struct meeting *m, long bytes, int looks_before)
+{
+    static char big[20000];
+    int ep = epoll_create1(0);
+    SAY(set_timeout(m->s, SO_RCVTIMEO, 40));
+    SAY(recv(m->s, big, bytes, MSG_WAITALL));
+    epoll_add(ep, m->s, EPOLLIN, 1);
+    if (looks_before)
+        say("%s", epolled(ep, 1, 0));
+    far_begin(&m->far, "sleep 20; send 3");
+    say("%s", epolled(ep, 1, 500));
+    far_answer(&m->far);
+    SAY(recv(m->s, big, bytes, MSG_WAITALL));
+    far_begin(&m->far, "sleep 20; send 1");
+    say("%s", polled(m->s, POLLIN, 500));
+    far_answer(&m->far);
+}
+
+CASE(waitall_given_up, "who gave up waiting for many bytes hears of few by a set")
+{
+    struct meeting m = meet_as_client(FRESH);
+    given_up(&m, 20000, 1);
+    given_up(&m, 100, 0);
+    struct meeting n = meet_as_server(FRESH);
+    given_up(&n, 20000, 0);
+    given_up(&n, 100, 1);
+}
+
+CASE(waitall_given_up_here, "the same within one process, for poll and for another thread, too")
+{
+    struct pair p = pair_in();
+    SAY(set_timeout(p.s, SO_RCVTIMEO, 40));
+    SAY(recv(p.s, text, 90, MSG_WAITALL));
+    int ep = epoll_with(p.s, EPOLLIN, 1);
+    say("%s", epolled(ep, 1, 0));
+    SAY(send(p.c, "abc", 3, 0));
+    say("%s", epolled(ep, 1, 500));
+    SAY(recv(p.s, text, 3, 0));
+    epoll_del(ep, p.s);
+    SAY(recv(p.s, text, 90, MSG_WAITALL));
+    SAY(send(p.c, "abc", 3, 0));
+    say("%s", polled(p.s, POLLIN, 500));
+    SAY(recv(p.s, text, 3, 0));
+}
+
 static long poke_main(void *sig)
 {
     poke(differ_main_tid, *(int *)sig);
