@@ -261,6 +261,31 @@ static __attribute__((noinline)) void asked_in_vain(void)
     control_poll();
 }
 
+/* After a look that found nothing, whoever looked and for what: what may have come that it could not see is asked for. No lock is held.
+ * `word`: the peer's tail as it was seen. */
+static inline void ask_around(struct session *s, struct session_cache *c, uint64_t word)
+{
+    if (__builtin_expect(session_flags(s) & SF_TENTATIVE, 0)) {
+        sessions_confirm();
+    } else if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= session_head(s), 1)) {
+        asked_in_vain();
+    } else {
+        control_poll(); /* the same with the acceptor, or with the segment */
+        if (!load_acquire(&c->peer))
+            session_try_link(s);
+    }
+}
+
+/* After that: bytes that lie in a segment which is not here are fetched, and waited for a moment. True: they are here, or have come
+ * between the two looks. */
+static bool found_after_all(session_handle h)
+{
+    struct session *s = session_get(h);
+    if (!s || (bytes_missing(s, session_cache_of(s)) && !fetch_bytes(h)))
+        return false;
+    return session_has(s, session_cache_of(s), 1);
+}
+
 static ssize_t receive(session_handle h, const struct iovec *iov, int count, uint32_t flags)
 {
     struct session *s = enter(h);
@@ -296,31 +321,17 @@ out:
     half_unlock(&s->rx_lock);
     if (tell)
         notify_space(s, c, old, session_head_published(s));
-    if (result == BERTH_E_WOULD_BLOCK) {
-        if (__builtin_expect(session_flags(s) & SF_TENTATIVE, 0)) {
-            sessions_confirm();
-        } else if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= session_head(s), 1)) {
-            asked_in_vain();
-        } else {
-            control_poll(); /* the same with the acceptor, or with the segment */
-            if (!load_acquire(&c->peer))
-                session_try_link(s);
-        }
-    }
+    if (result == BERTH_E_WOULD_BLOCK)
+        ask_around(s, c, word);
     return result;
 }
 
-/* Bytes that lie in a segment which is not here are fetched, and waited for a moment. */
 static inline ssize_t receive_fetched(session_handle h, const struct iovec *iov, int count, uint32_t flags)
 {
     ssize_t got = receive(h, iov, count, flags);
-    if (__builtin_expect(got != BERTH_E_WOULD_BLOCK, 1))
-        return got;
-    struct session *s = session_get(h);
-    if (!s || (bytes_missing(s, session_cache_of(s)) && !fetch_bytes(h)))
-        return got;
-    /* fetched, or it has come between the two looks */
-    return session_has(s, session_cache_of(s), 1) ? receive(h, iov, count, flags) : got;
+    if (__builtin_expect(got == BERTH_E_WOULD_BLOCK, 0) && found_after_all(h))
+        got = receive(h, iov, count, flags);
+    return got;
 }
 
 ssize_t client_read(session_handle h, void *buf, size_t len, uint32_t flags)
@@ -334,7 +345,7 @@ ssize_t client_readv(session_handle h, const struct iovec *iov, int count, uint3
     return receive_fetched(h, iov, count, flags);
 }
 
-int client_read_spans(session_handle h, struct iovec spans[2])
+static int read_spans(session_handle h, struct iovec spans[2])
 {
     struct session *s = enter(h);
     if (!s)
@@ -357,7 +368,15 @@ int client_read_spans(session_handle h, struct iovec spans[2])
         }
     }
     half_unlock(&s->rx_lock);
+    if (result == BERTH_E_WOULD_BLOCK)
+        ask_around(s, c, word);
     return result;
+}
+
+int client_read_spans(session_handle h, struct iovec spans[2])
+{
+    int n = read_spans(h, spans);
+    return n == BERTH_E_WOULD_BLOCK && found_after_all(h) ? read_spans(h, spans) : n;
 }
 
 int client_read_consume(session_handle h, size_t len)

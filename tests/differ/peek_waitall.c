@@ -237,3 +237,17 @@ CASE(other_flags, "MSG_OOB, MSG_ERRQUEUE, MSG_DONTROUTE, MSG_EOR, MSG_CONFIRM")
     SAY(send(p.c, "a", 1, MSG_DONTROUTE));
     say("three: %d", SOON(unread(p.s) == 3));
 }
+
+CASE(trunc_first_look, "MSG_TRUNC by one who connected and has not looked yet, without waiting")
+{
+    struct pair p = pair_here(), q = pair_here();
+    SAY(send(p.s, "abc", 3, 0));
+    say("found: %d", SOON(recv(p.c, NULL, 2, MSG_TRUNC | MSG_DONTWAIT) == 2));
+    SAY(recv(p.c, NULL, 9, MSG_TRUNC | MSG_DONTWAIT));
+    SAY(close(q.s));
+    say("the end: %d", SOON(recv(q.c, NULL, 9, MSG_TRUNC | MSG_DONTWAIT) == 0));
+    struct meeting m = meet_as_client(FRESH);
+    say("far: %s", far_do(&m.far, "send 40000"));
+    long taken = 0, got;
+    say("all: %d", SOON((got = recv(m.s, NULL, 40000, MSG_TRUNC | MSG_DONTWAIT)) > 0 && (taken += got) == 40000));
+}

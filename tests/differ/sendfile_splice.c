@@ -346,3 +346,14 @@ CASE(vmsplice_and_copy, "vmsplice and copy_file_range refuse connections")
     SAY(copy_file_range(f, NULL, p.c, NULL, 10, 0));
     SAY(copy_file_range(p.c, NULL, f, NULL, 10, 0));
 }
+
+CASE(splice_first_look, "splice by one who connected and has not looked yet, without waiting")
+{
+    struct pair p = pair_here();
+    int q[2];
+    SAY(pipe(q));
+    SAY(send(p.s, "abc", 3, 0));
+    set_nonblock(p.c, 1);
+    say("found: %d", SOON(splice(p.c, NULL, q[1], NULL, 9, SPLICE_F_NONBLOCK) == 3));
+    SAY(splice(p.c, NULL, q[1], NULL, 9, SPLICE_F_NONBLOCK));
+}
