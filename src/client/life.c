@@ -34,6 +34,13 @@ static void end_halves(struct session *s, struct session_cache *c, int how, bool
         channel_event(s, c); /* who has heard of the end, and waits for no more, hears that it was a reset */
 }
 
+/* What is unread at a later close is no loss to the peer any more (stream_cut). */
+static void shut_halves(struct session *s, struct session_cache *c, int how)
+{
+    slot_set_ended(c->own);
+    end_halves(s, c, how, false);
+}
+
 /* Whoever holds it and sleeps for a half that is over: threads of ours on the peer's words, event waits, other processes. */
 static void own_sleepers_wake(struct session *s, struct session_cache *c)
 {
@@ -60,9 +67,9 @@ int session_shut(session_handle h, int how)
      * peer hears that its bytes would come to nothing. */
     uint32_t over = (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0) | (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0);
     if (!err && ((session_add_flags(s, over) | over) & (SF_SHUT_RD | SF_SHUT_WR)) == (SF_SHUT_RD | SF_SHUT_WR))
-        end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, false);
+        shut_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR);
     else if (!err && how & BERTH_SHUT_WR)
-        end_halves(s, c, BERTH_SHUT_WR, false);
+        shut_halves(s, c, BERTH_SHUT_WR);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
     if (!err)

@@ -209,7 +209,7 @@ uint32_t session_ready(struct session *s, struct session_cache *c)
     if (session_state(s) == SESSION_QUEUED && !(flags & SF_RESET))
         return 0;                       /* the connect is not through */
     bool missing = bytes_missing(s, c); /* then neither their end nor a cut has come: a read finds nothing yet */
-    bool cut = stream_cut(s, c) && !missing;
+    bool cut = !missing && stream_cut(s, c);
     uint32_t error = cut && !(flags & SF_RESET_TOLD) ? EPOLLERR : 0;
     if (flags & SF_STOPPED)
         return READY_OUT | EPOLLHUP | error;

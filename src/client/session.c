@@ -136,17 +136,25 @@ static bool closed_on_unread(const struct session *s, const struct slot *peer)
     return slot_state(peer) == SLOT_CLOSED && count_offset(slot_head(peer)) < session_tail(s);
 }
 
-bool stream_cut(struct session *s, struct session_cache *c)
+/* After its FIN nothing of what it sent can be lost: to TCP that is an error of sending (EPIPE), or none where both had ended. */
+static int cut_after_end(const struct slot *peer, uint32_t flags)
+{
+    if (!slot_had_ended(peer))
+        return BERTH_E_RESET;
+    return flags & SF_SHUT_WR ? 0 : BERTH_E_CLOSED;
+}
+
+int stream_cut(struct session *s, struct session_cache *c)
 {
     uint32_t flags = session_flags(s);
     if (flags & SF_RESET)
-        return true;
+        return BERTH_E_RESET;
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer || flags & SF_TENTATIVE)
-        return false;
+        return 0;
     if (slot_tail(peer) & COUNT_FLAG)
-        return slot_was_reset(peer) || closed_on_unread(s, peer);
-    return flags & SF_DEAD && left_unread(s, peer);
+        return slot_was_reset(peer) || closed_on_unread(s, peer) ? cut_after_end(peer, flags) : 0;
+    return flags & SF_DEAD && left_unread(s, peer) ? BERTH_E_RESET : 0;
 }
 
 void session_break(struct session *s, int error, const char *why)

@@ -16,7 +16,9 @@ bool session_lock_until(struct session *s, int64_t deadline); /* both locks; fal
 void session_set_state(struct session *s, uint32_t state);
 void session_fill_slot(struct session *s, struct own_box *box);
 void session_break(struct session *s, int error, const char *why); /* the peer is dead, or broke the rules */
-bool stream_cut(struct session *s, struct session_cache *c);       /* the peer's stream was cut off, not ended */
+/* 0, or what it is called if the peer has cut the session off: BERTH_E_RESET; BERTH_E_CLOSED where its stream had ended before in good
+ * order, as a read goes on saying. */
+int stream_cut(struct session *s, struct session_cache *c);
 /* The lists through session.next. zombie_lock is held, or is taken. */
 void sessions_list_take(uint32_t *link, const struct session *s);
 void unconfirmed_take(const struct session *s);

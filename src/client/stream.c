@@ -107,11 +107,11 @@ static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint6
     if (flags & SF_RESET)
         return reset_error(s);
     if (tail_word & COUNT_FLAG)
-        return stream_cut(s, c) ? BERTH_E_RESET : 0;
+        return stream_cut(s, c) == BERTH_E_RESET ? BERTH_E_RESET : 0;
     if (flags & SF_SHUT_RD)
         return 0;
     if (flags & SF_DEAD)
-        return stream_cut(s, c) ? BERTH_E_RESET : 0;
+        return stream_cut(s, c);
     uint64_t old = s->head_published;
     if (old != s->head) {
         stream_publish_head(s, c);
@@ -424,6 +424,12 @@ static bool reader_moves(struct session *s, struct session_cache *c, int64_t pat
     return false;
 }
 
+static int cut_or_closed(struct session *s, struct session_cache *c)
+{
+    int cut = stream_cut(s, c);
+    return cut ? cut : BERTH_E_CLOSED;
+}
+
 /* Room for bytes, growing the ring for up to `want`. The number, or why there is none. tx_lock is held. */
 static ssize_t send_room(struct session *s, struct session_cache *c, size_t want)
 {
@@ -436,12 +442,12 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             return reset_error(s);
         if (flags & SF_TENTATIVE)
             return BERTH_E_WOULD_BLOCK;
-        return stream_cut(s, c) ? BERTH_E_RESET : BERTH_E_CLOSED;
+        return cut_or_closed(s, c);
     }
     if (load_acquire(&c->peer)) {
         uint64_t word = slot_head(c->peer), head = count_offset(word);
         if (__builtin_expect(word & COUNT_FLAG, 0))
-            return stream_cut(s, c) ? BERTH_E_RESET : BERTH_E_CLOSED;
+            return cut_or_closed(s, c);
         if (__builtin_expect(head > s->tail || head < s->head_seen, 0)) {
             session_break(s, BERTH_E_PROTOCOL, "its head makes no sense");
             return BERTH_E_RESET;

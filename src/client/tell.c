@@ -14,12 +14,12 @@ int client_take_error(session_handle h)
     struct session *s = session_get(h);
     if (!s)
         return BERTH_E_BAD_HANDLE;
-    int32_t error = session_take_error(s);
+    int32_t error = session_take_error(s), cut = 0;
     if ((error == BERTH_E_RESET || error == BERTH_E_CLOSED) && !client_tell_reset(h))
         error = 0;
-    else if (!error && !(session_flags(s) & SF_RESET_TOLD) && stream_cut(s, session_cache_of(s)) &&
+    else if (!error && !(session_flags(s) & SF_RESET_TOLD) && (cut = stream_cut(s, session_cache_of(s))) != 0 &&
              client_tell_reset(h))
-        error = BERTH_E_RESET;
+        error = cut;
     return error;
 }
 
@@ -32,7 +32,8 @@ bool client_tell_reset(session_handle h)
 bool client_write_lost(session_handle h)
 {
     struct session *s = session_get(h);
-    if (!s || session_flags(s) & (SF_SHUT_WR | SF_RESET) || session_add_flags(s, SF_WRITE_LOST) & SF_WRITE_LOST)
+    if (!s || session_flags(s) & (SF_SHUT_WR | SF_RESET) || stream_cut(s, session_cache_of(s)) ||
+        session_add_flags(s, SF_WRITE_LOST) & SF_WRITE_LOST)
         return false;
     session_break(s, BERTH_E_CLOSED, "the peer answers what came after its end");
     if (session_flags(s) & SF_SHARED)

@@ -146,6 +146,7 @@ enum slot_state {
 
 /* slot.flags */
 #define SLOT_RESET 1u /* with FIN in tail: the stream was cut off, not ended */
+#define SLOT_ENDED 2u /* the FIN came by a shutdown: a cut that follows is one of the other direction alone */
 
 struct slot {
     uint64_t tail;

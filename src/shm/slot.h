@@ -80,6 +80,12 @@ static inline uint32_t slot_waiter(const struct slot *peer)
     return load_relaxed(&peer->waiter) % WAITERS_MAX;
 }
 
+/* As slot_was_reset. */
+static inline bool slot_had_ended(const struct slot *peer)
+{
+    return load_relaxed(&peer->flags) & SLOT_ENDED;
+}
+
 /* Relaxed: a hint. */
 static inline uint8_t slot_cpu(const struct slot *peer)
 {
@@ -145,6 +151,12 @@ static inline void slot_set_cpu(struct slot *own, uint8_t cpu)
 static inline void slot_set_reset(struct slot *own)
 {
     fetch_or_sc(&own->flags, SLOT_RESET);
+}
+
+/* Before the tail gets its FIN. */
+static inline void slot_set_ended(struct slot *own)
+{
+    fetch_or_sc(&own->flags, SLOT_ENDED);
 }
 
 /* Both directions end where they are, whoever is storing a count at this moment. */

@@ -191,3 +191,70 @@ CASE(child_shuts_down, "a shutdown in a child holds for the parent")
     SAY(send(p.s, "x", 1, MSG_NOSIGNAL));
     SAY(recv(p.c, (char[9]){0}, 9, 0));
 }
+
+/* The peer has ended its sending in good order, and cuts off what is left: by a reset, or by a close with our bytes unread. */
+static void cut_after_end(int with_bytes, int ended_here, int by_close)
+{
+    struct pair p = pair_here();
+    if (with_bytes)
+        SAY(send(p.c, "abc", 3, 0));
+    SAY(shutdown(p.c, SHUT_WR));
+    if (by_close)
+        SAY(send(p.s, "def", 3, 0));
+    polled_soon(p.s, POLLRDHUP);
+    say("unread there: %d", SOON(unread(p.c) == (by_close ? 3 : 0)));
+    if (ended_here)
+        SAY(shutdown(p.s, SHUT_WR));
+    if (by_close)
+        SAY(close(p.c));
+    else
+        reset(p.c);
+    say("%s", polled_soon(p.s, POLLHUP));
+    pair = p;
+}
+
+CASE(cut_after_end_read_first, "after the peer's end a cut is no error to who reads")
+{
+    for (int i = 0; i < 8; i++) {
+        cut_after_end(i & 1, i & 2, i & 4);
+        SAY(recv(pair.s, (char[9]){0}, 9, 0));
+        SAY(recv(pair.s, (char[9]){0}, 9, MSG_PEEK));
+        SAY(recv(pair.s, (char[9]){0}, 9, 0));
+        say("%s", polled(pair.s, POLLIN | POLLOUT | POLLRDHUP, 0));
+        SAY(send(pair.s, "x", 1, MSG_NOSIGNAL));
+        say("%s, SO_ERROR %s", polled(pair.s, POLLIN | POLLOUT | POLLRDHUP, 0),
+            strerrorname_np(socket_error(pair.s)));
+    }
+}
+
+CASE(cut_after_end_write_first, "after the peer's end a cut is EPIPE to who writes, once as an error")
+{
+    handle(SIGPIPE, 0);
+    for (int i = 0; i < 8; i++) {
+        cut_after_end(i & 1, i & 2, i & 4);
+        say("%s", polled(pair.s, POLLIN | POLLOUT | POLLRDHUP, 0));
+        SAY(send(pair.s, "x", 1, 0));
+        say("handled %d, %s", (int)handled, polled(pair.s, POLLIN | POLLOUT | POLLRDHUP, 0));
+        SAY(recv(pair.s, (char[9]){0}, 9, 0));
+        SAY(recv(pair.s, (char[9]){0}, 9, 0));
+        say("SO_ERROR %s", strerrorname_np(socket_error(pair.s)));
+    }
+}
+
+CASE(cut_after_end_asked_first, "after the peer's end SO_ERROR calls a cut EPIPE; an edge tells of it")
+{
+    for (int i = 0; i < 8; i++) {
+        cut_after_end(i & 1, i & 2, i & 4);
+        say("SO_ERROR %s", strerrorname_np(socket_error(pair.s)));
+        say("SO_ERROR %s", strerrorname_np(socket_error(pair.s)));
+        say("%s", polled(pair.s, POLLIN | POLLOUT | POLLRDHUP, 0));
+        SAY(recv(pair.s, (char[9]){0}, 9, 0));
+        SAY(send(pair.s, "x", 1, MSG_NOSIGNAL));
+    }
+    struct pair p = pair_here();
+    SAY(shutdown(p.c, SHUT_WR));
+    int ep = epoll_with(p.s, EPOLLIN | EPOLLRDHUP | EPOLLET, 1);
+    say("%s", epolled_soon(ep));
+    reset(p.c);
+    say("%s", epolled_soon(ep));
+}
