@@ -60,6 +60,7 @@ must_use int client_listener_wait(listener_handle l, int kernel_fd, int64_t dead
                                   const struct sleep_mark *mark);
 bool client_listener_ready(listener_handle l); /* would client_accept find one? (a system call) */
 int client_unlisten(listener_handle l);
+int client_listener_shut(listener_handle l); /* the same for every process that holds it */
 
 /* ---- connect ---- */
 /* Is there a listener for that destination under berth? No system call. A miss: the kernel's business. */

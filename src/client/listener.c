@@ -256,12 +256,12 @@ static void listener_free(struct listener *l)
     plock_release(&C->lock);
 }
 
-int client_unlisten(listener_handle h)
+static int give_up(listener_handle h, uint16_t type)
 {
     struct listener *l = listener_get(h);
     if (!l)
         return BERTH_E_BAD_HANDLE;
-    struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}};
+    struct ctl_listener msg = {.h = {.type = type, .len = sizeof msg}};
     msg.asked = exchange_sc(&l->asked, 0u); /* who hears its number now finds that nobody has it open */
     if (msg.asked == 0)
         msg.listener = load_relaxed(&l->id);
@@ -275,6 +275,18 @@ int client_unlisten(listener_handle h)
         (void)control_request(&ask, NULL, 0, &is, sizeof is, NULL, NULL);
     }
     return 0;
+}
+
+int client_unlisten(listener_handle h)
+{
+    return give_up(h, CTL_UNLISTEN);
+}
+
+/* A child that has not said hello yet does so first: what follows in any of them shall find nobody, so the answer is waited for. */
+int client_listener_shut(listener_handle h)
+{
+    int err = fork_child_ready();
+    return err ? err : give_up(h, CTL_SHUT);
 }
 
 void listeners_close(void)

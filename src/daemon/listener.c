@@ -1,4 +1,4 @@
-/* listener.c - LISTEN, UNLISTEN, BACKLOG, INTRODUCE.
+/* listener.c - LISTEN, UNLISTEN, SHUT, BACKLOG, INTRODUCE.
  *
  * Theory of operation
  *
@@ -209,15 +209,32 @@ static struct listener *asked_for(const struct worker *w, uint32_t asked)
     return NULL;
 }
 
-int handle_unlisten(struct daemon *d, struct request *r)
+/* NULL: the sender does not hold it. */
+static struct listener *given_up(struct daemon *d, const struct request *r)
 {
     const struct ctl_listener *m = &r->msg->listener;
     struct listener *l =
         m->listener ? idmap_get(&d->listener_by_id, m->listener) : asked_for(r->conn->worker, m->asked);
     if (l && ptrset_has(&l->holders, r->conn->worker))
+        return l;
+    log_debug("pid %d gives up a listener that it does not hold", (int)r->conn->pid);
+    return NULL;
+}
+
+int handle_unlisten(struct daemon *d, struct request *r)
+{
+    struct listener *l = given_up(d, r);
+    if (l)
         listener_let_go(d, l, r->conn->worker);
-    else
-        log_debug("pid %d gives up a listener that it does not hold", (int)r->conn->pid);
+    return 0;
+}
+
+/* It listens no more, whoever of the family holds it. */
+int handle_shut(struct daemon *d, struct request *r)
+{
+    struct listener *l = given_up(d, r);
+    for (uint32_t n = l ? l->holders.count : 0; n-- > 0;)
+        listener_let_go(d, l, l->holders.item[n]); /* the last one frees it */
     return 0;
 }
 

@@ -321,6 +321,7 @@ int handle_status(struct daemon *d, struct request *r);
 int handle_pause(struct daemon *d, struct request *r);
 int handle_listen(struct daemon *d, struct request *r);
 int handle_unlisten(struct daemon *d, struct request *r);
+int handle_shut(struct daemon *d, struct request *r);
 int handle_backlog(struct daemon *d, struct request *r);
 int handle_introduce(struct daemon *d, struct request *r);
 int handle_outbox(struct daemon *d, struct request *r);

@@ -55,6 +55,7 @@ static const struct row rows[CTL_TYPES] = {
     [CTL_DETACH] = {EXACTLY(ctl_header), WORKER, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_detach},
     [CTL_LISTEN] = {EXACTLY(ctl_listen), WORKER, 1, 1, CTL_LISTENED, sizeof(struct ctl_listened), handle_listen},
     [CTL_UNLISTEN] = {EXACTLY(ctl_listener), WORKER, 0, 0, 0, 0, handle_unlisten},
+    [CTL_SHUT] = {EXACTLY(ctl_listener), WORKER, 0, 0, 0, 0, handle_shut},
     [CTL_BACKLOG] = {EXACTLY(ctl_listener), WORKER, 0, 0, 0, 0, handle_backlog},
     [CTL_INTRODUCE] = {EXACTLY(ctl_introduce), WORKER, 0, 1, CTL_INTRODUCED, sizeof(struct ctl_introduced),
                        handle_introduce},

@@ -344,13 +344,15 @@ EXPORT int getpeername(int fd, __SOCKADDR_ARG addr, socklen_t *len)
     return real.getpeername(fd, addr.__sockaddr__, len);
 }
 
-/* It stops listening, in the kernel first: who is woken in accept asks there and is told so (EINVAL). */
+/* It stops listening, in the kernel first: who is woken in accept asks there and is told so (EINVAL). The relatives' part of it stays
+ * as it is, theirs alone to touch; nobody finds it any more, and to them, too, the kernel says what has become of it. */
 static int shutdown_listener(int fd, struct sock *s, int how)
 {
     shim_lock();
     int ret = real.shutdown(fd, how);
     if (ret == 0 && how != SHUT_WR && fd_word(fd) == sock_word(s) && s->kind == SOCK_LISTENER) {
-        (void)client_unlisten(s->handle);
+        if (client_listener_shut(s->handle) != 0)
+            (void)client_unlisten(s->handle);
         if (!sock_nonblock(s))
             sys_fcntl(fd, F_SETFL, (long)O_RDWR);
         sock_forget(s);

@@ -12,6 +12,7 @@
  *   DETACH                                              DONE
  *   LISTEN             token pipe, write end            LISTENED
  *   UNLISTEN                                            none
+ *   SHUT                                                none: UNLISTEN for all that hold it
  *   BACKLOG                                             none
  *   INTRODUCE          outbox segment 0, if new         INTRODUCED                  token pipe
  *   OUTBOX             segment 0                        none (bad: connection closed)
@@ -87,6 +88,7 @@ enum ctl_type {
     CTL_ANNOUNCED,
     CTL_PAUSE,
     CTL_RESUME,
+    CTL_SHUT,
     CTL_TYPES
 };
 
@@ -170,9 +172,9 @@ struct ctl_listened {
     uint16_t pad[3];
 };
 
-struct ctl_listener { /* UNLISTEN, BACKLOG, LISTENER_GONE */
+struct ctl_listener { /* UNLISTEN, SHUT, BACKLOG, LISTENER_GONE */
     struct ctl_header h;
-    uint32_t listener; /* UNLISTEN: 0, where the sender has not heard its number yet */
+    uint32_t listener; /* UNLISTEN, SHUT: 0, where the sender has not heard its number yet */
     union {
         uint32_t backlog;
         uint32_t asked; /* then: the seq of the sender's LISTEN */

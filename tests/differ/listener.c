@@ -335,3 +335,38 @@ CASE(burst, "twenty fresh connections: each event of the set gives one at least,
     for (int i = 0; i < 4; i++)
         say("far: %s", far_answer(&far[i]));
 }
+
+static int accept_refused(int l)
+{
+    return accept(l, NULL, NULL) == -1 && errno == EINVAL;
+}
+
+CASE(shutdown_by_child, "a child shuts the listener down: nobody can connect, nobody accepts")
+{
+    int l = listener(5), ep = epoll_with(l, EPOLLIN, 1), status = -1;
+    set_nonblock(l, 1);
+    say("%s", epolled(ep, 1, 0));
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(shutdown(l, SHUT_RD) != 0 || dial() >= 0 || !accept_refused(l));
+    waitpid(pid, &status, 0);
+    say("child: %d", status);
+    SAY(dial());
+    say("%s, %s", epolled(ep, 1, 500), polled(l, POLLIN, 0));
+    SAY(accept(l, NULL, NULL));
+}
+
+CASE(shutdown_by_parent, "the parent shuts the listener down: the child is refused, too")
+{
+    int l = listener(5), go[2], status = -1;
+    set_nonblock(l, 1);
+    SAY(pipe(go));
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(read(go[0], &status, 1) != 1 || dial() >= 0 || !accept_refused(l) || listen(l, 5) != 0 || dial() < 0);
+    SAY(shutdown(l, SHUT_RDWR));
+    SAY(dial());
+    SAY(write(go[1], "x", 1));
+    waitpid(pid, &status, 0);
+    say("child: %d", status);
+}

@@ -251,9 +251,9 @@ class Attach(DaemonTest):
         self.daemon()
         app = self.app(False)
         for kind in ("LISTEN", "INTRODUCE", "OUTBOX", "ANNOUNCE", "GET_OUTBOX", "GET_SEGMENT", "SEGMENT", "PORTS", "DETACH",
-                     "UNLISTEN", "RETURN_PORTS", "RETIRE", "BACKLOG", "CHILD"):
+                     "UNLISTEN", "SHUT", "RETURN_PORTS", "RETIRE", "BACKLOG", "CHILD"):
             with self.subTest(kind):
-                length = {"LISTEN": 32, "UNLISTEN": 8, "BACKLOG": 8, "INTRODUCE": 16, "PORTS": 24, "RETURN_PORTS": 24, "DETACH": 0,
+                length = {"LISTEN": 32, "UNLISTEN": 8, "SHUT": 8, "BACKLOG": 8, "INTRODUCE": 16, "PORTS": 24, "RETURN_PORTS": 24, "DETACH": 0,
                           "CHILD": 8}.get(kind, 24)
                 fds = [0] if kind in ("LISTEN", "OUTBOX", "SEGMENT", "CHILD") else []
                 self.assertEqual(app.ask(kind, b"\0" * length, fds).status, E["E_NOT_ATTACHED"])

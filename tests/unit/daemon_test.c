@@ -219,6 +219,8 @@ static void directory_follows_the_listeners(void **state)
     assert_false(in_directory(dir, "127.0.0.1", 5501));
     struct ctl_listener foreign = un;
     assert_int_equal(fake_send(&b, &foreign, sizeof foreign, NULL, 0), 0); /* not the owner: nothing happens */
+    foreign.h.type = CTL_SHUT;
+    assert_int_equal(fake_send(&b, &foreign, sizeof foreign, NULL, 0), 0);
     expect(0, fake_status(&b));
     assert_true(in_directory(dir, "127.0.0.1", 5500));
     assert_int_equal(fake_send(&a, &un, sizeof un, NULL, 0), 0);

@@ -51,6 +51,7 @@ static const struct {
     {CTL_DETACH, sizeof(struct ctl_header), 0, true},
     {CTL_LISTEN, sizeof(struct ctl_listen), 1, true},
     {CTL_UNLISTEN, sizeof(struct ctl_listener), 0, false},
+    {CTL_SHUT, sizeof(struct ctl_listener), 0, false},
     {CTL_BACKLOG, sizeof(struct ctl_listener), 0, false},
     {CTL_INTRODUCE, sizeof(struct ctl_introduce), 0, true},
     {CTL_OUTBOX, sizeof(struct ctl_outbox), 1, false},
@@ -518,13 +519,13 @@ static void reordered_messages(void **state)
     close(fd);
     fake_close(&a);
 
-    static const uint16_t types[] = {CTL_RETIRE, CTL_ANNOUNCE, CTL_UNLISTEN, CTL_BACKLOG, CTL_RETURN_PORTS};
-    for (size_t i = 0; i < 5; i++) {
+    static const uint16_t types[] = {CTL_RETIRE, CTL_ANNOUNCE, CTL_UNLISTEN,
+                                     CTL_SHUT,   CTL_BACKLOG,  CTL_RETURN_PORTS};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         union fake_packet m = {0};
         m.h.type = types[i];
-        m.h.len = types[i] == CTL_UNLISTEN || types[i] == CTL_BACKLOG ? sizeof m.listener
-                  : types[i] == CTL_RETURN_PORTS                      ? sizeof m.ports
-                                                                      : sizeof m.outbox;
+        bool listener = types[i] == CTL_UNLISTEN || types[i] == CTL_SHUT || types[i] == CTL_BACKLOG;
+        m.h.len = listener ? sizeof m.listener : types[i] == CTL_RETURN_PORTS ? sizeof m.ports : sizeof m.outbox;
         for (size_t k = sizeof m.h; k < m.h.len; k++)
             m.bytes[k] = (uint8_t)(k * 37);
         liar(&a, true);
