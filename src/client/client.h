@@ -106,6 +106,7 @@ bool client_tell_reset(session_handle s); /* true once: a socket tells of a rese
 /* True once: what a socket first writes after the peer's end is taken, and lost; the peer answers it with a reset (CLOSED). */
 bool client_write_lost(session_handle s);
 bool client_stopped(session_handle s);   /* client_connect_stop has ended it: it is connected to nobody */
+bool client_over(session_handle s);      /* cut off, or both have ended */
 bool client_accepted(session_handle s);  /* the other end is known; what is forked before that cannot learn of it */
 bool client_shared(session_handle s);    /* another process of the family holds it too */
 bool client_connected(session_handle s); /* the connect is through */

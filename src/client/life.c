@@ -61,7 +61,7 @@ int session_shut(session_handle h, int how)
     family_lock_acquire(&s->rx_lock, C->member);
     family_lock_acquire(&s->tx_lock, C->member);
     int err = session_generation(s) != (uint32_t)(h >> 32) ? BERTH_E_BAD_HANDLE : 0;
-    if (!err && session_flags(s) & SF_RESET)
+    if (!err && session_over(s, c))
         err = BERTH_E_CLOSED;
     /* SHUT_RD is ours alone: as on Linux the peer may go on writing, and who asks is given it. Until both halves are over: then the
      * peer hears that its bytes would come to nothing. */

@@ -157,6 +157,16 @@ int stream_cut(struct session *s, struct session_cache *c)
     return flags & SF_DEAD && left_unread(s, peer) ? BERTH_E_RESET : 0;
 }
 
+bool session_over(struct session *s, struct session_cache *c)
+{
+    uint32_t flags = session_flags(s);
+    if (stream_cut(s, c))
+        return true;
+    const struct slot *peer = load_acquire(&c->peer);
+    return flags & SF_SHUT_WR && peer && !(flags & SF_TENTATIVE) &&
+           (flags & SF_DEAD || slot_tail(peer) & COUNT_FLAG);
+}
+
 void session_break(struct session *s, int error, const char *why)
 {
     struct session_cache *c = session_cache_of(s);

@@ -19,6 +19,7 @@ void session_break(struct session *s, int error, const char *why); /* the peer i
 /* 0, or what it is called if the peer has cut the session off: BERTH_E_RESET; BERTH_E_CLOSED where its stream had ended before in good
  * order, as a read goes on saying. */
 int stream_cut(struct session *s, struct session_cache *c);
+bool session_over(struct session *s, struct session_cache *c); /* cut off, or both have ended: TCP's CLOSED */
 /* The lists through session.next. zombie_lock is held, or is taken. */
 void sessions_list_take(uint32_t *link, const struct session *s);
 void unconfirmed_take(const struct session *s);

@@ -41,6 +41,12 @@ bool client_write_lost(session_handle h)
     return true;
 }
 
+bool client_over(session_handle h)
+{
+    struct session *s = session_get(h);
+    return s && session_over(s, session_cache_of(s));
+}
+
 bool client_stopped(session_handle h)
 {
     struct session *s = session_get(h);

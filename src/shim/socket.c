@@ -307,7 +307,7 @@ socklen_t sock_fill_addr(int family, const endpoint *ep, struct sockaddr *addr, 
 static int session_name(struct sock *s, uint64_t h, bool remote, struct sockaddr *addr, socklen_t *len)
 {
     endpoint ep;
-    if (remote && s->connecting && !client_connected(h)) {
+    if (remote && ((s->connecting && !client_connected(h)) || client_over(h))) {
         errno = ENOTCONN;
         return -1;
     }

@@ -258,3 +258,56 @@ CASE(cut_after_end_asked_first, "after the peer's end SO_ERROR calls a cut EPIPE
     reset(p.c);
     say("%s", epolled_soon(ep));
 }
+
+/* What both ends have ended, or one has cut off, is connected to nobody. */
+static void nobody(const char *what, int fd)
+{
+    struct sockaddr_in at;
+    socklen_t len = sizeof at;
+    say("%s:", what);
+    SAY(getpeername(fd, (struct sockaddr *)&at, &len));
+    SAY(shutdown(fd, SHUT_RD));
+    SAY(shutdown(fd, SHUT_WR));
+    SAY(shutdown(fd, SHUT_RDWR));
+    say("%s", polled(fd, POLLIN | POLLOUT | POLLRDHUP, 0));
+    SAY(send(fd, "x", 1, MSG_NOSIGNAL));
+    SAY(recv(fd, (char[9]){0}, 9, 0));
+    say("SO_ERROR %s", strerrorname_np(socket_error(fd)));
+}
+
+CASE(not_connected_any_more, "shutdown and getpeername after a reset, after both ends, after one")
+{
+    struct pair p = pair_here();
+    reset(p.c);
+    polled_soon(p.s, POLLHUP);
+    nobody("reset", p.s);
+    p = pair_here();
+    SAY(close(p.c));
+    polled_soon(p.s, POLLRDHUP);
+    nobody("closed there", p.s);
+    p = pair_here();
+    SAY(shutdown(p.s, SHUT_WR));
+    SAY(close(p.c));
+    polled_soon(p.s, POLLHUP);
+    nobody("ended here, closed there", p.s);
+    p = pair_here();
+    SAY(shutdown(p.s, SHUT_WR));
+    polled_soon(p.c, POLLRDHUP);
+    SAY(shutdown(p.c, SHUT_WR));
+    polled_soon(p.s, POLLHUP);
+    nobody("both ended, the first", p.s);
+    nobody("both ended, the second", p.c);
+    p = pair_here();
+    SAY(shutdown(p.c, SHUT_WR));
+    polled_soon(p.s, POLLRDHUP);
+    reset(p.c);
+    polled_soon(p.s, POLLHUP);
+    nobody("ended, then reset", p.s);
+    p = pair_here();
+    SAY(shutdown(p.c, SHUT_RDWR));
+    SAY(shutdown(p.c, SHUT_RDWR));
+    polled_soon(p.s, POLLRDHUP);
+    SAY(send(p.s, "x", 1, MSG_NOSIGNAL));
+    polled_soon(p.s, POLLHUP);
+    nobody("answered by a reset", p.s);
+}
