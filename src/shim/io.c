@@ -174,14 +174,35 @@ static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, c
     }
 }
 
-/* No byte can be stored: but whether one is there is waited for, and an end or an error is told. */
-static ssize_t recv_nowhere(struct sock *s, uint64_t h, int flags, bool fault)
+/* Whether a byte is there, an end (0) or an error. */
+static ssize_t recv_look(struct sock *s, uint64_t h, int flags)
 {
     char byte;
     struct iovec iov = {&byte, 1};
     flags = (flags & MSG_DONTWAIT) | MSG_PEEK;
-    ssize_t r = recv_slow(s, h, &iov, 1, 1, flags, read_once(h, &iov, 1, 0, 1, flags));
-    return r <= 0 ? r : fault ? failed(EFAULT) : 0;
+    return recv_slow(s, h, &iov, 1, 1, flags, read_once(h, &iov, 1, 0, 1, flags));
+}
+
+/* No byte can be stored: but whether one is there is waited for, and an end or an error is told. */
+static ssize_t recv_nowhere(struct sock *s, uint64_t h, int flags)
+{
+    ssize_t r = recv_look(s, h, flags);
+    return r <= 0 ? r : failed(EFAULT);
+}
+
+/* No byte is asked for. As on Linux a look tells of an error, and a wait is just one: whatever ends it, that was all. */
+static ssize_t recv_none(struct sock *s, uint64_t h, int flags)
+{
+    int before = errno;
+    ssize_t r = recv_look(s, h, MSG_DONTWAIT);
+    if (r >= 0)
+        return 0;
+    if (errno != EAGAIN || flags & MSG_DONTWAIT || sock_nonblock(s))
+        return r;
+    struct waiting w = waiting_since_now(s->rcv_timeout);
+    (void)client_wait_for(h, EPOLLIN, 1, waiting_deadline(&w), &w.mark);
+    errno = before;
+    return 0;
 }
 
 ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
@@ -195,10 +216,12 @@ ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int co
         return failed(EINVAL); /* no urgent byte was ever sent */
     if (unlikely(flags & MSG_ERRQUEUE))
         return failed(EAGAIN);
+    if (unlikely(!b.total))
+        return recv_none(s, h, flags);
     size_t total = flags & MSG_TRUNC ? b.total : b.good;
     if (unlikely(!total ||
                  (total < b.total && client_readable(h) > total))) /* all or nothing, as one packet's copy is */
-        return recv_nowhere(s, h, flags, b.total);
+        return recv_nowhere(s, h, flags);
     struct iovec part[IOV_SOME];
     if (unlikely(total < b.total)) {
         count = iov_part(iov, count, 0, total, part);

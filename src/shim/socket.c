@@ -377,6 +377,8 @@ EXPORT int shutdown(int fd, int how)
         if (s->connecting && client_connect_stop(h))
             return 0;
         int r = client_shutdown(h, how + 1); /* SHUT_RD 0 is BERTH_SHUT_RD 1, and so on */
+        if (client_connected(h))
+            s->connecting = 0; /* the kernel takes it as told, too */
         if (r == BERTH_E_CLOSED || r == BERTH_E_RESET) {
             errno = ENOTCONN;
             return -1;

@@ -336,3 +336,16 @@ CASE(queue_full_signal, "a signal ends a connect with EINTR, which then goes on 
     SAY(connect(c, (struct sockaddr *)&differ_at, sizeof differ_at));
     say("%s", polled(c, POLLOUT, 0));
 }
+
+CASE(shutdown_then_again, "a shutdown takes it that the connect is through: the next one is EISCONN")
+{
+    int l = listener(5);
+    for (int how = SHUT_WR; how <= SHUT_RDWR; how++) {
+        int fd = begin_dial();
+        say("%s", polled_soon(fd, POLLOUT));
+        SAY(shutdown(fd, how));
+        SAY(connect(fd, (struct sockaddr *)&differ_at, sizeof differ_at));
+        SAY(connect(fd, (struct sockaddr *)&differ_at, sizeof differ_at));
+        SAY(recv(accept(l, NULL, NULL), (char[9]){0}, 9, 0));
+    }
+}

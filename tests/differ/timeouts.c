@@ -171,3 +171,42 @@ CASE(poll_waits, "poll, select and epoll_wait wait as long as was said")
     say("%s", epolled(ep, 4, 30));
     say("%d", now_ms() - start >= 29);
 }
+
+static long recv_nothing(void *fd)
+{
+    return recv(*(int *)fd, NULL, 0, 0);
+}
+
+CASE(recv_nothing, "a recv of no bytes waits, once, and gives 0 whatever ended that")
+{
+    struct pair p = pair_here();
+    char byte;
+    struct iovec none = {&byte, 0};
+    struct msghdr message = {.msg_iov = &none, .msg_iovlen = 1};
+    struct side side;
+    SAY(recv(p.s, &byte, 0, MSG_DONTWAIT));
+    SAY(set_timeout(p.s, SO_RCVTIMEO, 30));
+    SAY(recv(p.s, &byte, 0, 0));
+    SAY(recv(p.s, &byte, 0, MSG_PEEK));
+    SAY(recv(p.s, &byte, 0, MSG_WAITALL));
+    SAY(recvmsg(p.s, &message, 0));
+    SAY(read(p.s, &byte, 0));
+    SAY(set_timeout(p.s, SO_RCVTIMEO, 0));
+    handle(SIGUSR1, 0);
+    side_start(&side, recv_nothing, &p.s);
+    side_blocked(&side);
+    pthread_kill(side.thread, SIGUSR1);
+    say("a signal: %s", side_end(&side));
+    say("handled %d", (int)handled);
+    side_start(&side, recv_nothing, &p.s);
+    side_blocked(&side);
+    SAY(send(p.c, "x", 1, 0));
+    say("a byte: %s", side_end(&side));
+    SAY(recv(p.s, &byte, 1, 0));
+    side_start(&side, recv_nothing, &p.s);
+    side_blocked(&side);
+    reset(p.c);
+    say("a reset: %s", side_end(&side));
+    SAY(recv(p.s, &byte, 0, 0));
+    SAY(recv(p.s, &byte, 0, 0));
+}
