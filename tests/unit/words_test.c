@@ -208,6 +208,22 @@ static void test_marks_go_up(void **state)
     assert_false(slot_crossed(count_word(WANT_NOTHING, 0), 0, 1ull << 61));
 }
 
+static void test_a_lonely_mark_comes_down(void **state)
+{
+    struct slot peer = {.tail = count_word(12, 0)};
+    uint64_t want = count_word(4000, COUNT_FLAG); /* who waited for many bytes has given up */
+    assert_int_equal(slot_arm_among(&want, 10, 0, &peer), -1);
+    assert_int_equal(want, count_word(10, 0));
+    assert_int_equal(slot_arm_among(&want, 12, 0, &peer), 1);
+    assert_int_equal(slot_arm_among(&want, 10, 0, &peer), 0); /* that of one who has seen as much as there is */
+    assert_int_equal(count_offset(want), 12);
+    assert_int_equal(slot_arm_among(&want, 12, 0, &peer), 0);
+    peer.tail = count_word(12, COUNT_FLAG);
+    want = count_word(13, 0); /* beyond the end */
+    assert_int_equal(slot_arm_among(&want, 12, 0, &peer), 0);
+    assert_int_equal(count_offset(want), 13);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -215,6 +231,7 @@ int main(void)
         cmocka_unit_test(test_queue),
         cmocka_unit_test(test_a_head_from_nowhere_counts_as_full),
         cmocka_unit_test(test_marks_go_up),
+        cmocka_unit_test(test_a_lonely_mark_comes_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
