@@ -64,6 +64,16 @@ int program_find(const char *name, char *path, size_t size)
     }
 }
 
+static const char *judge_loader(int fd, const Elf64_Phdr *ph)
+{
+    char path[256] = "";
+    size_t n = ph->p_filesz < sizeof path - 1 ? (size_t)ph->p_filesz : sizeof path - 1;
+    if (pread(fd, path, n, (off_t)ph->p_offset) != (ssize_t)n)
+        return NULL;
+    const char *slash = strrchr(path, '/');
+    return !strncmp(slash ? slash + 1 : path, "ld-musl", 7) ? "is linked with musl, not with glibc" : NULL;
+}
+
 static const char *judge_elf(int fd, const Elf64_Ehdr *eh)
 {
     if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_machine != OUR_MACHINE)
@@ -75,7 +85,7 @@ static const char *judge_elf(int fd, const Elf64_Ehdr *eh)
         if (pread(fd, &ph, sizeof ph, (off_t)(eh->e_phoff + i * sizeof ph)) != (ssize_t)sizeof ph)
             return NULL;
         if (ph.p_type == PT_INTERP)
-            return NULL;
+            return judge_loader(fd, &ph);
     }
     return "is statically linked";
 }

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <link.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -180,6 +181,34 @@ static bool find_shim(char *out, size_t size)
     return false;
 }
 
+static int find_libc(struct dl_phdr_info *info, size_t size, void *arg)
+{
+    (void)size;
+    const char *slash = strrchr(info->dlpi_name, '/');
+    if (!slash || strcmp(slash, "/libc.so.6") != 0)
+        return 0;
+    const char *from = !strncmp(info->dlpi_name, "/usr/", 5) ? info->dlpi_name + 4 : info->dlpi_name;
+    (void)snprintf(arg, PATH_MAX, "%.*s", (int)(slash - from), from);
+    return 1;
+}
+
+/* The library by the loader's token: /usr/lib/berth/$LIB/libberth-preload.so. Only glibc's loader knows it. One of another kind
+ * (musl's) finds no such file and goes on, where it would end the program if it found a library that is made for glibc; and what
+ * that program starts is under berth again. Where our own libc does not lie as the token has it, the name stays as it is. */
+static void name_by_token(char *shim, size_t size)
+{
+    char lib[PATH_MAX] = "", probe[2 * PATH_MAX], dir[PATH_MAX];
+    char *slash = strrchr(shim, '/');
+    if (!slash || !dl_iterate_phdr(find_libc, lib))
+        return;
+    (void)snprintf(dir, sizeof dir, "%.*s", (int)(slash - shim), shim);
+    if (snprintf(probe, sizeof probe, "%s%s/" SHIM_NAME, dir, lib) >= (int)sizeof probe || access(probe, R_OK) < 0)
+        return;
+    static const char rest[] = "/$LIB/" SHIM_NAME;
+    if (strlen(dir) + sizeof rest <= size)
+        memcpy(stpcpy(shim, dir), rest, sizeof rest);
+}
+
 static bool preload(const char *shim)
 {
     const char *old = getenv("LD_PRELOAD");
@@ -247,6 +276,7 @@ static void enter_berth(const char *program, const char *path, const char *dir)
             warn_kernel(program, why);
         }
         note("daemon in %s, library %s", dir, shim);
+        name_by_token(shim, sizeof shim);
         if (!preload(shim))
             warn_kernel(program, "out of memory");
     } else {

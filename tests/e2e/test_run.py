@@ -12,6 +12,9 @@ import harness
 
 PYTHON = "/usr/bin/python3"
 
+# the loader's token: what it stands for is found beside the library
+BY_TOKEN = os.path.join(os.path.dirname(harness.SHIM), "$LIB", os.path.basename(harness.SHIM))
+
 # each of its processes finds out by itself that there is no way to berth, and does so twice, a pause apart
 IN_VAIN = """
 import os, socket, time
@@ -95,7 +98,7 @@ class Run(harness.TestCase):
         extra = {"GREETING": "a=b c", "EMPTY": ""}
         plain = self.run_program(PYTHON, "-c", script, env=extra).json()
         under = self.quiet(PYTHON, "-c", script, env=extra).json()
-        self.assertEqual(under.pop("LD_PRELOAD"), harness.SHIM)
+        self.assertEqual(under.pop("LD_PRELOAD"), BY_TOKEN)
         self.assertEqual(under, plain)
 
         under = self.run_program(harness.BERTH, "run", "-v", "-n", "default", "--", PYTHON, "-c", script).json()
@@ -105,9 +108,9 @@ class Run(harness.TestCase):
     def test_other_preloads_stay(self):
         libc = self.run_program("/bin/sh", "-c", "ls /lib/*-linux-gnu/libm.so.6 | head -n 1").out.strip()
         done = self.quiet("sh", "-c", "echo $LD_PRELOAD", env={"LD_PRELOAD": libc})
-        self.assertEqual(done.out.strip(), f"{harness.SHIM}:{libc}")
+        self.assertEqual(done.out.strip(), f"{BY_TOKEN}:{libc}")
         done = self.quiet(harness.BERTH, "run", "--", "sh", "-c", "echo $LD_PRELOAD")
-        self.assertEqual(done.out.strip(), harness.SHIM)
+        self.assertEqual(done.out.strip(), BY_TOKEN)
 
     def test_paths_given_are_absolute_in_the_program(self):
         self.file("secret", "s\n")
@@ -210,6 +213,23 @@ class Run(harness.TestCase):
         daemon.wait()
         self.wait_settled(lambda: program.err, "what it says of that")
         self.assertEqual(program.err.count("daemon went away"), 1, program)
+
+    @harness.needs("musl-gcc")
+    def test_program_of_another_libc(self):
+        """It runs, on the kernel, and says so; what it starts is under berth again."""
+        source = self.file("hello.c", '#include <stdio.h>\n#include <unistd.h>\n'
+                           'int main(int n, char **args) { puts("musl"); fflush(stdout); if (n > 2) execv(args[2], args + 2); return 3; }\n')
+        program = os.path.join(self.scratch, "hello")
+        built = self.run_program("musl-gcc", "-o", program, source)
+        self.assertEqual(built.code, 0, repr(built))
+        done = self.run_under(program)
+        self.assertEqual((done.code, done.out), (3, "musl\n"), repr(done))
+        self.assertEqual(done.err.count("linked with musl"), 1, repr(done))
+        self.assertEqual(len(done.err.splitlines()), 1, repr(done))
+        script = self.file("script", f"#!{program}\n", 0o755)
+        self.assertIn("linked with musl", self.run_under(script).err)
+        done = self.quiet("sh", "-c", f"{program}; {program} - /bin/grep -c libberth-preload /proc/self/maps")
+        self.assertRegex(done.out, r"^musl\nmusl\n[1-9]", repr(done))
 
     def test_static_program(self):
         source = self.file("hello.c", '#include <stdio.h>\nint main(void) { puts("static"); return 3; }\n')
