@@ -190,12 +190,12 @@ void client_fds_limited(void)
 void fds_keep_again(void)
 {
     static int64_t last;
-    int64_t now;
     if (load_relaxed(&spares) == SPARES)
         return;
-    if (!load_relaxed(&given_up) && (now = clock_now()) - load_relaxed(&last) < KEEP_NS)
+    int64_t now = clock_now();
+    if (!load_relaxed(&given_up) && now - load_relaxed(&last) < KEEP_NS)
         return;
-    store_relaxed(&last, clock_now());
+    store_relaxed(&last, now);
     (void)fds_keep();
 }
 

@@ -121,9 +121,6 @@ static long sleep_once(const struct waiting *w, session_handle h, struct sleeper
     const uint32_t *word = in ? slot_tail_futex(peer) : slot_head_futex(peer);
     uint32_t seen = (uint32_t)(in ? slot_tail(peer) : slot_head(peer));
     struct place place = {w, h, peer, in};
-    sl->leave = woken;
-    sl->back = asleep_again;
-    sl->arg = &place;
     hold_begin();
     asleep_again(&place); /* before the mark is set: of two that set theirs at once one sees the other */
     bool armed =
@@ -136,6 +133,9 @@ static long sleep_once(const struct waiting *w, session_handle h, struct sleeper
         hold_end();
         return -EAGAIN;
     }
+    sl->leave = woken;
+    sl->back = asleep_again;
+    sl->arg = &place;
     long ret;
     if (doze > 0) {
         ret = sleeper_doze(sl, word, seen, doze);

@@ -233,8 +233,8 @@ int handle_unlisten(struct daemon *d, struct request *r)
 int handle_shut(struct daemon *d, struct request *r)
 {
     struct listener *l = given_up(d, r);
-    for (uint32_t n = l ? l->holders.count : 0; n-- > 0;)
-        listener_let_go(d, l, l->holders.item[n]); /* the last one frees it */
+    for (uint32_t id = l ? l->id : 0; l; l = idmap_get(&d->listener_by_id, id)) /* gone with its last holder */
+        listener_let_go(d, l, l->holders.item[0]);
     return 0;
 }
 

@@ -90,14 +90,13 @@ CASE(lowered_under_what_is_there, "descriptors above a lowered limit go on, new 
 
 CASE(prlimit, "the limit as it was set, by each of the calls")
 {
-    struct rlimit is = {100, 200}, was = {0, 0}, *volatile none = NULL;
+    struct rlimit is = {100, 200}, was = {0, 0};
     SAY(prlimit(0, RLIMIT_NOFILE, &is, &was));
     is = (struct rlimit){0, 0};
     SAY(getrlimit(RLIMIT_NOFILE, &is));
     say("%ld %ld", (long)is.rlim_cur, (long)is.rlim_max);
     is.rlim_cur = 300;
     SAY(setrlimit(RLIMIT_NOFILE, &is));
-    SAY(setrlimit(RLIMIT_NOFILE, none));
     SAY(setrlimit((__rlimit_resource_t)99, &is));
     is.rlim_cur = 50;
     SAY(prlimit(getpid(), RLIMIT_NOFILE, &is, NULL));
