@@ -14,7 +14,7 @@ void listeners_share(uint32_t member); /* before a fork: the child holds them to
 /* Without a system call, and without asking for anything: does one that was taken out of the queue wait, and can it be answered? */
 bool listener_maybe(struct listener *l);
 bool listener_waiting(struct listener *l); /* that, or something is in the queue; nothing is fetched */
-/* How many tokens have ever come, by whomever they were taken: an edge is one that has come since. Wraps. */
+/* How many tokens have ever come at least, by whomever they were taken: an edge is one that has come since. Wraps. */
 uint32_t listener_arrivals(const struct listener *l);
 bool listener_news(const struct listener *l,
                    const struct watch *w); /* one since that watch was told. watch_lock is held */

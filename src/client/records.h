@@ -202,7 +202,8 @@ struct aside {
     uint32_t used;
     uint32_t count;
     uint32_t nonblock; /* the listener's O_NONBLOCK, as a session's */
-    uint32_t taken;    /* out of the pipe, ever */
+    uint32_t taking;   /* out of the pipe, ever, counted before and taken back where there is nothing */
+    uint32_t taken;    /* the same, counted after */
     uint32_t later;    /* not 0: one of these could not be answered when it was put here */
     struct member_set holders;
     struct token token[ASIDE_TOKENS];
@@ -505,15 +506,27 @@ static inline void aside_set_later(struct aside *a, bool later)
     store_relaxed(&a->later, later ? 1u : 0u);
 }
 
-/* A count to tell arrivals by: no order with anything else. */
-static inline void aside_add_taken(struct aside *a)
+/* How many have ever come is what was taken and what is in the pipe, which cannot be read at once. So there are two counts. Who asks for
+ * news reads the pipe, then `taking`: what has left the pipe is counted, so it is not too few. Who notes what was told reads `taken`,
+ * then the pipe: not too many. An edge may be told twice then, and none is lost. */
+static inline void aside_takes(struct aside *a)
 {
-    (void)fetch_add_sc(&a->taken, 1u);
+    (void)fetch_add_sc(&a->taking, 1u);
+}
+
+static inline void aside_took(struct aside *a, bool something)
+{
+    (void)fetch_add_sc(something ? &a->taken : &a->taking, something ? 1u : ~0u);
+}
+
+static inline uint32_t aside_taking(const struct aside *a)
+{
+    return load_acquire(&a->taking);
 }
 
 static inline uint32_t aside_taken(const struct aside *a)
 {
-    return load_relaxed(&a->taken);
+    return load_acquire(&a->taken);
 }
 
 /* True: it was free and is the caller's. */

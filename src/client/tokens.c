@@ -147,11 +147,13 @@ static int pipe_take(struct listener *l, struct token *t)
     struct aside *a = aside_of(l);
     if (a && aside_count(a) >= ASIDE_TOKENS)
         return -EAGAIN;
+    if (a)
+        aside_takes(a);
     long n = sys_read(l->pipe_rd, t, (long)sizeof *t);
+    if (a)
+        aside_took(a, n > 0);
     if (n < 0)
         return (int)n;
-    if (a)
-        aside_add_taken(a);
     if (n != (long)sizeof *t) {
         if (n > 0)
             log_warn("listener %u: %ld stray bytes in its queue", l->id, n);
@@ -219,17 +221,25 @@ static int pipe_peek(const struct listener *l, struct token *t)
     return ret;
 }
 
+static uint32_t in_pipe(const struct listener *l)
+{
+    int bytes = 0;
+    (void)sys_call(SYS_ioctl, (long)l->pipe_rd, (long)FIONREAD, &bytes, 0);
+    return (uint32_t)bytes / sizeof(struct token);
+}
+
 uint32_t listener_arrivals(const struct listener *l)
 {
     const struct aside *a = aside_of(l);
-    int bytes = 0;
-    (void)sys_call(SYS_ioctl, (long)l->pipe_rd, (long)FIONREAD, &bytes, 0);
-    return (a ? aside_taken(a) : 0) + (uint32_t)bytes / sizeof(struct token);
+    uint32_t taken = a ? aside_taken(a) : 0; /* first */
+    return taken + in_pipe(l);
 }
 
 bool listener_news(const struct listener *l, const struct watch *w)
 {
-    return (int32_t)(listener_arrivals(l) - w->seen_arrivals) > 0;
+    const struct aside *a = aside_of(l);
+    uint32_t queued = in_pipe(l); /* first */
+    return (int32_t)((a ? aside_taking(a) : 0) + queued - w->seen_arrivals) > 0;
 }
 
 static void set_aside(struct listener *l, const struct token *t, bool later)
