@@ -204,6 +204,7 @@ struct aside {
     uint32_t nonblock; /* the listener's O_NONBLOCK, as a session's */
     uint32_t taking;   /* out of the pipe, ever, counted before and taken back where there is nothing */
     uint32_t taken;    /* the same, counted after */
+    uint32_t denied;   /* how often somebody who would accept has found nothing */
     uint32_t later;    /* not 0: one of these could not be answered when it was put here */
     struct member_set holders;
     struct token token[ASIDE_TOKENS];
@@ -517,6 +518,18 @@ static inline void aside_takes(struct aside *a)
 static inline void aside_took(struct aside *a, bool something)
 {
     (void)fetch_add_sc(something ? &a->taken : &a->taking, something ? 1u : ~0u);
+}
+
+/* Who takes a token out of the pipe to look at it puts it here, then looks at this; who finds nothing counts, then looks here once more. So
+ * either he finds it, or it is known that he did not. */
+static inline void aside_deny(struct aside *a)
+{
+    (void)fetch_add_sc(&a->denied, 1u);
+}
+
+static inline uint32_t aside_denied(const struct aside *a)
+{
+    return load_sc(&a->denied);
 }
 
 static inline uint32_t aside_taking(const struct aside *a)

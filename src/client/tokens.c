@@ -242,13 +242,23 @@ bool listener_news(const struct listener *l, const struct watch *w)
     return (int32_t)((a ? aside_taking(a) : 0) + queued - w->seen_arrivals) > 0;
 }
 
-static void set_aside(struct listener *l, const struct token *t, bool later)
+static uint32_t denied(const struct listener *l)
+{
+    const struct aside *a = aside_of(l);
+    return a ? aside_denied(a) : 0;
+}
+
+/* `before`: how many had been denied before the token left the pipe. Who was since then has not seen it, and may have been told of it. */
+static void set_aside(struct listener *l, const struct token *t, bool later, uint32_t before)
 {
     if (aside_put(l, t, later))
         poke(l);
     else
         log_warn("listener %u: an offer is dropped: too many wait for their connectors' memory", l->id);
-    if (load_acquire(&l->watches)) /* who watches it does not see it in the pipe any more */
+    fence_sc(); /* it lies there before we ask: who is denied looks the other way round */
+    if (denied(l) != before)
+        listener_ready(l);
+    else if (load_acquire(&l->watches)) /* who watches it does not see it in the pipe any more */
         listener_moved(l, listener_news);
 }
 
@@ -287,6 +297,7 @@ static bool head_ready(struct listener *l)
 {
     for (struct budget b = {.tokens = TOKENS_MAX}; b.tokens; b.tokens--) {
         struct token head, took;
+        uint32_t before = denied(l);
         int is = pipe_peek(l, &head);
         if (is == -EAGAIN)
             return maybe(l, true);
@@ -299,7 +310,7 @@ static bool head_ready(struct listener *l)
             return maybe(l, true);
         /* stale, a poke, or late; or somebody has taken it meanwhile and this is the next */
         if (is && (can != ANSWER_STALE || !token_same(&head, &took)))
-            set_aside(l, &took, can != ANSWER_NOW);
+            set_aside(l, &took, can != ANSWER_NOW, before);
     }
     return budget_over(l);
 }
@@ -309,13 +320,14 @@ static bool own_head_ready(struct listener *l)
 {
     for (struct budget b = {.tokens = TOKENS_MAX}; b.tokens; b.tokens--) {
         struct token t;
+        uint32_t before = denied(l);
         int is = pipe_take(l, &t);
         if (is < 0)
             return maybe(l, true);
         enum answer can = is ? examine_well(l, &t, NULL, &b) : ANSWER_STALE;
         if (can == ANSWER_STALE)
             continue;
-        set_aside(l, &t, can == ANSWER_LATER);
+        set_aside(l, &t, can == ANSWER_LATER, before);
         if (can == ANSWER_NOW)
             return true;
     }
@@ -339,6 +351,7 @@ int token_take(struct listener *l, struct token *t, struct peer_box **box)
         return 0;
     struct budget b = {.tokens = TOKENS_MAX};
     for (; b.tokens; b.tokens--) {
+        uint32_t before = denied(l);
         int is = pipe_take(l, t);
         if (is == -EINTR)
             return BERTH_E_INTERRUPTED;
@@ -348,18 +361,20 @@ int token_take(struct listener *l, struct token *t, struct peer_box **box)
         if (can == ANSWER_NOW)
             return 0;
         if (can == ANSWER_LATER)
-            set_aside(l, t, true);
+            set_aside(l, t, true, before);
     }
-    if (b.tokens < TOKENS_MAX && from_aside(l, t, box, true, true)) /* poked, or it has come meanwhile */
+    struct aside *a = aside_of(l);
+    if (a)
+        aside_deny(a);                     /* then the look: see set_aside */
+    if (from_aside(l, t, box, true, true)) /* poked, or it has come meanwhile */
         return 0;
     if (!b.tokens)
         listener_more(l);
-    const struct aside *a = aside_of(l);
     return a && aside_count(a) && control_in_vain() ? BERTH_E_NO_MEMORY : BERTH_E_WOULD_BLOCK;
 }
 
 void token_put_back(struct listener *l, const struct token *t)
 {
-    set_aside(l, t, false);
+    set_aside(l, t, false, denied(l));
     listener_ready(l);
 }

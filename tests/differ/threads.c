@@ -249,3 +249,56 @@ CASE(first_words_beside_others,
         say("%s, %s", far, end);
     }
 }
+
+static int edge_listener, edge_set;
+
+static void *accept_edges(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        struct epoll_event e;
+        if (epoll_wait(edge_set, &e, 1, -1) != 1)
+            continue;
+        for (int fd; (fd = accept(edge_listener, NULL, NULL)) >= 0; close(fd)) {
+            char byte;
+            if (recv(fd, &byte, 1, 0) == 1)
+                (void)send(fd, &byte, 1, MSG_NOSIGNAL);
+        }
+    }
+    return NULL;
+}
+
+static long ask_often(void *unused)
+{
+    long answered = 0;
+    (void)unused;
+    for (int i = 0; i < 1500; i++) {
+        char byte = 'q';
+        int fd = dial();
+        set_timeout(fd, SO_RCVTIMEO, 1000);
+        answered += send(fd, &byte, 1, MSG_NOSIGNAL) == 1 && recv(fd, &byte, 1, 0) == 1;
+        close(fd);
+        if (answered <= i)
+            break; /* nobody was told */
+    }
+    return answered;
+}
+
+CASE(edges_of_a_listener_to_many,
+     "four threads in one set with a listener by edge, each accepts until EAGAIN; two ask 1,500 times")
+{
+    pthread_t thread;
+    struct side sides[2];
+    edge_listener = listener(64);
+    set_nonblock(edge_listener, 1);
+    edge_set = epoll_with(edge_listener, EPOLLIN | EPOLLET, 1);
+    for (int i = 0; i < 4; i++)
+        pthread_create(&thread, NULL, accept_edges, NULL);
+    for (int i = 0; i < 2; i++)
+        side_start(&sides[i], ask_often, NULL);
+    for (int i = 0; i < 2; i++) {
+        SOON(sides[i].done);
+        SOON(sides[i].done);
+        say("answered %s", side_end(&sides[i]));
+    }
+}
