@@ -10,7 +10,7 @@ must_use int tokens_create(struct listener *l);   /* their place in the family *
 void tokens_free(struct listener *l);
 /* `later`: it cannot be answered yet. False: there is no room. */
 bool aside_put(struct listener *l, const struct token *t, bool later);
-bool aside_take(struct aside *a, const struct token *t);   /* false: somebody else was faster */
+bool aside_take(struct aside *a, const struct token *t); /* false: somebody else was faster */
 uint32_t aside_copy(struct aside *a, struct token out[ASIDE_TOKENS]);
 bool token_same(const struct token *a, const struct token *b);
 void aside_ask(outbox_handle handle); /* the daemon, once at a time */
