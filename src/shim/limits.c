@@ -10,8 +10,8 @@
 #include "base/sys.h"
 #include "shim/shim.h"
 
-/* A system call of its own, and not instrumented: AddressSanitizer sets limits before it can stand any other code. */
-#define PLAIN __attribute__((no_sanitize("address")))
+/* A system call of its own, and not instrumented: sanitizers set limits before they can stand any other code. */
+#define PLAIN __attribute__((no_sanitize("address", "thread")))
 
 PLAIN static int set_limit(long pid, long resource, const void *limit, void *was)
 {
