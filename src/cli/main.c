@@ -281,8 +281,8 @@ static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"pause", cmd_pause}, {"resume", cmd_resume}, {"run", cmd_run},     {"daemon", cmd_daemon},
-    {"show", cmd_show},   {"ns", cmd_ns},         {"bench", cmd_bench}, {"version", cmd_version},
+    {"run", cmd_run},     {"daemon", cmd_daemon}, {"show", cmd_show},   {"ns", cmd_ns},
+    {"pause", cmd_pause}, {"resume", cmd_resume}, {"bench", cmd_bench}, {"version", cmd_version},
     {"help", cmd_help},   {"--help", cmd_help},   {"-h", cmd_help},     {"--version", cmd_version_short},
 };
 

@@ -1,6 +1,4 @@
 /* pause.c - `berth pause` and `berth resume`: from now on, new connections go to the kernel; and back. */
-#include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "berth/error.h"

@@ -42,7 +42,8 @@ static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_befo
 
 #define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR) /* those whose change is news to the program */
 
-/* An edge is told when something has come since the last one, whatever put the watch on the list: bytes and room only where it asks for them. `note`: it counts as told. */
+/* An edge is told when something has come since the last one, whatever put the watch on the list: bytes and room only where
+ * it asks for them. `note`: it counts as told. */
 static bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool note)
 {
     const struct slot *peer = load_acquire(&c->peer);
@@ -68,6 +69,15 @@ uint32_t watch_mask(const struct watch *w)
     return w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
 }
 
+/* As stream_arm_read. */
+static bool arm(struct watch *w, struct session *s, struct session_cache *c, bool beyond)
+{
+    uint64_t want = slot_own_want(c->own);
+    bool armed = stream_arm_read(s, c, 0, beyond, 1);
+    pass_on(w, c, want);
+    return armed;
+}
+
 static bool edge_outside(const struct evset *set, int depth)
 {
     for (const struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next) {
@@ -90,19 +100,14 @@ static uint32_t judge_session(struct watch *w, bool take)
     bool edge = w->events & EPOLLET, came = !edge || edge_came(w, s, c, take);
     uint32_t now = session_ready(s, c) & mask;
     if (now && !edge) {
-        if (w->set->outer && edge_outside(w->set, 0)) { /* for which what comes beyond it is an event */
-            uint64_t want = slot_own_want(c->own);
-            (void)stream_arm_read(s, c, 0, true, 1);
-            pass_on(w, c, want);
-        }
+        if (w->set->outer && edge_outside(w->set, 0)) /* for which what comes beyond it is an event */
+            (void)arm(w, s, c, true);
         return now;
     }
     /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
      * for what is beyond the bytes that are there, a level for the first byte. */
-    uint64_t want = slot_own_want(c->own);
     bool beyond = edge || !(w->events & READY_IN); /* it is for the end alone */
-    w->more = !stream_arm_read(s, c, 0, beyond, 1) && beyond;
-    pass_on(w, c, want);
+    w->more = !arm(w, s, c, beyond) && beyond;
     if (w->events & READY_OUT && !stream_writable(s, c))
         (void)stream_arm_write(s, c, 0);
     came = came || (edge && edge_came(w, s, c, take));

@@ -146,30 +146,19 @@ void watch_leave(struct watch *w)
 
 /* ---- telling ------------------------------------------------------------------------------------------------------ */
 
-/* True: somebody must be kicked. */
-static bool all_ready(struct watch *list)
+typedef bool is_news(const struct listener *l, const struct watch *w);
+
+/* `news`, of a listener: whom it concerns of those that watch by edge; NULL: all. True: somebody must be kicked. */
+static bool all_ready(struct watch *list, const struct listener *l, is_news *news)
 {
     bool wake = false;
     for (struct watch *w = list; w; w = w->next) {
-        ready_put(w, 0);
-        wake = wake || set_asleep(w->set);
-    }
-    return wake;
-}
-
-void listener_moved(struct listener *l, bool (*news)(const struct listener *l, const struct watch *w))
-{
-    bool wake = l->wait_ep >= 0;
-    plock_take(&C->watch_lock);
-    for (struct watch *w = l->watches; w; w = w->next) {
-        if (w->events & EPOLLET && !news(l, w))
+        if (news && w->events & EPOLLET && !news(l, w))
             continue;
         ready_put(w, 0);
         wake = wake || set_asleep(w->set);
     }
-    plock_release(&C->watch_lock);
-    if (wake || load_sc(&C->listening))
-        own_kick();
+    return wake;
 }
 
 bool watches_ready_quietly(struct session_cache *c)
@@ -177,7 +166,7 @@ bool watches_ready_quietly(struct session_cache *c)
     bool wake = load_relaxed(&c->pollers) != 0;
     if (load_acquire(&c->watches)) {
         plock_take(&C->watch_lock);
-        wake = all_ready(c->watches) || wake;
+        wake = all_ready(c->watches, NULL, NULL) || wake;
         plock_release(&C->watch_lock);
     }
     return wake;
@@ -189,13 +178,18 @@ void watches_ready(struct session_cache *c)
         own_kick();
 }
 
-void listener_ready(struct listener *l)
+void listener_moved(struct listener *l, is_news *news)
 {
     plock_take(&C->watch_lock);
-    bool wake = all_ready(l->watches) || l->wait_ep >= 0; /* somebody may be blocked in accept */
+    bool wake = all_ready(l->watches, l, news) || l->wait_ep >= 0; /* somebody may be blocked in accept */
     plock_release(&C->watch_lock);
     if (wake || load_sc(&C->listening)) /* or in a poll */
         own_kick();
+}
+
+void listener_ready(struct listener *l)
+{
+    listener_moved(l, NULL);
 }
 
 void watches_drop(struct watch **list)
