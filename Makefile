@@ -14,7 +14,7 @@ DEPS ?= yes
 deps = @$(if $(filter yes,$(DEPS)),sh scripts/deps.sh $(1),true)
 
 .PHONY: all demo test soak bench check asan-build check-format check-tidy check-floors check-asan check-tsan check-delays check-mutation fuzz \
-	format install uninstall clean help
+	format install uninstall do-uninstall clean help
 
 all:
 	$(call deps,build)
@@ -78,6 +78,8 @@ check-delays:
 	@ninja -C $(BUILD)-delays -j $(JOBS)
 	@$(PYTHON) scripts/test.py --build $(BUILD)-delays --suite unit --only lock $(TEST_FLAGS)
 	@$(PYTHON) scripts/test.py --build $(BUILD)-delays --suite e2e --only test_protocols --test Delayed $(TEST_FLAGS)
+	@$(PYTHON) scripts/test.py --build $(BUILD)-delays --suite e2e --only test_passed --test Delayed $(TEST_FLAGS)
+	@$(PYTHON) scripts/test.py --build $(BUILD)-delays --suite e2e --only test_users --test Delayed $(TEST_FLAGS)
 
 # a peer that writes words into all that it may write, and those who must not mind; MUTATION_SEED=n for the same again
 MUTATION_SECONDS ?= 60
@@ -104,6 +106,11 @@ install: all
 # removes what the last install from this build directory put there, and the directories that are berth's alone
 uninstall:
 	@test -e $(BUILD)/meson-logs/install-log.txt || { echo "nothing was installed from $(BUILD)/" >&2; exit 1; }
+	@if grep -v '^#' $(BUILD)/meson-logs/install-log.txt | while read -r file; do \
+		if [ -e "$$file" ] || [ -L "$$file" ]; then exit 1; fi; done; \
+	then echo "nothing of what was installed from $(BUILD)/ is there any more"; else $(MAKE) --no-print-directory do-uninstall; fi
+
+do-uninstall:
 	@cp $(BUILD)/meson-logs/install-log.txt $(BUILD)/uninstall-log.txt
 	@ninja -C $(BUILD) uninstall >/dev/null
 	@sed -En 's,(.*/berth)((/bench|/docs|/examples|/scripts)?)/[^/]*$$,\1\2\n\1,p' $(BUILD)/uninstall-log.txt | sort -ru | \
@@ -122,6 +129,12 @@ help:
 	@echo 'make soak       every test with all its seeds, long runs and big sets (an hour or so)'
 	@echo 'make bench      every figure beside the kernel'"'"'s'
 	@echo 'make check      format, floors, clang-tidy, the tests under ASan+UBSan and under TSan, with delays, and mutation'
+	@echo 'make check-format    the sources against .clang-format'
+	@echo 'make check-floors    calls between the files of the library, and the memory order of shared words'
+	@echo 'make check-tidy      clang-tidy'
+	@echo 'make check-asan      the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make check-tsan      the tests under ThreadSanitizer'
+	@echo 'make check-delays    the protocols with random delays at each atomic operation, and the order of locks'
 	@echo 'make check-mutation  a peer whose memory changes all the time (MUTATION_SECONDS=60, MUTATION_SEED=n)'
 	@echo 'make fuzz       libFuzzer on all that parses (FUZZ_SECONDS=60 each, FUZZ=name for one)'
 	@echo 'make format     put the sources into the form that check wants'

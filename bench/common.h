@@ -1,8 +1,10 @@
-/* common.h - what the measuring programs share: time, percentiles, processes, load, and the one line they print.
+/* common.h - what the measuring programs share: time, percentiles, processes, load, and the one line they
+ * print.
  *
- * Every program prints one JSON object on its standard output and nothing else; bench/run.py reads it. A program
- * that needs a peer starts itself once more by exec (peer_start), before it has opened any socket, so that under
- * `berth run` the two are two programs as a shell would have started them. Whatever a program starts dies with it.
+ * Every program prints one JSON object on its standard output and nothing else; bench/run.py reads it. A
+ * program that needs a peer starts itself once more by exec (peer_start), before it has opened any socket, so
+ * that under `berth run` the two are two programs as a shell would have started them. Whatever a program
+ * starts dies with it.
  */
 #ifndef BERTH_BENCH_COMMON_H
 #define BERTH_BENCH_COMMON_H
@@ -48,8 +50,8 @@ void hogs_start(int count);
 /* Ends what hogs_start made. */
 void hogs_stop(void);
 
-/* Runs this program again with the arguments `argv` (argv[0] included, NULL at the end); *fd is the write end of a
- * pipe that is the child's standard input. */
+/* Runs this program again with the arguments `argv` (argv[0] included, NULL at the end); *fd is the write end
+ * of a pipe that is the child's standard input. */
 pid_t peer_start(char *const argv[], int *fd);
 /* Waits for it; ends the program when the child failed. */
 void peer_wait(pid_t pid);

@@ -4,8 +4,8 @@
  * ring: two processes, one single-producer single-consumer ring, one copy in and one copy out in `chunk`
  *       pieces, tail and head on lines of their own: the least any two-copy stream can do.
  *       Nothing else is shared, nobody sleeps, and the counters are published once a chunk.
- * Both sides are pinned, to the first two CPUs this process may use. Reported is the quickest tenth of the time: what
- * the hardware does when nobody else runs there. The median is in it too.
+ * Both sides are pinned, to the first two CPUs this process may use. Reported is the quickest tenth of the
+ * time: what the hardware does when nobody else runs there. The median is in it too.
  *
  *     limits cacheline [--ms N]                     {"ns": ..., "median_ns": ...}
  *     limits ring [--ms N] [--size N] [--chunk N]   {"gbit": ..., "median_gbit": ...}

@@ -1,6 +1,7 @@
 /* link.c - the measurements over a stream between two processes; link.h says over which.
  *
- *     NAME rtt    [--mode block|spin|wait] [--think NS] [--work NS] [--hogs N] [--pin 0|1] [--size N] [--ms N]
+ *     NAME rtt    [--mode block|spin|wait] [--think NS] [--work NS] [--hogs N] [--pin 0|1] [--size N]
+ *                 [--ms N]
  *     NAME stream [--block N] [--pin 0|1] [--ms N]
  *     NAME msgs   [--read N] [--pin 0|1] [--ms N]
  *     NAME conn   [--one-thread 0|1] [--ms N]
@@ -9,9 +10,9 @@
  *     NAME threads [--threads N] [--ms N]
  * NAME is berth-bench or sock-bench; the latter takes --world tcp|unix as well.
  *
- * The program itself is the server. The peer is this program again, by exec, with "peer" as its first argument; it
- * connects to the address that it reads from its standard input, it measures, and it prints the result. Of idle threads the
- * program itself measures its own.
+ * The program itself is the server. The peer is this program again, by exec, with "peer" as its first
+ * argument; it connects to the address that it reads from its standard input, it measures, and it prints the
+ * result. Of idle threads the program itself measures its own.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -190,7 +191,8 @@ static void send_peer(link_t s, size_t block)
         printf("{\"gbit\": %.2f}\n", gbit_or_rate[0]);
 }
 
-/* The clock starts when a tenth of the time is over. With 8-byte messages each is looked at: they count up. */
+/* The clock starts when a tenth of the time is over. With 8-byte messages each is looked at: they count up.
+ */
 static void receive_server(link_listener l, size_t block, bool count)
 {
     double result[2];
@@ -306,8 +308,8 @@ static void conn_one_thread(void)
 
 /* ---- one of many ---- */
 
-/* The server side of fanin and idle: any number of sessions in one event wait, messages of up to 64 bytes echoed,
- * until one of them begins with 'e' or a session ends. */
+/* The server side of fanin and idle: any number of sessions in one event wait, messages of up to 64 bytes
+ * echoed, until one of them begins with 'e' or a session ends. */
 struct table {
     link_t *session;
     uint64_t count;
@@ -482,11 +484,13 @@ static void idle_peer(void)
     }
     uint64_t used = pss_of(getpid()) + pss_of(server) + pss_of(daemon_pid);
     link_write(table.session[0], &byte, 1);
-    printf("{\"bytes_per_session\": %.0f, \"bytes_per_session_used\": %.0f, \"kernel_bytes_per_session\": %.0f, "
-           "\"setup_us\": %.2f, \"lookup_p50_ns\": %.0f, \"lookup_p99_ns\": %.0f, \"lookups\": %llu}\n",
-           ((double)after - (double)before) / (double)sessions, ((double)used - (double)before) / (double)sessions,
-           ((double)slab_after - (double)slab) / (double)sessions, (double)setup / 1e3 / (double)sessions,
-           histogram_quantile(&h, 0.5), histogram_quantile(&h, 0.99), (unsigned long long)h.count);
+    printf(
+        "{\"bytes_per_session\": %.0f, \"bytes_per_session_used\": %.0f, \"kernel_bytes_per_session\": %.0f, "
+        "\"setup_us\": %.2f, \"lookup_p50_ns\": %.0f, \"lookup_p99_ns\": %.0f, \"lookups\": %llu}\n",
+        ((double)after - (double)before) / (double)sessions,
+        ((double)used - (double)before) / (double)sessions,
+        ((double)slab_after - (double)slab) / (double)sessions, (double)setup / 1e3 / (double)sessions,
+        histogram_quantile(&h, 0.5), histogram_quantile(&h, 0.99), (unsigned long long)h.count);
     free(places);
     free(table.session);
 }
@@ -502,7 +506,8 @@ static void idle(void)
 
     if (!l)
         die("calloc");
-    memset(table.session, 1, sessions * sizeof(link_t)); /* touched, so that it is not counted as a session's */
+    /* touched, so that it is not counted as a session's */
+    memset(table.session, 1, sessions * sizeof(link_t));
     pid_t pid = peer_with_options("idle", &fd);
     attach("bench-server");
     for (long i = 0; i < addresses; i++) {

@@ -1,8 +1,9 @@
 /* link.h - one measuring program, two worlds: the calls it makes, as libberth's or as the socket layer's.
  *
- * link.c is compiled twice, with LINK_BERTH into berth-bench and without into sock-bench. sock-bench is an ordinary
- * socket program that has never heard of berth; run.py runs it on the kernel and under `berth run`. Everything is
- * inline, so that neither side pays for the indirection. Each call waits for ever; the watchdog bounds it.
+ * link.c is compiled twice, with LINK_BERTH into berth-bench and without into sock-bench. sock-bench is an
+ * ordinary socket program that has never heard of berth; run.py runs it on the kernel and under `berth run`.
+ * Everything is inline, so that neither side pays for the indirection. Each call waits for ever; the watchdog
+ * bounds it.
  */
 #ifndef BERTH_BENCH_LINK_H
 #define BERTH_BENCH_LINK_H

@@ -98,6 +98,10 @@ class Bench:
             return None
         return b / a if lower else a / b
 
+    def more(self, figure, key, other, field):
+        a, b = self.value(figure, key, field), self.value(figure, other, field)
+        return a - b if a and b else None
+
     def target(self, figure, text, value, bound, at_most=False, unit=" ×"):
         """value None: the measurement failed, and so has the target."""
         ok = value is not None and (value <= bound if at_most else value >= bound)
@@ -109,6 +113,9 @@ class Bench:
     def sock(self, world, what, *args, timeout=60):
         return lambda: self.lab.tool("sock-bench", what, "--world", "unix" if world == "unix" else "tcp", *args,
                                      world=world, timeout=timeout)
+
+    def cost(self, world, what, *args, timeout=60):
+        return lambda: self.lab.tool("cost-bench", what, *args, world=world, timeout=timeout)
 
     def own(self, what, *args, timeout=60):
         return lambda: self.lab.tool("berth-bench", what, *args, timeout=timeout)
@@ -286,6 +293,45 @@ def threads(b):
         b.target(f, NAMES[key] + ", woken", b.value(f, key, "wakes_per_second"), 0, True, unit=" a second")
 
 
+def start(b):
+    def true(*before):
+        return lambda: b.lab.tool("cost-bench", "start", "--", *before, "true")
+    f = b.measure("start", "a program from its start to its end: true", {
+        "run": true(b.lab.berth, "run", "--"), "tcp": true()})
+    f["show"] = [("p50_us", "p50 {:,.0f} µs"), ("p90_us", "p90 {:,.0f} µs")]
+    b.target(f, "berth run, more than without", b.more(f, "run", "tcp", "p50_us"), 1500, True, " µs")
+
+
+def first(b):
+    f = b.measure("first", "a fresh process and a server that it has not met: socket, connect, one byte and its answer", {
+        world: b.cost(world, "first") for world in ("run", "tcp")})
+    f["show"] = [("p50_us", "p50 {:,.0f} µs"), ("p90_us", "p90 {:,.0f} µs")]
+    b.target(f, "berth run, more than the kernel", b.more(f, "run", "tcp", "p50_us"), 1000, True, " µs")
+
+
+def fork(b):
+    for sessions in (0, 400):
+        f = b.measure("fork", "fork, exit, wait: a process of 8 MiB with a listener and %d sessions" % sessions, {
+            world: b.cost(world, "fork", "--sessions", sessions) for world in ("run", "tcp")})
+        f["show"] = [("p50_us", "p50 {:,.0f} µs"), ("p90_us", "p90 {:,.0f} µs")]
+        b.target(f, "berth run over the kernel", b.ratio(f, "tcp", "run", "p50_us", True), 1.1, True)
+    f = b.measure("fork-grow", "1,000 times: one more session, fork, exit, wait", {
+        world: b.cost(world, "grow") for world in ("run", "tcp")})
+    f["show"] = [("ms", "{:,.0f} ms")]
+    b.target(f, "berth run over the kernel", b.ratio(f, "tcp", "run", "ms", True), 1.1, True)
+    f = b.measure("fork-pairs", "8 forked pairs, 1,000 round trips each, from the first fork to the last end", {
+        world: b.cost(world, "pairs") for world in ("run", "tcp")})
+    f["show"] = [("p50_us", "{:,.0f} µs")]
+    b.target(f, "berth run over the kernel", b.ratio(f, "tcp", "run", "p50_us", True), 1, True)
+
+
+def passed(b):
+    f = b.measure("passed", "connect, over a unix socket to another program, one byte and its answer there", {
+        world: b.cost(world, "pass") for world in ("run", "tcp")})
+    f["show"] = [("p50_us", "p50 {:,.0f} µs"), ("p90_us", "p90 {:,.0f} µs")]
+    b.target(f, "berth run over the kernel", b.ratio(f, "tcp", "run", "p50_us", True), 1.1, True)
+
+
 def iperf3(b):
     f = b.measure("iperf3", "iperf3, unmodified", {
         "run": lambda: b.lab.iperf3("run", b.seconds), "tcp": lambda: b.lab.iperf3("tcp", b.seconds)}, "ring")
@@ -344,7 +390,7 @@ def nginx(b):
 
 FIGURES = {"limits": limits, "rtt": rtt, "rtt-run": rtt_run, "rtt-pinned": rtt_pinned, "rtt-sleep": rtt_sleep,
            "crowd": crowd, "stream": stream, "msgs": msgs, "conn": conn, "fanin": fanin, "idle": idle,
-           "threads": threads, "iperf3": iperf3, "redis": redis, "redis-pinned": redis_pinned, "nginx": nginx}
+           "threads": threads, "start": start, "first": first, "fork": fork, "passed": passed, "iperf3": iperf3, "redis": redis, "redis-pinned": redis_pinned, "nginx": nginx}
 
 
 # ---- showing --------------------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 /* echo-client.c - sends lines to an echo server and checks that they come back.
  *
  *     echo-client [URI]              lines from the standard input, each echoed to the standard output
- *     echo-client URI COUNT          COUNT messages of 64 bytes, one after the other, and what a round trip took
+ *     echo-client URI COUNT          COUNT messages of 64 bytes, one after the other, and what a round trip
+ *                                    took
  *
- * What it shows: the blocking side of the API, where a call does its whole work within the timeout it is given.
+ * What it shows: the blocking side of the API, where a call does its whole work within the timeout it is
+ * given.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +24,8 @@ static int failed(const char *what, ssize_t code)
     return 1;
 }
 
-/* A stream has no messages: read until all of it is there. Returns len, 0 at the end of the stream, or an error. */
+/* A stream has no messages: read until all of it is there. Returns len, 0 at the end of the stream, or an
+ * error. */
 static ssize_t read_all(berth_session session, char *buffer, size_t len)
 {
     size_t have = 0;

@@ -2,9 +2,9 @@
  *
  *     echo-server [URI]          the default is tcp://127.0.0.1:7007; port 0 takes any free one
  *
- * What it shows: attach, listen, a waitset with the listener and every session in it, reads and writes that never
- * block, and what to do when the peer does not take its echo: stop reading until there is room. SIGINT or SIGTERM
- * end it.
+ * What it shows: attach, listen, a waitset with the listener and every session in it, reads and writes that
+ * never block, and what to do when the peer does not take its echo: stop reading until there is room. SIGINT
+ * or SIGTERM end it.
  */
 #include <signal.h>
 #include <stdio.h>

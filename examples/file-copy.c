@@ -3,9 +3,10 @@
  *     file-copy receive URI FILE     listens, takes one session and writes what it brings to FILE
  *     file-copy send URI FILE        connects and sends FILE
  *
- * What it shows: spans. The sender lets the kernel read the file straight into the shared memory that the receiver
- * reads, and the receiver lets the kernel write from there to its file: no byte is copied in user space. The
- * receiver answers with the number of bytes it has stored, so that the sender knows the copy is whole.
+ * What it shows: spans. The sender lets the kernel read the file straight into the shared memory that the
+ * receiver reads, and the receiver lets the kernel write from there to its file: no byte is copied in user
+ * space. The receiver answers with the number of bytes it has stored, so that the sender knows the copy is
+ * whole.
  */
 #include <errno.h>
 #include <fcntl.h>

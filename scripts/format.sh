@@ -2,7 +2,7 @@
 # format.sh [--check] - the sources by .clang-format. --check changes nothing, shows what differs and fails if any does.
 set -eu
 cd "$(dirname -- "$0")/.."
-files=$(find src include apps bench examples tests -name '*.[ch]' 2>/dev/null | sort)
+files=$(find src include bench examples tests -name '*.[ch]' 2>/dev/null | sort)
 if [ "${1:-}" != --check ]; then
     # shellcheck disable=SC2086
     exec clang-format -i $files

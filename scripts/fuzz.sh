@@ -1,6 +1,6 @@
 #!/bin/sh
-# fuzz.sh BUILD SECONDS [NAME] - builds each libFuzzer target of tests/fuzz and runs it for so long, beginning at its seeds
-# in tests/fuzz/corpus/NAME and at what earlier runs found.
+# fuzz.sh BUILD SECONDS [NAME] - builds each libFuzzer target of tests/fuzz and runs it for so long, beginning at what
+# earlier runs found, in BUILD/corpus/NAME.
 set -eu
 cd "$(dirname -- "$0")/.."
 build=$1 seconds=$2 only=${3:-}
@@ -15,11 +15,8 @@ for target in $targets; do
     work=$build/corpus/$name
     mkdir -p "$work"
     echo "fuzzing $name for $seconds s" >&2
-    seed=
-    [ ! -d "tests/fuzz/corpus/$name" ] || seed=tests/fuzz/corpus/$name
-    # shellcheck disable=SC2086
     "$build/$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -verbosity=0 -print_final_stats=1 \
-        -artifact_prefix="$build/crash-$name-" "$work" $seed
+        -artifact_prefix="$build/crash-$name-" "$work"
     ran=$((ran + 1))
 done
 [ "$ran" -gt 0 ] || { echo "no fuzz target${only:+ of the name $only} in $build" >&2; exit 1; }

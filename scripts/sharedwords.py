@@ -24,7 +24,6 @@ DECLARED = re.compile(rf"(?<!\w)({TYPE})(?: const)?\s+(\**)(\w+)\b(?!\()")
 RETURNS = re.compile(rf"^(?:[\w ]*?\b)?({TYPE}) (\**)(\w+)\(", re.M)
 # Bare pointers to what is the process's own, each with what it points to.
 ALLOWED = {
-    ("fds.c", "bits"): "own_fds or as_came",
     ("spin.c", "vain"): "vain_read or vain_write of a session's cache",
 }
 

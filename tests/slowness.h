@@ -1,7 +1,8 @@
-/* slowness.h - limits that grow with what the machine can do: the C programs' side of tests/e2e/lib/slowness.py.
+/* slowness.h - limits that grow with what the machine can do: the C programs' side of
+ * tests/e2e/lib/slowness.py.
  *
- * Whoever starts the tests has measured, and says it in the environment. A program that was started by hand takes the
- * machine for a quiet one.
+ * Whoever starts the tests has measured, and says it in the environment. A program that was started by hand
+ * takes the machine for a quiet one.
  */
 #ifndef BERTH_TESTS_SLOWNESS_H
 #define BERTH_TESTS_SLOWNESS_H

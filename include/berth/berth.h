@@ -6,12 +6,13 @@
  *
  * Time: timeouts are in nanoseconds; 0 never blocks, negative waits for ever.
  * Handles carry a generation: one that was closed, or that is another's, gives BERTH_E_BAD_HANDLE everywhere.
- * Waiting: a blocked call spins for the spin budget (50 microseconds unless set otherwise; not at all when the peer
- * last ran on the caller's own CPU, or when the process has one CPU) and then sleeps in the kernel.
+ * Waiting: a blocked call spins for the spin budget (50 microseconds unless set otherwise; not at all when
+ * the peer last ran on the caller's own CPU, or when the process has one CPU) and then sleeps in the kernel.
  */
 #ifndef BERTH_BERTH_H
 #define BERTH_BERTH_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -43,35 +44,38 @@ typedef uint64_t berth_listener; /* 0 is never valid */
 #define BERTH_ATTACH_JOIN 8u   /* become a further worker of the app of that name, if this user has one */
 
 struct berth_attach_options {
-    const char *name;        /* of the app, 1-63 bytes; NULL: the program's own name */
-    const char *ns;          /* namespace id, 1-63 bytes; NULL: "default" */
-    const char *secret;      /* the namespace's secret, up to 127 bytes; NULL: none */
-    const char *runtime_dir; /* NULL: BERTH_RUNTIME_DIR, else /run/berth as root, else $XDG_RUNTIME_DIR/berth */
-    uint32_t flags;          /* BERTH_ATTACH_*; 0 means LOCAL */
-    uint64_t rx_fifo_size;   /* the most a fifo towards this app may hold, bytes, 4 KiB-64 MiB; 0: 4 MiB */
-    uint64_t tx_fifo_size;   /* the same for what it sends */
-    uint64_t segment_size;   /* first segment of each outbox, bytes, 1 MiB-1 GiB; 0: 1 MiB */
-    int64_t spin_ns;         /* spin budget, 0-1,000,000 ns; negative: BERTH_SPIN_US, else 50 microseconds */
+    const char *name;   /* of the app, 1-63 bytes; NULL: the program's own name */
+    const char *ns;     /* namespace id, 1-63 bytes; NULL: "default" */
+    const char *secret; /* the namespace's secret, up to 127 bytes; NULL: none */
+    /* NULL: BERTH_RUNTIME_DIR, else /run/berth as root, else $XDG_RUNTIME_DIR/berth where that is a directory
+     * of the user's own, else /tmp/berth-UID */
+    const char *runtime_dir;
+    uint32_t flags;        /* BERTH_ATTACH_*; 0 means LOCAL */
+    uint64_t rx_fifo_size; /* the most a fifo towards this app may hold, bytes, 4 KiB-64 MiB; 0: 4 MiB */
+    uint64_t tx_fifo_size; /* the same for what it sends */
+    uint64_t segment_size; /* first segment of each outbox, bytes, 1 MiB-1 GiB; 0: 1 MiB */
+    int64_t spin_ns;       /* spin budget, 0-1,000,000 ns; negative: BERTH_SPIN_US, else 50 microseconds */
 };
 
 /* berth_attach - make this process an app worker.
  * options: NULL takes every default. Strings are copied.
  * Blocks for a round trip to the daemon, 5 seconds at most. Any thread; a second attach is refused.
- * Returns 0, or ALREADY_ATTACHED, NO_DAEMON, UNKNOWN_NAMESPACE, WRONG_SECRET, PERMISSION, VERSION, NO_MEMORY, LIMIT,
- * INVALID (an option is out of range), DAEMON_GONE. */
+ * Returns 0, or ALREADY_ATTACHED, NO_DAEMON, UNKNOWN_NAMESPACE, WRONG_SECRET, PERMISSION, VERSION,
+ * NO_MEMORY, LIMIT, INVALID (an option is out of range), DAEMON_GONE. */
 int berth_attach(const struct berth_attach_options *options);
 
-/* berth_detach - close every listener and session of this worker and leave. Peers see what a close shows them.
- * Handles are invalid afterwards; no other thread may be inside libberth. Blocks for a round trip to the daemon.
- * Returns 0 or NOT_ATTACHED. */
+/* berth_detach - close every listener and session of this worker and leave. Peers see what a close shows
+ * them. Handles are invalid afterwards; no other thread may be inside libberth. Blocks for a round trip to the
+ * daemon. Returns 0 or NOT_ATTACHED. */
 int berth_detach(void);
 
-/* ---- endpoints and URIs --------------------------------------------------------------------------------- */
+/* ---- endpoints and URIs -------------------------------------------------------------------------------- */
 
-/* berth_endpoint_parse - turn tcp://127.0.0.1:80, tcp://127.0.0.1/80, tcp://[::1]:80 or tcp://::1/80 into an endpoint.
+/* berth_endpoint_parse - turn tcp://127.0.0.1:80, tcp://127.0.0.1/80, tcp://[::1]:80 or tcp://::1/80 into an
+ * endpoint.
  * for_listen: not 0 admits port 0.
- * message, of message_size bytes (may be NULL, 0): receives, on BERTH_E_URI and UNSUPPORTED, a text that points at the offending
- * place.
+ * message, of message_size bytes (may be NULL, 0): receives, on BERTH_E_URI and UNSUPPORTED, a text that
+ * points at the offending place.
  * Returns 0, INVALID, URI or UNSUPPORTED. Does not block; any thread. */
 int berth_endpoint_parse(const char *uri, int for_listen, struct berth_endpoint *out, char *message,
                          size_t message_size);
@@ -80,7 +84,7 @@ int berth_endpoint_parse(const char *uri, int for_listen, struct berth_endpoint 
  * Returns the length needed without the zero. */
 int berth_endpoint_format(const struct berth_endpoint *ep, char *out, size_t size);
 
-/* ---- listeners -------------------------------------------------------------------------------------------- */
+/* ---- listeners ----------------------------------------------------------------------------------------- */
 
 struct berth_listen_options {
     uint32_t backlog;   /* sessions not yet accepted that one app may have, 1-65535; 0: 128 */
@@ -90,50 +94,52 @@ struct berth_listen_options {
 
 /* berth_listen, berth_listen_uri - take sessions at an endpoint of the local table.
  * options: NULL for defaults. *out is valid until berth_unlisten, and in children forked later.
- * Blocks for a round trip to the daemon. Returns 0, NOT_ATTACHED, ADDRESS_IN_USE, ADDRESS, URI, NO_ROUTE (the scopes asked
- * for at attach have no such table), PERMISSION, LIMIT, NO_MEMORY, INVALID, DAEMON_GONE. */
-int berth_listen(const struct berth_endpoint *ep, const struct berth_listen_options *options, berth_listener *out);
+ * Blocks for a round trip to the daemon. Returns 0, NOT_ATTACHED, ADDRESS_IN_USE, ADDRESS, URI, NO_ROUTE
+ * (the scopes asked for at attach have no such table), PERMISSION, LIMIT, NO_MEMORY, INVALID, DAEMON_GONE. */
+int berth_listen(const struct berth_endpoint *ep, const struct berth_listen_options *options,
+                 berth_listener *out);
 int berth_listen_uri(const char *uri, const struct berth_listen_options *options, berth_listener *out);
 
 /* berth_listener_endpoint - where it listens, with the port that was chosen for 0. */
 int berth_listener_endpoint(berth_listener listener, struct berth_endpoint *out);
 
 /* berth_accept - take the oldest waiting session.
- * Any worker that holds the listener may accept; one is woken. Returns 0, WOULD_BLOCK (timeout 0), TIMED_OUT, INTERRUPTED,
- * BAD_HANDLE, NO_MEMORY, LIMIT. */
+ * Any worker that holds the listener may accept; one is woken. Returns 0, WOULD_BLOCK (timeout 0),
+ * TIMED_OUT, INTERRUPTED, BAD_HANDLE, NO_MEMORY, LIMIT. */
 int berth_accept(berth_listener listener, int64_t timeout_ns, berth_session *out);
 
-/* berth_unlisten - this worker listens there no longer. When the last worker has done so, what waits is reset and
- * connects are refused. Returns 0, BAD_HANDLE or NOT_OWNER. */
+/* berth_unlisten - this worker listens there no longer. When the last worker has done so, what waits is
+ * reset and connects are refused. Returns 0, BAD_HANDLE or NOT_OWNER. */
 int berth_unlisten(berth_listener listener);
 
-/* ---- sessions ----------------------------------------------------------------------------------------------- */
+/* ---- sessions ------------------------------------------------------------------------------------------ */
 
 /* berth_connect, berth_connect_uri - open a session with whoever listens there.
  * Completes without the acceptor running. The first connect to an app costs a round trip to the daemon.
- * With timeout 0 and a full backlog: IN_PROGRESS and a handle that becomes writable when the connect is through
- * (berth_error then says how it went). Returns 0, IN_PROGRESS, REFUSED, NO_ROUTE, TIMED_OUT, NOT_ATTACHED, ADDRESS,
- * URI, LIMIT, NO_MEMORY, PERMISSION, INTERRUPTED, DAEMON_GONE. */
+ * With timeout 0 and a full backlog: IN_PROGRESS and a handle that becomes writable when the connect is
+ * through (berth_error then says how it went). Returns 0, IN_PROGRESS, REFUSED, NO_ROUTE, TIMED_OUT,
+ * NOT_ATTACHED, ADDRESS, URI, LIMIT, NO_MEMORY, PERMISSION, INTERRUPTED, DAEMON_GONE. */
 int berth_connect(const struct berth_endpoint *ep, int64_t timeout_ns, berth_session *out);
 int berth_connect_uri(const char *uri, int64_t timeout_ns, berth_session *out);
 
 /* berth_read - up to len bytes, as soon as there is one.
- * Returns the count, 0 at the end of the stream (or for len 0), or WOULD_BLOCK, TIMED_OUT, INTERRUPTED, RESET, BAD_HANDLE,
- * SEGMENT_TIMED_OUT, PROTOCOL. Several threads may read one session; each byte goes to one of them. */
+ * Returns the count, 0 at the end of the stream (or for len 0), or WOULD_BLOCK, TIMED_OUT, INTERRUPTED,
+ * RESET, BAD_HANDLE, SEGMENT_TIMED_OUT, PROTOCOL. Several threads may read one session; each byte goes to
+ * one of them. */
 ssize_t berth_read(berth_session session, void *buf, size_t len, int64_t timeout_ns);
 ssize_t berth_readv(berth_session session, const struct iovec *iov, int count, int64_t timeout_ns);
 
 /* berth_write - put bytes into the fifo: all of them, waiting for space within the timeout.
- * Returns the count written (less than len when the time ran out after some went), or, when nothing was written, WOULD_BLOCK,
- * TIMED_OUT, INTERRUPTED, RESET, CLOSED, BAD_HANDLE, NO_MEMORY. */
+ * Returns the count written (less than len when the time ran out after some went), or, when nothing was
+ * written, WOULD_BLOCK, TIMED_OUT, INTERRUPTED, RESET, CLOSED, BAD_HANDLE, NO_MEMORY. */
 ssize_t berth_write(berth_session session, const void *buf, size_t len, int64_t timeout_ns);
 ssize_t berth_writev(berth_session session, const struct iovec *iov, int count, int64_t timeout_ns);
 
 /* Zero-copy. A span lies in shared memory: the peer may still change what is read, so copy what you validate.
  *
  * berth_read_spans - what can be read now, in one or two pieces, without taking it.
- * Waits as berth_read. Returns the number of spans filled (1 or 2), 0 at the end of the stream, or an error. Until
- * berth_read_consume no other read of this session is possible (BUSY). */
+ * Waits as berth_read. Returns the number of spans filled (1 or 2), 0 at the end of the stream, or an
+ * error. Until berth_read_consume no other read of this session is possible (BUSY). */
 int berth_read_spans(berth_session session, struct iovec spans[2], int64_t timeout_ns);
 /* berth_read_consume - take len bytes (0: none) off the front and give the spans back. */
 int berth_read_consume(berth_session session, size_t len);
@@ -150,9 +156,9 @@ int berth_write_commit(berth_session session, size_t len);
  * After SHUT_WR the peer reads what was sent, then the end of the stream. Returns 0 or BAD_HANDLE. */
 int berth_shutdown(berth_session session, int how);
 
-/* berth_close - give the session up. What was written is still delivered; when unread bytes are left the peer sees a
- * reset, as RFC 9293 and Linux have it. The handle is invalid at once. Returns 0, BAD_HANDLE, or NOT_OWNER for a session of
- * another process of this app: only who holds it may end it. */
+/* berth_close - give the session up. What was written is still delivered; when unread bytes are left the
+ * peer sees a reset, as RFC 9293 and Linux have it. The handle is invalid at once. Returns 0, BAD_HANDLE,
+ * or NOT_OWNER for a session of another process of this app: only who holds it may end it. */
 int berth_close(berth_session session);
 
 /* berth_reset - give the session up and tell the peer so: its unread bytes are lost, its calls give RESET. */
@@ -175,7 +181,7 @@ enum berth_option {
 int berth_option_set(berth_session session, enum berth_option option, uint64_t value);
 int berth_option_get(berth_session session, enum berth_option option, uint64_t *value);
 
-/* ---- event wait ------------------------------------------------------------------------------------------------ */
+/* ---- event wait ---------------------------------------------------------------------------------------- */
 
 #define BERTH_IN 0x001u          /* readable, or a session to accept, or the end of the stream */
 #define BERTH_OUT 0x004u         /* writable, or a connect that is through */
@@ -193,19 +199,23 @@ struct berth_event {
 
 typedef struct berth_waitset berth_waitset;
 
-/* berth_waitset_create - a set of sessions and listeners to wait for. Owned by the caller: berth_waitset_destroy.
+/* berth_waitset_create - a set of sessions and listeners to wait for. Owned by the caller:
+ * berth_waitset_destroy.
  * NULL with errno when memory or descriptors run out. */
 berth_waitset *berth_waitset_create(void);
 void berth_waitset_destroy(berth_waitset *set);
 /* handle: of a session or a listener. events: BERTH_*. data is given back with each event. Closing removes.
- * Returns 0, BAD_HANDLE, BUSY (is in it already), NO_MEMORY; modify and remove: BAD_HANDLE when it is not in it. */
+ * Returns 0, BAD_HANDLE, BUSY (is in it already), NO_MEMORY; modify and remove: BAD_HANDLE when it is not
+ * in it. */
 int berth_waitset_add(berth_waitset *set, uint64_t handle, uint32_t events, uint64_t data);
 int berth_waitset_modify(berth_waitset *set, uint64_t handle, uint32_t events, uint64_t data);
 int berth_waitset_remove(berth_waitset *set, uint64_t handle);
-/* berth_waitset_wait - up to max events. Returns the count, 0 when the time is over, or INTERRUPTED, INVALID. */
+/* berth_waitset_wait - up to max events. Returns the count, 0 when the time is over, or INTERRUPTED,
+ * INVALID. */
 int berth_waitset_wait(berth_waitset *set, struct berth_event *events, int max, int64_t timeout_ns);
-/* berth_waitset_fd - a descriptor for poll, epoll or any event loop: it becomes readable when berth_waitset_wait has
- * something to say, provided that the last call with timeout 0 returned 0. It belongs to the set. */
+/* berth_waitset_fd - a descriptor for poll, epoll or any event loop: it becomes readable when
+ * berth_waitset_wait has something to say, provided that the last call with timeout 0 returned 0. It
+ * belongs to the set. */
 int berth_waitset_fd(berth_waitset *set);
 
 #ifdef __cplusplus

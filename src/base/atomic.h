@@ -27,14 +27,15 @@
 #define fetch_and_sc(p, v) (delay_point(1), __atomic_fetch_and((p), (v), __ATOMIC_SEQ_CST))
 #define exchange_sc(p, v) (delay_point(1), __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST))
 /* true when *p was *expected and is now v; else *expected holds what was found */
-#define compare_exchange_sc(p, expected, v)                                                                        \
+#define compare_exchange_sc(p, expected, v)                                                                  \
     __atomic_compare_exchange_n((p), (expected), (v), false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE)
 #if defined(__SANITIZE_THREAD__)
-/* ThreadSanitizer knows no fences; a locked instruction is one, and what it orders is atomic on both sides anyway. */
-#define fence_sc()                                                                                                 \
-    do {                                                                                                           \
-        uint32_t fence_word = 0;                                                                                   \
-        (void)__atomic_exchange_n(&fence_word, 1u, __ATOMIC_SEQ_CST);                                              \
+/* ThreadSanitizer knows no fences; a locked instruction is one, and what it orders is atomic on both sides
+ * anyway. */
+#define fence_sc()                                                                                           \
+    do {                                                                                                     \
+        uint32_t fence_word = 0;                                                                             \
+        (void)__atomic_exchange_n(&fence_word, 1u, __ATOMIC_SEQ_CST);                                        \
     } while (0)
 #else
 #define fence_sc() __atomic_thread_fence(__ATOMIC_SEQ_CST)

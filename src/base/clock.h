@@ -1,4 +1,5 @@
-/* clock.h - monotonic time in nanoseconds: exact from the vDSO, or cheap from the cycle counter for spin budgets. */
+/* clock.h - monotonic time in nanoseconds: exact from the vDSO, or cheap from the cycle counter for spin
+ * budgets. */
 #ifndef BERTH_BASE_CLOCK_H
 #define BERTH_BASE_CLOCK_H
 

@@ -2,15 +2,17 @@
  *
  * Theory of operation
  *
- * POSIX lets a signal handler call read, write, close, poll, fork and much else that the preload library replaces, and programs
- * do: PostgreSQL's postmaster forks and closes sockets in handlers that interrupt its select. A handler that comes while its
- * own thread holds one of our locks would wait for that lock for ever. So each thread counts what it holds, and a handler that
- * comes while the count is not 0 is put off (shim/signals.c, which stands before the program's handlers): it runs when the count
- * gets to 0. Whoever sleeps opens the hold for that time (hold_open), so that handlers run then, as they would in the
- * kernel's own call.
+ * POSIX lets a signal handler call read, write, close, poll, fork and much else that the preload library
+ * replaces, and programs do: PostgreSQL's postmaster forks and closes sockets in handlers that interrupt its
+ * select. A handler that comes while its own thread holds one of our locks would wait for that lock for ever.
+ * So each thread counts what it holds, and a handler that comes while the count is not 0 is put off
+ * (shim/signals.c, which stands before the program's handlers): it runs when the count gets to 0. Whoever
+ * sleeps opens the hold for that time (hold_open), so that handlers run then, as they would in the kernel's
+ * own call.
  *
- * Only the preload library stands before handlers, and only from the program's first handler on is anything counted: until then
- * it costs a look at one word. A thread that holds a lock at that very moment ends a hold that it did not begin.
+ * Only the preload library stands before handlers, and only from the program's first handler on is anything
+ * counted: until then it costs a look at one word. A thread that holds a lock at that very moment ends a hold
+ * that it did not begin.
  */
 #ifndef BERTH_BASE_HOLD_H
 #define BERTH_BASE_HOLD_H
@@ -50,7 +52,8 @@ static inline void hold_end(void)
         berth_hold_deliver();
 }
 
-/* Before a sleep: handlers may run. True: one has been waiting and has run, so that there is no sleeping now. */
+/* Before a sleep: handlers may run. True: one has been waiting and has run, so that there is no sleeping now.
+ */
 static inline bool hold_open(uint32_t *depth)
 {
     *depth = berth_hold.depth;

@@ -27,8 +27,8 @@ int family_lock_wait(struct family_lock *l, uint32_t member, const struct family
 {
     if (spin(l, member))
         return 0;
-    /* From here on I may be one of several sleepers and cannot know: I take the lock with the bit set, so that my
-     * release wakes the next one. At worst that is one wake for nobody. */
+    /* From here on I may be one of several sleepers and cannot know: I take the lock with the bit set, so
+     * that my release wakes the next one. At worst that is one wake for nobody. */
     const uint32_t mine = (member + 1) | LOCK_CONTENDED;
     uint32_t watched = 0; /* the holder that I am timing */
     int64_t since = 0;

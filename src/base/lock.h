@@ -2,22 +2,26 @@
  *
  * Theory of operation
  *
- * The word is 0 when free, else the holder's member id + 1, with LOCK_CONTENDED beside it once somebody sleeps.
- * Taking is one compare-and-swap, releasing one exchange (3 ns each); the holder calls the kernel only when somebody sleeps.
- * A waiter spins briefly, then sleeps on the word by a shared futex, never longer than 10 ms at a time: so nothing that a
- * killed process left undone (a wake not sent, a wake it took with it) costs more than that. After each 10 ms with one
- * holder it asks whether that holder is dead, and if so puts its own id in the place of the dead one's.
+ * The word is 0 when free, else the holder's member id + 1, with LOCK_CONTENDED beside it once somebody
+ * sleeps. Taking is one compare-and-swap, releasing one exchange (3 ns each); the holder calls the kernel
+ * only when somebody sleeps. A waiter spins briefly, then sleeps on the word by a shared futex, never longer
+ * than 10 ms at a time: so nothing that a killed process left undone (a wake not sent, a wake it took with
+ * it) costs more than that. After each 10 ms with one holder it asks whether that holder is dead, and if so
+ * puts its own id in the place of the dead one's.
  *
- * Who takes a lock over gets LOCK_TAKEN_OVER and must put right what the lock protects before it relies on it: the
- * dead one may have stopped between any two stores. It may itself be killed while it does so; the next one then repairs.
+ * Who takes a lock over gets LOCK_TAKEN_OVER and must put right what the lock protects before it relies on
+ * it: the dead one may have stopped between any two stores. It may itself be killed while it does so; the
+ * next one then repairs.
  *
- * Member ids. Between the question "is it dead?" and the swap the lock may have gone on to others. If the dead one's id
- * were given to a new process meanwhile, and that one held the lock, the swap would steal it. So an id has to
- * carry a generation (say 8 bits of index and 23 of generation), and must not come back within any waiter's 10 ms.
+ * Member ids. Between the question "is it dead?" and the swap the lock may have gone on to others. If the
+ * dead one's id were given to a new process meanwhile, and that one held the lock, the swap would steal it.
+ * So an id has to carry a generation (say 11 bits of index and 19 of generation), and must not come back
+ * within any waiter's 10 ms.
  *
- * What it is not: recursive (a thread that takes it twice sleeps for ever), fair, or safe to hold over a fork() whose child
- * thinks that it holds it too. Threads of one member exclude each other like anybody else; a thread that ends
- * without releasing leaves the lock taken, for its process lives. Signal handlers must not take it.
+ * What it is not: recursive (a thread that takes it twice sleeps for ever), fair, or safe to hold over a
+ * fork() whose child thinks that it holds it too. Threads of one member exclude each other like anybody else;
+ * a thread that ends without releasing leaves the lock taken, for its process lives. Signal handlers must not
+ * take it.
  */
 #ifndef BERTH_BASE_LOCK_H
 #define BERTH_BASE_LOCK_H
@@ -39,11 +43,12 @@ struct family_lock {
 #define LOCK_TAKEN_OVER 1
 
 struct family_members {
-    /* Is that member's process dead? A zombie is. Must say true for an id that no living process has (the word may hold
-     * anything after a stray write), must not take the lock, and is asked only about others, while waiting. */
+    /* Is that member's process dead? A zombie is. Must say true for an id that no living process has (the
+     * word may hold anything after a stray write), must not take the lock, and is asked only about others,
+     * while waiting. */
     bool (*dead)(void *arg, uint32_t member);
-    /* The lock was taken over: what it protects is put right, by who has it now. For those who take it by way of
-     * something that does not hand LOCK_TAKEN_OVER on. */
+    /* The lock was taken over: what it protects is put right, by who has it now. For those who take it by way
+     * of something that does not hand LOCK_TAKEN_OVER on. */
     void (*repair)(void *arg, struct family_lock *l);
     void *arg;
 };
@@ -69,7 +74,8 @@ static inline bool family_lock_try(struct family_lock *l, uint32_t member)
     return taken;
 }
 
-/* The same for a process of one thread that shares with no other: nobody can come between a look and a store. */
+/* The same for a process of one thread that shares with no other: nobody can come between a look and a store.
+ */
 static inline bool family_lock_try_alone(struct family_lock *l, uint32_t member)
 {
     if (load_relaxed(&l->word) != 0)
@@ -90,7 +96,8 @@ static inline void family_lock_release_alone(struct family_lock *l)
 }
 
 /* Takes the lock, waiting as long as a living process holds it. 0, or LOCK_TAKEN_OVER. */
-must_use static inline int family_lock_take(struct family_lock *l, uint32_t member, const struct family_members *m)
+must_use static inline int family_lock_take(struct family_lock *l, uint32_t member,
+                                            const struct family_members *m)
 {
     order_take(l);
     hold_begin();

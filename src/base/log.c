@@ -1,8 +1,8 @@
 /* log.c - lines to standard error.
  *
- * What is said once for a program is remembered by a hash of its text in a page that is shared with all later children, for
- * the same is found out by each of them, and again at each try. Should two texts share a hash, or the page be full, a line is
- * missing or comes again; nothing else hangs on it.
+ * What is said once for a program is remembered by a hash of its text in a page that is shared with all later
+ * children, for the same is found out by each of them, and again at each try. Should two texts share a hash,
+ * or the page be full, a line is missing or comes again; nothing else hangs on it.
  */
 #include "base/log.h"
 
@@ -99,6 +99,17 @@ void log_share(void)
         }
     }
     errno = saved;
+}
+
+void log_unshare(void)
+{
+    uint64_t *page = load_relaxed(&said), copy[SAID_MAX];
+    if (page == said_alone)
+        return;
+    memcpy(copy, page, sizeof copy);
+    if (mmap(page, sizeof copy, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) !=
+        MAP_FAILED)
+        memcpy(page, copy, sizeof copy);
 }
 
 static uint64_t hash(const char *text) /* FNV-1a; never 0 */

@@ -1,7 +1,9 @@
-/* memory.c - blocks of a power of two, cut from regions and never given back to the kernel; what is larger is a mapping of its own.
+/* memory.c - blocks of a power of two, cut from regions and never given back to the kernel; what is larger is
+ * a mapping of its own.
  *
- * A block that was put back is the next of its size to be got. Regions are never unmapped: what the library keeps is little, and comes and
- * goes with the program's sockets. The sanitizers see nothing of that, so builds with them take malloc's.
+ * A block that was put back is the next of its size to be got. Regions are never unmapped: what the library
+ * keeps is little, and comes and goes with the program's sockets. The sanitizers see nothing of that, so
+ * builds with them take malloc's.
  */
 #include "base/memory.h"
 
@@ -21,6 +23,11 @@ struct plock memory_lock;
 void *memory_get(size_t size)
 {
     return size && size <= MOST ? calloc(1, size) : NULL;
+}
+
+void *memory_get_raw(size_t size)
+{
+    return size && size <= MOST ? malloc(size) : NULL;
 }
 
 void memory_put(void *p, size_t size)
@@ -61,8 +68,9 @@ static size_t whole_pages(size_t size)
 static void *map(size_t size)
 {
     long p = sys_call6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return p < 0 && p > -(long)PAGE ? NULL
-                                    : (void *)p; /* NOLINT(performance-no-int-to-ptr): a system call's result */
+    return p < 0 && p > -(long)PAGE
+               ? NULL
+               : (void *)p; /* NOLINT(performance-no-int-to-ptr): a system call's result */
 }
 
 static void put(void *p, unsigned c)
@@ -88,7 +96,7 @@ static bool new_region(void)
     return fresh != NULL;
 }
 
-void *memory_get(size_t size)
+void *memory_get_raw(size_t size)
 {
     if (!size || size > MOST)
         return NULL;
@@ -106,7 +114,15 @@ void *memory_get(size_t size)
         region_left -= whole;
     }
     plock_release(&memory_lock);
-    return b ? memset(b, 0, whole) : NULL;
+    return b;
+}
+
+void *memory_get(size_t size)
+{
+    void *p = memory_get_raw(size);
+    if (p && size <= LARGEST)
+        memset(p, 0, size);
+    return p;
 }
 
 void memory_put(void *p, size_t size)

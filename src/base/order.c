@@ -29,7 +29,8 @@ static uint32_t class_index(const void *lock)
     for (uint32_t i = 0; i < CLASSES_MAX; i++) {
         const void *empty = NULL;
         if (__atomic_load_n(&class_of[i], __ATOMIC_ACQUIRE) == key ||
-            __atomic_compare_exchange_n(&class_of[i], &empty, key, false, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE) ||
+            __atomic_compare_exchange_n(&class_of[i], &empty, key, false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_ACQUIRE) ||
             empty == key)
             return i;
     }
@@ -67,7 +68,8 @@ static bool leads_to(uint32_t from, uint32_t to, uint64_t *seen)
     return false;
 }
 
-/* What a thread held when it forked, its copy in the child gives back under other words: it begins with nothing. */
+/* What a thread held when it forked, its copy in the child gives back under other words: it begins with
+ * nothing. */
 static void same_process(void)
 {
     pid_t pid = getpid();

@@ -1,6 +1,7 @@
-/* plock.h - a small lock for one process: a word, a futex, no destruction. Not recursive; not held while sleeping.
- * 0 free, 1 taken, 2 taken and somebody waits. While the process has one thread no locked instruction is used; what is taken
- * then may be released after a thread was made, so the words are the same. */
+/* plock.h - a small lock for one process: a word, a futex, no destruction. Not recursive; not held while
+ * sleeping. 0 free, 1 taken, 2 taken and somebody waits. While the process has one thread no locked
+ * instruction is used; what is taken then may be released after a thread was made, so the words are the same.
+ */
 #ifndef BERTH_BASE_PLOCK_H
 #define BERTH_BASE_PLOCK_H
 
@@ -39,19 +40,22 @@ static inline bool plock_try(struct plock *l)
     return taken;
 }
 
+void plock_wait(struct plock *l); /* the rest of plock_take, where somebody has it; plock.c */
+
 static inline void plock_take(struct plock *l)
 {
     order_take(l);
-    for (int i = 0; i < 100; i++) {
-        if (plock_try(l))
-            return;
-        cpu_relax();
-    }
-    hold_begin();
-    while (exchange_sc(&l->word, 2u) != 0)
-        (void)sys_futex_wait(&l->word, 2, 0);
-    order_have(l);
+    if (__builtin_expect(!plock_try(l), 0))
+        plock_wait(l);
 }
+
+/* Of one that the caller holds: may somebody wait for it? */
+static inline bool plock_wanted(const struct plock *l)
+{
+    return load_sc(&l->word) == 2;
+}
+
+void plock_wake(struct plock *l); /* one of those who sleep for it */
 
 static inline void plock_release(struct plock *l)
 {
@@ -59,7 +63,7 @@ static inline void plock_release(struct plock *l)
     if (__libc_single_threaded)
         store_release(&l->word, 0u);
     else if (exchange_sc(&l->word, 0u) == 2)
-        (void)sys_futex_wake(&l->word, 1L);
+        plock_wake(l);
     hold_end();
 }
 

@@ -1,9 +1,11 @@
 /* sleep.c - the routine of sleep.h that compares the count of handlers and makes the system call.
  *
  * Where a handler interrupts it, the thread's pc is
- *   before the system call, or at it: the kernel has not begun, or has taken the call back to begin it again (SA_RESTART);
+ *   before the system call, or at it: the kernel has not begun, or has taken the call back to begin it again
+ *                                     (SA_RESTART);
  *   behind it: the call is over, with -EINTR or with what it was for, which must not be lost.
- * The first kind goes on at the end, where the answer is -EINTR. The routine has no frame, so nothing else is to be done.
+ * The first kind goes on at the end, where the answer is -EINTR. The routine has no frame, so nothing else is
+ * to be done.
  */
 #include "base/sleep.h"
 
@@ -18,47 +20,47 @@ __thread struct sleep_mask berth_call_mask;
 extern const char berth_sleep_from[] __attribute__((visibility("hidden")));
 extern const char berth_sleep_till[] __attribute__((visibility("hidden")));
 extern const char berth_sleep_out[] __attribute__((visibility("hidden")));
-__attribute__((visibility("hidden"))) long berth_sleep_call(const uint64_t *count, uint64_t is, long n, long a,
-                                                            long b, long c, long d, long e, long f);
+__attribute__((visibility("hidden"))) long berth_sleep_call(const uint64_t *count, uint64_t is, long n,
+                                                            long a, long b, long c, long d, long e, long f);
 
 _Static_assert(EINTR == 4, "the routine knows it by number");
 
 #if defined(__x86_64__)
-#define ROUTINE                                                                                                    \
-    "berth_sleep_from:\n"                                                                                          \
-    "    cmpq %rsi, (%rdi)\n"                                                                                      \
-    "    jne berth_sleep_out\n"                                                                                    \
-    "    movq %rdx, %rax\n"                                                                                        \
-    "    movq %rcx, %rdi\n"                                                                                        \
-    "    movq %r8, %rsi\n"                                                                                         \
-    "    movq %r9, %rdx\n"                                                                                         \
-    "    movq 8(%rsp), %r10\n"                                                                                     \
-    "    movq 16(%rsp), %r8\n"                                                                                     \
-    "    movq 24(%rsp), %r9\n"                                                                                     \
-    "    syscall\n"                                                                                                \
-    "berth_sleep_till:\n"                                                                                          \
-    "    ret\n"                                                                                                    \
-    "berth_sleep_out:\n"                                                                                           \
-    "    movq $-4, %rax\n"                                                                                         \
+#define ROUTINE                                                                                              \
+    "berth_sleep_from:\n"                                                                                    \
+    "    cmpq %rsi, (%rdi)\n"                                                                                \
+    "    jne berth_sleep_out\n"                                                                              \
+    "    movq %rdx, %rax\n"                                                                                  \
+    "    movq %rcx, %rdi\n"                                                                                  \
+    "    movq %r8, %rsi\n"                                                                                   \
+    "    movq %r9, %rdx\n"                                                                                   \
+    "    movq 8(%rsp), %r10\n"                                                                               \
+    "    movq 16(%rsp), %r8\n"                                                                               \
+    "    movq 24(%rsp), %r9\n"                                                                               \
+    "    syscall\n"                                                                                          \
+    "berth_sleep_till:\n"                                                                                    \
+    "    ret\n"                                                                                              \
+    "berth_sleep_out:\n"                                                                                     \
+    "    movq $-4, %rax\n"                                                                                   \
     "    ret\n"
 #elif defined(__aarch64__)
-#define ROUTINE                                                                                                    \
-    "berth_sleep_from:\n"                                                                                          \
-    "    ldr x9, [x0]\n"                                                                                           \
-    "    cmp x9, x1\n"                                                                                             \
-    "    b.ne berth_sleep_out\n"                                                                                   \
-    "    mov x8, x2\n"                                                                                             \
-    "    mov x0, x3\n"                                                                                             \
-    "    mov x1, x4\n"                                                                                             \
-    "    mov x2, x5\n"                                                                                             \
-    "    mov x3, x6\n"                                                                                             \
-    "    mov x4, x7\n"                                                                                             \
-    "    ldr x5, [sp]\n"                                                                                           \
-    "    svc 0\n"                                                                                                  \
-    "berth_sleep_till:\n"                                                                                          \
-    "    ret\n"                                                                                                    \
-    "berth_sleep_out:\n"                                                                                           \
-    "    mov x0, #-4\n"                                                                                            \
+#define ROUTINE                                                                                              \
+    "berth_sleep_from:\n"                                                                                    \
+    "    ldr x9, [x0]\n"                                                                                     \
+    "    cmp x9, x1\n"                                                                                       \
+    "    b.ne berth_sleep_out\n"                                                                             \
+    "    mov x8, x2\n"                                                                                       \
+    "    mov x0, x3\n"                                                                                       \
+    "    mov x1, x4\n"                                                                                       \
+    "    mov x2, x5\n"                                                                                       \
+    "    mov x3, x6\n"                                                                                       \
+    "    mov x4, x7\n"                                                                                       \
+    "    ldr x5, [sp]\n"                                                                                     \
+    "    svc 0\n"                                                                                            \
+    "berth_sleep_till:\n"                                                                                    \
+    "    ret\n"                                                                                              \
+    "berth_sleep_out:\n"                                                                                     \
+    "    mov x0, #-4\n"                                                                                      \
     "    ret\n"
 #endif
 

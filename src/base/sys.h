@@ -1,8 +1,8 @@
 /* sys.h - system calls without libc in between.
  *
- * The preload library replaces read, write, close, epoll_wait … for the whole process, libberth inside it included.
- * libberth must reach the kernel all the same, and must not disturb errno. These return the kernel's answer: a
- * count or descriptor, or -errno.
+ * The preload library replaces read, write, close, epoll_wait … for the whole process, libberth inside it
+ * included. libberth must reach the kernel all the same, and must not disturb errno. These return the
+ * kernel's answer: a count or descriptor, or -errno.
  */
 #ifndef BERTH_BASE_SYS_H
 #define BERTH_BASE_SYS_H
@@ -48,10 +48,9 @@ static inline long sys_call6(long n, long a, long b, long c, long d, long e, lon
 #define sys_recvmsg(fd, msg, flags) sys_call(SYS_recvmsg, (long)(fd), msg, (long)(flags), 0)
 #define sys_epoll_ctl(ep, op, fd, ev) sys_call(SYS_epoll_ctl, (long)(ep), (long)(op), (long)(fd), ev)
 #define sys_epoll_create1(flags) sys_call(SYS_epoll_create1, (long)(flags), 0, 0, 0)
-/* timeout in a struct timespec, NULL for ever; mask NULL or a sigset of 8 bytes. epoll_pwait2: Linux 5.11 */
-#define sys_epoll_pwait2(ep, evs, n, ts, mask)                                                                     \
-    sys_call6(SYS_epoll_pwait2, (long)(ep), sys_arg(evs), (long)(n), sys_arg(ts), sys_arg(mask), 8)
-#define sys_ppoll(fds, n, ts, mask) sys_call6(SYS_ppoll, sys_arg(fds), (long)(n), sys_arg(ts), sys_arg(mask), 8, 0)
+/* timeout in a struct timespec, NULL for ever; mask NULL or a sigset of 8 bytes */
+#define sys_ppoll(fds, n, ts, mask)                                                                          \
+    sys_call6(SYS_ppoll, sys_arg(fds), (long)(n), sys_arg(ts), sys_arg(mask), 8, 0)
 #define sys_futex_wait(addr, val, ts) sys_call(SYS_futex, addr, 0L /* FUTEX_WAIT, shared */, (long)(val), ts)
 #define sys_futex_wake(addr, n) sys_call(SYS_futex, addr, 1L /* FUTEX_WAKE, shared */, (long)(n), 0)
 #define sys_eventfd(flags) sys_call(SYS_eventfd2, 0L, (long)(flags), 0, 0)

@@ -1,4 +1,5 @@
-/* bench.c - `berth bench`: hands over to the bench runner, which lies in the source tree or is installed with berth. */
+/* bench.c - `berth bench`: hands over to the bench runner, which lies in the source tree or is installed with
+ * berth. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -12,13 +13,11 @@
 
 static int hand_over(const char *runner, const char *dir, bool in_tree, int argc, char **argv)
 {
-    char berth[PATH_MAX + 8];
     int skip = argc > 1 && !strcmp(argv[1], "--") ? 1 : 0, n = 0;
     char **args = calloc((size_t)argc + 5, sizeof *args);
     if (!args)
         return failure("bench", "out of memory");
-    (void)snprintf(berth, sizeof berth, "%s/berth", dir);
-    (void)setenv("BERTH_BINARY", berth, 1);
+    (void)setenv("BERTH_BUILD", dir, 1); /* bench/harness.py: the berth that lies there, not one of PATH */
     args[n++] = "python3";
     args[n++] = (char *)(uintptr_t)runner;
     if (in_tree) {

@@ -10,8 +10,9 @@
 #include "shm/control.h"
 #include "shm/ctlsock.h"
 
-#define ANSWER_PATIENCE_MS 2000 /* a daemon that has less to do than to count answers in a thousandth of that */
-#define LIST_PATIENCE_MS 10000  /* for the longest of lists */
+/* a daemon that has less to do than to count answers in a thousandth of that */
+#define ANSWER_PATIENCE_MS 2000
+#define LIST_PATIENCE_MS 10000 /* for the longest of lists */
 
 #define EXIT_USAGE 2
 #define EXIT_NOT_EXECUTABLE 126 /* as sh has it */
@@ -42,15 +43,18 @@ int option_error(const char *command, int answer, char **argv);
 int resolve_dir(const char *command, const char *given, char out[RUNTIME_DIR_MAX]);
 /* Why the daemon of `dir` cannot be reached, as a message. Returns 1. */
 int connect_failure(const char *command, const char *dir, int err);
-/* Sends a request and waits for the reply of type `want`, `patience_ms` at most. `request` is a whole message whose header needs
- * type and len. `reply` has room for `size` bytes and receives a whole message of at least `size`; `fd` (may be NULL) its
- * descriptor, or -1. 0, the reply's own status, or BERTH_E_DAEMON_GONE, BERTH_E_TIMED_OUT, BERTH_E_PROTOCOL. */
+/* Sends a request and waits for the reply of type `want`, `patience_ms` at most, or ten times that while the
+ * daemon can be seen to be at work or to want a CPU. `request` is a whole message
+ * whose header needs type and len. `reply` has room for `size` bytes and receives a whole message of at least
+ * `size`; `fd` (may be NULL) its descriptor, or -1. 0, the reply's own status, or BERTH_E_DAEMON_GONE,
+ * BERTH_E_TIMED_OUT, BERTH_E_PROTOCOL. */
 int ctl_ask(int sock, int patience_ms, void *request, uint16_t want, void *reply, size_t size, int *fd);
 /* What to say of a daemon that has not answered in time, with its process and what to do. */
 void daemon_silent(const char *dir, int sock, char *out, size_t size);
 /* How the daemon is, which any answers at once. 0, or the exit status after a message. */
 int daemon_status(const char *command, const char *dir, int sock, struct ctl_status_is *out);
-/* A connection to a daemon that answers: what is asked of it then may take its time. 0, or the exit status after a message. */
+/* A connection to a daemon that answers: what is asked of it then may take its time. 0, or the exit status
+ * after a message. */
 int daemon_open(const char *command, const char *dir, int *sock);
 /* The directory of the running executable, without a slash at its end. 0 or -1. */
 int own_directory_of_executable(char *out, size_t size);
@@ -59,10 +63,11 @@ int own_directory_of_executable(char *out, size_t size);
 /* Finds what execvp(3) would run. 0, EXIT_NOT_FOUND or EXIT_NOT_EXECUTABLE. */
 int program_find(const char *name, char *path, size_t size);
 /* Why LD_PRELOAD of a 64-bit library would have no effect on that program, or NULL. */
-const char *program_why_not_preloadable(const char *program);
+const char *program_why_not_preloadable(const char *program, char *const argv[]);
 
 /* ---- table.c ---- */
-/* Prints a JSON array of flat objects as a table for people. `what` is the plural for an empty one. 0 or -1: not an array of objects. */
+/* Prints a JSON array of flat objects as a table for people. `what` is the plural for an empty one. 0 or -1:
+ * not an array of objects. */
 int table_print(const char *what, const char *json, size_t len);
 
 #endif

@@ -1,4 +1,5 @@
-/* help.c - the texts of --help. The man pages in docs/man say the same at more length; a test compares the flags. */
+/* help.c - the texts of --help. The man pages in docs/man say the same at more length; a test compares the
+ * flags. */
 #include <stdio.h>
 #include <string.h>
 

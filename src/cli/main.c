@@ -2,9 +2,10 @@
  *
  * Theory of operation
  *
- * The first word chooses a command from a table; each command parses its own flags. All that is common lies here: messages
- * (they say what was wrong, with what value, and where to read on), the way to the daemon, and one request with its reply.
- * Exit status: 0, 1 for a failure, 2 for a wrong use; `berth run` passes on the program's own.
+ * The first word chooses a command from a table; each command parses its own flags. All that is common lies
+ * here: messages (they say what was wrong, with what value, and where to read on), the way to the daemon, and
+ * one request with its reply. Exit status: 0, 1 for a failure, 2 for a wrong use; `berth run` passes on the
+ * program's own.
  */
 #include <errno.h>
 #include <poll.h>
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -73,23 +75,30 @@ int resolve_dir(const char *command, const char *given, char out[RUNTIME_DIR_MAX
                            : env ? env
                                  : "",
                            RUNTIME_DIR_MAX - 1);
+    struct stat st;
+    char path[RUNTIME_DIR_MAX];
+    (void)snprintf(path, sizeof path, "/tmp/berth-%u", (unsigned)geteuid());
+    if (err && lstat(path, &st) < 0)
+        return failure(command,
+                       "the runtime directory %s cannot be made: /tmp is not a directory that everybody can "
+                       "write; set BERTH_RUNTIME_DIR",
+                       path);
     if (err)
-        return failure(
-            command,
-            "the runtime directory /tmp/berth-%u cannot be used: it is not a directory that only you can "
-            "write; remove it or set BERTH_RUNTIME_DIR",
-            (unsigned)geteuid());
+        return failure(command,
+                       "the runtime directory %s cannot be used: it is not a directory that only you can "
+                       "write; remove it or set BERTH_RUNTIME_DIR",
+                       path);
     return 0;
 }
 
 int connect_failure(const char *command, const char *dir, int err)
 {
     if (err == BERTH_E_NO_DAEMON)
-        return failure(command, "no daemon answers in %s; 'berth run' starts one, 'berth daemon' does it by hand",
-                       dir);
+        return failure(
+            command, "no daemon answers in %s; 'berth run' starts one, 'berth daemon' does it by hand", dir);
     if (err == BERTH_E_PERMISSION)
-        return failure(command, "the daemon of %s does not admit this user (owner, group and mode of its socket)",
-                       dir);
+        return failure(
+            command, "the daemon of %s does not admit this user (owner, group and mode of its socket)", dir);
     return failure(command, "cannot reach the daemon of %s: %s", dir, berth_strerror(err));
 }
 
@@ -106,6 +115,27 @@ static void drop(int *fds, int n)
         (void)close(fds[--n]);
 }
 
+/* Is it at work, or waiting for a CPU or a disk? One that is stopped, or waits for messages, is not. */
+static bool daemon_is_at_work(int sock)
+{
+    struct ucred who = {0};
+    socklen_t len = sizeof who;
+    char path[64], text[512];
+    if (getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &who, &len) < 0 || who.pid <= 0)
+        return false;
+    (void)snprintf(path, sizeof path, "/proc/%d/stat", (int)who.pid);
+    FILE *f = fopen(path, "re");
+    const char *state =
+        f && fgets(text, sizeof text, f) ? strrchr(text, ')') : NULL; /* the name may hold one */
+    bool is = state && (strncmp(state, ") R", 3) == 0 || strncmp(state, ") D", 3) == 0);
+    if (f)
+        (void)fclose(f);
+    return is;
+}
+
+#define AT_WORK_TIMES 10 /* the patience, with one that is only late: hundreds may want its CPU */
+#define AT_WORK_LOOK_MS 50
+
 int ctl_ask(int sock, int patience_ms, void *request, uint16_t want, void *reply, size_t size, int *fd)
 {
     static uint32_t seq;
@@ -121,14 +151,16 @@ int ctl_ask(int sock, int patience_ms, void *request, uint16_t want, void *reply
         struct ctl_header h;
         char bytes[CTL_MAX];
     } got;
-    int64_t end = now_ms() + patience_ms;
+    int64_t end = now_ms() + patience_ms, last = now_ms() + (int64_t)patience_ms * AT_WORK_TIMES;
     for (;;) {
         int fds[CTL_FDS_MAX], n = 0;
         int64_t left = end - now_ms();
         struct pollfd pfd = {.fd = sock, .events = POLLIN};
-        if (left <= 0)
+        if (left <= 0 && (end >= last || !daemon_is_at_work(sock)) && poll(&pfd, 1, 0) <= 0)
             return BERTH_E_TIMED_OUT;
-        if (poll(&pfd, 1, (int)left) <= 0)
+        if (left <= 0)
+            end = now_ms() + AT_WORK_LOOK_MS;
+        if (poll(&pfd, 1, left > 0 ? (int)left : AT_WORK_LOOK_MS) <= 0)
             continue;
         int len = ctl_recv(sock, got.bytes, sizeof got, fds, &n, MSG_DONTWAIT);
         if (len == BERTH_E_WOULD_BLOCK || len == BERTH_E_INTERRUPTED)
@@ -169,8 +201,8 @@ void daemon_silent(const char *dir, int sock, char *out, size_t size)
     else
         (void)snprintf(
             out, size,
-            "the daemon of %s, process %d, does not answer; if it is stopped, 'kill -CONT %d' lets it go on", dir,
-            (int)who.pid, (int)who.pid);
+            "the daemon of %s, process %d, does not answer; if it is stopped, 'kill -CONT %d' lets it go on",
+            dir, (int)who.pid, (int)who.pid);
 }
 
 int daemon_status(const char *command, const char *dir, int sock, struct ctl_status_is *out)
@@ -182,7 +214,8 @@ int daemon_status(const char *command, const char *dir, int sock, struct ctl_sta
         daemon_silent(dir, sock, silent, sizeof silent);
         return failure(command, "%s", silent);
     }
-    return err ? failure(command, "the daemon of %s does not tell how it is: %s", dir, berth_strerror(err)) : 0;
+    return err ? failure(command, "the daemon of %s does not tell how it is: %s", dir, berth_strerror(err))
+               : 0;
 }
 
 int daemon_open(const char *command, const char *dir, int *sock)
@@ -234,6 +267,8 @@ int cmd_version(int argc, char **argv)
     if (err)
         return err;
     int sock = ctl_connect(dir);
+    if (sock < 0 && sock != BERTH_E_NO_DAEMON)
+        return connect_failure("version", dir, sock);
     if (sock < 0) {
         printf("no daemon in %s\n", dir);
         return 0;
@@ -304,5 +339,6 @@ int main(int argc, char **argv)
     }
     if (word[0] == '-')
         return usage_error("", "unknown option '%s'", word);
-    return usage_error("", "there is no command '%s'; to run a program under berth: berth run -- %s", word, word);
+    return usage_error("", "there is no command '%s'; to run a program under berth: berth run -- %s", word,
+                       word);
 }

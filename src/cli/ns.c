@@ -1,4 +1,5 @@
-/* ns.c - `berth ns add` and `berth ns del`. A secret never appears on a command line, where others could read it. */
+/* ns.c - `berth ns add` and `berth ns del`. A secret never appears on a command line, where others could read
+ * it. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -22,14 +23,15 @@ static int read_secret(FILE *in, const char *where, char out[CTL_SECRET_MAX])
     int status = 0;
     size_t n = 0;
     if (!fgets(line, sizeof line, in)) {
-        status =
-            usage_error("ns", ferror(in) ? "the secret cannot be read from %s" : "there is no secret in %s", where);
+        status = usage_error(
+            "ns", ferror(in) ? "the secret cannot be read from %s" : "there is no secret in %s", where);
     } else {
         n = strcspn(line, "\r\n");
         if (n == 0)
             status = usage_error("ns", "the first line of %s is empty, and must be the secret", where);
         else if (n >= CTL_SECRET_MAX)
-            status = usage_error("ns", "the secret in %s is longer than %u characters", where, CTL_SECRET_MAX - 1);
+            status =
+                usage_error("ns", "the secret in %s is longer than %u characters", where, CTL_SECRET_MAX - 1);
         else
             memcpy(out, line, n);
     }
@@ -92,6 +94,17 @@ static int fill_name(const char *what, const char *text, char out[CTL_NAME_MAX])
     return 0;
 }
 
+/* What the daemon demands of the id of a new one (ns_id_valid). */
+static int check_id(const char *id)
+{
+    static const char possible[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    if (id[strspn(id, possible)])
+        return usage_error(
+            "ns", "the id '%s' is not possible: it may have letters, digits, dots, hyphens and underscores",
+            id);
+    return 0;
+}
+
 static int fill(const struct ns_options *o, struct ctl_ns *ask)
 {
     int err = 0;
@@ -108,22 +121,29 @@ static int fill(const struct ns_options *o, struct ctl_ns *ask)
     return err;
 }
 
-static int explain(bool add, const char *id, const char *dir, int err)
+static int explain(bool add, const char *id, const char *group, const char *dir, int err)
 {
     if (err == BERTH_E_BUSY)
-        return failure(
-            "ns", add ? "there is a namespace '%s' already" : "namespace '%s' is in use: its apps must leave first",
-            id);
+        return failure("ns",
+                       add ? "there is a namespace '%s' already"
+                           : "namespace '%s' is in use: its apps must leave first",
+                       id);
     if (err == BERTH_E_UNKNOWN_NAMESPACE)
         return failure("ns", "there is no namespace '%s'; see 'berth show namespaces'", id);
     if (err == BERTH_E_PERMISSION)
         return failure("ns", "only root and the user of the daemon of %s may do that", dir);
     if (err == BERTH_E_TIMED_OUT)
-        return failure("ns", "the daemon of %s has not answered and may still %s '%s'; see 'berth show namespaces'",
+        return failure("ns",
+                       "the daemon of %s has not answered and may still %s '%s'; see 'berth show namespaces'",
                        dir, add ? "make" : "remove", id);
-    if (err == BERTH_E_INVALID)
-        return failure("ns", "the daemon of %s does not take '%s': its id, group or mode is not possible", dir, id);
-    return failure("ns", "namespace '%s' cannot be %s: %s", id, add ? "made" : "removed", berth_strerror(err));
+    if (err == BERTH_E_INVALID && !add)
+        return failure("ns", "namespace '%s' cannot be removed: it is the one of programs that name none",
+                       id);
+    if (err == BERTH_E_INVALID && group)
+        return failure("ns", "the daemon of %s knows no group '%s'; give the name or the number of one", dir,
+                       group);
+    return failure("ns", "namespace '%s' cannot be %s: %s", id, add ? "made" : "removed",
+                   berth_strerror(err));
 }
 
 static int ns_do(bool add, const char *id, const struct ns_options *o)
@@ -132,6 +152,8 @@ static int ns_do(bool add, const char *id, const struct ns_options *o)
     struct ctl_header done;
     char dir[RUNTIME_DIR_MAX];
     int status = fill_name("id", id, ask.id);
+    if (!status && add)
+        status = check_id(id);
     if (!status)
         status = resolve_dir("ns", o->dir, dir);
     if (!status)
@@ -143,7 +165,7 @@ static int ns_do(bool add, const char *id, const struct ns_options *o)
         int err = ctl_ask(sock, ANSWER_PATIENCE_MS, &ask, CTL_DONE, &done, sizeof done, NULL);
         (void)close(sock);
         if (err)
-            status = explain(add, id, dir, err);
+            status = explain(add, id, o->group, dir, err);
     }
     explicit_bzero(&ask, sizeof ask);
     return status;

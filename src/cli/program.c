@@ -2,9 +2,13 @@
  *
  * Theory of operation
  *
- * The search is execvp(3)'s. The dynamic loader ignores or refuses LD_PRELOAD in programs without an interpreter (static
- * ones), of another word size or machine, and in those that gain privileges (set-id bits, file capabilities). A script is
- * judged by its interpreter. This is for a warning only: what cannot be read is assumed to be fine.
+ * The search is execvp(3)'s. The dynamic loader ignores or refuses LD_PRELOAD in programs without an
+ * interpreter (static ones), of another word size or machine, and in those that gain privileges (set-id bits,
+ * file capabilities). A script is judged by its interpreter, and the dynamic loader that is called by name by
+ * the program that it is given. This is for a warning only: what cannot be read is assumed to be fine.
+ *
+ * Programs that make system calls of their own, or use io_uring, take the library and are told by it
+ * (shim/alone.c), when they make a socket.
  */
 #include <elf.h>
 #include <errno.h>
@@ -124,9 +128,31 @@ static bool script_interpreter(const char *head, size_t len, char *path, size_t 
     return true;
 }
 
-const char *program_why_not_preloadable(const char *program)
+/* Of the loader's own arguments, the program that it is to start; NULL: none, or that is not the loader. */
+static const char *started_by_loader(const char *path, char *const argv[])
+{
+    static const char *const with_value[] = {"--library-path",     "--inhibit-rpath",        "--audit",
+                                             "--preload",          "--glibc-hwcaps-prepend", "--argv0",
+                                             "--glibc-hwcaps-mask"};
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    if (strncmp(name, "ld-linux", 8) != 0 && strcmp(name, "ld.so") != 0)
+        return NULL;
+    char *const *arg = argv + 1;
+    while (*arg && !strncmp(*arg, "--", 2)) {
+        bool value = false;
+        for (size_t i = 0; i < sizeof with_value / sizeof with_value[0]; i++)
+            value = value || !strcmp(*arg, with_value[i]);
+        arg += value && arg[1] ? 2 : 1;
+    }
+    return *arg;
+}
+
+const char *program_why_not_preloadable(const char *program, char *const argv[])
 {
     char path[4096];
+    const char *started = started_by_loader(program, argv);
+    if (started)
+        program = started;
     if (snprintf(path, sizeof path, "%s", program) >= (int)sizeof path)
         return NULL;
     for (int depth = 0; depth < SCRIPT_DEPTH; depth++) {

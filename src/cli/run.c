@@ -2,16 +2,18 @@
  *
  * Theory of operation
  *
- * No process stays between the shell and the program: this one finds (or starts) the daemon, asks it to stay for its own
- * pid, sets a few environment variables and becomes the program by execvp(3). So exit status, signals, job control, terminal
- * and descriptors are the program's own. An auto-started daemon stays until this pid is gone, even where the
- * program opens its first socket late or never.
+ * No process stays between the shell and the program: this one finds (or starts) the daemon, asks it to stay
+ * for its own pid, sets a few environment variables and becomes the program by execvp(3). So exit status,
+ * signals, job control, terminal and descriptors are the program's own. An auto-started daemon stays until
+ * this pid is gone, even where the program opens its first socket late or never.
  *
- * Nothing is lost by berth's absence: where no daemon can be had, or the preload library cannot be used, a warning says so
- * and the program runs on the kernel. Mistakes of the caller (flags, a secret file that cannot be read) are errors.
+ * Nothing is lost by berth's absence: where no daemon can be had, or the preload library cannot be used, a
+ * warning says so and the program runs on the kernel. Mistakes of the caller (flags, a secret file that
+ * cannot be read) are errors.
  *
- * The daemon that is started here must not keep anything of the caller: it gets /dev/null for standard input and output,
- * a memfd for what it complains about until it answers, no other descriptor, no preloaded library, and a session of its own.
+ * The daemon that is started here must not keep anything of the caller: it gets /dev/null for standard input
+ * and output, a memfd for what it complains about until it answers, no other descriptor, no preloaded
+ * library, and a session of its own.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -82,11 +84,13 @@ static void become_daemon_starter(const char *dir, int complaints)
     (void)syscall(SYS_close_range, 3u, ~0u, 0u);
     (void)umask(022);
     (void)unsetenv("LD_PRELOAD");
-    (void)execl("/proc/self/exe", "berth", "daemon", "--auto", "--background", "--runtime-dir", dir, (char *)NULL);
+    (void)execl("/proc/self/exe", "berth", "daemon", "--auto", "--background", "--runtime-dir", dir,
+                (char *)NULL);
     _exit(1);
 }
 
-/* Starts a daemon and waits until the starter is done. `complaints` receives what it said. True when it says that all went well. */
+/* Starts a daemon and waits until the starter is done. `complaints` receives what it said. True when it says
+ * that all went well. */
 static bool start_daemon(const char *dir, char *complaints, size_t size)
 {
     int fd = memfd_create("berth-daemon-start", MFD_CLOEXEC);
@@ -131,7 +135,8 @@ static bool get_daemon(const char *dir, char *why, size_t size)
         if (sock == BERTH_E_NO_DAEMON) {
             note("starting a daemon in %s", dir);
             bool started = start_daemon(dir, complaints, sizeof complaints);
-            /* where ours did not start, another `berth run` may have been faster: then that one will answer */
+            /* where ours did not start, another `berth run` may have been faster: then that one will answer
+             */
             int64_t end = now_ms() + (started ? START_PATIENCE_MS : OTHERS_PATIENCE_MS);
             while ((sock = ctl_connect(dir)) == BERTH_E_NO_DAEMON && now_ms() < end)
                 (void)usleep(2000);
@@ -171,7 +176,8 @@ static bool find_shim(char *out, size_t size)
     if (own_directory_of_executable(dir, sizeof dir) < 0)
         return false;
     /* the build tree; as installed; an installation that was moved as a whole */
-    static const char *const below[] = {"/src/shim/" SHIM_NAME, NULL, "/../" BERTH_LIBDIR_NAME "/berth/" SHIM_NAME};
+    static const char *const below[] = {"/src/shim/" SHIM_NAME, NULL,
+                                        "/../" BERTH_LIBDIR_NAME "/berth/" SHIM_NAME};
     for (size_t i = 0; i < sizeof below / sizeof below[0]; i++) {
         int n = below[i] ? snprintf(out, size, "%s%s", dir, below[i])
                          : snprintf(out, size, "%s", BERTH_LIBDIR "/berth/" SHIM_NAME);
@@ -192,9 +198,10 @@ static int find_libc(struct dl_phdr_info *info, size_t size, void *arg)
     return 1;
 }
 
-/* The library by the loader's token: /usr/lib/berth/$LIB/libberth-preload.so. Only glibc's loader knows it. One of another kind
- * (musl's) finds no such file and goes on, where it would end the program if it found a library that is made for glibc; and what
- * that program starts is under berth again. Where our own libc does not lie as the token has it, the name stays as it is. */
+/* The library by the loader's token: /usr/lib/berth/$LIB/libberth-preload.so. Only glibc's loader knows it.
+ * One of another kind (musl's) finds no such file and goes on, where it would end the program if it found a
+ * library that is made for glibc; and what that program starts is under berth again. Where our own libc does
+ * not lie as the token has it, the name stays as it is. */
 static void name_by_token(char *shim, size_t size)
 {
     char lib[PATH_MAX] = "", probe[2 * PATH_MAX], dir[PATH_MAX];
@@ -202,7 +209,8 @@ static void name_by_token(char *shim, size_t size)
     if (!slash || !dl_iterate_phdr(find_libc, lib))
         return;
     (void)snprintf(dir, sizeof dir, "%.*s", (int)(slash - shim), shim);
-    if (snprintf(probe, sizeof probe, "%s%s/" SHIM_NAME, dir, lib) >= (int)sizeof probe || access(probe, R_OK) < 0)
+    if (snprintf(probe, sizeof probe, "%s%s/" SHIM_NAME, dir, lib) >= (int)sizeof probe ||
+        access(probe, R_OK) < 0)
         return;
     static const char rest[] = "/$LIB/" SHIM_NAME;
     if (strlen(dir) + sizeof rest <= size)
@@ -225,7 +233,8 @@ static bool preload(const char *shim)
     return done;
 }
 
-/* Absolute, since the program may change its directory, and readable. 0 or the exit status after a message. */
+/* Absolute, since the program may change its directory, and readable. 0 or the exit status after a message.
+ */
 static int set_secret_file(const char *file)
 {
     char *path = realpath(file, NULL);
@@ -244,8 +253,8 @@ static int set_environment(const struct run_options *o, const char *dir)
     if (o->ns) {
         size_t len = strlen(o->ns);
         if (!len || len >= CTL_NAME_MAX)
-            return usage_error("run", "the namespace '%s' has %zu characters; 1 to %u are possible", o->ns, len,
-                               CTL_NAME_MAX - 1);
+            return usage_error("run", "the namespace '%s' has %zu characters; 1 to %u are possible", o->ns,
+                               len, CTL_NAME_MAX - 1);
         (void)setenv("BERTH_NAMESPACE", o->ns, 1);
     }
     if (o->secret_file) {
@@ -259,17 +268,28 @@ static int set_environment(const struct run_options *o, const char *dir)
     return 0;
 }
 
-/* Sets LD_PRELOAD if all that it takes is there; else warns. */
-static void enter_berth(const char *program, const char *path, const char *dir)
+/* To the library: it is to say in this process, and in no other, if it cannot follow the program. It takes the
+ * variable away. */
+static void announce(void)
 {
+    char pid[16];
+    (void)snprintf(pid, sizeof pid, "%d", (int)getpid());
+    (void)setenv("BERTH_RUN_PID", pid, 1);
+}
+
+/* Sets LD_PRELOAD if all that it takes is there; else warns. */
+static void enter_berth(char *const argv[], const char *path, const char *dir)
+{
+    const char *program = argv[0];
     char shim[PATH_MAX], why[1024];
     if (!find_shim(shim, sizeof shim)) {
         warn_kernel(program, SHIM_NAME " is neither beside this command nor in " BERTH_LIBDIR "/berth");
     } else if (strpbrk(shim, " :")) { /* what separates the names in LD_PRELOAD */
-        (void)snprintf(why, sizeof why, "the path of berth's library has a space or colon in it (%.800s)", shim);
+        (void)snprintf(why, sizeof why, "the path of berth's library has a space or colon in it (%.800s)",
+                       shim);
         warn_kernel(program, why);
     } else if (get_daemon(dir, why, sizeof why)) {
-        const char *obstacle = program_why_not_preloadable(path);
+        const char *obstacle = program_why_not_preloadable(path, argv);
         if (obstacle) {
             (void)snprintf(why, sizeof why, "%.900s %s, so that no library can be preloaded into it", path,
                            obstacle);
@@ -277,6 +297,8 @@ static void enter_berth(const char *program, const char *path, const char *dir)
         }
         note("daemon in %s, library %s", dir, shim);
         name_by_token(shim, sizeof shim);
+        if (!obstacle)
+            announce();
         if (!preload(shim))
             warn_kernel(program, "out of memory");
     } else {
@@ -324,7 +346,8 @@ int cmd_run(int argc, char **argv)
     bool dir_usable = !err;
     err = program_find(program[0], path, sizeof path);
     if (err) {
-        (void)failure("run", "%s: %s", program[0], err == EXIT_NOT_FOUND ? "not found" : "cannot be executed");
+        (void)failure("run", "%s: %s", program[0],
+                      err == EXIT_NOT_FOUND ? "not found" : "cannot be executed");
         return err;
     }
     const char *off = getenv("BERTH_OFF");
@@ -334,7 +357,7 @@ int cmd_run(int argc, char **argv)
         err = set_environment(&o, dir);
         if (err)
             return err;
-        enter_berth(program[0], path, dir);
+        enter_berth(program, path, dir);
     } else { /* resolve_dir has said why */
         warn_kernel(program[0], "no daemon can be had");
     }

@@ -100,9 +100,9 @@ int cmd_show(int argc, char **argv)
         return usage_error("show", "what? One of apps, workers, listeners, sessions, segments, namespaces");
     int what = thing_number(argv[optind]);
     if (!what)
-        return usage_error("show",
-                           "'%s' cannot be shown, only apps, workers, listeners, sessions, segments, namespaces",
-                           argv[optind]);
+        return usage_error(
+            "show", "'%s' cannot be shown, only apps, workers, listeners, sessions, segments, namespaces",
+            argv[optind]);
     if (optind + 1 < argc)
         return usage_error("show", "one thing at a time: '%s' is one too many", argv[optind + 1]);
     int err = resolve_dir("show", given, dir);

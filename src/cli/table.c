@@ -2,10 +2,10 @@
  *
  * Theory of operation
  *
- * Columns are the keys of the objects in the order in which they first appear, so that the daemon decides what is shown and
- * this file only how: a table of known keys gives titles and units; others get their name in capitals. Bytes and times are
- * rounded to three digits with a unit, numbers stand to the right. Names come from programs that nobody vouches for: what
- * could steer a terminal is shown as '?'.
+ * Columns are the keys of the objects in the order in which they first appear, so that the daemon decides
+ * what is shown and this file only how: a table of known keys gives titles and units; others get their name
+ * in capitals. Bytes and times are rounded to three digits with a unit, numbers stand to the right. Names
+ * come from programs that nobody vouches for: what could steer a terminal is shown as '?'.
  */
 #include <grp.h>
 #include <jansson.h>
@@ -96,7 +96,8 @@ static void describe(struct column *c, const char *key)
     c->title[len] = '\0';
 }
 
-static void format_scaled(double value, double step, const char *const *units, int count, char *out, size_t size)
+static void format_scaled(double value, double step, const char *const *units, int count, char *out,
+                          size_t size)
 {
     int u = 0;
     while (value >= step - 0.5 && u + 1 < count) {
@@ -130,7 +131,8 @@ static void format_number(const json_t *v, enum unit unit, char *out, size_t siz
         (void)snprintf(out, size, "%.3g", value);
 }
 
-/* Shows what a terminal would obey as '?': control characters of ASCII, and C1 in UTF-8 (0xc2 0x80 to 0x9f). */
+/* Shows what a terminal would obey as '?': control characters of ASCII, and C1 in UTF-8 (0xc2 0x80 to 0x9f).
+ */
 static void tame(char *text)
 {
     for (unsigned char *p = (unsigned char *)text; *p; p++) {
@@ -157,7 +159,8 @@ static char *format_list(const json_t *v)
     json_array_foreach(v, i, item)
     {
         if (text)
-            (void)snprintf(text + strlen(text), len - strlen(text), "%s%s", i ? ", " : "", json_string_value(item));
+            (void)snprintf(text + strlen(text), len - strlen(text), "%s%s", i ? ", " : "",
+                           json_string_value(item));
     }
     return text;
 }
@@ -184,7 +187,8 @@ static char *format_value(const json_t *v, enum unit unit)
     return text;
 }
 
-static size_t columns_of(const char *text) /* characters, where bytes of UTF-8 that continue one do not count */
+static size_t columns_of(
+    const char *text) /* characters, where bytes of UTF-8 that continue one do not count */
 {
     size_t n = 0;
     for (; *text; text++)
@@ -253,7 +257,8 @@ static int print_rows(const json_t *rows, struct column *columns, int count)
     int err = cells ? 0 : -1;
     for (size_t r = 0; !err && r < n; r++) {
         for (int k = 0; k < count; k++) {
-            char *text = format_value(json_object_get(json_array_get(rows, r), columns[k].key), columns[k].unit);
+            char *text =
+                format_value(json_object_get(json_array_get(rows, r), columns[k].key), columns[k].unit);
             cells[r * (size_t)count + (size_t)k] = text;
             if (!text)
                 err = -1;

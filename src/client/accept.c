@@ -2,15 +2,17 @@
  *
  * Theory of operation
  *
- * A token (tokens.c) names a slot of the connector's outbox. The offer is checked against the slot itself, and a slot of our own outbox
- * answers it. What cannot be answered for want of something, a descriptor say, is set aside: to the connector it is as a connection in
- * the backlog of a program that does not accept.
+ * A token (tokens.c) names a slot of the connector's outbox. The offer is checked against the slot itself,
+ * and a slot of our own outbox answers it. What cannot be answered for want of something, a descriptor say,
+ * is set aside: to the connector it is as a connection in the backlog of a program that does not accept.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/sys.h"
+#include "client/accept.h"
+#include "client/aside.h"
 #include "client/channel.h"
 #include "client/control.h"
 #include "client/family.h"
@@ -25,38 +27,10 @@
 #include "shm/ctlsock.h"
 #include "shm/slot.h"
 
-/* ---- the offer ------------------------------------------------------------------------------------------------- */
+/* ---- the offer ----------------------------------------------------------------------------------------- */
 
-/* Ours that faces the connector's app: it is made, and the daemon told, at the first offer from there. */
-static struct own_box *answering_outbox(struct peer_box *box, int *err)
-{
-    int fd = -1;
-    plock_take(&C->lock);
-    *err = 0;
-    struct own_box *own = box->own ? box->own : outbox_find(box->worker->app);
-    if (!own) {
-        if ((own = outbox_create(box->worker->app, &fd))) {
-            struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
-                                     .outbox = outbox_rec_of(own)->handle,
-                                     .facing_app = box->worker->app};
-            *err = control_send(&msg, &fd, 1);
-            (void)sys_close(fd);
-        } else {
-            *err = BERTH_E_NO_MEMORY;
-        }
-    }
-    if (*err && own) {
-        outbox_bury(own); /* nobody knows it */
-        own = NULL;
-    }
-    if (own && box->own != own)
-        store_release(&box->own, own);
-    plock_release(&C->lock);
-    return own;
-}
-
-/* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; IN_PROGRESS: not all of it is here; or a reason not
- * to go on, and then it still stands. */
+/* Takes the offer that `t` announces. 0; BERTH_E_REFUSED: it is stale, take the next; IN_PROGRESS: not all of
+ * it is here; or a reason not to go on, and then it still stands. */
 static int accept_offer(struct peer_box *box, const struct token *t, uint32_t listener, session_handle *out)
 {
     int err = offer_check(box, t);
@@ -86,31 +60,24 @@ static int accept_offer(struct peer_box *box, const struct token *t, uint32_t li
     if (limit >= 4096 && limit < session_tx_limit(s))
         session_set_tx_limit(s, limit);
     session_set_listener(s, listener);
-    session_set_app(s, box->worker->app);
     session_set_offer_seq(s, t->offer_seq);
-    session_set_own_outbox(s, own->index);
-    session_set_own_slot(s, own_slot);
-    session_set_peer_outbox(s, box->handle);
-    session_set_peer_slot(s, t->slot);
-    s->peer_generation = t->generation;
+    session_meets(s, own, own_slot, box, &(struct ctl_place){box->handle, t->slot, t->generation});
     session_fill_slot(s, own);
     struct session_cache *c = session_cache_make(s);
     slot_set_peer(c->own, (uint64_t)t->generation << 32 | t->slot);
     session_set_state(s, SESSION_OPEN);
     slot_set_state(c->own, SLOT_ACCEPTED);
     channel_pair(box);
-    if (load_sc(
-            &box->worker
-                 ->dead)) { /* looked at when others can find the session: sessions_of_worker_dead may be at it */
+    if (load_sc(&box->worker->dead)) { /* looked at when others can find the session: sessions_of_worker_dead
+                                          may be at it */
         session_add_flags(s, SF_DEAD);
     } else {
         channel_event(s, c);
-        if (!load_relaxed(&box->announced) &&
-            channel_announce(box)) /* by two at once: the daemon minds it no more than we do */
-            store_relaxed(&box->announced, true);
+        channel_announce_once(box);
     }
-    /* All that tells the connector of us is on its way: if its number has not moved yet, it will hear of us before it asks anybody
-     * else (slot_set_state is the fence between). Otherwise it may have chosen another. */
+    /* All that tells the connector of us is on its way: if its number has not moved yet, it will hear of us
+     * before it asks anybody else (slot_set_state is the fence between). Otherwise it may have chosen
+     * another. */
     if (t->offer_seq > 1 || info_offer_seq_sc(info) != t->offer_seq)
         session_add_flags(s, SF_TENTATIVE);
     plock_take(&C->zombie_lock);
@@ -138,9 +105,24 @@ static int session_accept(struct peer_box *box, const struct token *t, uint32_t 
     return err;
 }
 
-#define TRIES 16 /* offers that were withdrawn just then, in a row, before the caller is told to come again */
+int accept_at(struct peer_box *box, uint32_t slot, uint32_t generation, session_handle *out)
+{
+    const struct slot_info *info = peer_info(box, slot);
+    if (!info)
+        return BERTH_E_PROTOCOL;
+    struct token t = {.magic = TOKEN_MAGIC,
+                      .listener = info_listener(info),
+                      .outbox = box->handle,
+                      .slot = slot,
+                      .generation = generation,
+                      .offer_seq = info_offer_seq(info)};
+    return session_accept(box, &t, t.listener, out);
+}
 
-/* ---- accept ------------------------------------------------------------------------------------------------------- */
+/* offers that were withdrawn just then, in a row, before the caller is told to come again */
+#define TRIES 16
+
+/* ---- accept -------------------------------------------------------------------------------------------- */
 
 static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, session_handle *out)
 {
@@ -161,13 +143,17 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
             return BERTH_E_LIMIT;
         }
         err = session_accept(box, &t, t.listener, out);
+        if (err == BERTH_E_NO_MEMORY && memory_borrow(C->segment_size))
+            err = session_accept(box, &t, t.listener, out);
+        struct aside *a = err == 0 ? aside_of(l) : NULL;
+        if (a && !aside_served(a))
+            aside_set_served(a, true);
         if (err == 0)
             return 0;
         if (err == BERTH_E_DAEMON_GONE) { /* nobody else could tell the connector who has accepted */
             log_warn("listener %u: an offer is dropped, the daemon is gone", l->id);
-        } else if (
-            err ==
-            BERTH_E_IN_PROGRESS) { /* its outbox was given up at this very moment: it is asked for once more */
+        } else if (err == BERTH_E_IN_PROGRESS) { /* its outbox was given up at this very moment: it is asked
+                                                    for once more */
             token_put_back(l, &t);
         } else if (err != BERTH_E_REFUSED) { /* for want of something that the program may have soon */
             token_put_back(l, &t);

@@ -33,8 +33,8 @@ BERTH_PUBLIC int berth_detach(void)
     return client_detach();
 }
 
-BERTH_PUBLIC int berth_endpoint_parse(const char *uri, int for_listen, struct berth_endpoint *out, char *message,
-                                      size_t message_size)
+BERTH_PUBLIC int berth_endpoint_parse(const char *uri, int for_listen, struct berth_endpoint *out,
+                                      char *message, size_t message_size)
 {
     struct uri_error err;
     char host[256];
@@ -51,7 +51,7 @@ BERTH_PUBLIC int berth_endpoint_format(const struct berth_endpoint *ep, char *ou
     return endpoint_format(ep, out, size);
 }
 
-/* ---- listeners -------------------------------------------------------------------------------------------------- */
+/* ---- listeners ----------------------------------------------------------------------------------------- */
 
 BERTH_PUBLIC int berth_listen(const struct berth_endpoint *ep, const struct berth_listen_options *options,
                               berth_listener *out)
@@ -66,10 +66,11 @@ BERTH_PUBLIC int berth_listen(const struct berth_endpoint *ep, const struct bert
         flags |= LISTEN_V6ONLY;
     if (options && options->reuseport)
         flags |= LISTEN_REUSEPORT;
-    return client_listen(ep, flags, backlog, out);
+    return client_listen(ep, flags, backlog, 0, out);
 }
 
-BERTH_PUBLIC int berth_listen_uri(const char *uri, const struct berth_listen_options *options, berth_listener *out)
+BERTH_PUBLIC int berth_listen_uri(const char *uri, const struct berth_listen_options *options,
+                                  berth_listener *out)
 {
     struct berth_endpoint ep;
     int err = berth_endpoint_parse(uri, 1, &ep, NULL, 0);
@@ -103,7 +104,7 @@ BERTH_PUBLIC int berth_unlisten(berth_listener listener)
     return client_unlisten(listener);
 }
 
-/* ---- sessions ---------------------------------------------------------------------------------------------------- */
+/* ---- sessions ------------------------------------------------------------------------------------------ */
 
 static void close_connecting(void *session)
 {
@@ -148,7 +149,8 @@ BERTH_PUBLIC int berth_connect_uri(const char *uri, int64_t timeout_ns, berth_se
     return err ? err : berth_connect(&ep, timeout_ns, out);
 }
 
-/* Waits until what came back as WOULD_BLOCK is worth another try: 0, else what to return. A deadline of 0 is "not taken yet". */
+/* Waits until what came back as WOULD_BLOCK is worth another try: 0, else what to return. A deadline of 0 is
+ * "not taken yet". */
 static int again(berth_session s, uint32_t events, int64_t timeout_ns, int64_t *deadline)
 {
     if (timeout_ns == 0)
@@ -172,7 +174,8 @@ BERTH_PUBLIC ssize_t berth_read(berth_session session, void *buf, size_t len, in
     return n;
 }
 
-BERTH_PUBLIC ssize_t berth_readv(berth_session session, const struct iovec *iov, int count, int64_t timeout_ns)
+BERTH_PUBLIC ssize_t berth_readv(berth_session session, const struct iovec *iov, int count,
+                                 int64_t timeout_ns)
 {
     if (count < 0 || (count && !iov))
         return BERTH_E_INVALID;
@@ -207,7 +210,8 @@ BERTH_PUBLIC ssize_t berth_write(berth_session session, const void *buf, size_t 
     return (ssize_t)done;
 }
 
-BERTH_PUBLIC ssize_t berth_writev(berth_session session, const struct iovec *iov, int count, int64_t timeout_ns)
+BERTH_PUBLIC ssize_t berth_writev(berth_session session, const struct iovec *iov, int count,
+                                  int64_t timeout_ns)
 {
     if (count < 0 || (count && !iov))
         return BERTH_E_INVALID;
@@ -243,7 +247,8 @@ BERTH_PUBLIC int berth_read_consume(berth_session session, size_t len)
     return client_read_consume(session, len);
 }
 
-BERTH_PUBLIC int berth_write_spans(berth_session session, size_t want, struct iovec spans[2], int64_t timeout_ns)
+BERTH_PUBLIC int berth_write_spans(berth_session session, size_t want, struct iovec spans[2],
+                                   int64_t timeout_ns)
 {
     int n = client_write_spans(session, want, spans);
     int64_t deadline = 0;
@@ -327,10 +332,11 @@ BERTH_PUBLIC int berth_option_get(berth_session session, enum berth_option optio
     return BERTH_E_INVALID;
 }
 
-/* ---- event wait ---------------------------------------------------------------------------------------------------- */
+/* ---- event wait ---------------------------------------------------------------------------------------- */
 
-_Static_assert(BERTH_IN == EPOLLIN && BERTH_OUT == EPOLLOUT && BERTH_ERROR == EPOLLERR && BERTH_HUP == EPOLLHUP &&
-                   BERTH_RDHUP == EPOLLRDHUP && BERTH_EDGE == EPOLLET && BERTH_ONESHOT == EPOLLONESHOT,
+_Static_assert(BERTH_IN == EPOLLIN && BERTH_OUT == EPOLLOUT && BERTH_ERROR == EPOLLERR &&
+                   BERTH_HUP == EPOLLHUP && BERTH_RDHUP == EPOLLRDHUP && BERTH_EDGE == EPOLLET &&
+                   BERTH_ONESHOT == EPOLLONESHOT,
                "the public event bits are epoll's");
 
 #define WAIT_BATCH 256
@@ -365,7 +371,8 @@ BERTH_PUBLIC int berth_waitset_remove(berth_waitset *set, uint64_t handle)
     return set ? evset_remove((struct evset *)set, handle, 0) : BERTH_E_INVALID;
 }
 
-BERTH_PUBLIC int berth_waitset_wait(berth_waitset *set, struct berth_event *events, int max, int64_t timeout_ns)
+BERTH_PUBLIC int berth_waitset_wait(berth_waitset *set, struct berth_event *events, int max,
+                                    int64_t timeout_ns)
 {
     struct epoll_event ev[WAIT_BATCH];
     if (!set || !events || max <= 0)

@@ -1,7 +1,8 @@
-/* aside.c - the tokens of a listener that were taken out of its pipe, in the family's store, and what was asked for them.
+/* aside.c - the tokens of a listener that were taken out of its pipe, in the family's store, and what was
+ * asked for them.
  *
- * Why and when they are put here: tokens.c. What is here is only kept: whoever hears that an outbox has come, or that it is not to be
- * had, tells those who watch the listener.
+ * Why and when they are put here: tokens.c. What is here is only kept: whoever hears that an outbox has come,
+ * or that it is not to be had, tells those who watch the listener.
  */
 #include <string.h>
 
@@ -11,7 +12,7 @@
 #include "client/family.h"
 #include "client/watch.h"
 
-/* ---- questions for outboxes ------------------------------------------------------------------------------------ */
+/* ---- questions for outboxes ---------------------------------------------------------------------------- */
 
 struct question {
     outbox_handle outbox;
@@ -64,7 +65,7 @@ void asides_forked(void)
     }
 }
 
-/* ---- the store ----------------------------------------------------------------------------------------------------- */
+/* ---- the store ----------------------------------------------------------------------------------------- */
 
 struct aside *aside_of(const struct listener *l)
 {
@@ -80,6 +81,7 @@ int tokens_create(struct listener *l)
             aside_set_count(a, 0);
             aside_set_nonblock(a, 0);
             aside_set_later(a, false);
+            aside_set_served(a, false);
             members_only(&a->holders, C->member);
             store_release(&l->aside, i + 1);
             return 0;
@@ -150,11 +152,11 @@ uint32_t aside_copy(struct aside *a, struct token out[ASIDE_TOKENS])
     return n;
 }
 
-/* ---- what has come --------------------------------------------------------------------------------------------------- */
+/* ---- what has come ------------------------------------------------------------------------------------- */
 
 void listener_retry_pending(void)
 {
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+    for (uint32_t i = 0; i < listeners_used(); i++) {
         struct listener *l = &C->listeners[i];
         if (l->generation & 1 && l->aside && aside_count(aside_of(l)) && aside_later(aside_of(l)))
             listener_ready(l);
@@ -164,14 +166,15 @@ void listener_retry_pending(void)
 /* Whoever closes it in this moment takes the question back: one of the two has it. */
 bool listener_named(uint32_t asked, uint32_t id)
 {
-    for (uint32_t i = 0; asked && i < LISTENERS_MAX; i++) {
+    for (uint32_t i = 0; asked && i < listeners_used(); i++) {
         struct listener *l = &C->listeners[i];
         uint32_t owed = asked;
         if (!(load_acquire(&l->generation) & 1) || load_acquire(&l->asked) != asked)
             continue;
         store_relaxed(&l->id, id);
-        struct ctl_listener msg = {
-            .h = {.type = CTL_BACKLOG, .len = sizeof msg}, .listener = id, .backlog = load_relaxed(&l->backlog)};
+        struct ctl_listener msg = {.h = {.type = CTL_BACKLOG, .len = sizeof msg},
+                                   .listener = id,
+                                   .backlog = load_relaxed(&l->backlog)};
         if (!compare_exchange_sc(&l->asked, &owed, 0u))
             return false;
         (void)control_send(&msg, NULL, 0); /* it may have changed meanwhile */
@@ -183,7 +186,7 @@ bool listener_named(uint32_t asked, uint32_t id)
 /* Of an outbox that is not to be had nobody waits for the session any more. */
 static void drop(outbox_handle handle)
 {
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+    for (uint32_t i = 0; i < listeners_used(); i++) {
         struct listener *l = &C->listeners[i];
         struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
         struct token copy[ASIDE_TOKENS];
@@ -207,7 +210,7 @@ void listener_answered(int status, uint32_t number)
 /* C->lock may be held. */
 bool listeners_want(outbox_handle handle)
 {
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+    for (uint32_t i = 0; i < listeners_used(); i++) {
         struct listener *l = &C->listeners[i];
         struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
         for (uint32_t n = a ? aside_count(a) : 0; n-- > 0;) {

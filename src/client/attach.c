@@ -1,6 +1,7 @@
 /* attach.c - the way in and out: options, the first hello, and forgetting everything. */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@
 #include "client/hello.h"
 #include "client/listener.h"
 #include "client/lost.h"
+#include "client/move.h"
 #include "client/ports.h"
 #include "client/routes.h"
 #include "client/session.h"
@@ -34,8 +36,8 @@ struct plock attach_lock;
 
 static int check_options(const struct berth_attach_options *o)
 {
-    if ((o->name && (!o->name[0] || strlen(o->name) >= CTL_NAME_MAX)) || (o->ns && strlen(o->ns) >= CTL_NAME_MAX) ||
-        (o->secret && strlen(o->secret) >= CTL_SECRET_MAX))
+    if ((o->name && (!o->name[0] || strlen(o->name) >= CTL_NAME_MAX)) ||
+        (o->ns && strlen(o->ns) >= CTL_NAME_MAX) || (o->secret && strlen(o->secret) >= CTL_SECRET_MAX))
         return BERTH_E_INVALID;
     if (o->flags &
         ~(BERTH_ATTACH_LOCAL | BERTH_ATTACH_GLOBAL | BERTH_ATTACH_PROXY | BERTH_ATTACH_JOIN | SPIN_GIVEN))
@@ -43,7 +45,8 @@ static int check_options(const struct berth_attach_options *o)
     if ((o->rx_fifo_size && (o->rx_fifo_size < 4096 || o->rx_fifo_size > 64u << 20)) ||
         (o->tx_fifo_size && (o->tx_fifo_size < 4096 || o->tx_fifo_size > 64u << 20)))
         return BERTH_E_INVALID;
-    if ((o->segment_size && (o->segment_size < SEGMENT_MIN || o->segment_size > 1u << 30)) || o->spin_ns > 1000000)
+    if ((o->segment_size && (o->segment_size < SEGMENT_MIN || o->segment_size > 1u << 30)) ||
+        o->spin_ns > 1000000)
         return BERTH_E_INVALID;
     return 0;
 }
@@ -62,6 +65,18 @@ static int64_t spin_option(const struct berth_attach_options *o)
     }
     return SPIN_DEFAULT_NS;
 }
+
+/* See spin.c. Who may use several need not read how many there are. */
+static uint32_t cpus_of_machine(void)
+{
+    cpu_set_t may;
+    if (sys_call(SYS_sched_getaffinity, 0L, (long)sizeof may, &may, 0) > 0 && CPU_COUNT(&may) > 1)
+        return (uint32_t)CPU_COUNT(&may);
+    return (uint32_t)get_nprocs();
+}
+
+/* The stand-in of a session that somebody has given: its app is joined. Under auto_lock. */
+static int heir_of = -1;
 
 static int hello(const struct berth_attach_options *o)
 {
@@ -82,8 +97,8 @@ static int hello(const struct berth_attach_options *o)
     snprintf(msg.name, sizeof msg.name, "%s", o->name ? o->name : program_invocation_short_name);
     snprintf(msg.ns, sizeof msg.ns, "%s", o->ns ? o->ns : "default");
     snprintf(msg.secret, sizeof msg.secret, "%s", o->secret ? o->secret : "");
-    int fds[2] = {(int)net, page_fd};
-    err = hello_request(&msg, fds, 2);
+    int fds[3] = {(int)net, page_fd, heir_of};
+    err = hello_request(&msg, fds, heir_of < 0 ? 2 : 3);
     explicit_bzero(msg.secret, sizeof msg.secret);
 out:
     if (net >= 0)
@@ -93,7 +108,8 @@ out:
     return err;
 }
 
-/* How long the first word to the daemon may take: a program that asked to attach has nothing else; one that did not, the kernel. */
+/* How long the first word to the daemon may take: a program that asked to attach has nothing else; one that
+ * did not, the kernel. */
 #define PATIENCE_ASKED_NS (5 * NS_PER_SEC)
 #define PATIENCE_AUTO_NS (300 * NS_PER_MS)
 #define PATIENCE_CHILD_NS NS_PER_SEC
@@ -126,9 +142,10 @@ int client_attach(const struct berth_attach_options *options)
     }
     C->rx_limit = o->rx_fifo_size ? o->rx_fifo_size : FIFO_DEFAULT;
     C->tx_limit = o->tx_fifo_size ? o->tx_fifo_size : FIFO_DEFAULT;
-    C->segment_size = o->segment_size ? (o->segment_size + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES : SEGMENT_MIN;
+    C->segment_size =
+        o->segment_size ? (o->segment_size + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES : SEGMENT_MIN;
     C->spin_ns = spin_option(o);
-    C->cpus = (uint32_t)get_nprocs(); /* of the machine, see spin.c */
+    C->cpus = cpus_of_machine();
     C->daemon_lost = C->last_heard = false;
     C->ctl = own_fd(ctl);
     C->hello_patience = load_relaxed(&patience);
@@ -156,6 +173,7 @@ void client_reset(void)
         peers_collect(true);
     control_pushes_forget();
     lost_forget();
+    moves_forget();
     client_fds_release();
     members_unwatch(false);
     eps_close();
@@ -186,11 +204,12 @@ int client_detach(void)
         return BERTH_E_NOT_ATTACHED;
     listeners_close();
     for (struct session *s = NULL; (s = session_after(s));) {
-        if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE && members_has(&s->holders, C->member))
+        if (s->state != SESSION_FREE && s->state != SESSION_ZOMBIE && holders_has(s, C->member))
             (void)client_close(session_handle_of(s)); /* it was held a line above */
     }
     struct ctl_header msg = {.type = CTL_DETACH, .len = sizeof msg};
-    (void)control_request(&msg, NULL, 0, NULL, 0, NULL, NULL); /* a courtesy: the end of the socket says the same */
+    /* a courtesy: the end of the socket says the same */
+    (void)control_request(&msg, NULL, 0, NULL, 0, NULL, NULL);
     store_release(&C->attached, false);
     routes_forget();
     client_reset();
@@ -224,9 +243,14 @@ static bool table_is_full(void)
     return fd == -EMFILE;
 }
 
-static void say_why_not(const char *ns, int err)
+static void say_why_not(const char *ns, bool secret, int err)
 {
-    if (err == BERTH_E_UNKNOWN_NAMESPACE || err == BERTH_E_WRONG_SECRET || err == BERTH_E_PERMISSION)
+    if (err == BERTH_E_WRONG_SECRET && !secret)
+        log_warn_once(
+            "this process stays on the kernel: namespace '%s' has a secret, and none was given; name "
+            "its file with 'berth run --secret-file FILE' or BERTH_SECRET_FILE",
+            ns);
+    else if (err == BERTH_E_UNKNOWN_NAMESPACE || err == BERTH_E_WRONG_SECRET || err == BERTH_E_PERMISSION)
         log_warn_once("this process stays on the kernel: namespace '%s': %s", ns, berth_strerror(err));
     else if (err == BERTH_E_TIMED_OUT)
         log_warn_once("this process stays on the kernel: the berth daemon does not answer");
@@ -262,16 +286,27 @@ static bool attach_auto(void)
     store_relaxed(&patience, PATIENCE_AUTO_NS);
     int err = client_attach(&o);
     store_relaxed(&patience, PATIENCE_ASKED_NS);
+    bool has_secret = *secret;
     explicit_bzero(secret, sizeof secret);
     if (err && err != BERTH_E_ALREADY_ATTACHED) {
         bool slow = err == BERTH_E_TIMED_OUT || (err == BERTH_E_NO_DAEMON && clock_now() - began > FAST_NS);
         pause_ns = !slow ? NS_PER_SEC : pause_ns < PAUSE_LONGEST_NS ? pause_ns * 2 : pause_ns;
         store_relaxed(&not_before, clock_now() + pause_ns);
         if (err != BERTH_E_NO_DAEMON)
-            say_why_not(o.ns ? o.ns : "default", err);
+            say_why_not(o.ns ? o.ns : "default", has_secret, err);
         return false;
     }
     return true;
+}
+
+bool client_attach_as_heir(int fd)
+{
+    plock_take(&auto_lock);
+    heir_of = fd;
+    bool done = load_acquire(&C->attached) || (!client_stranded() && !too_early() && attach_auto());
+    heir_of = -1;
+    plock_release(&auto_lock);
+    return done && fork_child_ready() == 0 && !C->daemon_lost;
 }
 
 bool client_attach_auto(void)

@@ -1,13 +1,16 @@
 /* bury.c - a member of the family ended.
  *
- * When a holder dies, the others hear MEMBER_DEAD. One of them lets go of what the dead one held, closes what nobody else
- * holds, and all tell their peers again what the dead one may have died before telling.
+ * When a holder dies, the others hear MEMBER_DEAD. One of them lets go of what the dead one held, closes what
+ * nobody else holds, and all tell their peers again what the dead one may have died before telling.
  */
 #include "client/bury.h"
+#include "base/memory.h"
 #include "client/family.h"
 #include "client/life.h"
 #include "client/link.h"
+#include "client/move.h"
 #include "client/outbox.h"
+#include "client/peer.h"
 #include "client/rolls.h"
 #include "client/session.h"
 #include "client/share.h"
@@ -15,7 +18,26 @@
 #include "client/vigil.h"
 #include "shm/slot.h"
 
-#define GENERATION_MASK 0x3fffffu /* fits a lock's word with the index */
+#define GENERATION_MASK (0x3fffffffu >> MEMBER_BITS) /* fits a lock's word with the index */
+
+/* The cache that we have of a session which was not ours: its peer may have gone elsewhere since, and only
+ * who held it heard of that. */
+static struct session_cache *cache_of_another(struct session *s)
+{
+    struct session_cache *c = session_cache_of(s);
+    return session_peer_stale(s, c) ? session_cache_make(s) : c;
+}
+
+/* Where it is may be in memory that we do not have: it is asked for, and then the peer is told. */
+static void peer_find(struct session *s)
+{
+    const struct session_cache *c = session_cache_of(s);
+    if (load_acquire(&c->peer) || !session_peer_outbox(s) || !c->own || session_state(s) == SESSION_FREE)
+        return;
+    struct ctl_move m = {
+        .from = session_peer_place(s), .to = session_peer_place(s), .peer = session_place(s, c)};
+    peer_moved(&m);
+}
 
 /* What it closed and could not yet give back. */
 static void zombie_adopt(struct session *s)
@@ -26,12 +48,13 @@ static void zombie_adopt(struct session *s)
         session_free(s);
         return;
     }
-    struct session_cache *c = session_cache_of(s);
+    struct session_cache *c = cache_of_another(s);
     if (c->box)
         c->box->sessions++;
     roll_enter(s, roll_of(c->box)); /* the cache may be our parent's */
     slot_set_state(slot, SLOT_CLOSED);
     zombie_put(s);
+    peer_find(s);
 }
 
 /* A session of the dead one's that nobody else holds: ours now, to close it. Its locks are held. */
@@ -39,30 +62,38 @@ static void last_holder(struct session *s)
 {
     struct session_cache *c = &C->cache[session_index(s)];
     bool counted = c->generation == s->generation;
-    c = session_cache_of(s);
+    const struct peer_box *box = c->box;
+    c = cache_of_another(s);
+    counted = counted && c->box == box;
     if (c->box && !counted)
         fetch_add_sc(&c->box->sessions, 1);
     roll_enter(s, roll_of(c->box));
     session_add_flags(s, SF_SHARED);
-    members_add(&s->holders, C->member);
+    holders_add(s, C->member);
 }
 
 /* What it made, where nobody else has it. */
 static void outboxes_release(uint32_t member, const struct member_set *alive)
 {
     struct family *f = C->family;
-    for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
+    for (uint32_t i = 0, n = family_outboxes(f); i < n; i++) {
         struct outbox_rec *r = &f->outbox[i];
         if (!outbox_rec_used(r) || r->owner_member != member || members_any(&r->mapped, alive))
             continue;
-        for (uint32_t rec = 0, n = family_rings(f); rec < n; rec++) {
-            if (f->ring[rec].outbox == i && f->ring[rec].word) {
+        for (uint32_t rec = 0, rings = family_rings(f); rec < rings; rec++) {
+            if (ring_rec_outbox(&f->ring[rec]) == i && f->ring[rec].word) {
                 f->ring[rec].word = 0;
                 ring_rec_free(rec);
             }
         }
-        outbox_rec_set_used(r, 0);
+        outbox_record_free(r);
     }
+}
+
+static void close_for_it(struct session *s, session_handle h)
+{
+    (void)session_finish(h, false);
+    peer_find(s);
 }
 
 /* What becomes of it is decided under its locks, as in finish: another thread of ours may be closing it. */
@@ -71,13 +102,13 @@ static void session_let_go(struct session *s, uint32_t member, const struct memb
     half_lock(&s->rx_lock);
     half_lock(&s->tx_lock);
     spans_end(s, member);
-    bool dropped = members_drop(&s->holders, member); /* else a relative was faster */
+    bool dropped = holders_drop(s, member); /* else a relative was faster */
     uint32_t state = session_state_acquire(s);
     session_handle h = session_handle_of(s);
     struct own_box *own = outbox_by_index(s->own_outbox);
     bool reached = own && outbox_slot(own, s->own_slot);
     bool adopt = dropped && state == SESSION_ZOMBIE;
-    bool last = dropped && !adopt && state != SESSION_FREE && !members_any(&s->holders, alive);
+    bool last = dropped && !adopt && state != SESSION_FREE && !holders_any(s, alive);
     if (last && reached)
         last_holder(s);
     half_unlock(&s->tx_lock);
@@ -85,18 +116,27 @@ static void session_let_go(struct session *s, uint32_t member, const struct memb
     if (adopt)
         zombie_adopt(s);
     else if (last && reached)
-        (void)session_finish(h, false);
+        close_for_it(s, h);
     else if (last)
         session_free(s); /* made by it alone; the daemon tells the peer */
 }
 
-/* Each of those who are left lets go of what it can: the slot of a session may be mapped in some of them only. What is
- * mapped in none is a record and nothing more. True: that was all. */
+/* Of one that has never had a lock: nothing of the session has changed, and it goes on being ours. */
+static bool dropped_unused(struct session *s, uint32_t member)
+{
+    if (!session_held_by(s, C->member) || member_acted(&C->family->member[member]))
+        return false;
+    (void)holders_drop(s, member);
+    return true;
+}
+
+/* Each of those who are left lets go of what it can: the slot of a session may be mapped in some of them
+ * only. What is mapped in none is a record and nothing more. True: that was all. */
 static bool let_go(uint32_t member, const struct member_set *alive)
 {
     bool all = true;
     for (struct session *s = NULL; (s = session_after(s));) {
-        if (session_state_acquire(s) == SESSION_FREE || !members_has(&s->holders, member))
+        if (session_state_acquire(s) == SESSION_FREE || !holders_has(s, member) || dropped_unused(s, member))
             continue;
         uint32_t own = session_own_outbox(s);
         if (own < OUTBOXES_MAX && !outbox_by_index(own) && members_any(&C->family->outbox[own].mapped, alive))
@@ -111,15 +151,22 @@ static bool let_go(uint32_t member, const struct member_set *alive)
 static void session_unshare(struct session *s)
 {
     struct session_cache *c = session_cache_of(s);
-    half_lock(&s->rx_lock);
-    half_lock(&s->tx_lock);
-    c->rx_ring = NULL;
-    c->tx_ring = NULL;
+    bool locked = !__libc_single_threaded; /* no relative lives */
+    if (locked) {
+        half_lock(&s->rx_lock);
+        half_lock(&s->tx_lock);
+    }
+    if (c->rx_ring || c->tx_ring) { /* a page that is not written need not be copied */
+        c->rx_ring = NULL;
+        c->tx_ring = NULL;
+    }
     bool met = c->peer || !s->peer_outbox;     /* else it was another who met the peer */
     if (worker_is_us(session_owner(s)) && met) /* else its peer still knows us by another worker */
         session_drop_flags(s, SF_SHARED);
-    half_unlock(&s->tx_lock);
-    half_unlock(&s->rx_lock);
+    if (locked) {
+        half_unlock(&s->tx_lock);
+        half_unlock(&s->rx_lock);
+    }
 }
 
 /* When nothing of it is left its place is free, and the next child's. */
@@ -131,7 +178,7 @@ static void member_bury(uint32_t member, uint32_t generation)
         return;
     member_set_life(m, member_life(PID_GONE, generation));
     outboxes_release(member, &alive);
-    for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
+    for (uint32_t i = 0, n = family_outboxes(C->family); i < n; i++) {
         if (outbox_rec_used(&C->family->outbox[i]))
             (void)members_drop(&C->family->outbox[i].mapped, member);
     }
@@ -159,24 +206,29 @@ static void members_bury(uint32_t id)
     family_lock_release(&C->family->bury_lock);
 }
 
+/* Who is about to fork shares all of them again: they stay what they are until that child ends. */
 void member_gone(uint32_t id)
 {
+    const struct member *m = &C->family->member[member_index(id)];
+    bool acted = member_generation_now(m) != member_generation(id) || member_acted(m);
     members_bury(id);
     struct member_set alive = members_alive();
-    bool alone = !members_other(&alive, C->member, &alive);
+    bool alone = !members_other(&alive, C->member, &alive) && !C->about_to_fork;
+    if (!alone && !acted)
+        return;
     for (struct session *s = NULL; (s = session_after(s));) {
         if (!(session_flags(s) & SF_SHARED) || !session_held_by(s, C->member))
             continue;
         struct session_cache *c = session_cache_of(s);
-        if (!c->peer && s->state != SESSION_QUEUED)
+        if (acted && !c->peer && s->state != SESSION_QUEUED)
             (void)shared_link(s);
         if (alone)
             session_unshare(s);
-        if (c->peer)
+        if (acted && c->peer)
             session_linked(s); /* it may have died between a store and the word of it */
     }
     if (alone && !C->ancestors && !C->forked)
-        C->sharing = false;
+        store_relaxed(&C->sharing, false);
 }
 
 /* Where no daemon tells of deaths, or not yet. */
@@ -189,13 +241,13 @@ void members_look_alive(void)
     }
 }
 
-static struct {
+APART static struct {
     int vigil; /* as peer_worker.vigil */
     uint32_t generation;
 } watched[MEMBERS_MAX];
 
-/* A child that has just been forked has no pid yet: it, too, is for another look. A vigil that is over stays until the member's place is
- * free: it wakes nobody a second time. */
+/* A child that has just been forked has no pid yet: it, too, is for another look. A vigil that is over stays
+ * until the member's place is free: it wakes nobody a second time. */
 uint32_t members_watch(void)
 {
     uint32_t unwatched = 0;
@@ -220,7 +272,9 @@ uint32_t members_watch(void)
 
 void members_unwatch(bool forked)
 {
-    for (uint32_t i = 0; i < MEMBERS_MAX; i++) {
+    for (uint32_t i = 0, n = C->family ? members_used() : 0; i < n; i++) {
+        if (!watched[i].vigil) /* nothing is written: it would be a page to copy */
+            continue;
         if (watched[i].vigil > 0 && forked)
             vigil_forked(watched[i].vigil);
         else

@@ -1,8 +1,8 @@
 /* busy.c - waiting until somebody else's span of a session is closed.
  *
- * On the kernel, who comes second waits for the socket's lock. This is the same wait, but that signals and deadlines end it. The end of
- * the span wakes (span.h). A holder may die in it, or have let go of the session since: so whoever waits looks now and then whether it
- * lives, and ends what nobody will end.
+ * On the kernel, who comes second waits for the socket's lock. This is the same wait, but that signals and
+ * deadlines end it. The end of the span wakes (span.h). A holder may die in it, or have let go of the session
+ * since: so whoever waits looks now and then whether it lives, and ends what nobody will end.
  */
 #include <errno.h>
 #include <sys/epoll.h>
@@ -30,7 +30,8 @@ static uint16_t *spanner_of(const struct other *o)
     return o->in ? &o->s->read_spanner : &o->s->write_spanner;
 }
 
-/* Is one open? It is marked then, `*is` the word to sleep by. `dead`: the holder of before will not end it. */
+/* Is one open? It is marked then, `*is` the word to sleep by. `dead`: the holder of before will not end it.
+ */
 static bool still_open(struct other *o, bool dead, uint32_t *is)
 {
     struct family_lock *lock = o->in ? &o->s->rx_lock : &o->s->tx_lock;

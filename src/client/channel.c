@@ -2,17 +2,19 @@
  *
  * Theory of operation
  *
- * Each pair of workers has a channel in either direction: an event queue in the outbox of the one, and in the other's
- * outbox the word `qhead` that says how far it has popped. An event is the index of the sender's slot: "look there".
- * At most one event of a session is outstanding: the sender keeps the queue position after its last one and posts no
- * second before the receiver's qhead has passed it. The receiver publishes qhead before it looks at the sessions it
- * popped, so news that came too late for the look come with an event of their own.
+ * Each pair of workers has a channel in either direction: an event queue in the outbox of the one, and in the
+ * other's outbox the word `qhead` that says how far it has popped. An event is the index of the sender's
+ * slot: "look there". At most one event of a session is outstanding: the sender keeps the queue position
+ * after its last one and posts no second before the receiver's qhead has passed it. The receiver publishes
+ * qhead before it looks at the sessions it popped, so news that came too late for the look come with an event
+ * of their own.
  *
- * Then the sender looks whether the receiver must be kicked: when the channel is armed (the receiver does not poll it), or the
- * waiter that the session names sleeps. Arm words are odd then; a word that was kicked is remembered and not kicked again.
+ * Then the sender looks whether the receiver must be kicked: when the channel is armed (the receiver does not
+ * poll it), or the waiter that the session names sleeps. Arm words are odd then; a word that was kicked is
+ * remembered and not kicked again.
  *
- * The receiver polls at most POLLED_MAX channels; the quiet ones it arms and leaves to be kicked. After every kick it looks
- * at all of them.
+ * The receiver polls at most POLLED_MAX channels; the quiet ones it arms and leaves to be kicked. After every
+ * kick it looks at all of them.
  */
 #include "client/channel.h"
 #include "client/control.h"
@@ -58,7 +60,8 @@ static void kick_if_needed(struct peer_box *box, const struct slot *peer)
         kick(box);
 }
 
-/* The session may be closed by another thread meanwhile, and its record be another's: each word is read once. */
+/* The session may be closed by another thread meanwhile, and its record be another's: each word is read once.
+ */
 void channel_event(struct session *s, struct session_cache *c)
 {
     order_take(&C->lock); /* seldom, but from anywhere: for the checker it is every time */
@@ -79,14 +82,16 @@ void channel_event(struct session *s, struct session_cache *c)
     uint32_t ahead = (uint32_t)chan->tx_pos - qhead;
     uint64_t qhead64 = ahead <= QUEUE_ENTRIES ? chan->tx_pos - ahead : chan->tx_pos - QUEUE_ENTRIES;
     if (session_event_pos(s) <= qhead64) { /* else one is outstanding */
-        bool writable = false; /* not where another process of the family made the queue after it was forked */
+        /* not where another process of the family made the queue after it was forked */
+        bool writable = false;
         uint64_t *q = (uint64_t *)(void *)outbox_ring_at(own, chan->queue, &writable);
         if (!writable || queue_full((uint32_t)chan->tx_pos, qhead)) {
             struct channel *ch = outbox_channel(own, box->own_channel);
             channel_move_resync(ch);
         } else {
             uint32_t slot = session_own_slot(s);
-            queue_put(q, (uint32_t)chan->tx_pos++, slot);
+            queue_put(q, (uint32_t)chan->tx_pos, slot);
+            chan_rec_sent(chan);
             if (session_own_slot(s) == slot)
                 session_set_event_pos(s, chan->tx_pos);
         }
@@ -98,7 +103,7 @@ void channel_event(struct session *s, struct session_cache *c)
         kick(box); /* a first meeting: nothing is known of who sleeps */
 }
 
-/* ---- pairing ---------------------------------------------------------------------------------------------- */
+/* ---- pairing ------------------------------------------------------------------------------------------- */
 
 /* Looks in the peer's outbox for the channel that is for us. */
 static void find_theirs(struct peer_box *box)
@@ -129,8 +134,14 @@ bool channel_announce(const struct peer_box *box)
     return control_send(&msg, NULL, 0) == 0;
 }
 
-/* It comes from everywhere where somebody is told something, so it takes no lock that is held while sessions are looked at:
- * whoever takes events next finds the box on C->paired. */
+void channel_announce_once(struct peer_box *box)
+{
+    if (!load_relaxed(&box->announced) && channel_announce(box))
+        store_relaxed(&box->announced, true);
+}
+
+/* It comes from everywhere where somebody is told something, so it takes no lock that is held while sessions
+ * are looked at: whoever takes events next finds the box on C->paired. */
 void channel_pair(struct peer_box *box)
 {
     plock_take(&C->lock);
@@ -149,9 +160,10 @@ void channel_pair(struct peer_box *box)
     }
     if (load_relaxed(&box->their_channel) == NONE)
         find_theirs(box);
-    /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions directly */
+    /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions
+     * directly */
     bool ready = box->own_channel != NONE && box->queue && !load_relaxed(&box->polled) && !box->buried &&
-                 box->me == C->worker && !C->forked;
+                 box->me == load_relaxed(&C->worker) && !C->forked;
     if (ready) {
         store_relaxed(&box->polled, true);
         struct peer_box *first = load_relaxed(&C->paired);
@@ -174,9 +186,10 @@ void channels_enter(void)
     }
 }
 
-/* ---- receiving -------------------------------------------------------------------------------------------- */
+/* ---- receiving ----------------------------------------------------------------------------------------- */
 
-/* Takes what is in the queue of one channel, a batch at most. `all`: some were lost, each session may have news. */
+/* Takes what is in the queue of one channel, a batch at most. `all`: some were lost, each session may have
+ * news. */
 uint32_t channel_pop(struct peer_box *box, uint32_t slots[POP_MAX], bool *all)
 {
     struct own_box *own = box->own;
@@ -184,7 +197,7 @@ uint32_t channel_pop(struct peer_box *box, uint32_t slots[POP_MAX], bool *all)
     struct chan_rec *chan = &outbox_rec_of(own)->chan[box->own_channel];
     uint32_t n = 0, slot;
     *all = false;
-    if (!family_lock_try(&chan->rx_lock, berth_lock_id))
+    if (!family_lock_try_now(&chan->rx_lock))
         return 0; /* somebody is at it */
     uint32_t pos = mine->qhead;
     while (n < POP_MAX && queue_peek(box->queue, pos, &slot)) {
@@ -210,8 +223,9 @@ bool channel_has_news(const struct peer_box *box)
            channel_resync_seen(their_channel(box)) != box->their_resync;
 }
 
-/* Anything in a polled channel? The senders of armed channels kick. Where another thread is taking events this waits until it has done so:
- * what it found it has handed on then, and the caller, who looks for what has been handed to it after this, finds it. */
+/* Anything in a polled channel? The senders of armed channels kick. Where another thread is taking events
+ * this waits until it has done so: what it found it has handed on then, and the caller, who looks for what
+ * has been handed to it after this, finds it. */
 bool events_waiting(void)
 {
     if (!load_relaxed(&C->polled) && !load_relaxed(&C->paired))

@@ -8,20 +8,25 @@
 
 #define POP_MAX 64u
 
-/* So many sleepers the writer wakes himself: a peer may have thousands on one word. Those that were woken wake the others, see wait.c. */
+/* So many sleepers the writer wakes himself: a peer may have thousands on one word. Those that were woken
+ * wake the others, see wait.c. */
 #define NOTIFY_WAKES 8u
 
 void channel_pair(struct peer_box *box); /* makes our side and finds theirs, as far as it can be done now */
 void channels_enter(void);               /* those met since take part in polling; under poll_lock */
 void channel_event(struct session *s, struct session_cache *c);
 bool channel_announce(const struct peer_box *box); /* tells its worker of our outbox, through the daemon */
+/* the same, if that has not been done. By two at once: the daemon minds it no more than we do */
+void channel_announce_once(struct peer_box *box);
 bool channel_has_news(const struct peer_box *box);
 uint32_t channel_pop(struct peer_box *box, uint32_t slots[POP_MAX], bool *all); /* how many it took */
-bool events_waiting(void);                                                      /* anything in a polled channel? */
+/* anything in a polled channel? */
+bool events_waiting(void);
 void channel_rearm(void); /* sends seldom used channels to sleep */
 
 /* Our tail went from one offset to the other: the peer is told if it waits for that. */
-static inline void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
+static inline void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset,
+                               uint64_t new_offset)
 {
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer)

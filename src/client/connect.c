@@ -1,8 +1,9 @@
 /* connect.c - the connector's way to a listener.
  *
- * What listens is in the daemon's directory, which costs no system call to read; a miss is the kernel's business. The first
- * connect to a listener tells the daemon of our outbox and asks for an introduction, which brings the token pipe (a
- * route). Every further connect is a slot and one write to the pipe, and obeys the backlog by our own count.
+ * What listens is in the daemon's directory, which costs no system call to read; a miss is the kernel's
+ * business. The first connect to a listener tells the daemon of our outbox and asks for an introduction,
+ * which brings the token pipe (a route). Every further connect is a slot and one write to the pipe, and obeys
+ * the backlog by our own count.
  */
 #include <errno.h>
 #include <string.h>
@@ -15,6 +16,7 @@
 #include "client/family.h"
 #include "client/fds.h"
 #include "client/hello.h"
+#include "client/life.h"
 #include "client/news.h"
 #include "client/offers.h"
 #include "client/outbox.h"
@@ -35,16 +37,19 @@ void connect_forked(void)
     introduce_lock.word = 0; /* a thread of the parent may have had it; it protects no data */
 }
 
-/* Ours that faces that app, and known to the daemon before anybody uses it: accept may, at any moment. C->lock is held. */
+/* Ours that faces that app, and known to the daemon before anybody uses it: accept may, at any moment.
+ * C->lock is held. */
 static struct own_box *facing_box(uint32_t app, int *err)
 {
     int fd = -1;
     struct own_box *box = outbox_find(app);
     *err = box ? 0 : C->daemon_lost ? BERTH_E_DAEMON_GONE : BERTH_E_NO_MEMORY;
-    if (box || *err == BERTH_E_DAEMON_GONE || C->segment_size > C->outbox_limit || !(box = outbox_create(app, &fd)))
+    if (box || *err == BERTH_E_DAEMON_GONE || C->segment_size > C->outbox_limit ||
+        !(box = outbox_create(app, &fd)))
         return box;
-    struct ctl_outbox msg = {
-        .h = {.type = CTL_OUTBOX, .len = sizeof msg}, .outbox = outbox_rec_of(box)->handle, .facing_app = app};
+    struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
+                             .outbox = outbox_rec_of(box)->handle,
+                             .facing_app = app};
     *err = control_send(&msg, &fd, 1);
     (void)sys_close(fd);
     if (!*err)
@@ -53,15 +58,16 @@ static struct own_box *facing_box(uint32_t app, int *err)
     return NULL;
 }
 
-/* The daemon introduces us to the listener's app: it checks and remembers who we are, and hands out the token pipe. It is asked under
- * C->lock, and waited for without any that others may want: connects to listeners that are known already go on meanwhile. WOULD_BLOCK:
- * the outbox seemed to be without a use, and was given up. */
+/* The daemon introduces us to the listener's app: it checks and remembers who we are, and hands out the token
+ * pipe. It is asked under C->lock, and waited for without any that others may want: connects to listeners
+ * that are known already go on meanwhile. WOULD_BLOCK: the outbox seemed to be without a use, and was given
+ * up. */
 static int introduce_held(const struct dir_entry *e)
 {
     struct control_ask ask;
     struct ctl_introduced is;
     int token = -1, got = 1, err;
-    client_fds_release();
+    fds_expect();
     plock_take(&C->lock);
     struct own_box *box = facing_box(e->app, &err);
     uint32_t box_index = box ? box->index : NONE;
@@ -77,11 +83,12 @@ static int introduce_held(const struct dir_entry *e)
     if (!err)
         err = control_answer(&ask, &is, sizeof is, &token, &got);
     if (token >= 0)
-        token = own_pipe(token);
+        token = own_pipe_later(token);
     (void)fds_keep();
     struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
     plock_take(&C->lock);
-    if (r && outbox_by_index(box_index) == box && !box->buried && outbox_rec_of(box)->handle == handle) {
+    if (r && box && outbox_by_index(box_index) == box && !box->buried &&
+        outbox_rec_of(box)->handle == handle) {
         *r = (struct route){.listener = is.listener,
                             .epoch = is.epoch,
                             .app = is.app,
@@ -114,6 +121,8 @@ static int introduce(const struct dir_entry *e)
     int err = known ? 0 : BERTH_E_WOULD_BLOCK;
     for (int i = 0; i < 10 && err == BERTH_E_WOULD_BLOCK; i++)
         err = introduce_held(e);
+    if (err == BERTH_E_NO_MEMORY && memory_borrow(C->segment_size))
+        err = introduce_held(e);
     plock_release(&introduce_lock);
     return err;
 }
@@ -141,6 +150,29 @@ bool client_has_route(const endpoint *dst)
     return false;
 }
 
+/* The endpoints of a session to there, but for the port that it has none of yet: whether it needs one. */
+static bool name_ends(struct session *s, const endpoint *dst, const endpoint *src)
+{
+    s->remote = *dst;
+    if (endpoint_is_wildcard(dst->addr)) { /* the wildcard as a destination is loopback */
+        memcpy(s->remote.addr,
+               endpoint_is_v4(dst->addr) ? "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1"
+                                         : "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1",
+               16);
+    }
+    s->local = s->remote;
+    bool needs_port = !src || !src->port;
+    if (src && !endpoint_is_wildcard(src->addr)) {
+        if (needs_port)
+            memcpy(s->local.addr, src->addr, 16);
+        else
+            s->local = *src;
+    }
+    if (!needs_port)
+        s->local.port = src->port;
+    return needs_port;
+}
+
 int client_connect_begin(const endpoint *dst, const endpoint *src, session_handle *out)
 {
     if (!C->attached)
@@ -161,6 +193,8 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
     struct session *s = session_alloc();
     if (!s)
         return BERTH_E_LIMIT;
+    struct ports_ask ports;
+    bool needs_port = name_ends(s, dst, src);
     plock_take(&C->lock);
     struct route *r = route_find(e.listener);
     if (r && r->epoch != e.epoch) {
@@ -169,7 +203,11 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
     }
     if (!r) {
         plock_release(&C->lock);
+        /* one way to the daemon for both; who gets none here asks again below */
+        bool asked = needs_port && ports_lease_begin(s->local.addr, &ports);
         err = introduce(&e);
+        if (asked)
+            ports_lease_end(&ports);
         plock_take(&C->lock);
         if (err)
             goto fail_route;
@@ -178,22 +216,9 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
         err = BERTH_E_DAEMON_GONE;
         goto fail_route;
     }
-    s->remote = *dst;
-    if (endpoint_is_wildcard(dst->addr)) { /* the wildcard as a destination is loopback */
-        memcpy(s->remote.addr,
-               endpoint_is_v4(dst->addr) ? "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1"
-                                         : "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\1",
-               16);
-    }
-    s->local = s->remote;
-    if (src && src->port) {
-        if (!endpoint_is_wildcard(src->addr))
-            s->local = *src;
-        s->local.port = src->port;
-    } else {
-        if (src && !endpoint_is_wildcard(src->addr))
-            memcpy(s->local.addr, src->addr, 16);
-        while ((err = ports_take(s->local.addr, &s->remote, e.listener, &s->local.port)) == BERTH_E_WOULD_BLOCK) {
+    if (needs_port) {
+        while ((err = ports_take(s->local.addr, &s->remote, e.listener, &s->local.port)) ==
+               BERTH_E_WOULD_BLOCK) {
             plock_release(&C->lock);
             err = ports_lease(s->local.addr);
             plock_take(&C->lock);
@@ -209,6 +234,7 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
         goto fail_slot;
     }
     r->backlog = e.backlog;
+    r->common = (e.flags & DIR_COMMON) != 0;
     session_set_listener(s, e.listener);
     session_set_app(s, e.app);
     session_set_offer_seq(s, 1);
@@ -258,6 +284,20 @@ int client_connect_offer(session_handle h)
     return err;
 }
 
+/* What is to be replayed cannot be by who has ended, nor by a child. */
+#define SETTLE_NS (NS_PER_SEC / 2)
+
+void client_offers_settle(void)
+{
+    int64_t end = clock_now() + SETTLE_NS;
+    struct timespec a_moment = {0, 2 * NS_PER_MS};
+    while (C->attached && load_relaxed(&C->reoffer_at) && offers_hasten() && clock_now() < end) {
+        (void)sys_call(SYS_nanosleep, &a_moment, NULL, 0L, 0L);
+        control_poll();
+        sessions_offer_again();
+    }
+}
+
 bool client_connect_stop(session_handle h)
 {
     struct session *s = session_get(h);
@@ -266,6 +306,25 @@ bool client_connect_stop(session_handle h)
     session_add_flags(s, SF_STOPPED);
     session_break(s, BERTH_E_RESET, "it was shut down before it was connected");
     return true;
+}
+
+bool client_connect_queued(session_handle h)
+{
+    struct session *s = session_get(h);
+    return s && !client_connected(h) && session_state(s) == SESSION_QUEUED && !(session_flags(s) & SF_RESET);
+}
+
+bool client_queued(void)
+{
+    return load_acquire(&C->queued) != 0;
+}
+
+void client_connect_undo(session_handle h)
+{
+    struct session *s = session_get(h);
+    if (s)
+        session_break(s, BERTH_E_RESET, "it is not wanted any more");
+    (void)session_finish(h, true);
 }
 
 int client_connect(const endpoint *dst, const endpoint *src, session_handle *out)

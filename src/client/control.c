@@ -1,19 +1,22 @@
 /* control.c - the worker's connection to the daemon.
  *
- * Who asks something enters his question in a list, sends it, and waits for the answer under ctl_lock, with no other lock: others who
- * wait find theirs in the list when they have it. What the daemon sends of its own accord in between is put on a list (`pushes`) and
- * worked off elsewhere (news.c), outside all locks; whoever leaves something on the list kicks the process's own waiters. A daemon that
- * went away costs what needs it (new peers, new segments) and nothing else.
+ * Who asks something enters his question in a list, sends it, and waits for the answer under ctl_lock, with
+ * no other lock: others who wait find theirs in the list when they have it. What the daemon sends of its own
+ * accord in between is put on a list (`pushes`) and worked off elsewhere (news.c), outside all locks; whoever
+ * leaves something on the list kicks the process's own waiters. A daemon that went away costs what needs it
+ * (new peers, new segments) and nothing else.
  *
- * Nobody blocks in sending. What the socket does not take, for it is full or this user has too many descriptors under way, is kept in
- * order and sent when anybody sends more, waits for an answer, or sleeps (wait_cap).
+ * Nobody blocks in sending. What the socket does not take, for it is full or this user has too many
+ * descriptors under way, is kept in order and sent when anybody sends more, waits for an answer, or sleeps
+ * (wait_cap).
  *
- * A daemon that does not answer in time is *slow*: nobody waits for it any more until it has said something. What it answers later
- * belongs to nobody: it is a push, and what it brought is given back (news.c).
+ * A daemon that does not answer in time is *slow*: nobody waits for it any more until it has said something.
+ * What it answers later belongs to nobody: it is a push, and what it brought is given back (news.c).
  *
- * Descriptors that find the process's table full are lost on the way (recvmsg drops them). So those in reserve (fds.c) are
- * given up before a request that brings any; a push that came without its own says so (lost.c). Nobody connects to a new peer
- * without a reserve (introduce), so that a full table is told by an error of connect rather than by silence after it.
+ * Descriptors that find the process's table full are lost on the way (recvmsg drops them). So those in
+ * reserve (fds.c) are given up before a request that brings any; a push that came without its own says so
+ * (lost.c). Nobody connects to a new peer without a reserve (introduce), so that a full table is told by an
+ * error of connect rather than by silence after it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -44,7 +47,7 @@ uint32_t control_async_seq(void)
     return 0x80000000u | fetch_add_sc(&n, 1u) % 0x7ffffffeu;
 }
 
-/* ---- what could not be sent yet ------------------------------------------------------------------------------- */
+/* ---- what could not be sent yet ------------------------------------------------------------------------ */
 
 #define UNSENT_MAX 4096u
 #define UNSENT_NS (5 * NS_PER_MS) /* until it is tried again by who waits for the answer */
@@ -123,8 +126,8 @@ static bool later(int err)
 static void flush(void)
 {
     while (unsent_first && !C->daemon_lost &&
-           !later(ctl_send(C->ctl, unsent_first->data, unsent_first->len, unsent_first->fds, unsent_first->nfds,
-                           MSG_DONTWAIT)))
+           !later(ctl_send(C->ctl, unsent_first->data, unsent_first->len, unsent_first->fds,
+                           unsent_first->nfds, MSG_DONTWAIT)))
         unsent_free(unsent_take());
 }
 
@@ -144,7 +147,7 @@ void control_flush(void)
     plock_release(&C->send_lock);
 }
 
-/* ---- what the daemon says of its own accord ------------------------------------------------------------------- */
+/* ---- what the daemon says of its own accord ------------------------------------------------------------ */
 
 static void push_add(struct push *p)
 {
@@ -182,7 +185,7 @@ struct push *control_push_take(void)
 }
 
 /* Of a daemon that this process has done with. */
-void control_pushes_forget(void)
+FORK_CODE void control_pushes_forget(void)
 {
     unsent_forget();
     struct push *p;
@@ -193,7 +196,23 @@ void control_pushes_forget(void)
     }
 }
 
-void control_forget(void)
+/* The number stays ours, so nothing else has to know of it. */
+FORK_CODE void control_take_over(int fd)
+{
+    if (fd >= 0 && C->ctl >= 0 && sys_call(SYS_dup3, (long)fd, (long)C->ctl, (long)O_CLOEXEC, 0) >= 0) {
+        (void)sys_close(fd);
+        return;
+    }
+    own_fd_close(C->ctl);
+    C->ctl = own_fd(fd);
+}
+
+bool control_asking(void)
+{
+    return load_acquire(&asks) != NULL;
+}
+
+FORK_CODE void control_forget(void)
 {
     asks = NULL;
     control_pushes_forget();
@@ -201,14 +220,16 @@ void control_forget(void)
 
 bool control_news(void)
 {
-    return C->dir && directory_news_now(C->dir, C->worker) != load_relaxed(&C->news_seen);
+    return C->dir && directory_news_now(C->dir, load_relaxed(&C->worker)) != load_relaxed(&C->news_seen);
 }
 
 /* One packet into a push. Positive: it is there. ctl_lock is held. */
 static int receive(struct push *p, int flags)
 {
+    *(struct ctl_header *)(void *)p->data = (struct ctl_header){0};
+    p->lost = false;
     p->nfds = CTL_FDS_MAX;
-    uint32_t news = C->dir ? directory_news_now(C->dir, C->worker) : 0;
+    uint32_t news = C->dir ? directory_news_now(C->dir, load_relaxed(&C->worker)) : 0;
     p->len = ctl_recv(C->ctl, p->data, sizeof p->data, p->fds, &p->nfds, flags);
     const struct ctl_header *h = (const void *)p->data;
     if (p->len == BERTH_E_NO_MEMORY && h->len >= sizeof *h && h->len <= sizeof p->data) {
@@ -232,7 +253,8 @@ static void daemon_lost(void)
     store_release(&C->daemon_lost, true);
     store_release(&C->alone, true);
     log_warn_once("the berth daemon went away: open sessions go on, new peers go to the kernel");
-    /* the descriptor stays, so that its number stays ours; out of every epoll set it must go, or it would be readable for ever */
+    /* the descriptor stays, so that its number stays ours; out of every epoll set it must go, or it would be
+     * readable for ever */
     int null = (int)sys_call(SYS_eventfd2, 0L, (long)O_CLOEXEC, 0, 0);
     if (null >= 0) {
         (void)sys_call(SYS_dup3, (long)null, (long)C->ctl, (long)O_CLOEXEC, 0);
@@ -242,22 +264,21 @@ static void daemon_lost(void)
 
 void control_receive(void)
 {
-    while (!C->daemon_lost && plock_try(&C->ctl_lock)) {
-        struct push *p = memory_get(sizeof *p);
-        int n = p ? receive(p, MSG_DONTWAIT) : BERTH_E_NO_MEMORY;
+    static struct push *kept; /* that nothing came into: mostly nothing does. Under ctl_lock */
+    int n = 1;
+    while (n > 0 && !C->daemon_lost && plock_try(&C->ctl_lock)) {
+        struct push *p = kept ? kept : memory_get_raw(sizeof *p);
+        n = p ? receive(p, MSG_DONTWAIT) : BERTH_E_NO_MEMORY;
+        kept = n > 0 ? NULL : p;
         if (n > 0)
             push_add(p);
         else if (n == 0 || n == BERTH_E_DAEMON_GONE)
             daemon_lost();
         plock_release(&C->ctl_lock);
-        if (n <= 0) {
-            memory_put(p, sizeof *p);
-            break;
-        }
     }
 }
 
-/* ---- requests -------------------------------------------------------------------------------------------------- */
+/* ---- requests ------------------------------------------------------------------------------------------ */
 
 int control_send(void *msg, const int *fds, int nfds)
 {
@@ -288,12 +309,18 @@ static uint16_t reply_type(uint16_t request)
         return CTL_LISTENED;
     case CTL_INTRODUCE:
         return CTL_INTRODUCED;
+    case CTL_TAKE:
+        return CTL_TAKEN;
     case CTL_GET_OUTBOX:
         return CTL_OUTBOX_IS;
     case CTL_GET_SEGMENT:
         return CTL_SEGMENT_IS;
     case CTL_PORTS:
         return CTL_PORTS_ARE;
+    case CTL_STATUS:
+        return CTL_STATUS_IS;
+    case CTL_MEMORY:
+        return CTL_MEMORY_IS;
     default:
         return CTL_DONE;
     }
@@ -317,7 +344,7 @@ static uint8_t slow;       /* 1: with something that should take no time; 2: wit
 static bool slower_than(uint8_t level)
 {
     return load_relaxed(&slow) > level && C->dir &&
-           directory_news_now(C->dir, C->worker) == load_relaxed(&slow_news);
+           directory_news_now(C->dir, load_relaxed(&C->worker)) == load_relaxed(&slow_news);
 }
 
 bool daemon_is_slow(void)
@@ -331,7 +358,7 @@ static void was_late(uint8_t how)
         return;
     if (slower_than(how - 1))
         return;
-    store_relaxed(&slow_news, directory_news_now(C->dir, C->worker));
+    store_relaxed(&slow_news, directory_news_now(C->dir, load_relaxed(&C->worker)));
     store_release(&slow, how);
 }
 
@@ -386,7 +413,7 @@ static int wait_reply(const struct control_ask *a)
 {
     while (!load_acquire(&a->reply)) {
         control_flush();
-        struct push *p = memory_get(sizeof *p);
+        struct push *p = memory_get_raw(sizeof *p);
         if (!p)
             return BERTH_E_NO_MEMORY;
         int n = receive(p, MSG_DONTWAIT);
@@ -454,11 +481,12 @@ int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *r
     return err;
 }
 
-int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds, int *nrfds)
+int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds,
+                    int *nrfds)
 {
     struct control_ask a;
     if (rfds)
-        client_fds_release();
+        fds_expect();
     int err = control_ask(&a, msg, fds, nfds);
     if (!err)
         err = control_answer(&a, reply, reply_size, rfds, nrfds);

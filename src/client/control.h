@@ -1,4 +1,5 @@
-/* control.h - the worker's connection to the daemon: what is sent, what is answered, what comes of its own accord. */
+/* control.h - the worker's connection to the daemon: what is sent, what is answered, what comes of its own
+ * accord. */
 #ifndef BERTH_CLIENT_CONTROL_H
 #define BERTH_CLIENT_CONTROL_H
 
@@ -22,16 +23,18 @@ struct control_ask { /* a question that waits for its answer */
     struct control_ask *next;
 };
 
-/* Asks, and waits for the answer: TIMED_OUT at once while the daemon is slow. No lock is held but such as nobody else waits for long. */
+/* Asks, and waits for the answer: TIMED_OUT at once while the daemon is slow. No lock is held but such as
+ * nobody else waits for long. */
 must_use int control_request(void *msg, const int *fds, int nfds, void *reply, size_t reply_size, int *rfds,
                              int *nrfds);
-/* The same in two steps: the first never waits, and may be taken under any lock; where it is 0 the second must follow. */
+/* The same in two steps: the first never waits, and may be taken under any lock; where it is 0 the second
+ * must follow. */
 must_use int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds);
 must_use int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds);
 bool daemon_is_slow(void); /* it was late, and has said nothing since */
 void daemon_was_slow(void);
-/* No reply is waited for, and nothing else: what the socket does not take is kept, with copies of the descriptors, and sent later in
- * order. */
+/* No reply is waited for, and nothing else: what the socket does not take is kept, with copies of the
+ * descriptors, and sent later in order. */
 must_use int control_send(void *msg, const int *fds, int nfds);
 bool control_unsent(void);       /* something is kept so */
 void control_flush(void);        /* as much of it as can be sent now */
@@ -42,6 +45,8 @@ bool control_news(void); /* has the daemon sent something since its socket was l
 struct push *control_push_take(void); /* the oldest; memory_put gives it back. NULL: none */
 void control_pushes_forget(void);     /* of a daemon that this process has done with */
 uint32_t control_async_seq(void);     /* for a question whose answer is a push; no request has it */
-void control_forget(void);            /* in a forked child: what the daemon told the parent */
+void control_take_over(int fd); /* in a forked child: its own connection, in the place of its parent's */
+void control_forget(void);      /* in a forked child: what the daemon told the parent */
+bool control_asking(void);      /* does a thread wait for an answer? */
 
 #endif

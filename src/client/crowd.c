@@ -2,17 +2,20 @@
  *
  * Theory of operation
  *
- * A thread that spins while another one of the conversation waits for a CPU delays what it waits for. With one partner
- * the CPUs that both publish tell (see spin_budget). An event loop has many: its own process's other loops, its siblings of
- * a prefork server, the loops of all its peers. Where all of them together are no more than the CPUs, spinning can only
- * take time from strangers, a fair share. Where they are more, the kernel knows whether anybody waits: /proc/loadavg
- * tells how many threads of the whole machine want to run at this moment (proc(5); 0.9 us to read). That is asked only after
- * the first 5 us of a spin without success, so a conversation at full speed never asks; and what it told is held for true
- * for a millisecond, in which event loops go to sleep at once.
+ * A thread that spins while another one of the conversation waits for a CPU delays what it waits for. With
+ * one partner the CPUs that both publish tell (see spin_budget). An event loop has many: its own process's
+ * other loops, its siblings of a prefork server, the loops of all its peers. Where all of them together are
+ * no more than the CPUs, spinning can only take time from strangers, a fair share. Where they are more, the
+ * kernel knows whether anybody waits: /proc/loadavg tells how many threads of the whole machine want to run
+ * at this moment (proc(5); 0.9 us to read). That is asked only after the first 5 us of a spin without
+ * success, so a conversation at full speed never asks; and what it told is held for true for a millisecond,
+ * in which event loops go to sleep at once.
  *
- * Measured: nginx with two workers and wrk with two threads on two CPUs, a connection per request: 1.9 times the requests.
+ * Measured: nginx with two workers and wrk with two threads on two CPUs, a connection per request: 1.9 times
+ * the requests.
  *
- * Two that share a CPU are another case, see spin.c: they may hand it to and fro if nobody else wants it (alone_lately).
+ * Two that share a CPU are another case, see spin.c: they may hand it to and fro if nobody else wants it
+ * (alone_lately).
  *
  * It is a hint for choosing how to wait. Races between threads cost a look too many.
  */
@@ -36,7 +39,8 @@ static bool alone;
 static int load_fd; /* 0: not opened yet, -1: there is none */
 static uint32_t cpus_online;
 
-/* Event loops that a worker has used, at least 1 (it may block in its reads). Their lines are handed out from the first. */
+/* Event loops that a worker has used, at least 1 (it may block in its reads). Their lines are handed out from
+ * the first. */
 static uint32_t loops_of(const struct worker_page *page)
 {
     uint32_t n = 0;

@@ -7,8 +7,8 @@
 bool crowded_lately(int64_t now); /* an event loop had better sleep at once */
 bool crowded(int64_t now,
              int64_t since); /* one that spins since then had better stop; asks the kernel now and then */
-bool alone_lately(
-    int64_t now); /* no more threads want to run than two, or than there are CPUs; asks each millisecond */
+/* no more threads want to run than two, or than there are CPUs; asks each millisecond */
+bool alone_lately(int64_t now);
 void crowd_forget(void);
 
 #endif

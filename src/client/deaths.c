@@ -45,15 +45,16 @@ void sessions_listener_gone(uint32_t listener)
     for (struct session *s; (s = walk_next(&w));) {
         uint32_t state = session_state_acquire(s);
         if (session_listener(s) == listener && session_flags(s) & SF_CONNECTOR && !session_peer_outbox(s) &&
-            members_has(&s->holders, C->member) &&
+            holders_has(s, C->member) &&
             (state == SESSION_QUEUED || state == SESSION_OFFERED || state == SESSION_ZOMBIE)) {
             if (!drained) /* accepted at the last moment? */
                 events_drain(session_app(s));
             drained = true;
             if (state == SESSION_QUEUED || session_flags(s) & SF_SHARED)
                 (void)session_seek(s);
-            if (!session_peer_outbox(s))
-                session_break(s, state == SESSION_QUEUED ? BERTH_E_REFUSED : BERTH_E_RESET, "its listener is gone");
+            if (!session_peer_outbox(s) && !offer_goes_on(s))
+                session_break(s, state == SESSION_QUEUED ? BERTH_E_REFUSED : BERTH_E_RESET,
+                              "its listener is gone");
         }
     }
     route_gone(listener);
@@ -66,7 +67,7 @@ void sessions_unreachable(uint32_t app)
     walk_begin(&w, &C->unmet);
     for (struct session *s; (s = walk_next(&w));) {
         if (session_state_acquire(s) == SESSION_OFFERED && session_app(s) == app && !session_peer_outbox(s) &&
-            members_has(&s->holders, C->member))
+            holders_has(s, C->member))
             session_break(s, BERTH_E_NO_MEMORY, "no descriptor is free");
     }
 }
@@ -81,7 +82,8 @@ struct dying {
     uint32_t unwatched; /* for want of a descriptor */
 };
 
-/* Of a worker that has forked only the daemon could tell whether anybody still holds its sessions: it counts as living. */
+/* Of a worker that has forked only the daemon could tell whether anybody still holds its sessions: it counts
+ * as living. */
 static void is_over(struct peer_worker *w, struct dying *d)
 {
     vigil_end(w->vigil);
@@ -154,7 +156,8 @@ uint32_t peers_look_alive(void)
     return d.unwatched;
 }
 
-/* A relative who faces the acceptor in our stead may meet it yet: the peer knows the session by the worker that made it. */
+/* A relative who faces the acceptor in our stead may meet it yet: the peer knows the session by the worker
+ * that made it. */
 static bool others_may_meet(const struct session *s)
 {
     uint32_t owner = session_owner(s);
@@ -176,7 +179,7 @@ void sessions_nobody_takes(void)
     for (struct session *s; (s = walk_next(&w));) {
         uint32_t state = session_state_acquire(s);
         if (session_peer_outbox(s) || !(session_flags(s) & SF_CONNECTOR) || session_flags(s) & SF_RESET ||
-            !members_has(&s->holders, C->member) ||
+            !holders_has(s, C->member) ||
             (state != SESSION_QUEUED && state != SESSION_OFFERED && state != SESSION_ZOMBIE))
             continue;
         if (session_app(s) != app) {
@@ -211,6 +214,8 @@ void sessions_nobody_brings(void)
 void peers_forked(void)
 {
     for (struct peer_worker *w = C->workers; w; w = w->next) {
+        if (!w->vigil)
+            continue;
         if (w->vigil > 0)
             vigil_forked(w->vigil);
         w->vigil = 0;

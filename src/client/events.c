@@ -2,13 +2,15 @@
  *
  * Theory of operation
  *
- * Whoever comes by takes some of each queue: a round. A peer may post as fast as we take, or say all the time that events were lost, so a
- * box has a budget in each round, and what is beyond it is left for the next. channel_has_news stays true of such a box, so that nobody
- * goes to sleep over it, and the others have had their turn meanwhile.
+ * Whoever comes by takes some of each queue: a round. A peer may post as fast as we take, or say all the time
+ * that events were lost, so a box has a budget in each round, and what is beyond it is left for the next.
+ * channel_has_news stays true of such a box, so that nobody goes to sleep over it, and the others have had
+ * their turn meanwhile.
  *
- * Where events were lost (`resync` has moved) the box is *behind*: each session on its roll is looked at, then each slot of theirs
- * that may answer an offer of ours, step by step, in as many rounds as it takes. If it moves again meanwhile, all of it is gone through
- * once more afterwards, not at once: who always began anew would never come to the end.
+ * Where events were lost (`resync` has moved) the box is *behind*: each session on its roll is looked at,
+ * then each slot of theirs that may answer an offer of ours, step by step, in as many rounds as it takes. If
+ * it moves again meanwhile, all of it is gone through once more afterwards, not at once: who always began
+ * anew would never come to the end.
  */
 #include "client/events.h"
 #include "client/channel.h"
@@ -24,14 +26,14 @@
 #define EVENTS_BUDGET (2 * POP_MAX) /* of a box in a round */
 #define LOOKS_BUDGET 256u           /* sessions and slots */
 
-/* ---- offers that they accepted are found by their slots ------------------------------------------------------- */
+/* ---- offers that they accepted are found by their slots ------------------------------------------------ */
 
 /* How many of their slots there are to look at: none if no offer of ours is open. */
 static uint32_t slots_to_scan(const struct peer_box *box)
 {
     const struct segment_header *h = (const struct segment_header *)(const void *)box->seg[0];
     uint32_t chunks = segment_chunks(h);
-    if (!load_relaxed(&C->unmet.first) && !C->sharing)
+    if (!load_relaxed(&C->unmet.first) && !load_relaxed(&C->sharing))
         return 0;
     return chunks < CHUNKS_MAX ? chunks * CHUNK_SLOTS : SLOTS_MAX;
 }
@@ -62,7 +64,7 @@ void channel_scan_soon(struct peer_box *box)
         store_sc(&box->rescan, true);
 }
 
-/* ---- one box. poll_lock is held --------------------------------------------------------------------------------- */
+/* ---- one box. poll_lock is held ------------------------------------------------------------------------ */
 
 static void begin_anew(struct peer_box *box)
 {
@@ -118,7 +120,7 @@ static void serve(struct peer_box *box, uint32_t events, uint32_t looks)
     catch_up(box, looks);
 }
 
-/* ---- all of them -------------------------------------------------------------------------------------------------- */
+/* ---- all of them --------------------------------------------------------------------------------------- */
 
 /* One thread at a time: what it finds it hands to whoever waits for it. `all`: the armed ones too. */
 void events_poll(bool all)
@@ -168,7 +170,7 @@ void events_drain(uint32_t app)
     plock_release(&C->poll_lock);
 }
 
-/* ---- others than events -------------------------------------------------------------------------------------------- */
+/* ---- others than events -------------------------------------------------------------------------------- */
 
 void box_sessions_look(outbox_handle handle)
 {

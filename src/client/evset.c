@@ -2,9 +2,10 @@
  *
  * Theory of operation
  *
- * A wait looks at what the set's watches have to tell (judge.c), spins while that is likely to pay, and sleeps on the set's wait_ep (sets.c).
- * The kernel's side is looked at every 20 us while spinning, now and then while busy, and before every sleep. The kernel's descriptors in
- * a set that lies in this one wake it in the kernel.
+ * A wait looks at what the set's watches have to tell (judge.c), spins while that is likely to pay, and
+ * sleeps on the set's wait_ep (sets.c). The kernel's side is looked at every 20 us while spinning, now and
+ * then while busy, and before every sleep. The kernel's descriptors in a set that lies in this one wake it in
+ * the kernel.
  *
  * watch_lock is never held over a system call that waits.
  */
@@ -12,10 +13,12 @@
 #include <limits.h>
 
 #include "base/clock.h"
+#include "base/epoll.h"
 #include "base/sleep.h"
 #include "base/sys.h"
 #include "client/channel.h"
 #include "client/events.h"
+#include "client/joint.h"
 #include "client/judge.h"
 #include "client/link.h"
 #include "client/listener.h"
@@ -38,7 +41,7 @@
 #define NO_DESCRIPTOR_NS NS_PER_MS
 #define OWN_EVENTS 16
 
-/* ---- the kernel's side ------------------------------------------------------------------------------------------------ */
+/* ---- the kernel's side --------------------------------------------------------------------------------- */
 
 /* Those of the program's own descriptors that are ready, straight out of its set. */
 static int program_events(struct evset *set, struct epoll_event *out, int max)
@@ -46,7 +49,7 @@ static int program_events(struct evset *set, struct epoll_event *out, int max)
     struct timespec zero = {0};
     if (set->epfd < 0 || max <= 0)
         return 0;
-    long n = sys_epoll_pwait2(set->epfd, out, max, &zero, NULL);
+    long n = epoll_wait_ns(set->epfd, out, max, &zero);
     set->kernel_hot = n > 0;
     return n > 0 ? (int)n : 0;
 }
@@ -105,7 +108,7 @@ static int look_at_kernel(struct evset *set, struct epoll_event *out, int max)
     set->kernel_looked = clock_now();
     if (set->wait_ep < 0)
         return program_events(set, out, max);
-    long got = sys_epoll_pwait2(set->wait_ep, ev, OWN_EVENTS, &zero, NULL);
+    long got = epoll_wait_ns(set->wait_ep, ev, OWN_EVENTS, &zero);
     int n = got > 0 ? sort(set, ev, got, out, max, &kicked) : 0;
     if (kicked) {
         sleeper_glance();
@@ -114,45 +117,7 @@ static int look_at_kernel(struct evset *set, struct epoll_event *out, int max)
     return n;
 }
 
-/* ---- waiting ------------------------------------------------------------------------------------------------------------ */
-
-/* Has anything happened to a shared session that is watched for edges? Then it is to be judged, and armed anew, also where there is nothing
- * to tell; once for each time, for who judges it in an inner set notes nothing. */
-static bool moved(struct watch *w, const struct session *s, const struct session_cache *c)
-{
-    const struct slot *peer = load_acquire(&c->peer);
-    uint64_t tail = peer ? slot_tail(peer) : 0, head = peer ? slot_head(peer) : 0;
-    uint32_t flags = session_flags(s) & ~SF_ATTENTION;
-    bool is = tail != w->looked_tail || head != w->looked_head || flags != w->looked_flags;
-    w->looked_tail = tail;
-    w->looked_head = head;
-    w->looked_flags = flags;
-    return is;
-}
-
-/* Events of sessions that other processes hold too may have been taken by them: looks at the sessions themselves. */
-static void look_at_shared(struct evset *set, int depth)
-{
-    if (load_relaxed(&C->inherited_unconfirmed))
-        shared_confirm();
-    for (struct watch *w = set->all; w; w = w->set_next) { /* links first: that may take any lock */
-        if (w->inner && depth < SETS_DEEP)
-            look_at_shared(w->inner, depth + 1);
-        struct session *s = w->inner || handle_is_listener(w->handle) ? NULL : session_get(w->handle);
-        if (s && session_flags(s) & SF_SHARED && !session_cache_of(s)->peer)
-            session_try_link(s);
-    }
-    plock_take(&C->watch_lock);
-    for (struct watch *w = set->all; w; w = w->set_next) {
-        struct session *s = w->inner || handle_is_listener(w->handle) || w->spent ? NULL : session_get(w->handle);
-        if (!s || !(session_flags(s) & SF_SHARED))
-            continue;
-        struct session_cache *c = session_cache_of(s);
-        if (w->events & EPOLLET ? moved(w, s, c) : session_ready(s, c) & watch_mask(w))
-            watch_ready(w);
-    }
-    plock_release(&C->watch_lock);
-}
+/* ---- waiting ------------------------------------------------------------------------------------------- */
 
 struct wait {
     struct evset *set;
@@ -176,8 +141,7 @@ static int look(void *arg)
     uint32_t missed;
     events_poll(false);
     sleeper_glance();
-    if (C->sharing)
-        look_at_shared(set, 0);
+    look_at_shared(set);
     if (load_relaxed(&C->unconfirmed) && ++set->looks % LOOKS_PER_CONFIRM == 0)
         sessions_confirm();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
@@ -231,7 +195,8 @@ static void back(void *arg)
         w->life = 0; /* the handler has closed it, and its memory may be another's */
 }
 
-/* Several threads sleep on one set: each edge wakes one of them, so whoever is woken sees to it that the next event wakes another. */
+/* Several threads sleep on one set: each edge wakes one of them, so whoever is woken sees to it that the next
+ * event wakes another. */
 static bool several(struct evset *set)
 {
     if (set_users(set) < 2)
@@ -263,8 +228,7 @@ static int sleep_once(struct wait *w)
     (void)fetch_add_sc(&set->sleeping, 1u); /* before the look at ready_first: see pass_on */
     arm_on(set);
     int64_t left = sleeper_prepare(&w->sl);
-    if (C->sharing)
-        look_at_shared(set, 0);
+    look_at_shared(set);
     if (load_sc(&set->ready_first))
         left = 0;
     long got;
@@ -292,8 +256,10 @@ static int sleep_once(struct wait *w)
     return n;
 }
 
-static int look_further(const struct wait *w, int n)
+static int look_further(struct wait *w, int n)
 {
+    if (__builtin_expect(n == 0, 1))
+        return look(w);
     struct wait rest = *w;
     rest.out += n;
     rest.max -= n;
@@ -324,12 +290,15 @@ static int wait_held(struct wait *w)
     if (n)
         return n;
     set_cpu_publish(w);
-    if (load_relaxed(&C->unheard)) /* nobody else tells the set of their bytes, and it may not come to sleep */
+    if (load_relaxed(
+            &C->unheard)) /* nobody else tells the set of their bytes, and it may not come to sleep */
         sessions_confirm();
     arm_off(set); /* the last wait left it armed for evset_fd */
     bool crowded_out = set->full >= FULL_MAX, looked = false;
-    if ((looked = crowded_out || (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)))
-        n = look_at_kernel(set, w->out, (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
+    if ((looked =
+             crowded_out || (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)))
+        n = look_at_kernel(set, w->out,
+                           (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
     if ((n = look_further(w, n)) > 0) {
         set->full = n == w->max && !crowded_out ? set->full + 1 : 0;
         if ((!waits || set->kernel_hot) && n < w->max && !looked) /* both worlds at once */
@@ -349,6 +318,8 @@ static int wait_held(struct wait *w)
     do {
         if (sleep_signalled(&w->sl.mark))
             return BERTH_E_INTERRUPTED;
+        if (joint_wait_begins())
+            return BERTH_E_BUSY;
         n = sleep_once(w);
         if (n == -EINTR)
             return BERTH_E_INTERRUPTED;
@@ -360,6 +331,11 @@ static int wait_held(struct wait *w)
             return n;
         }
     } while (!sleeper_over(&w->sl));
+    if (!waits && load_relaxed(&C->unmet.first)) {
+        acceptors_ask();
+        if ((n = look(w)) > 0)
+            return n;
+    }
     if (set->epfd < 0) { /* leaves it armed: the program may wait on evset_fd */
         arm_on(set);
         sleeper_again();

@@ -1,8 +1,9 @@
 /* fifo.c - the ring of a session's fifo, moved.
  *
- * Offsets count from the session's first byte. The byte at offset o lies at o modulo the ring's size, whatever ring is in
- * use, so a swap copies [head, tail) to the same offsets of the new ring. The producer may swap at any time: the reader
- * loads tail, then ring, at each look. A ring left behind is free once head has reached the tail at the swap.
+ * Offsets count from the session's first byte. The byte at offset o lies at o modulo the ring's size,
+ * whatever ring is in use, so a swap copies [head, tail) to the same offsets of the new ring. The producer
+ * may swap at any time: the reader loads tail, then ring, at each look. A ring left behind is free once head
+ * has reached the tail at the swap.
  */
 #include <string.h>
 

@@ -5,5 +5,6 @@
 #include "client/state.h"
 
 void fork_install(void);
+void fork_strand(void); /* this process is for the kernel from now on */
 
 #endif

@@ -40,8 +40,8 @@ static void bury_loose(void)
 
 void peers_collect(bool all)
 {
-    if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) && !load_relaxed(&C->own_graves) &&
-        !load_relaxed(&C->own_loose))
+    if (!all && !load_relaxed(&C->dead_boxes) && !load_relaxed(&C->box_graves) &&
+        !load_relaxed(&C->own_graves) && !load_relaxed(&C->own_loose))
         return;
     static int64_t
         looked; /* it goes through all of them, and is asked at every accept: not more often than it pays */
@@ -57,7 +57,8 @@ void peers_collect(bool all)
     channels_enter(); /* none is on its way to the lists while both locks are held */
     for (struct peer_box *b = load_acquire(&C->boxes), *next; b; b = next) {
         next = b->next;
-        if (!all && (!load_relaxed(&b->worker->dead) || load_relaxed(&b->sessions) || listeners_want(b->handle)))
+        if (!all &&
+            (!load_relaxed(&b->worker->dead) || load_relaxed(&b->sessions) || listeners_want(b->handle)))
             continue;
         if (!all && load_relaxed(&b->roll.zombies_first))
             continue;

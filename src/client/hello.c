@@ -1,8 +1,11 @@
 /* hello.c - how a process becomes a worker: its page, its bell, and the daemon's word.
  *
- * A process says hello when it attaches, a forked child at its first use of berth, by the control socket that its parent
- * has announced (fork.c). A child that finds no daemon goes on with what it inherited, unknown to anybody.
+ * A process says hello when it attaches, a forked child at its first use of berth, by the control socket that
+ * its parent has announced (fork.c). A child that finds no daemon goes on with what it inherited, unknown to
+ * anybody.
  */
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -11,21 +14,60 @@
 #include "client/family.h"
 #include "client/fds.h"
 #include "client/hello.h"
+#include "client/ports.h"
+#include "client/routes.h"
 #include "shm/page.h"
 #include "shm/segment.h"
 
 struct plock hello_lock;
 
+bool memory_borrow(uint64_t size)
+{
+    struct ctl_memory ask = {.h = {.type = CTL_MEMORY, .len = sizeof ask}, .size = size};
+    struct ctl_header is;
+    int fd = -1, n = 1;
+    if (!segment_forbidden() || C->daemon_lost ||
+        control_request(&ask, NULL, 0, &is, sizeof is, &fd, &n) != 0 || n != 1)
+        return false;
+    segment_lend(fd);
+    return true;
+}
+
+/* Under hello_lock: what takes the place of what is there does so at its address, under its number. Other
+ * threads may be at it. */
+static bool in_place;
+
 int worker_page_create(int *fd)
 {
-    void *map;
+    void *map, *at = NULL;
     int err = segment_create("berth-page", WORKER_PAGE_BYTES, fd, &map);
+    if (err) { /* for want of a descriptor, or of leave to make one? */
+        client_fds_release();
+        (void)memory_borrow(WORKER_PAGE_BYTES);
+        err = segment_create("berth-page", WORKER_PAGE_BYTES, fd, &map);
+    }
     if (err)
         return err;
-    C->page = map;
-    page_begin(C->page);
-    C->page->waiter[WAITER_ANY].arm = C->family ? family_arm(C->family) : 1;
+    page_begin(map);
+    ((struct worker_page *)map)->waiter[WAITER_ANY].arm = C->family ? family_arm(C->family) : 1;
+    if (in_place)
+        at = mremap(map, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, C->page);
+    if (at == MAP_FAILED) {
+        (void)sys_close(*fd);
+        *fd = -1;
+        return BERTH_E_NO_MEMORY;
+    }
+    if (!at)
+        C->page = map;
     return 0;
+}
+
+static void bell_is(int fd)
+{
+    if (in_place)
+        (void)own_fd_is(C->bell_fd, fd);
+    else
+        C->bell_fd = own_fd(fd);
 }
 
 int welcome(const struct ctl_welcome *w, const int fds[2])
@@ -47,14 +89,19 @@ int welcome(const struct ctl_welcome *w, const int fds[2])
         (void)sys_close(fds[1]);
         return BERTH_E_PROTOCOL;
     }
-    C->dir = map;
-    C->bell_fd = own_fd(fds[1]); /* our bell, under a description that nobody else has */
-    C->worker = w->worker;
+    if (in_place)
+        segment_unmap(map, size); /* it is the app's, which we have */
+    else
+        C->dir = map;
+    bell_is(fds[1]); /* our bell, under a description that nobody else has */
+    store_relaxed(&C->worker, w->worker);
     /* Until now another word was looked at, if any; by chance this one may stand where that stood. */
     store_relaxed(&C->news_seen, directory_news_now(C->dir, C->worker) - 1);
-    C->app = w->app;
-    C->uid = w->uid;
-    C->outbox_limit = w->outbox_limit ? w->outbox_limit : 1ull << 30;
+    if (!in_place) {
+        C->app = w->app;
+        C->uid = w->uid;
+        C->outbox_limit = w->outbox_limit ? w->outbox_limit : 1ull << 30;
+    }
     C->page->worker = w->worker;
     C->family->member[C->member].worker = w->worker;
     return 0;
@@ -102,9 +149,37 @@ static int go_on_alone(void)
     if (bell < 0)
         return bell;
     log_warn_once("a forked child goes on without the daemon, with the sessions that it has");
-    C->bell_fd = bell;
-    C->worker = 0;
+    bell_is(bell);
+    store_relaxed(&C->worker, 0u);
     return 0;
+}
+
+/* Ports and routes that the parent had: until now nobody has asked for one. */
+static void parents_forget(void)
+{
+    plock_take(&C->lock);
+    ports_forget();
+    routes_forget();
+    plock_release(&C->lock);
+}
+
+static int say_hello(int page_fd)
+{
+    int err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd);
+    return err == BERTH_E_DAEMON_GONE ? go_on_alone() : err;
+}
+
+int hello_apart(void)
+{
+    int page_fd = -1;
+    in_place = true;
+    int err = worker_page_create(&page_fd);
+    if (!err)
+        err = say_hello(page_fd);
+    in_place = false;
+    if (page_fd >= 0)
+        (void)sys_close(page_fd);
+    return err;
 }
 
 int fork_child_ready(void)
@@ -116,9 +191,12 @@ int fork_child_ready(void)
     if (C->forked) {
         struct ancestor parent = {.worker = C->worker, .page = C->page, .bell_fd = C->bell_fd};
         int page_fd = -1;
+        if (load_acquire(&berth_family_quiet))
+            family_member_acts();
+        parents_forget();
         err = worker_page_create(&page_fd);
-        if (!err && (err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd)) == BERTH_E_DAEMON_GONE)
-            err = go_on_alone();
+        if (!err)
+            err = say_hello(page_fd);
         if (page_fd >= 0)
             (void)sys_close(page_fd);
         if (!err) {

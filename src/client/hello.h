@@ -6,10 +6,14 @@
 #include "client/state.h"
 
 extern struct plock hello_lock; /* one thread says hello */
+/* Where this process may not make memfds: has one been lent by the daemon for the next segment? A round trip. No lock
+ * is held that is taken while an answer is waited for. */
+bool memory_borrow(uint64_t size);
 must_use int worker_page_create(int *fd);
 must_use int welcome(const struct ctl_welcome *w, const int fds[2]); /* directory, bell: taken */
 must_use int hello_request(void *msg, const int *fds, int nfds);     /* of a HELLO or CHILD_HELLO */
-must_use int fork_child_ready(
-    void); /* says hello if this is a child that has not; 0 or an error. For entries of the API */
+/* says hello if this is a child that has not; 0 or an error. For entries of the API */
+must_use int fork_child_ready(void);
+must_use int hello_apart(void); /* as a child that has nothing of its parent's. hello_lock is held */
 
 #endif

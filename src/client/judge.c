@@ -2,14 +2,16 @@
  *
  * Theory of operation
  *
- * A set has a list of watches that may be ready (watch.c): a watch comes onto it when it is added or changed and whenever an event names
- * its session, and is judged when somebody waits. A level-triggered watch that is ready stays on the list; one that is not is armed
- * (the session's `want`), looked at once more and taken off: the next event brings it back.
+ * A set has a list of watches that may be ready (watch.c): a watch comes onto it when it is added or changed
+ * and whenever an event names its session, and is judged when somebody waits. A level-triggered watch that is
+ * ready stays on the list; one that is not is armed (the session's `want`), looked at once more and taken
+ * off: the next event brings it back.
  *
- * A watch on another set is ready while that one has something to tell. To see that, its watches are judged where they lie, and nothing is
- * taken out.
+ * A watch on another set is ready while that one has something to tell. To see that, its watches are judged
+ * where they lie, and nothing is taken out.
  *
- * watch_lock is never held while something is fetched: bytes that are not here are noted, fetched without it, and looked at again.
+ * watch_lock is never held while something is fetched: bytes that are not here are noted, fetched without it,
+ * and looked at again.
  */
 #include "client/judge.h"
 
@@ -17,13 +19,16 @@
 #include "client/ready.h"
 #include "client/session.h"
 #include "client/sets.h"
+#include "client/share.h"
 #include "client/stream.h"
+#include "client/upkeep.h"
 #include "client/watch.h"
 #include "shm/slot.h"
 
-/* ---- judging. watch_lock is held ------------------------------------------------------------------------------------- */
+/* ---- judging. watch_lock is held ----------------------------------------------------------------------- */
 
-/* `want` is one word for all who wait for the session: who moved it past bytes that others may not have seen tells them. */
+/* `want` is one word for all who wait for the session: who moved it past bytes that others may not have seen
+ * tells them. */
 static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_before)
 {
     if ((!c->watches->next && !load_relaxed(&c->pollers)) ||
@@ -40,10 +45,11 @@ static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_befo
         own_kick();
 }
 
-#define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR) /* those whose change is news to the program */
+/* those whose change is news to the program */
+#define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR)
 
-/* An edge is told when something has come since the last one, whatever put the watch on the list: bytes and room only where
- * it asks for them. `note`: it counts as told. */
+/* An edge is told when something has come since the last one, whatever put the watch on the list: bytes and
+ * room only where it asks for them. `note`: it counts as told. */
 static bool edge_came(struct watch *w, struct session *s, struct session_cache *c, bool note)
 {
     const struct slot *peer = load_acquire(&c->peer);
@@ -52,7 +58,8 @@ static bool edge_came(struct watch *w, struct session *s, struct session_cache *
     uint32_t filled = session_filled(s);
     bool writable = stream_writable(s, c), cut = stream_cut(s, c);
     bool came = w->fresh || (tail ^ w->seen_tail) & COUNT_FLAG || (flags ^ w->seen_flags) & EDGE_FLAGS ||
-                cut != w->seen_cut || (w->events & READY_IN && count_offset(tail) != count_offset(w->seen_tail)) ||
+                cut != w->seen_cut ||
+                (w->events & READY_IN && count_offset(tail) != count_offset(w->seen_tail)) ||
                 (w->events & READY_OUT && writable && filled != w->seen_filled);
     if (note) {
         w->seen_tail = tail;
@@ -87,7 +94,8 @@ static bool edge_outside(const struct evset *set, int depth)
     return false;
 }
 
-/* What a watch on a session has to report now, with READY_MISSING; arms the session where it has nothing. `take`: what it says is told. */
+/* What a watch on a session has to report now, with READY_MISSING; arms the session where it has nothing.
+ * `take`: what it says is told. */
 static uint32_t judge_session(struct watch *w, bool take)
 {
     struct session *s = session_get(w->handle);
@@ -104,8 +112,8 @@ static uint32_t judge_session(struct watch *w, bool take)
             (void)arm(w, s, c, true);
         return now;
     }
-    /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An edge is armed
-     * for what is beyond the bytes that are there, a level for the first byte. */
+    /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An
+     * edge is armed for what is beyond the bytes that are there, a level for the first byte. */
     bool beyond = edge || !(w->events & READY_IN); /* it is for the end alone */
     w->more = !arm(w, s, c, beyond) && beyond;
     if (w->events & READY_OUT && !stream_writable(s, c))
@@ -128,8 +136,8 @@ static bool aside_waits(const struct watch *w)
     return l && listener_maybe(l);
 }
 
-/* Watches that have nothing to tell come off its list; the rest stay where they are. `missing`: a session whose bytes have to be fetched
- * before it can be told of. */
+/* Watches that have nothing to tell come off its list; the rest stay where they are. `missing`: a session
+ * whose bytes have to be fetched before it can be told of. */
 static bool tells(struct evset *set, int depth, session_handle *missing)
 {
     struct watch *end = set->ready_last, *next;
@@ -161,7 +169,8 @@ static uint32_t judge(struct watch *w, int depth, bool take)
     if (w->spent)
         return 0;
     if (w->inner) {
-        bool in = (!(w->events & EPOLLET) || w->told) && depth < SETS_DEEP && tells(w->inner, depth + 1, NULL);
+        bool in =
+            (!(w->events & EPOLLET) || w->told) && depth < SETS_DEEP && tells(w->inner, depth + 1, NULL);
         w->more = !in && load_relaxed(&w->inner->ready_first);
         return in ? w->events & READY_IN : 0;
     }
@@ -171,12 +180,64 @@ static uint32_t judge(struct watch *w, int depth, bool take)
     return l && (listener_maybe(l) || (w->sure && listener_waiting(l))) ? w->events & READY_IN : 0;
 }
 
+/* ---- shared sessions ------------------------------------------------------------------------------------- */
+
+/* Has anything happened to a shared session that is watched for edges? Then it is to be judged, and armed
+ * anew, also where there is nothing to tell; once for each time, for who judges it in an inner set notes
+ * nothing. */
+static bool moved(struct watch *w, const struct session *s, const struct session_cache *c)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    uint64_t tail = peer ? slot_tail(peer) : 0, head = peer ? slot_head(peer) : 0;
+    uint32_t flags = session_flags(s) & ~SF_ATTENTION;
+    bool is = tail != w->looked_tail || head != w->looked_head || flags != w->looked_flags;
+    w->looked_tail = tail;
+    w->looked_head = head;
+    w->looked_flags = flags;
+    return is;
+}
+
+/* Events of sessions that other processes hold too may have been taken by them: looks at the sessions
+ * themselves. */
+static void look_at_those(struct evset *set, int depth)
+{
+    if (load_relaxed(&C->inherited_unconfirmed))
+        shared_confirm();
+    for (struct watch *w = set->all; w; w = w->set_next) { /* links first: that may take any lock */
+        if (w->inner && depth < SETS_DEEP)
+            look_at_those(w->inner, depth + 1);
+        struct session *s = w->inner || handle_is_listener(w->handle) ? NULL : session_get(w->handle);
+        if (s && session_flags(s) & SF_SHARED && !session_cache_of(s)->peer)
+            session_try_link(s);
+    }
+    plock_take(&C->watch_lock);
+    for (struct watch *w = set->all; w; w = w->set_next) {
+        struct session *s =
+            w->inner || handle_is_listener(w->handle) || w->spent ? NULL : session_get(w->handle);
+        if (!s || !(session_flags(s) & SF_SHARED))
+            continue;
+        struct session_cache *c = session_cache_of(s);
+        if (w->events & EPOLLET ? moved(w, s, c) : session_ready(s, c) & watch_mask(w))
+            watch_ready(w);
+    }
+    plock_release(&C->watch_lock);
+}
+
+void look_at_shared(struct evset *set)
+{
+    if (load_relaxed(&C->sharing))
+        look_at_those(set, 0);
+}
+
+/* ---- the answer ------------------------------------------------------------------------------------------ */
+
 #define FETCHES 4
 
 bool evset_ready(struct evset *set)
 {
     for (int i = 0;; i++) {
         session_handle missing = 0;
+        look_at_shared(set);
         plock_take(&C->watch_lock);
         bool ready = tells(set, 0, &missing);
         plock_release(&C->watch_lock);
@@ -190,6 +251,7 @@ bool evset_poller(struct evset *set, bool on)
     (void)fetch_add_sc(&set->pollers, on ? 1u : ~0u);
     if (!on)
         return true;
+    look_at_shared(set);
     plock_take(&C->watch_lock);
     set_for_anybody(set, 0);
     bool ready = tells(set, 0, NULL) || set->ready_first; /* and arms what is not */
@@ -230,9 +292,12 @@ int harvest(struct evset *set, struct epoll_event *out, int max, session_handle 
         uint32_t events = judge(w, 0, true), tell = events & ~READY_MISSING;
         if (events & READY_MISSING && *missed < MISSING_MAX)
             missing[(*missed)++] = w->handle;
-        watch_unready(w);
-        if (tell && !(w->events & (EPOLLET | EPOLLONESHOT)) && (!handle_is_listener(w->handle) || aside_waits(w)))
-            watch_stays(w); /* to the end: nobody starves */
+        bool stays = tell && !(w->events & (EPOLLET | EPOLLONESHOT)) &&
+                     (!handle_is_listener(w->handle) || aside_waits(w));
+        if (!stays || w->ready_next) /* else it is where it is to be: at the end, for nobody shall starve */
+            watch_unready(w);
+        if (stays)
+            watch_stays(w);
         w->told = w->sure = false;
         if (w->more)
             watch_stays(w);

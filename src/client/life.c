@@ -5,6 +5,7 @@
 #include "client/channel.h"
 #include "client/family.h"
 #include "client/life.h"
+#include "client/move.h"
 #include "client/rings.h"
 #include "client/rolls.h"
 #include "client/session.h"
@@ -41,7 +42,8 @@ static void shut_halves(struct session *s, struct session_cache *c, int how)
     end_halves(s, c, how, false);
 }
 
-/* Whoever holds it and sleeps for a half that is over: threads of ours on the peer's words, event waits, other processes. */
+/* Whoever holds it and sleeps for a half that is over: threads of ours on the peer's words, event waits,
+ * other processes. */
 static void own_sleepers_wake(struct session *s, struct session_cache *c)
 {
     sleepers_wake(s);
@@ -61,12 +63,15 @@ int session_shut(session_handle h, int how)
     family_lock_acquire(&s->rx_lock, C->member);
     family_lock_acquire(&s->tx_lock, C->member);
     int err = session_generation(s) != (uint32_t)(h >> 32) ? BERTH_E_BAD_HANDLE : 0;
+    if (!err && session_flags(s) & SF_SHARED)
+        session_peer_anew(s, c);
     if (!err && session_over(s, c))
         err = BERTH_E_CLOSED;
-    /* SHUT_RD is ours alone: as on Linux the peer may go on writing, and who asks is given it. Until both halves are over: then the
-     * peer hears that its bytes would come to nothing. */
+    /* SHUT_RD is ours alone: as on Linux the peer may go on writing, and who asks is given it. Until both
+     * halves are over: then the peer hears that its bytes would come to nothing. */
     uint32_t over = (how & BERTH_SHUT_RD ? SF_SHUT_RD : 0) | (how & BERTH_SHUT_WR ? SF_SHUT_WR : 0);
-    if (!err && ((session_add_flags(s, over) | over) & (SF_SHUT_RD | SF_SHUT_WR)) == (SF_SHUT_RD | SF_SHUT_WR))
+    if (!err &&
+        ((session_add_flags(s, over) | over) & (SF_SHUT_RD | SF_SHUT_WR)) == (SF_SHUT_RD | SF_SHUT_WR))
         shut_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR);
     else if (!err && how & BERTH_SHUT_WR)
         shut_halves(s, c, BERTH_SHUT_WR);
@@ -80,19 +85,19 @@ int session_shut(session_handle h, int how)
 /* For the peer and for all handles. Both locks are held. */
 static void end_session(struct session *s, struct session_cache *c, bool abort)
 {
+    if (session_flags(s) & SF_SHARED)
+        session_peer_anew(s, c);
     bool unread = load_acquire(&c->peer) && count_offset(slot_tail(c->peer)) != s->head;
     end_halves(s, c, BERTH_SHUT_RD | BERTH_SHUT_WR, abort || unread);
     read_span_end(s);
     write_span_end(s);
     session_set_state(s, SESSION_ZOMBIE);
     slot_set_state(c->own, SLOT_CLOSED);
-    uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
-    store_release(&c->generation, generation); /* what the cache says stays true of the zombie */
-    session_set_generation(s, generation);
+    session_cache_keep(s, c);
 }
 
-/* Others go on with it. All that is ours goes before they can hear that we do not hold it any more: from then on the record may
- * become another session's at any moment. Both locks and zombie_lock are held. */
+/* Others go on with it. All that is ours goes before they can hear that we do not hold it any more: from then
+ * on the record may become another session's at any moment. Both locks and zombie_lock are held. */
 static void let_others_go_on(struct session *s, struct session_cache *c)
 {
     watches_drop(&c->watches);
@@ -102,12 +107,12 @@ static void let_others_go_on(struct session *s, struct session_cache *c)
     if (c->box)
         fetch_add_sc(&c->box->sessions, ~0u);
     store_release(&c->generation, 0u);
-    (void)members_drop(&s->holders, C->member);
+    (void)holders_drop(s, C->member);
 }
 
-/* Threads of ours that are blocked on what we have closed hear that it is gone; mostly there are none. Who is counted later finds the
- * flags changed. */
-static void closed_wake(struct session *s, struct session_cache *c)
+/* Threads of ours that are blocked on what we have closed hear that it is gone; mostly there are none. Who is
+ * counted later finds the flags changed. */
+void closed_wake(struct session *s, struct session_cache *c)
 {
     if (load_sc(&C->more[session_index(s)].sleepers))
         sleepers_wake(s);
@@ -128,7 +133,9 @@ int session_finish(session_handle h, bool abort)
     family_lock_acquire(&s->tx_lock, C->member);
     bool mine = session_generation(s) == (uint32_t)(h >> 32) && session_held(s);
     bool again = mine && !shared && session_flags(s) & SF_SHARED; /* forked a moment ago */
-    bool go_on = mine && shared && members_others_live(&s->holders);
+    if (mine && shared)
+        member_closing(&C->family->member[C->member]);
+    bool go_on = mine && shared && session_others_live(s);
     if (go_on)
         let_others_go_on(s, c);
     if (shared)
@@ -140,8 +147,11 @@ int session_finish(session_handle h, bool abort)
             closed_wake(s, c);
         return again ? session_finish(h, abort) : mine ? 0 : BERTH_E_BAD_HANDLE;
     }
-    members_only(&s->holders,
-                 C->member); /* until the slot is given back: should we die, somebody else has to do it */
+    if (session_moving(s) & MOVING_HERE) { /* the daemon need not keep it in mind any longer */
+        struct ctl_place here = session_place(s, c);
+        session_is_nowhere(&here);
+    }
+    session_hold_alone(s); /* until the slot is given back: should we die, somebody else has to do it */
     watches_drop(&c->watches);
     uint32_t was = s->state;
     end_session(s, c, abort);
@@ -159,37 +169,68 @@ int session_finish(session_handle h, bool abort)
     return 0;
 }
 
-static void leave_session(struct session *s, int64_t deadline)
+static bool opens_span(const struct session *s)
 {
+    return span_holder(spanner_is(&s->read_spanner)) == C->member + 1 ||
+           span_holder(spanner_is(&s->write_spanner)) == C->member + 1;
+}
+
+/* Others of the family that close it hold both locks over their look at its holders and what follows from it:
+ * for ours one is enough. */
+static bool others_go_on(struct session *s, uint32_t *known)
+{
+    if (!__libc_single_threaded || opens_span(s) || !family_lock_try(&s->rx_lock, berth_lock_id))
+        return false;
+    bool go_on = session_held(s) && session_others_lived(s, known);
+    if (go_on)
+        (void)holders_drop(s, C->member);
+    half_unlock(&s->rx_lock);
+    return go_on;
+}
+
+static void leave_session(struct session *s, int64_t deadline, uint32_t *known)
+{
+    if (others_go_on(s, known))
+        return;
     struct session_cache *c = session_cache_of(s);
     if (!session_lock_until(s, deadline))
         return;
     uint32_t state = s->state;
     if ((state == SESSION_OPEN || state == SESSION_OFFERED) && session_held(s) && c->own) {
-        if (!members_others_live(&s->holders)) {
-            members_only(&s->holders, C->member); /* a relative gives the slot back when it hears of our death */
+        if (load_acquire(&berth_family_quiet))
+            family_member_acts();
+        bool last = !session_others_lived(s, known);
+        if (last && session_flags(s) & SF_SHARED)
+            session_peer_anew(s, c);
+        bool unmet = last && session_peer_outbox(s) && !load_acquire(&c->peer);
+        if (last &&
+            !unmet) { /* else the peer went to where we cannot tell it: who buries us ends it, and can */
+            session_hold_alone(s); /* a relative gives the slot back when it hears of our death */
             end_session(s, c, false);
-        } else { /* whoever closes it after us shall not wait for word of our death before that ends it */
+        } else if (
+            !last) { /* whoever closes it after us shall not wait for word of our death before that ends it */
             spans_end(s, C->member);
-            (void)members_drop(&s->holders, C->member);
+            (void)holders_drop(s, C->member);
         }
     }
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
 }
 
-/* The daemon tells peers of our death where all that lies in an outbox ends with us. Where a relative has the outbox too, it is
- * the relative's to end what nobody holds any more, and it may be asleep for long. */
+/* The daemon tells peers of our death where all that lies in an outbox ends with us. Where a relative has the
+ * outbox too, it is the relative's to end what nobody holds any more, and it may be asleep for long. */
 void client_leave(void)
 {
-    if (!C->attached || !berth_family_shared)
+    if (!C->attached || !berth_family_shared || family_member_ends_quiet())
         return;
+    member_closing(&C->family->member[C->member]);
     struct member_set alive = members_alive();
     int64_t deadline = clock_now() + 20 * NS_PER_MS;
+    uint32_t known = NONE;
     for (struct session *s = NULL; (s = session_after(s));) {
         uint32_t state = session_state_acquire(s), own = session_own_outbox(s);
         if ((state == SESSION_OPEN || state == SESSION_OFFERED) && session_held(s) && own < OUTBOXES_MAX &&
             members_other(&C->family->outbox[own].mapped, C->member, &alive))
-            leave_session(s, deadline);
+            leave_session(s, deadline, &known);
     }
 }

@@ -1,12 +1,13 @@
 /* link.c - connector and acceptor come to know each other's slots.
  *
- * A connector that does not know whom to tell of its bytes looks for the acceptor after each store (acceptors_look). So one of the two
- * sees the other: the acceptor publishes that it has accepted, then looks at the connector's tail. What tells the connector is the event
- * queue between the two; at their first meeting the daemon's word, and until that has left (ANNOUNCED) the acceptor must look for
- * itself, each millisecond (wait_cap).
+ * A connector that does not know whom to tell of its bytes looks for the acceptor after each store
+ * (acceptors_look). So one of the two sees the other: the acceptor publishes that it has accepted, then looks
+ * at the connector's tail. What tells the connector is the event queue between the two; at their first
+ * meeting the daemon's word, and until that has left (ANNOUNCED) the acceptor must look for itself, each
+ * millisecond (wait_cap).
  *
- * The acceptor's sessions that the connector is not seen to know are on a list, which is looked at on every wake: the connector may come
- * to have another acceptor (session_judge).
+ * The acceptor's sessions that the connector is not seen to know are on a list, which is looked at on every
+ * wake: the connector may come to have another acceptor (session_judge).
  */
 #include <limits.h>
 
@@ -22,23 +23,27 @@
 #include "client/watch.h"
 #include "shm/slot.h"
 
-/* The peer worker of the session that had these flags is dead. The record may have become another session's since: then the tag
- * is another. */
+/* The peer worker of the session that had these flags is dead. The record may have become another session's
+ * since: then the tag is another. */
 void session_dead(struct session *s, uint32_t flags)
 {
     uint32_t now = session_flags(s);
+    if (session_moving(s) & MOVING_PEER)
+        return; /* it was given away before */
     while (!((now ^ flags) >> SF_TAG_SHIFT) && !session_change_flags(s, &now, now | SF_DEAD))
         ;
 }
 
-/* The first who answers has it, whichever of its offers he took: they have the slot's generation in common. */
+/* The first who answers has it, whichever of its offers he took: they have the slot's generation in common.
+ */
 static bool answers_offer(const struct slot_info *theirs, const struct session *s)
 {
     uint32_t seq = info_offer_seq(theirs);
     return seq && seq <= session_offer_seq(s);
 }
 
-/* `names`: our slot and its generation, as the peer has it. The record may have become another session's meanwhile. */
+/* `names`: our slot and its generation, as the peer has it. The record may have become another session's
+ * meanwhile. */
 static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index, const struct slot *p,
                     uint64_t names)
 {
@@ -51,8 +56,9 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     const struct slot_info *theirs = peer_info(box, slot_index);
     bool in_time = theirs && answers_offer(theirs, s);
     uint32_t flags = session_flags(s);
-    /* a forked process that looks for its own comes by those that were made after the fork, too: whose they are would not hear of it */
-    bool may = session_held(s) || box->me == C->worker;
+    /* a forked process that looks for its own comes by those that were made after the fork, too: whose they
+     * are would not hear of it */
+    bool may = session_held(s) || box->me == load_relaxed(&C->worker);
     if (!same || !waiting || !in_time || c->peer || !(flags & SF_CONNECTOR) || !may) {
         half_unlock(&s->tx_lock);
         half_unlock(&s->rx_lock);
@@ -70,6 +76,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     store_relaxed(&c->box, box);
     roll_enter(s, &box->roll);
     store_release(&c->peer, p);
+    slot_set_peer_place(c->own, slot_place(p));
     slot_set_peer(c->own, (uint64_t)s->peer_generation << 32 | slot_index);
     if (session_state(s) == SESSION_OFFERED) {
         session_set_state(s, SESSION_OPEN);
@@ -79,7 +86,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     if (load_acquire(
             &box->worker->dead)) /* word of it may have come before anybody knew that this session was its */
         session_dead(s, flags);
-    if (box->me == C->worker)
+    if (box->me == load_relaxed(&C->worker))
         route_waiting(s, -1);
     session_linked(s);
     if (session_offer_seq(s) > 1) { /* it waits to be chosen, whether there are bytes or not */
@@ -114,18 +121,20 @@ void session_event(struct peer_box *box, uint32_t index)
     struct slot *own = outbox_slot(box->own, mine);
     if (!own)
         return; /* another member's */
-    uint64_t owner = slot_extra(own);
+    uint32_t owner = slot_extra(own);
     if (slot_generation(own) != (uint32_t)(names >> 32) || slot_state(own) == SLOT_FREE || !owner ||
         owner > SESSIONS_MAX)
         return; /* an event that came too late */
-    struct session *s = session_at((uint32_t)owner - 1);
+    struct session *s = session_at(owner - 1);
     if (session_own_slot(s) != mine || session_own_outbox(s) != box->own->index)
         return;
     struct session_cache *c = session_cache_of(s);
     if (!load_acquire(&c->peer) && session_flags(s) & SF_CONNECTOR) {
         const struct slot_info *info = peer_info(box, index);
-        /* slots, generations and numbers of offers begin alike in each process of a family: the outbox tells them apart */
-        if (slot_state(p) != SLOT_FREE && info && info_peer_outbox(info) == r->handle && answers_offer(info, s))
+        /* slots, generations and numbers of offers begin alike in each process of a family: the outbox tells
+         * them apart */
+        if (slot_state(p) != SLOT_FREE && info && info_peer_outbox(info) == r->handle &&
+            answers_offer(info, s))
             link_to(s, box, index, p, names);
         return;
     }

@@ -4,13 +4,14 @@
 
 #include "client/state.h"
 
-void session_dead(struct session *s, uint32_t flags); /* the peer worker of the session that had these flags is */
-void session_linked(struct session *s);               /* connector: the peer's slot is known now */
+/* the peer worker of the session that had these flags is */
+void session_dead(struct session *s, uint32_t flags);
+void session_linked(struct session *s); /* connector: the peer's slot is known now */
 void session_event(struct peer_box *box, uint32_t peer_slot_index);
 bool session_judge(struct session *s, struct session_cache *c); /* one of them: false, it is open still */
 void sessions_confirm(void); /* acceptors look whether the connectors know them */
-bool session_unheard(
-    const struct session_cache *c); /* acceptor: the connector may do something and have nobody to tell */
-void sessions_heard(void);          /* a connector has been told of us: what has it done before? */
+/* acceptor: the connector may do something and have nobody to tell */
+bool session_unheard(const struct session_cache *c);
+void sessions_heard(void); /* a connector has been told of us: what has it done before? */
 
 #endif

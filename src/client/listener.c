@@ -1,11 +1,16 @@
 /* listener.c - listening, and waiting for what accept.c takes.
  *
- * The accept queue is a pipe of 64-byte tokens, made here and inherited by fork: so the kernel decides who gets a token, wakes one
- * sleeper, and keeps tokens when a worker dies. That its end for writing goes to others is why fds.c opens pipes anew.
+ * The accept queue is a pipe of 64-byte tokens, made here and inherited by fork: so the kernel decides who
+ * gets a token, wakes one sleeper, and keeps tokens when a worker dies. That its end for writing goes to
+ * others is why fds.c opens pipes anew.
  *
- * A daemon that is late may have entered the listener into the directory, or does so at any moment: who connects then must find somebody.
- * So once the question has gone out the listener stays, and hears its number later (listener_named). Only who asked the daemon for a port
- * cannot go on without the answer.
+ * A daemon that is late may have entered the listener into the directory, or does so at any moment: who
+ * connects then must find somebody. So once the question has gone out the listener stays, and hears its
+ * number later (listener_named). Only who asked the daemon for a port cannot go on without the answer.
+ *
+ * A blocked accept looks again and again for a while before it sleeps, where that has paid of late (spin.c). There
+ * is no word in memory to look at: each look asks the kernel for the state of the pipe, and of the kernel's
+ * listener with it, 0.2 us.
  */
 #include "client/listener.h"
 
@@ -22,11 +27,13 @@
 #include "client/aside.h"
 #include "client/control.h"
 #include "client/events.h"
+#include "client/family.h"
 #include "client/fds.h"
 #include "client/hello.h"
 #include "client/news.h"
 #include "client/sets.h"
 #include "client/sleeper.h"
+#include "client/spin.h"
 #include "client/watch.h"
 
 int listeners_create(void)
@@ -39,6 +46,8 @@ static struct listener *take_free(void)
 {
     for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
         struct listener *l = &C->listeners[i];
+        if (i >= C->listeners_used)
+            store_release(&C->listeners_used, i + 1);
         if (!(l->generation & 1)) {
             uint32_t generation = (l->generation + 1) & 0x7fffffffu;
             memset(l, 0, sizeof *l);
@@ -82,7 +91,7 @@ static int ask_daemon(struct listener *l, struct ctl_listen *msg)
     return 0;
 }
 
-int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener_handle *out)
+int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, uint64_t socket, listener_handle *out)
 {
     if (!C->attached)
         return BERTH_E_NOT_ATTACHED;
@@ -101,9 +110,10 @@ int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, listener
         struct ctl_listen msg = {.h = {.type = CTL_LISTEN, .len = sizeof msg},
                                  .port = ep->port,
                                  .proto = PROTO_TCP,
-                                 .flags = (uint8_t)(flags & 7),
+                                 .flags = (uint8_t)(flags & 15u),
                                  .backlog = backlog,
-                                 .cookie = listener_handle_of(l)};
+                                 .cookie = listener_handle_of(l),
+                                 .socket = socket};
         memcpy(msg.addr, ep->addr, 16);
         l->at = *ep;
         l->backlog = backlog;
@@ -143,7 +153,7 @@ int client_listener_endpoint(listener_handle h, endpoint *out)
     return 0;
 }
 
-/* ---- waiting ------------------------------------------------------------------------------------------------- */
+/* ---- waiting ------------------------------------------------------------------------------------------- */
 
 enum { WAIT_BELL, WAIT_FOUND, WAIT_NEWS };
 
@@ -152,7 +162,7 @@ static int wait_ep(struct listener *l, int kernel_fd)
 {
     plock_take(&C->lock);
     if (l->wait_ep < 0 || l->wait_ep_kernel != kernel_fd) {
-        own_fd_close(l->wait_ep);
+        int old = l->wait_ep;
         l->wait_ep = own_epoll();
         l->wait_ep_kernel = kernel_fd;
         struct epoll_event ev = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.u64 = WAIT_FOUND};
@@ -162,6 +172,13 @@ static int wait_ep(struct listener *l, int kernel_fd)
         if (l->wait_ep >= 0 && !sleeper_wire(l->wait_ep, 0, WAIT_NEWS)) {
             own_fd_close(l->wait_ep);
             l->wait_ep = -1;
+        }
+        if (old >= 0 &&
+            l->wait_ep >= 0) { /* under the same number: another thread may be about to wait there */
+            (void)own_fd_is(old, l->wait_ep);
+            l->wait_ep = old;
+        } else {
+            own_fd_close(old);
         }
     }
     int ep = l->wait_ep;
@@ -197,10 +214,37 @@ static void leave(void *arg)
     sleeper_pass_on();
 }
 
+struct look {
+    listener_handle h;
+    int kernel_fd;
+};
+
+/* Something for accept to take, or to say. */
+static int look(void *arg)
+{
+    const struct look *k = arg;
+    struct listener *l = listener_get(k->h);
+    struct timespec zero = {0};
+    if (!l)
+        return 1;
+    events_poll(false);
+    struct pollfd p[2] = {{.fd = l->pipe_rd, .events = POLLIN}, {.fd = k->kernel_fd, .events = POLLIN}};
+    return listener_maybe(l) || sys_ppoll(p, 2, &zero, NULL) > 0;
+}
+
+static bool spin(struct listener *l, struct look *k, const struct sleeper *sl, int64_t began)
+{
+    struct spin spin = {
+        .vain = &l->vain, .now = began, .deadline = sl->deadline, .mark = &sl->mark, .many = true};
+    return spin_until(&spin, look, NULL, k) != 0;
+}
+
 static int wait_held(listener_handle h, int kernel_fd, int64_t deadline, const struct sleep_mark *mark)
 {
     struct sleeper sl = {.mark = *mark, .deadline = deadline, .leave = leave};
-    for (;;) {
+    struct look k = {h, kernel_fd};
+    int64_t began = clock_now();
+    for (bool first = true;; first = false) {
         struct listener *l = listener_get(h);
         if (!l)
             return BERTH_E_BAD_HANDLE;
@@ -210,10 +254,16 @@ static int wait_held(listener_handle h, int kernel_fd, int64_t deadline, const s
             return 0;
         if (sleep_signalled(&sl.mark))
             return BERTH_E_INTERRUPTED;
+        if (first && spin(l, &k, &sl, began)) {
+            spin_learn(&l->vain, 0);
+            return 0;
+        }
         long found = sleep_once(&sl, l, ep, kernel_fd);
         if (found == -EINTR)
             return BERTH_E_INTERRUPTED;
         sleeper_glance();
+        if (found > 0 && (l = listener_get(h)) != NULL)
+            spin_learn(&l->vain, clock_now() - began);
         if (found > 0)
             return 0;
         if (found < 0)
@@ -228,14 +278,15 @@ int client_listener_wait(listener_handle h, int kernel_fd, int64_t deadline, con
     hold_begin();
     int err = wait_held(h, kernel_fd, deadline, mark);
     if (err == BERTH_E_BAD_HANDLE)
-        own_kick(); /* of those that sleep on one set a ring wakes one, and who closed the listener has rung once */
+        own_kick(); /* of those that sleep on one set a ring wakes one, and who closed the listener has rung
+                       once */
     hold_end();
     return err;
 }
 
 void listeners_share(uint32_t member)
 {
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+    for (uint32_t i = 0; i < listeners_used(); i++) {
         const struct listener *l = &C->listeners[i];
         if (l->generation & 1 && l->aside)
             members_add(&C->family->aside[l->aside - 1].holders, member);
@@ -267,8 +318,10 @@ static int give_up(listener_handle h, uint16_t type)
         msg.listener = load_relaxed(&l->id);
     (void)control_send(&msg, NULL, 0); /* no daemon: nobody finds it any more */
     listener_free(l);
-    own_kick(); /* who is blocked in accept or poll finds it gone: nothing else wakes him, its set was closed */
-    if (!C->forked) { /* a connect that follows finds nobody: the daemon answers in order, so it has read the above */
+    /* who is blocked in accept or poll finds it gone: nothing else wakes him, its set was closed */
+    own_kick();
+    /* a connect that follows finds nobody: the daemon answers in order, so it has read the above */
+    if (!C->forked) {
         struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask};
         struct ctl_status_is is;
         /* late or lost: nothing is learnt from the answer */
@@ -282,16 +335,53 @@ int client_unlisten(listener_handle h)
     return give_up(h, CTL_UNLISTEN);
 }
 
-/* A child that has not said hello yet does so first: what follows in any of them shall find nobody, so the answer is waited for. */
+/* A child that has not said hello yet does so first: what follows in any of them shall find nobody, so the
+ * answer is waited for. */
 int client_listener_shut(listener_handle h)
 {
     int err = fork_child_ready();
     return err ? err : give_up(h, CTL_SHUT);
 }
 
+/* A child that is about to become another program need not say hello for it. */
+int client_listener_hide(listener_handle h, int pidfd)
+{
+    struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask}, done;
+    struct ctl_status_is is;
+    const struct listener *l = listener_get(h);
+    if (l && !load_relaxed(&l->id)) /* answers come in order, and the number is one of them */
+        (void)control_request(&ask, NULL, 0, &is, sizeof is, NULL, NULL);
+    if (!(l = listener_get(h)))
+        return BERTH_E_BAD_HANDLE;
+    struct ctl_listener msg = {.h = {.type = CTL_HIDE, .len = sizeof msg}, .listener = load_relaxed(&l->id)};
+    return control_request(&msg, &pidfd, pidfd >= 0, &done, sizeof done, NULL, NULL);
+}
+
+bool client_listener_served(listener_handle h)
+{
+    const struct listener *l = listener_get(h);
+    const struct aside *a = l ? aside_of(l) : NULL;
+    return a && aside_served(a) && berth_family_shared && members_others_live(&a->holders);
+}
+
+void listeners_away(uint32_t until)
+{
+    int32_t pid = member_pid(&C->family->member[member_index(until)]);
+    long fd = pid > 0 ? sys_call(SYS_pidfd_open, (long)pid, 0L, 0L, 0L) : -1;
+    for (uint32_t i = 0; fd >= 0 && i < LISTENERS_MAX; i++) {
+        struct listener *l = &C->listeners[i];
+        if (!(load_acquire(&l->generation) & 1) || (l->away && !member_dead(NULL, l->away - 1)))
+            continue;
+        (void)client_listener_hide(listener_handle_of(l), (int)fd); /* no daemon: nobody finds it */
+        l->away = until + 1;
+    }
+    if (fd >= 0)
+        (void)sys_close((int)fd);
+}
+
 void listeners_close(void)
 {
-    for (uint32_t i = 0; i < LISTENERS_MAX; i++) {
+    for (uint32_t i = 0; i < listeners_used(); i++) {
         if (C->listeners[i].generation & 1)
             (void)client_unlisten(listener_handle_of(&C->listeners[i]));
     }

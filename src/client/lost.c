@@ -1,8 +1,8 @@
 /* lost.c - what the daemon sent and what came without its descriptors: it is asked for again.
  *
- * Descriptors that find the process's table full are lost on the way (recvmsg drops them). So a few are kept in reserve
- * (fds.c) and given up when a message came without its own, which is then asked for again, every RETRY_NS as long as there
- * is no room.
+ * Descriptors that find the process's table full are lost on the way (recvmsg drops them). So a few are kept
+ * in reserve (fds.c) and given up when a message came without its own, which is then asked for again, every
+ * RETRY_NS as long as there is no room.
  *
  * All but the two questions at the end is for who works off what the daemon said, under its lock (news.c).
  */
@@ -119,7 +119,7 @@ void lost_retry(void (*unreachable)(uint32_t app))
     if (!at || (now = clock_now()) < at)
         return;
     store_relaxed(&lost_at, now + RETRY_NS);
-    client_fds_release();
+    fds_expect();
     for (struct lost *l = lost_first; l; l = l->next) {
         lost_ask(l);
         if (l->app && now - l->since > SEGMENT_TIMEOUT_NS) {

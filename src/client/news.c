@@ -1,7 +1,7 @@
 /* news.c - what the daemon says of its own accord, and what has to happen then.
  *
- * control.c puts it on a list as it comes. It is worked off here, outside all locks but one, by whoever comes by
- * (control_poll): one thread at a time, in the order in which it came.
+ * control.c puts it on a list as it comes. It is worked off here, outside all locks but one, by whoever comes
+ * by (control_poll): one thread at a time, in the order in which it came.
  */
 #include <errno.h>
 
@@ -17,9 +17,11 @@
 #include "client/events.h"
 #include "client/family.h"
 #include "client/fds.h"
+#include "client/give.h"
 #include "client/graves.h"
 #include "client/link.h"
 #include "client/lost.h"
+#include "client/move.h"
 #include "client/news.h"
 #include "client/offers.h"
 #include "client/peer.h"
@@ -28,7 +30,8 @@
 
 struct plock dispatch_lock;
 
-/* As events_poll(true); but who is at it when we come may have looked where we should before there was anything. */
+/* As events_poll(true); but who is at it when we come may have looked where we should before there was
+ * anything. */
 static void events_look(void)
 {
     plock_take(&C->poll_lock);
@@ -53,6 +56,8 @@ static void on_segment(const struct ctl_segment_is *seg, int fd, int status)
         channel_pair(box); /* perhaps it holds the queue that is for us */
     if (!err && box->own)
         channel_scan_soon(box); /* events that came before it said nothing to us */
+    if (!err && moves_wait())
+        moves_go_on();
     events_poll(true);
     box_sessions_look(seg->outbox); /* sessions that were set aside for it */
 }
@@ -87,22 +92,27 @@ static void on_announced(const struct ctl_outbox *m)
         shared_confirm();
 }
 
-/* An answer that came when nobody waited for it any more: what it gave is given back, where nobody has a use for it. */
+/* An answer that came when nobody waited for it any more: what it gave is given back, where nobody has a use
+ * for it. */
 static void on_late(const struct push *p)
 {
     const struct ctl_listened *listened = (const void *)p->data;
     const struct ctl_ports *ports = (const void *)p->data;
+    const struct ctl_move *taken = (const void *)p->data;
     if (listened->h.status)
         return;
     if (listened->h.type == CTL_LISTENED && p->len >= (int)sizeof *listened) {
         if (listener_named(listened->h.seq, listened->listener))
             return;
-        struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg}, .listener = listened->listener};
+        struct ctl_listener msg = {.h = {.type = CTL_UNLISTEN, .len = sizeof msg},
+                                   .listener = listened->listener};
         (void)control_send(&msg, NULL, 0); /* no daemon: nobody finds it any more */
     } else if (ports->h.type == CTL_PORTS_ARE && p->len >= (int)sizeof *ports) {
         struct ctl_ports msg = *ports;
         msg.h = (struct ctl_header){.type = CTL_RETURN_PORTS, .len = sizeof msg};
         (void)control_send(&msg, NULL, 0); /* a daemon that has ended has nothing to take back */
+    } else if (taken->h.type == CTL_TAKEN && p->len >= (int)sizeof *taken) {
+        session_is_nowhere(&taken->from);
     }
 }
 
@@ -123,6 +133,10 @@ static void on_push(struct push *p)
     case CTL_PEER:
     case CTL_OUTBOX_IS:
         on_peer(p);
+        if (h->status)
+            moves_unmet(h->seq);
+        else if (moves_wait())
+            moves_go_on();
         if (h->type == CTL_OUTBOX_IS)
             listener_answered(h->status, h->seq);
         used = p->nfds;
@@ -162,7 +176,20 @@ static void on_push(struct push *p)
             peer_segment_retired(retired->outbox, retired->index);
         }
         break;
+    case CTL_MOVING:
+    case CTL_MOVED:
+        if (p->len < (int)sizeof(struct ctl_move))
+            break;
+        if (h->type == CTL_MOVING)
+            events_look(); /* it may not have met yet who gives it away */
+        (h->type == CTL_MOVING ? peer_moves : peer_moved)((const void *)p->data);
+        break;
+    case CTL_RECALL:
+        if (p->len >= (int)sizeof(struct ctl_move))
+            session_recalled(&((const struct ctl_move *)(const void *)p->data)->from);
+        break;
     case CTL_LISTENED:
+    case CTL_TAKEN:
     case CTL_PORTS_ARE:
         on_late(p);
         break;
@@ -200,7 +227,8 @@ void control_fork_unlock(void)
     plock_release(&dispatch_lock);
 }
 
-/* Under dispatch_lock, when all that the daemon has ever said is worked off. Who never sleeps is told by nobody, and looks now and then. */
+/* Under dispatch_lock, when all that the daemon has ever said is worked off. Who never sleeps is told by
+ * nobody, and looks now and then. */
 static void do_without_daemon(void)
 {
     int64_t now = clock_now();
@@ -212,8 +240,10 @@ static void do_without_daemon(void)
         unwatched += members_watch();
     store_relaxed(&C->unwatched, unwatched);
     sessions_nobody_takes();
-    if (!exchange_sc(&C->last_heard, true))
+    if (!exchange_sc(&C->last_heard, true)) {
         sessions_nobody_brings();
+        moves_lost();
+    }
     peers_collect(false);
     listener_retry_pending();
 }
@@ -228,6 +258,8 @@ static void dispatch_pushes(void)
         on_push(p);
         memory_put(p, sizeof *p);
     }
+    if (recalls_wait())
+        recalls_go_on();
     lost_retry(sessions_unreachable);
     if (lost)
         do_without_daemon();

@@ -5,7 +5,8 @@
 #include "client/state.h"
 
 extern struct plock dispatch_lock;
-void acceptors_look(void);    /* connector: after what an acceptor who is not known yet would have been told of */
+/* connector: after what an acceptor who is not known yet would have been told of */
+void acceptors_look(void);
 void control_poll(void);      /* takes what the daemon sent, if anything, and does what it asks for */
 void control_told(void);      /* the same, by who took an event of the inner set */
 bool control_pushes(void);    /* something waits to be worked off by control_poll */

@@ -5,10 +5,17 @@
 #include "base/result.h"
 #include "client/state.h"
 
-must_use int offer(struct session *s, struct route *r); /* 0, IN_PROGRESS (no room) or REFUSED. C->lock is held */
+/* 0, IN_PROGRESS (no room) or REFUSED. C->lock is held */
+must_use int offer(struct session *s, struct route *r);
 void queued_put(struct session *s);
 void offer_again(struct session *s); /* one that is QUEUED */
-void sessions_offer_again(void);     /* what found no room in a listener's queue, or was in a dead worker's hands */
+/* what found no room in a listener's queue, or was in a dead worker's hands */
+void sessions_offer_again(void);
 void sessions_reoffer(uint32_t app);
+/* its listener has gone: may another program have the kernel's? Then it is replayed to that */
+bool offer_goes_on(struct session *s);
+
+/* Those that would be replayed later are, soon. False: there is none left. */
+bool offers_hasten(void);
 
 #endif

@@ -2,12 +2,13 @@
  *
  * Theory of operation
  *
- * An outbox is a list of segments. The first holds the tables by which a peer finds all else: of chunks of slots, of channels.
- * What is in them is cut off, handed out and taken back in rings.c and slots.c.
+ * An outbox is a list of segments. The first holds the tables by which a peer finds all else: of chunks of
+ * slots, of channels. What is in them is cut off, handed out and taken back in rings.c and slots.c.
  *
- * A segment that was made after a fork can be written by its maker alone (the seal forbids everybody else a writable
- * mapping), so its rings are passed over by the other members.
+ * A segment that was made after a fork can be written by its maker alone (the seal forbids everybody else a
+ * writable mapping), so its rings are passed over by the other members.
  */
+#include <stddef.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -18,16 +19,6 @@
 #include "client/family.h"
 #include "client/outbox.h"
 #include "shm/segment.h"
-
-struct outbox_rec *outbox_rec_of(const struct own_box *box)
-{
-    return &C->family->outbox[box->index];
-}
-
-struct own_box *outbox_by_index(uint32_t index)
-{
-    return index < OUTBOXES_MAX ? load_acquire(&C->own_by_index[index]) : NULL;
-}
 
 struct own_box *outbox_of(uint32_t facing_app, uint32_t worker)
 {
@@ -59,7 +50,8 @@ static void fill_header(struct own_box *box, uint32_t index, uint64_t size)
     segment_begin(h, index == 0 ? ABI_MAGIC_OUTBOX : ABI_MAGIC_RINGS);
 }
 
-/* Makes segment `index`, maps it and enters it into the records. The outbox's lock is held, or nobody knows it yet. */
+/* Makes segment `index`, maps it and enters it into the records. The outbox's lock is held, or nobody knows
+ * it yet. */
 int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t size, int *fd_out)
 {
     struct outbox_rec *r = outbox_rec_of(box);
@@ -84,6 +76,14 @@ int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t size, int *
     return 0;
 }
 
+/* Records are zero while they are free. One is several pages: they are given back, not cleared. */
+void outbox_record_free(struct outbox_rec *r)
+{
+    if (madvise(r, sizeof *r, MADV_REMOVE) != 0)
+        memset(r, 0, sizeof *r);
+    outbox_rec_set_used(r, 0);
+}
+
 struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
 {
     struct family *f = C->family;
@@ -91,10 +91,15 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
     family_lock_acquire(&f->lock, C->member);
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
         if (!f->outbox[i].used) {
-            memset(&f->outbox[i], 0, sizeof f->outbox[i]);
+            memset(&f->outbox[i], 0, offsetof(struct outbox_rec, seg)); /* the rest is zero: it was freed */
             f->outbox[i].owner_member = C->member;
+            if (i >= f->outboxes)
+                family_set_outboxes(f, i + 1);
             members_only(&f->outbox[i].mapped, C->member);
-            outbox_rec_set_used(&f->outbox[i], 1); /* last: who lets go of the dead one's looks without the lock */
+            /* last: who lets go of the dead one's looks without the lock */
+            outbox_rec_set_used(&f->outbox[i], 1);
+            if (i >= f->outboxes)
+                family_set_outboxes(f, i + 1);
             index = i;
             break;
         }
@@ -120,11 +125,12 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
 fail_segment:
     munmap(box, sizeof *box);
 fail_map:
-    outbox_rec_set_used(r, 0);
+    outbox_record_free(r);
     return NULL;
 }
 
-/* Out of every table; the memory goes later (outbox_unmap), when no thread can still be looking at it. C->lock is held. */
+/* Out of every table; the memory goes later (outbox_unmap), when no thread can still be looking at it.
+ * C->lock is held. */
 void outbox_bury(struct own_box *box)
 {
     struct outbox_rec *r = outbox_rec_of(box);
@@ -135,7 +141,8 @@ void outbox_bury(struct own_box *box)
         }
     }
     if (outbox_worker(r->handle) == C->worker) {
-        struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = 0};
+        struct ctl_outbox msg = {
+            .h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = 0};
         (void)control_send(&msg, NULL, 0); /* a daemon that has ended has let go of it */
         if (r->segments > 1)
             fetch_add_sc(&C->extra_segments, 1u - r->segments);
@@ -143,14 +150,6 @@ void outbox_bury(struct own_box *box)
     box->buried = clock_now();
     box->next = C->own_graves;
     store_relaxed(&C->own_graves, box);
-}
-
-/* Records are zero while they are free. One is several pages: they are given back, not cleared. */
-static void record_free(struct outbox_rec *r)
-{
-    if (madvise(r, sizeof *r, MADV_REMOVE) != 0)
-        memset(r, 0, sizeof *r);
-    outbox_rec_set_used(r, 0);
 }
 
 void outbox_unmap(struct own_box *box)
@@ -161,12 +160,12 @@ void outbox_unmap(struct own_box *box)
     if (outbox_worker(r->handle) == C->worker) {
         for (uint32_t rec = 0, n = family_rings(C->family); rec < n; rec++) {
             struct ring_rec *ring = &C->family->ring[rec];
-            if (ring->outbox == box->index && ring->word) {
+            if (ring_rec_outbox(ring) == box->index && ring->word) {
                 ring->word = 0;
                 ring_rec_free(rec);
             }
         }
-        record_free(r);
+        outbox_record_free(r);
     }
     for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++) {
         if (box->seg[i])
@@ -181,8 +180,9 @@ bool outbox_ring_fetch(struct own_box *box, uint64_t word)
     uint32_t index = ring_segment(word);
     if (index >= OUTBOX_SEGMENTS || box->seg[index])
         return index < OUTBOX_SEGMENTS;
-    struct ctl_outbox msg = {
-        .h = {.type = CTL_GET_SEGMENT, .len = sizeof msg}, .outbox = outbox_rec_of(box)->handle, .index = index};
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof msg},
+                             .outbox = outbox_rec_of(box)->handle,
+                             .index = index};
     struct ctl_segment_is is;
     const void *map;
     const char *why = "";
@@ -201,7 +201,35 @@ bool outbox_ring_fetch(struct own_box *box, uint64_t word)
     return true;
 }
 
-/* ---- rings ---------------------------------------------------------------------------------------------- */
+/* Ours that faces the connector's app: it is made, and the daemon told, at the first offer from there. */
+struct own_box *answering_outbox(struct peer_box *box, int *err)
+{
+    int fd = -1;
+    plock_take(&C->lock);
+    *err = 0;
+    struct own_box *own = box->own ? box->own : outbox_find(box->worker->app);
+    if (!own) {
+        if ((own = outbox_create(box->worker->app, &fd))) {
+            struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
+                                     .outbox = outbox_rec_of(own)->handle,
+                                     .facing_app = box->worker->app};
+            *err = control_send(&msg, &fd, 1);
+            (void)sys_close(fd);
+        } else {
+            *err = BERTH_E_NO_MEMORY;
+        }
+    }
+    if (*err && own) {
+        outbox_bury(own); /* nobody knows it */
+        own = NULL;
+    }
+    if (own && box->own != own)
+        store_release(&box->own, own);
+    plock_release(&C->lock);
+    return own;
+}
+
+/* ---- rings --------------------------------------------------------------------------------------------- */
 
 uint8_t *outbox_ring_at(struct own_box *box, uint64_t word, bool *writable)
 {
@@ -213,24 +241,16 @@ uint8_t *outbox_ring_at(struct own_box *box, uint64_t word, bool *writable)
     return box->seg[seg] + ring_offset(word);
 }
 
-/* ---- slots ---------------------------------------------------------------------------------------------- */
+/* ---- slots --------------------------------------------------------------------------------------------- */
 
-static uint8_t *chunk_at(struct own_box *box, uint32_t chunk)
+uint8_t *outbox_chunk_added(struct own_box *box, uint32_t chunk)
 {
-    if (chunk == 0)
-        return box->seg[0] + OUTBOX_CHUNK0;
     return outbox_ring_at(box, segment_chunk(box->seg[0], chunk), NULL);
-}
-
-struct slot *outbox_slot(struct own_box *box, uint32_t index)
-{
-    uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS);
-    return chunk ? (struct slot *)(void *)chunk + index % CHUNK_SLOTS : NULL;
 }
 
 struct slot_info *outbox_info(struct own_box *box, uint32_t index)
 {
-    uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS);
+    uint8_t *chunk = outbox_chunk(box, index / CHUNK_SLOTS);
     return (struct slot_info *)(void *)(chunk + CHUNK_SLOTS * CACHE_LINE) + index % CHUNK_SLOTS;
 }
 

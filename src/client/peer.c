@@ -1,9 +1,10 @@
 /* peer.c - outboxes of other workers, mapped read-only, and what we believe of what is in them.
  *
- * Nothing read here is trusted. A segment is mapped only after segment_open has checked it; an index from the peer is
- * compared with the geometry kept here before it becomes an address. A segment that a word names and that is not here yet
- * is asked for (GET_SEGMENT) and arrives on the control socket; nothing here waits for it. Once the daemon has died, and what it had
- * sent is worked off, no segment comes any more: its owner keeps no descriptor of it. Then it counts as one that the daemon refused.
+ * Nothing read here is trusted. A segment is mapped only after segment_open has checked it; an index from the
+ * peer is compared with the geometry kept here before it becomes an address. A segment that a word names and
+ * that is not here yet is asked for (GET_SEGMENT) and arrives on the control socket; nothing here waits for
+ * it. Once the daemon has died, and what it had sent is worked off, no segment comes any more: its owner
+ * keeps no descriptor of it. Then it counts as one that the daemon refused.
  */
 #include <errno.h>
 #include <string.h>
@@ -36,8 +37,8 @@ static void enter(struct peer_box *b)
         fetch_add_sc(&C->dead_boxes, 1);
 }
 
-/* A forked process faces an outbox twice: in its parent's name, for the sessions that it inherited, and in its own. Both
- * share the mappings. */
+/* A forked process faces an outbox twice: in its parent's name, for the sessions that it inherited, and in
+ * its own. Both share the mappings. */
 static struct peer_box *face(struct peer_box *from, uint32_t me)
 {
     struct peer_box *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -95,7 +96,7 @@ struct peer_box *peer_box_of(outbox_handle handle, uint32_t me)
 
 struct peer_box *peer_box_find(outbox_handle handle)
 {
-    return peer_box_of(handle, C->worker);
+    return peer_box_of(handle, load_relaxed(&C->worker));
 }
 
 static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_fd, int bell)
@@ -112,7 +113,7 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
     const char *why = "";
     int err = segment_open(page_fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &page, &size, &why);
     (void)sys_close(page_fd); /* so that there is one to open the bell with */
-    int bell_fd = own_pipe(bell);
+    int bell_fd = own_pipe_later(bell);
     struct peer_worker *w = MAP_FAILED;
     if (!err)
         w = mmap(NULL, sizeof *w, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -176,7 +177,7 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
     b->worker = w;
     b->seg[0] = map;
     b->seg_size[0] = size;
-    b->me = C->worker;
+    b->me = load_relaxed(&C->worker);
     b->own_channel = b->their_channel = NONE;
     plock_take(&C->boxes_lock);
     w->refs++;
@@ -186,7 +187,8 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
 }
 
 /* Is there another like it, in use or in its grave? */
-static bool another_box(const struct peer_box *box, bool (*like)(const struct peer_box *, const struct peer_box *))
+static bool another_box(const struct peer_box *box,
+                        bool (*like)(const struct peer_box *, const struct peer_box *))
 {
     for (const struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
         if (b != box && like(b, box))
@@ -249,8 +251,8 @@ void peer_box_unmap(struct peer_box *box, bool all)
     munmap(box, sizeof *box);
 }
 
-/* Phase one of forgetting an outbox of a dead worker: out of every table. C->lock and C->poll_lock are held. Its last holders
- * are threads that looked at one of its sessions a moment ago. */
+/* Phase one of forgetting an outbox of a dead worker: out of every table. C->lock and C->poll_lock are held.
+ * Its last holders are threads that looked at one of its sessions a moment ago. */
 void peer_box_bury(struct peer_box *box)
 {
     struct peer_box **p;
@@ -288,8 +290,9 @@ static void ask_segment(struct peer_box *box, uint32_t index)
 {
     if (exchange_sc(&box->seg_asked[index], 1))
         return;
-    struct ctl_outbox msg = {
-        .h = {.type = CTL_GET_SEGMENT, .len = sizeof msg, .seq = NONE}, .outbox = box->handle, .index = index};
+    struct ctl_outbox msg = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof msg, .seq = NONE},
+                             .outbox = box->handle,
+                             .index = index};
     if (control_send(&msg, NULL, 0) != 0)
         store_relaxed(&box->seg_asked[index], 0);
 }
@@ -353,8 +356,9 @@ int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int statu
     return status;
 }
 
-/* Its owner says that every ring in it is drained. Should that be a lie, a thread of ours may be reading there this moment: so
- * zeroes take the segment's place in the address space, which cost nothing, and the memory is given back all the same. */
+/* Its owner says that every ring in it is drained. Should that be a lie, a thread of ours may be reading
+ * there this moment: so zeroes take the segment's place in the address space, which cost nothing, and the
+ * memory is given back all the same. */
 void peer_segment_retired(outbox_handle handle, uint32_t index)
 {
     plock_take(&C->lock);
@@ -397,7 +401,7 @@ const uint8_t *peer_ring_find(struct peer_box *box, uint64_t word, uint64_t *siz
     return located(box, word, *size, err);
 }
 
-static const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk, int *err)
+static inline const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk, int *err)
 {
     *err = BERTH_E_PROTOCOL;
     if (chunk == 0)
@@ -425,7 +429,8 @@ const struct slot_info *peer_info(struct peer_box *box, uint32_t index)
 {
     int err;
     const uint8_t *chunk = chunk_at(box, index / CHUNK_SLOTS, &err);
-    return chunk ? (const struct slot_info *)(const void *)(chunk + CHUNK_SLOTS * CACHE_LINE) + index % CHUNK_SLOTS
+    return chunk ? (const struct slot_info *)(const void *)(chunk + CHUNK_SLOTS * CACHE_LINE) +
+                       index % CHUNK_SLOTS
                  : NULL;
 }
 

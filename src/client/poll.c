@@ -1,12 +1,15 @@
-/* poll.c - poll() and select() over sessions, listeners, event sets and kernel descriptors; and every other wait that has no better way.
+/* poll.c - poll() and select() over sessions, listeners, event sets and kernel descriptors; and every other
+ * wait that has no better way.
  *
- * The items of one call are few and differ from call to call, so nothing is entered anywhere: each is looked at directly, and before
- * sleeping armed with WAITER_ANY. The sleep is a ppoll on the program's descriptors, the listeners' token pipes and an epoll
- * descriptor of the thread with the bell and the inner set in it (sleeper.c). Another thread that takes an event of such a session
- * off the queue sees `pollers` and kicks in turn.
+ * The items of one call are few and differ from call to call, so nothing is entered anywhere: each is looked
+ * at directly, and before sleeping armed with WAITER_ANY. The sleep is a ppoll on the program's descriptors,
+ * the listeners' token pipes and an epoll descriptor of the thread with the bell and the inner set in it
+ * (sleeper.c). Another thread that takes an event of such a session off the queue sees `pollers` and kicks in
+ * turn.
  *
- * Bytes in a segment that is not here yet, and tokens of connectors that are not known yet, are fetched before anything is told, also
- * where something else is ready: else who always asks for POLLOUT too would never hear of them.
+ * Bytes in a segment that is not here yet, and tokens of connectors that are not known yet, are fetched
+ * before anything is told, also where something else is ready: else who always asks for POLLOUT too would
+ * never hear of them.
  *
  * Where the process has no descriptor left for the thread's own, it looks each millisecond instead.
  *
@@ -21,6 +24,7 @@
 #include "base/sys.h"
 #include "client/events.h"
 #include "client/hello.h"
+#include "client/joint.h"
 #include "client/judge.h"
 #include "client/listener.h"
 #include "client/ready.h"
@@ -39,11 +43,12 @@ struct call {
     struct client_poll_item *items;
     struct pollfd *kfds;
     int n, nk;
-    struct pollfd
-        *fds; /* what ppoll gets: the program's descriptors, then listeners' pipes, then our epoll descriptor */
+    struct pollfd *fds; /* what ppoll gets: the program's descriptors, then listeners' pipes, then our epoll
+                           descriptor */
     int count, room;
     int ep;
     bool armed;
+    bool sets;    /* there is one among the items */
     bool sets_in; /* what sets sleep on is in ep */
     bool left;    /* a handler has run in its sleep: all was undone */
     struct sleeper sl;
@@ -51,7 +56,7 @@ struct call {
     struct pollfd stack[ON_STACK];
 };
 
-/* ---- the stack's side ------------------------------------------------------------------------------------------ */
+/* ---- the stack's side ---------------------------------------------------------------------------------- */
 
 static struct session *session_of(const struct client_poll_item *item)
 {
@@ -63,8 +68,9 @@ static uint32_t item_ready(const struct client_poll_item *item)
     if (item->set)
         return evset_ready(item->set) ? EPOLLIN : 0;
     if (handle_is_listener(item->handle))
-        return listener_get(item->handle) && client_listener_ready(item->handle) ? EPOLLIN
-                                                                                 : 0; /* the kernel tells its end */
+        return listener_get(item->handle) && client_listener_ready(item->handle)
+                   ? EPOLLIN
+                   : 0; /* the kernel tells its end */
     struct session *s = session_get(item->handle);
     if (!s)
         return EPOLLERR | EPOLLHUP;
@@ -72,6 +78,8 @@ static uint32_t item_ready(const struct client_poll_item *item)
     if (!load_acquire(&c->peer) && session_flags(s) & SF_SHARED)
         session_try_link(s);
     uint32_t ready = session_ready(s, c);
+    if (item->events & CLIENT_POLL_MET && load_acquire(&c->peer))
+        ready |= CLIENT_POLL_MET;
     if (item->least)
         ready = (ready & ~(uint32_t)EPOLLIN) | (session_has(s, c, item->least) ? EPOLLIN : 0);
     return ready;
@@ -89,8 +97,8 @@ static int check_items(struct call *k, bool *missing)
         item->revents = ready & (item->events | EPOLLERR | EPOLLHUP);
         struct session *s = item->revents ? session_of(item) : NULL;
         if (s &&
-            load_acquire(
-                &session_cache_of(s)->watches)) /* its event may still be on the way: the sets shall say the same */
+            load_acquire(&session_cache_of(s)
+                              ->watches)) /* its event may still be on the way: the sets shall say the same */
             (void)watches_ready_quietly(session_cache_of(s));
         found += item->revents != 0;
     }
@@ -115,6 +123,10 @@ static int check_well(struct call *k)
     sleeper_glance();
     events_poll(true);
     int found = check_items(k, &missing);
+    if (!found && load_relaxed(&C->unmet.first)) {
+        acceptors_ask();
+        found = check_items(k, &missing);
+    }
     if (missing && fetch_wait(all_here, k))
         found = check_items(k, NULL);
     return found;
@@ -127,7 +139,7 @@ static int look(void *arg)
     return check_items(k, NULL);
 }
 
-/* ---- the kernel's side ----------------------------------------------------------------------------------------- */
+/* ---- the kernel's side --------------------------------------------------------------------------------- */
 
 /* What ppoll has brought for the program's own descriptors. */
 static int kernel_found(const struct call *k)
@@ -166,7 +178,7 @@ static int kernel_look_masked(struct call *k)
     return got == -EINTR ? BERTH_E_INTERRUPTED : got > 0 ? kernel_found(k) : 0;
 }
 
-/* ---- sleeping ---------------------------------------------------------------------------------------------------- */
+/* ---- sleeping ------------------------------------------------------------------------------------------ */
 
 static bool arm_session(const struct client_poll_item *item, struct session *s, bool on)
 {
@@ -247,7 +259,7 @@ static bool queued(const struct call *k)
     return false;
 }
 
-/* Kernel descriptors found, or -EINTR. */
+/* Kernel descriptors found, or -EINTR; -EBUSY: a set is to be changed first. */
 static long sleep_once(struct call *k)
 {
     ep_empty(k->ep); /* what rang before */
@@ -259,7 +271,8 @@ static long sleep_once(struct call *k)
         left = NO_DESCRIPTOR_NS;
     if (!armed)
         left = 0;
-    long got = sleep_on(k, k->count, left);
+    bool stale = k->sets && joint_wait_begins(); /* after ep_empty: from here on it rings */
+    long got = stale ? -EBUSY : sleep_on(k, k->count, left);
     (void)arm_items(k, false);
     return got;
 }
@@ -296,8 +309,8 @@ static int wait_loop(struct call *k, int64_t timeout)
         if (sleep_signalled(&k->sl.mark))
             return BERTH_E_INTERRUPTED;
         long got = sleep_once(k);
-        if (got == -EINTR)
-            return BERTH_E_INTERRUPTED;
+        if (got == -EINTR || got == -EBUSY)
+            return got == -EINTR ? BERTH_E_INTERRUPTED : BERTH_E_BUSY;
         if (got < 0)
             return BERTH_E_INVALID;
         int kernel = kernel_found(k);
@@ -312,7 +325,7 @@ static int wait_loop(struct call *k, int64_t timeout)
     }
 }
 
-/* ---- the call ------------------------------------------------------------------------------------------------------ */
+/* ---- the call ------------------------------------------------------------------------------------------ */
 
 static bool add_fd(struct call *k, int fd)
 {
@@ -335,8 +348,9 @@ static bool add_pipe(struct listener *l, void *arg)
     return add_fd(arg, l->pipe_rd);
 }
 
-/* What the set sleeps on goes into our epoll descriptor, by edge: the pipes of its listeners are in there, also of those that are put
- * into it while we wait, and nothing of it is taken. Where that cannot be, the pipes that are there now. */
+/* What the set sleeps on goes into our epoll descriptor, by edge: the pipes of its listeners are in there,
+ * also of those that are put into it while we wait, and nothing of it is taken. Where that cannot be, the
+ * pipes that are there now. */
 static bool add_set(struct call *k, struct evset *set)
 {
     struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = EP_SET};
@@ -355,19 +369,22 @@ static bool gather(struct call *k)
         return false;
     for (int i = 0; i < k->n; i++) {
         struct listener *l = handle_is_listener(k->items[i].handle) ? listener_get(k->items[i].handle) : NULL;
+        k->sets = k->sets || k->items[i].set;
         if ((l && !add_pipe(l, k)) || (k->items[i].set && !add_set(k, k->items[i].set)))
             return false;
     }
     return true;
 }
 
-int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n, struct pollfd *kfds,
-                      int nk, int64_t timeout_ns, const sigset_t *mask, struct client_room *rooms)
+int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n,
+                      struct pollfd *kfds, int nk, int64_t timeout_ns, const sigset_t *mask,
+                      struct client_room *rooms)
 {
     int err = fork_child_ready();
     if (err)
         return err;
-    struct call k = {.items = items, .kfds = kfds, .n = n, .nk = nk, .room = ON_STACK, .ep = -1, .rooms = rooms};
+    struct call k = {
+        .items = items, .kfds = kfds, .n = n, .nk = nk, .room = ON_STACK, .ep = -1, .rooms = rooms};
     k.sl = (struct sleeper){
         .mark = *mark, .deadline = clock_deadline(timeout_ns), .mask = mask, .leave = leave, .arg = &k};
     k.fds = k.stack;

@@ -1,5 +1,6 @@
-/* ports.c - ephemeral ports for what we connect: leased from the daemon in blocks, handed out at random (RFC 6056), each once
- * towards every destination. The daemon gives no port to two processes while one of them, or a session of its, lives. */
+/* ports.c - ephemeral ports for what we connect: leased from the daemon in blocks, handed out at random (RFC
+ * 6056), each once towards every destination. The daemon gives no port to two processes while one of them, or
+ * a session of its, lives. */
 #include <string.h>
 
 #include "base/memory.h"
@@ -8,8 +9,8 @@
 #include "client/family.h"
 #include "client/ports.h"
 
-/* Leased ports are this process's alone, so that each of them may be in use once towards every destination, as on the
- * kernel: what must be unique is the pair of endpoints. */
+/* Leased ports are this process's alone, so that each of them may be in use once towards every destination,
+ * as on the kernel: what must be unique is the pair of endpoints. */
 
 #define PORTS_FIRST_LEASE 16u
 #define PORTS_LONGEST_LEASE 1024u
@@ -31,8 +32,8 @@ struct free_ports { /* towards one destination */
     uint32_t leases;   /* how many of the source's leases are counted in */
     uint32_t used;     /* ports that sessions have */
     uint32_t count;
-    uint16_t port[65536];
     struct free_ports *next;
+    uint16_t port[65536];
 };
 
 static struct source *sources;
@@ -55,7 +56,7 @@ void ports_forget(void)
 
 static struct source *source_for(const uint8_t addr[16])
 {
-    uint8_t key[16];
+    uint8_t key[16] = {0};
     memcpy(key, addr, 16);
     if (endpoint_is_v4(addr) && endpoint_is_loopback(addr))
         memcpy(key + 12, "\x7f\0\0\1", 4);
@@ -95,15 +96,35 @@ static struct free_ports *free_ports_for(const uint8_t addr[16], const endpoint 
     return f;
 }
 
-/* Leases as many again as there are, so that neither a client with one session takes many nor one with many asks often. Nobody waits for
- * this but the caller: others who need one, too, lease for themselves. */
+static bool is_lease(const struct ctl_ports *is, uint32_t asked)
+{
+    return is->first && is->count && is->count <= asked && is->first + is->count <= 65536;
+}
+
+static void lease_enter(const uint8_t addr[16], struct ctl_ports *is)
+{
+    plock_take(&C->lock);
+    struct source *s = source_for(addr);
+    if (s && s->leases < LEASES_PER_SOURCE) {
+        s->lease[s->leases].first = is->first;
+        s->lease[s->leases++].count = is->count;
+        s->ports += is->count;
+    } else { /* others were many, and faster */
+        is->h = (struct ctl_header){.type = CTL_RETURN_PORTS, .len = sizeof *is};
+        (void)control_send(is, NULL, 0); /* a daemon that has ended has nothing to take back */
+    }
+    plock_release(&C->lock);
+}
+
+/* Leases as many again as there are, so that neither a client with one session takes many nor one with many
+ * asks often. Nobody waits for this but the caller: others who need one, too, lease for themselves. */
 int ports_lease(const uint8_t addr[16])
 {
     plock_take(&C->lock);
     struct source *s = source_for(addr);
     uint32_t count = !s || s->ports < PORTS_FIRST_LEASE ? PORTS_FIRST_LEASE : s->ports;
     int err = !s ? BERTH_E_NO_MEMORY : s->leases == LEASES_PER_SOURCE ? BERTH_E_LIMIT : 0;
-    uint8_t key[16];
+    uint8_t key[16] = {0};
     if (s)
         memcpy(key, s->addr, 16);
     plock_release(&C->lock);
@@ -116,24 +137,34 @@ int ports_lease(const uint8_t addr[16])
         struct ctl_ports msg = {.h = {.type = CTL_PORTS, .len = sizeof msg}, .count = (uint16_t)count};
         memcpy(msg.addr, key, 16);
         err = control_request(&msg, NULL, 0, &is, sizeof is, NULL, NULL);
-        if (!err && (!is.first || !is.count || is.count > count || is.first + is.count > 65536))
+        if (!err && !is_lease(&is, count))
             err = BERTH_E_PROTOCOL;
         count /= 2;
     } while (err == BERTH_E_LIMIT && count >= PORTS_FIRST_LEASE);
-    if (err)
-        return err;
+    if (!err)
+        lease_enter(key, &is);
+    return err;
+}
+
+bool ports_lease_begin(const uint8_t addr[16], struct ports_ask *a)
+{
+    struct ctl_ports msg = {.h = {.type = CTL_PORTS, .len = sizeof msg}, .count = PORTS_FIRST_LEASE};
     plock_take(&C->lock);
-    s = source_for(addr);
-    if (s && s->leases < LEASES_PER_SOURCE) {
-        s->lease[s->leases].first = is.first;
-        s->lease[s->leases++].count = is.count;
-        s->ports += is.count;
-    } else { /* others were many, and faster */
-        is.h = (struct ctl_header){.type = CTL_RETURN_PORTS, .len = sizeof is};
-        (void)control_send(&is, NULL, 0); /* a daemon that has ended has nothing to take back */
+    struct source *s = source_for(addr);
+    bool wanted = s && !s->leases;
+    if (wanted) {
+        memcpy(a->addr, s->addr, 16);
+        memcpy(msg.addr, s->addr, 16);
     }
     plock_release(&C->lock);
-    return 0;
+    return wanted && control_ask(&a->ask, &msg, NULL, 0) == 0;
+}
+
+void ports_lease_end(struct ports_ask *a)
+{
+    struct ctl_ports is;
+    if (control_answer(&a->ask, &is, sizeof is, NULL, NULL) == 0 && is_lease(&is, PORTS_FIRST_LEASE))
+        lease_enter(a->addr, &is);
 }
 
 /* C->lock is held. */

@@ -2,13 +2,14 @@
  *
  * Theory of operation
  *
- * Everybody who waits asks here: event sets, poll and select, blocked reads and writes, FIONREAD. Nothing here takes a session's
- * locks, so each word is read once, and an answer may be old when it is given; c->peer above all, which goes when another thread closes
- * the session and its record is used again.
+ * Everybody who waits asks here: event sets, poll and select, blocked reads and writes, FIONREAD. Nothing
+ * here takes a session's locks, so each word is read once, and an answer may be old when it is given; c->peer
+ * above all, which goes when another thread closes the session and its record is used again.
  *
- * Bytes count as there when a read would find them: below the tail that was last seen in a ring that is mapped, or in a ring whose
- * segment is mapped. A ring in a segment that has not come yet is asked for, and told as READY_MISSING: the caller fetches it
- * (fetch_bytes) when it holds no lock, and asks again. One that will never come counts as there: the read finds the error.
+ * Bytes count as there when a read would find them: below the tail that was last seen in a ring that is
+ * mapped, or in a ring whose segment is mapped. A ring in a segment that has not come yet is asked for, and
+ * told as READY_MISSING: the caller fetches it (fetch_bytes) when it holds no lock, and asks again. One that
+ * will never come counts as there: the read finds the error.
  */
 #include "client/ready.h"
 
@@ -24,8 +25,8 @@
 #include "client/watch.h"
 #include "shm/slot.h"
 
-/* How many bytes somebody can wait for: not more than the peer puts into its ring before it waits for us. When it takes a larger
- * ring its next bytes pass the mark, and we look again. */
+/* How many bytes somebody can wait for: not more than the peer puts into its ring before it waits for us.
+ * When it takes a larger ring its next bytes pass the mark, and we look again. */
 static uint64_t reachable(const struct slot *peer, uint64_t least)
 {
     if (__builtin_expect(least <= 1, 1) || !peer)
@@ -86,7 +87,7 @@ bool stream_writable(struct session *s, struct session_cache *c)
     return size - (session_tail(s) - head) >= size / 4;
 }
 
-/* ---- fetching ------------------------------------------------------------------------------------------------- */
+/* ---- fetching ------------------------------------------------------------------------------------------ */
 
 static bool bytes_here(void *arg)
 {
@@ -99,7 +100,7 @@ bool fetch_bytes(session_handle h)
     return fetch_wait(bytes_here, &h);
 }
 
-/* ---- arming --------------------------------------------------------------------------------------------------- */
+/* ---- arming -------------------------------------------------------------------------------------------- */
 
 /* Somebody else goes by `want`, too, or comes to: an event set, a poll, another process, a second sleeper. */
 static bool in_company(const struct session *s, const struct session_cache *c)
@@ -125,7 +126,8 @@ static void arm(struct session *s, struct session_cache *c, uint64_t *want, uint
 
 #define EDGE_LOOKS 8 /* at a tail that moves on each time */
 
-/* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what follows. */
+/* Beyond what is there: again, if more came before the peer could see the mark, or nobody would tell of what
+ * follows. */
 static bool arm_beyond(struct session *s, struct session_cache *c, uint64_t flag)
 {
     const struct slot *peer = load_acquire(&c->peer);
@@ -170,22 +172,23 @@ bool stream_arm_write(struct session *s, struct session_cache *c, uint64_t flag)
     return !stream_writable(s, c);
 }
 
-/* ---- the answer ------------------------------------------------------------------------------------------------- */
+/* ---- the answer ---------------------------------------------------------------------------------------- */
 
-/* What is told of can be read, even if the peer moves on to a ring that is not here in the meantime: the bytes are noted as seen, as a read
- * does, and stay where they were seen. False: it has moved on already. A thread that is reading this moment notes them itself. */
+/* What is told of can be read, even if the peer moves on to a ring that is not here in the meantime: the
+ * bytes are noted as seen, as a read does, and stay where they were seen. False: it has moved on already. A
+ * thread that is reading this moment notes them itself. */
 static bool note_seen(struct session *s, struct session_cache *c)
 {
     bool noted = true;
     if ((session_tail_seen(s) > session_head(s) && load_relaxed(&c->rx_ring)) ||
         session_flags(s) & (SF_SHARED | SF_TENTATIVE | SF_RESET | SF_DEAD) ||
-        !family_lock_try(&s->rx_lock, berth_lock_id))
+        !family_lock_try_now(&s->rx_lock))
         return true;
     const struct slot *peer = load_acquire(&c->peer);
     struct peer_box *box = load_relaxed(&c->box);
     uint64_t head = s->head, tail = peer ? count_offset(slot_tail(peer)) : head;
-    if (box &&
-        tail - head - 1 < 1ull << RING_MAX_LOG2) { /* else there is nothing, or nonsense: a read will say so */
+    if (box && tail - head - 1 <
+                   1ull << RING_MAX_LOG2) { /* else there is nothing, or nonsense: a read will say so */
         uint64_t ring = slot_ring(peer), size = s->rx_size;
         const uint8_t *at = c->rx_ring;
         int err = BERTH_E_PROTOCOL;
@@ -203,12 +206,43 @@ static bool note_seen(struct session *s, struct session_cache *c)
     return noted;
 }
 
+/* What makes the answer depend on more than bytes and room. */
+#define READY_STRANGE (SF_RESET | SF_SHUT_RD | SF_SHUT_WR | SF_DEAD | SF_TENTATIVE | SF_SHARED | SF_STOPPED)
+
+/* The same for most sessions at most times: open, ours alone, nothing has ended, and what has come lies in
+ * the ring in hand. False: it is not that. */
+static inline bool ready_plain(struct session *s, struct session_cache *c, uint32_t *events)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    if (!peer || session_flags(s) & READY_STRANGE || session_state(s) != SESSION_OPEN || session_lowat(s) > 1)
+        return false;
+    uint64_t tail = slot_tail(peer), head = session_head(s), taken = slot_head(peer);
+    if ((tail | taken) & COUNT_FLAG)
+        return false;
+    *events = 0;
+    if (count_offset(tail) != head) {
+        bool seen = session_tail_seen(s) > head;
+        if (!load_relaxed(&c->rx_ring) || (!seen && slot_ring(peer) != load_relaxed(&c->rx_word)))
+            return false;
+        *events = seen || note_seen(s, c) ? READY_IN : READY_MISSING;
+    }
+    uint64_t size = session_tx_size(s);
+    if (!size || size * 4 <= session_tx_limit(s) ||
+        size - (session_tail(s) - count_offset(taken)) >= size / 4)
+        *events |= READY_OUT;
+    return true;
+}
+
 uint32_t session_ready(struct session *s, struct session_cache *c)
 {
+    uint32_t plain;
+    if (__builtin_expect(ready_plain(s, c, &plain), 1))
+        return plain;
     uint32_t flags = session_flags(s);
     if (session_state(s) == SESSION_QUEUED && !(flags & SF_RESET))
-        return 0;                       /* the connect is not through */
-    bool missing = bytes_missing(s, c); /* then neither their end nor a cut has come: a read finds nothing yet */
+        return 0; /* the connect is not through */
+    /* then neither their end nor a cut has come: a read finds nothing yet */
+    bool missing = bytes_missing(s, c);
     bool cut = !missing && stream_cut(s, c);
     uint32_t error = cut && !(flags & SF_RESET_TOLD) ? EPOLLERR : 0;
     if (flags & SF_STOPPED)
@@ -255,7 +289,7 @@ size_t client_readable(session_handle h)
     if (!s)
         return 0;
     if (!load_acquire(&session_cache_of(s)->peer))
-        session_try_link(s); /* who only asks must hear of the acceptor, too */
+        session_meet(s); /* who only asks must hear of the acceptor, too */
     if (bytes_missing(s, session_cache_of(s)) && !fetch_bytes(h))
         return 0; /* what is told can be read */
     const struct slot *peer = load_acquire(&session_cache_of(s)->peer);

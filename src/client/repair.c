@@ -1,6 +1,7 @@
 /* repair.c - what a process that was killed under a lock of the family has left is put right.
  *
- * Every step under these locks is either one store of the truth or can be told from the slots and records again.
+ * Every step under these locks is either one store of the truth or can be told from the slots and records
+ * again.
  */
 #include <string.h>
 
@@ -11,7 +12,8 @@
 #include "shm/queue.h"
 #include "shm/slot.h"
 
-/* The free lists of an outbox are told again from the ring records: what no session, queue or chunk owns is free. */
+/* The free lists of an outbox are told again from the ring records: what no session, queue or chunk owns is
+ * free. */
 static void repair_outbox(struct outbox_rec *r)
 {
     uint32_t index = (uint32_t)(r - C->family->outbox);
@@ -21,7 +23,7 @@ static void repair_outbox(struct outbox_rec *r)
     r->rings_live = 0;
     for (uint32_t i = 0, n = family_rings(C->family); i < n; i++) {
         struct ring_rec *ring = &C->family->ring[i];
-        if (ring->outbox != index || !ring->word)
+        if (ring_rec_outbox(ring) != index || !ring->word)
             continue;
         uint32_t owner = ring->owner;
         if (owner && owner != NONE) {
@@ -38,7 +40,8 @@ static void repair_outbox(struct outbox_rec *r)
         ring->next = r->ring_free[ring->klass];
         r->ring_free[ring->klass] = i + 1;
     }
-    r->slot_free = 0; /* the free slots of before are lost to this outbox: at most as many as were in use at once */
+    /* the free slots of before are lost to this outbox: at most as many as were in use at once */
+    r->slot_free = 0;
 }
 
 /* Who died had the lock; the span may be another one's, who is alive and in it. */
@@ -60,7 +63,8 @@ static void repair_sending(struct session *s, struct slot *slot)
     session_set_tx_size(s, 0);
     for (uint32_t i = 0, n = family_rings(f); i < n; i++) {
         struct ring_rec *ring = &f->ring[i];
-        if (ring->owner != session_index(s) + 1 || ring->outbox != s->own_outbox || !ring->word)
+        if (ring_rec_owner(ring) != session_index(s) + 1 || ring_rec_outbox(ring) != s->own_outbox ||
+            !ring->word)
             continue;
         if (ring->word == word) {
             ring->left = 0;
@@ -80,7 +84,8 @@ static void repair_sending(struct session *s, struct slot *slot)
     C->cache[session_index(s)].tx_ring = NULL;
 }
 
-/* Events that were put into the queue but not counted, or the next one would be put where nobody looks any more. */
+/* Events that were put into the queue but not counted, or the next one would be put where nobody looks any
+ * more. */
 static void repair_channel(struct outbox_rec *r, struct chan_rec *chan)
 {
     struct own_box *own = outbox_by_index((uint32_t)(r - C->family->outbox));
@@ -109,6 +114,13 @@ static void family_repair(void *unused, struct family_lock *l)
     } else if (l == &f->lock) {
         f->session_free = 0; /* both stacks may be torn; what was on them is lost, the tables go on */
         f->ring_free = 0;
+    } else if (l == &f->options_lock) {
+        f->option_free = 0; /* likewise; of two records for one option the first in the list is the later */
+    } else if (l == &f->sets_lock) {
+        for (uint32_t i = 0; i < SET_CHANGES; i++) { /* written down, and not counted yet */
+            if (f->set_change[i].number > family_set_changes(f))
+                family_put_set_changes(f, f->set_change[i].number);
+        }
     }
     /* bury_lock: whoever has it now does what is left to do */
     /* session locks: tail, head and ring are single stores, and what they say is the truth */

@@ -1,16 +1,18 @@
 /* rings.c - pieces of an outbox, cut off, handed out again, taken back from drained fifos.
  *
- * Each segment has a part that was never handed out (from `bump` to its end); rings, slot chunks and event queues are cut
- * from it. Rings come in powers of four from 4 KiB; a freed one goes onto the stack of its class and is the next to be
- * handed out again, since it is in the cache. Nothing is ever joined: what a stream needs, it will need again.
+ * Each segment has a part that was never handed out (from `bump` to its end); rings, slot chunks and event
+ * queues are cut from it. Rings come in powers of four from 4 KiB; a freed one goes onto the stack of its
+ * class and is the next to be handed out again, since it is in the cache. Nothing is ever joined: what a
+ * stream needs, it will need again.
  *
- * A session keeps its ring when its fifo drains, since it will write again soon; but before a new segment is made, the
- * rings of all drained fifos are swept up (outbox_sweep). So the memory follows the largest number of fifos that
- * held bytes at one time, not the number of sessions. And when that was long ago it goes back to the kernel: the last
- * segment is retired once none of its rings has been in use for a while (outbox_shrink). Its index is not used again, so that
- * a peer that has not heard of it yet can never take a new segment for the old one. A peer that does not unmap what was
- * retired keeps that memory in being, on our account, and nothing can take it away (the seal forbids holes). So an outbox retires no
- * more in its life than it may have at one time: twice the limit is what the worst of peers can make us hold.
+ * A session keeps its ring when its fifo drains, since it will write again soon; but before a new segment is
+ * made, the rings of all drained fifos are swept up (outbox_sweep). So the memory follows the largest number
+ * of fifos that held bytes at one time, not the number of sessions. And when that was long ago it goes back
+ * to the kernel: the last segment is retired once none of its rings has been in use for a while
+ * (outbox_shrink). Its index is not used again, so that a peer that has not heard of it yet can never take a
+ * new segment for the old one. A peer that does not unmap what was retired keeps that memory in being, on our
+ * account, and nothing can take it away (the seal forbids holes). So an outbox retires no more in its life
+ * than it may have at one time: twice the limit is what the worst of peers can make us hold.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -22,6 +24,8 @@
 #include "client/outbox.h"
 #include "client/rings.h"
 #include "shm/slot.h"
+
+#define FREE_TRIES 16u
 
 static const uint8_t class_log2[RING_CLASSES] = {12, 14, 16, 18, 20, 22, 24, 26};
 
@@ -61,8 +65,9 @@ void stream_release_ring(struct session *s, struct session_cache *c)
 {
     if (s->tx_rec == NONE || s->write_span)
         return;
-    if (load_acquire(&c->peer))
-        session_set_head_seen(s, count_offset(slot_head(c->peer)));
+    const struct slot *peer = load_acquire(&c->peer);
+    if (peer)
+        session_set_head_seen(s, count_offset(slot_head(peer)));
     if (s->head_seen != s->tail)
         return;
     rings_reclaim(s);
@@ -74,10 +79,11 @@ void stream_release_ring(struct session *s, struct session_cache *c)
     outbox_ring_free(outbox_by_index(s->own_outbox), rec);
 }
 
-static uint32_t take_free(struct own_box *box, struct outbox_rec *r, uint32_t klass)
+/* The first that we can write. Relatives free theirs onto the same stack: at most so many are passed over. */
+static uint32_t take_free(struct own_box *box, struct outbox_rec *r, uint32_t klass, uint32_t tries)
 {
     uint32_t *link = &r->ring_free[klass];
-    for (int tries = 0; *link && tries < 16; tries++) {
+    for (; *link && tries > 0; tries--) {
         uint32_t rec = *link - 1;
         struct ring_rec *ring = &C->family->ring[rec];
         if (box->writable[ring_segment(ring->word)]) {
@@ -94,12 +100,14 @@ static uint64_t carve(struct own_box *box, struct outbox_rec *r, uint64_t size, 
     uint32_t tried = 0;
     for (uint32_t i = r->segments; i-- > 0;) {
         struct seg_rec *seg = &r->seg[i];
-        if (seg->size && box->writable[i] && seg->size - seg->bump >= size) {
+        if (!seg->size || !box->writable[i])
+            continue; /* retired, or a relative's */
+        if (seg->size - seg->bump >= size) {
             uint64_t at = seg->bump;
             seg->bump += size;
             return ring_word(i, at, log2);
         }
-        if (seg->size && ++tried >= 3)
+        if (++tried >= 3)
             break; /* older ones are full but for crumbs */
     }
     return 0;
@@ -115,12 +123,13 @@ static void outbox_sweep(struct own_box *box)
         if (!owner || owner == NONE || ring_rec_outbox(ring) != box->index || ring_rec_left(ring))
             continue;
         struct session *s = session_at(owner - 1);
-        if (!members_has(&s->holders, C->member))
+        if (!holders_has(s, C->member))
             continue; /* another member's, of which we may not even have the slot */
-        if (!family_lock_try(&s->tx_lock, berth_lock_id))
+        if (!family_lock_try_now(&s->tx_lock))
             continue;
         struct session_cache *c = &C->cache[owner - 1];
-        if (s->tx_rec == rec && s->state != SESSION_FREE && load_acquire(&c->generation) == s->generation && c->own)
+        if (s->tx_rec == rec && s->state != SESSION_FREE && load_acquire(&c->generation) == s->generation &&
+            c->own)
             stream_release_ring(s, c);
         half_unlock(&s->tx_lock);
     }
@@ -131,8 +140,8 @@ static void outbox_sweep(struct own_box *box)
 
 #define GROW_MIN (SEGMENT_MIN / 4)
 
-/* Each segment is as large as all before it, so that their number stays small: all of this process, or a few children would have
- * used up the limit of the parent's outbox. */
+/* Each segment is as large as all before it, so that their number stays small: all of this process, or a few
+ * children would have used up the limit of the parent's outbox. */
 static uint64_t own_bytes(const struct own_box *box, const struct outbox_rec *r)
 {
     uint64_t bytes = 0;
@@ -156,8 +165,8 @@ static int grow(struct own_box *box, uint64_t size)
         want = 256u << 20;
     if (want < 2 * size + PAGE_BYTES)
         want = size >= (16u << 20) ? size + PAGE_BYTES : 2 * size + PAGE_BYTES;
-    int err =
-        C->daemon_lost ? BERTH_E_DAEMON_GONE : BERTH_E_LIMIT; /* nobody could get at a segment without the daemon */
+    int err = C->daemon_lost ? BERTH_E_DAEMON_GONE
+                             : BERTH_E_LIMIT; /* nobody could get at a segment without the daemon */
     if (!C->daemon_lost && index < OUTBOX_SEGMENTS && r->bytes + want <= C->outbox_limit)
         err = outbox_segment_add(box, index, want, &fd);
     if (!err) {
@@ -170,6 +179,25 @@ static int grow(struct own_box *box, uint64_t size)
     }
     family_lock_drop(&r->lock);
     return err;
+}
+
+#define RESERVE (128u << 10)
+
+/* A child writes what was there when it was forked, and else what it makes itself: hundreds of them that each
+ * make a segment for a few bytes would use up the numbers of segments. */
+bool outboxes_reserve(void)
+{
+    bool enough = true;
+    for (struct own_box *box = C->outboxes; box; box = box->next) {
+        struct outbox_rec *r = outbox_rec_of(box);
+        uint32_t last = outbox_rec_segments(r);
+        while (last-- > 0 && !box->writable[last])
+            ;
+        if (last != NONE && r->seg[last].size - r->seg[last].bump < RESERVE)
+            enough &= grow(box, RESERVE) == 0;
+        enough &= r->bytes < C->outbox_limit / 4 * 3 && outbox_rec_segments(r) < OUTBOX_SEGMENTS / 4 * 3;
+    }
+    return enough;
 }
 
 #define KEEP_NS (5 * NS_PER_SEC) /* an outbox that grew is left alone for so long */
@@ -191,7 +219,8 @@ static void retire_last(struct own_box *box, struct outbox_rec *r, uint32_t inde
             ring_rec_free(rec);
         }
     }
-    struct ctl_outbox msg = {.h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = index};
+    struct ctl_outbox msg = {
+        .h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = index};
     (void)control_send(&msg, NULL, 0); /* a daemon that has ended has let go of it */
     r->bytes -= r->seg[index].size;
     r->retired += r->seg[index].size;
@@ -236,7 +265,7 @@ int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32
     size = 1ull << class_log2[klass];
     for (int round = 0; round < 3; round++) {
         family_lock_acquire(&r->lock, C->member);
-        uint32_t rec = take_free(box, r, klass);
+        uint32_t rec = take_free(box, r, klass, FREE_TRIES);
         uint64_t word = 0;
         if (rec == NONE && (word = carve(box, r, size, class_log2[klass])) != 0) {
             rec = ring_rec_alloc();
@@ -246,6 +275,8 @@ int outbox_ring_alloc(struct own_box *box, uint64_t size, uint32_t owner, uint32
                 ring_rec_set_word(&C->family->ring[rec], word);
             }
         }
+        if (rec == NONE && word == 0) /* rather than more memory */
+            rec = take_free(box, r, klass, RINGS_MAX);
         if (rec != NONE) {
             ring_rec_set_owner(&C->family->ring[rec], owner);
             ring_rec_set_left(&C->family->ring[rec], 0);

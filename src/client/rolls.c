@@ -54,20 +54,30 @@ void roll_clear(struct roll *roll)
     plock_release(&C->rolls_lock);
 }
 
+/* The child holds what its parent held: the rolls are as they were, and what it does not hold is taken off
+ * one by one. */
 void rolls_forked(void)
 {
-    for (uint32_t i = 1, n = family_sessions(C->family); i < n; i++) {
-        struct session_more *e = &C->more[i];
-        if (e->roll || e->sleepers)
-            *e = (struct session_more){0};
-    }
     for (struct peer_box *b = C->boxes; b; b = b->next)
-        b->roll = (struct roll){0};
-    C->unmet = (struct roll){0};
-    C->walks = NULL;
+        b->roll = (struct roll){.first = b->roll.first};
+    C->unmet = (struct roll){.first = C->unmet.first};
 }
 
-/* ---- walks ------------------------------------------------------------------------------------------------------- */
+/* The boxes are gone, and with them their rolls. */
+void rolls_anew(uint32_t sessions)
+{
+    roll_clear(&C->unmet);
+    plock_take(&C->rolls_lock);
+    for (uint32_t i = 1; i < sessions; i++) {
+        if (load_relaxed(&C->more[i].sleepers))
+            store_relaxed(&C->more[i].sleepers, 0u);
+    }
+    C->unmet = (struct roll){0};
+    C->walks = NULL;
+    plock_release(&C->rolls_lock);
+}
+
+/* ---- walks --------------------------------------------------------------------------------------------- */
 
 void walk_begin(struct roll_walk *w, struct roll *roll)
 {
@@ -94,8 +104,8 @@ struct session *walk_next(struct roll_walk *w)
     struct session *s = w->at ? session_at(w->at) : NULL;
     if (s) {
         store_relaxed(&w->at, C->more[w->at].next);
-        w->flags =
-            session_flags_acquire(s); /* of the session that is on the roll, whatever the record is in a moment */
+        /* of the session that is on the roll, whatever the record is in a moment */
+        w->flags = session_flags_acquire(s);
     } else {
         take_off(w);
     }

@@ -1,6 +1,10 @@
 /* routes.c - the listeners that we were introduced to. */
 #include "client/routes.h"
+
+#include <sys/ioctl.h>
+
 #include "base/memory.h"
+#include "base/sys.h"
 #include "client/family.h"
 #include "client/fds.h"
 #include "client/ports.h"
@@ -21,6 +25,17 @@ void route_waiting(struct session *s, int by)
     if (r)
         r->waiting += (uint32_t)by;
     plock_release(&C->lock);
+}
+
+bool route_full_of_ours(uint32_t listener)
+{
+    int bytes = 0;
+    plock_take(&C->lock);
+    const struct route *r = route_find(listener);
+    bool full = r && sys_call(SYS_ioctl, (long)r->token_fd, (long)FIONREAD, &bytes, 0L) == 0 &&
+                (uint32_t)bytes / sizeof(struct token) >= r->waiting;
+    plock_release(&C->lock);
+    return full;
 }
 
 void route_drop(struct route *r)

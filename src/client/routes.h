@@ -6,6 +6,8 @@
 
 struct route *route_find(uint32_t listener);
 void route_waiting(struct session *s, int by); /* our offers that its listener has not accepted */
+/* do as many tokens lie there as offers of ours are unanswered? Then none of those was taken, most likely */
+bool route_full_of_ours(uint32_t listener);
 void route_gone(uint32_t listener);
 void route_drop(struct route *r);
 void routes_forget(void);

@@ -15,8 +15,9 @@
  *
  * Knowing each other is link.c, ending life.c, the way back of the slots upkeep.c.
  *
- * Who may still hold a session's memory when it is freed: nobody of this process, since the record's generation moved
- * and both its locks were held after that; of the peer's side at most a reader that checks the slot's generation.
+ * Who may still hold a session's memory when it is freed: nobody of this process, since the record's
+ * generation moved and both its locks were held after that; of the peer's side at most a reader that checks
+ * the slot's generation.
  */
 #include <errno.h>
 #include <string.h>
@@ -35,35 +36,18 @@
 #include "client/watch.h"
 #include "shm/slot.h"
 
-/* ---- handles ---------------------------------------------------------------------------------------------- */
+/* ---- handles ------------------------------------------------------------------------------------------- */
 
 session_handle session_handle_of(const struct session *s)
 {
     return (uint64_t)s->generation << 32 | session_index(s);
 }
 
-struct session *session_get(session_handle h)
+/* cache_lock is held. */
+static void cache_make(struct session *s, struct session_cache *c, uint32_t generation)
 {
-    uint32_t index = (uint32_t)h;
-    if (!C->attached || !index || index >= SESSIONS_MAX || !(h >> 32)) /* generation 0: a record never used */
-        return NULL;
-    struct session *s = session_at(index);
-    return session_generation_acquire(s) == (uint32_t)(h >> 32) && session_held(s) ? s : NULL;
-}
-
-struct session_cache *session_cache_of(struct session *s)
-{
-    struct session_cache *c = &C->cache[session_index(s)];
-    uint32_t generation = session_generation(s);
-    if (__builtin_expect(load_acquire(&c->generation) == generation, 1))
-        return c;
-    plock_take(&C->cache_lock); /* one at a time: what one has begun to use another must not make anew */
-    generation = session_generation_acquire(s);
-    if (c->generation == generation) {
-        plock_release(&C->cache_lock);
-        return c;
-    }
-    /* a late event may come while the record is being filled anew: it looks again under the locks, and session_cache_make follows */
+    /* a late event may come while the record is being filled anew: it looks again under the locks, and
+     * session_cache_make follows */
     uint32_t own_index = session_own_outbox(s);
     outbox_handle peer = session_peer_outbox(s);
     struct own_box *own = own_index == NONE ? NULL : outbox_by_index(own_index);
@@ -78,6 +62,15 @@ struct session_cache *session_cache_of(struct session *s)
     c->rx_word = 0;
     store_relaxed(&c->pollers, 0);
     store_release(&c->generation, generation);
+}
+
+struct session_cache *session_cache_find(struct session *s)
+{
+    struct session_cache *c = &C->cache[session_index(s)];
+    plock_take(&C->cache_lock); /* one at a time: what one has begun to use another must not make anew */
+    uint32_t generation = session_generation_acquire(s);
+    if (c->generation != generation)
+        cache_make(s, c, generation);
     plock_release(&C->cache_lock);
     return c;
 }
@@ -85,10 +78,76 @@ struct session_cache *session_cache_of(struct session *s)
 /* Of a session that has just come to have its slot: whoever looked before found it without. */
 struct session_cache *session_cache_make(struct session *s)
 {
+    struct session_cache *c = &C->cache[session_index(s)];
     plock_take(&C->cache_lock); /* whoever is making it of what was there before has ended */
-    store_release(&C->cache[session_index(s)].generation, 0u);
+    store_release(&c->generation, 0u);
+    cache_make(s, c, session_generation_acquire(s));
     plock_release(&C->cache_lock);
-    return session_cache_of(s);
+    return c;
+}
+
+void session_meets(struct session *s, const struct own_box *own, uint32_t own_slot,
+                   const struct peer_box *box, const struct ctl_place *peer)
+{
+    session_set_app(s, box->worker->app);
+    session_set_own_outbox(s, own->index);
+    session_set_own_slot(s, own_slot);
+    session_set_peer_outbox(s, peer->outbox);
+    session_set_peer_slot(s, peer->slot);
+    s->peer_generation = peer->generation;
+}
+
+bool session_peer_stale(const struct session *s, const struct session_cache *c)
+{
+    struct peer_box *box = load_relaxed(&c->box);
+    const struct slot *peer = load_acquire(&c->peer);
+    return peer &&
+           (!box || box->handle != session_peer_outbox(s) || peer_slot(box, session_peer_slot(s)) != peer);
+}
+
+static void peer_anew(struct session *s, struct session_cache *c)
+{
+    struct peer_box *old = load_relaxed(&c->box), *box = NULL;
+    const struct slot *p = NULL;
+    outbox_handle at = session_peer_outbox(s);
+    const struct own_box *own = outbox_by_index(session_own_outbox(s));
+    if (!old || !at)
+        return;
+    if (own)
+        box = peer_box_of(at, outbox_worker(outbox_rec_of(own)->handle));
+    if (box) {
+        p = peer_slot(box, session_peer_slot(s));
+        fetch_add_sc(&box->sessions, 1);
+    }
+    store_relaxed(&c->rx_ring, NULL);
+    store_relaxed(&c->rx_word, 0);
+    store_relaxed(&c->box, box);
+    store_release(&c->peer, p); /* NULL: it is to be met first, as by who was forked before it came */
+    roll_enter(s, roll_of(box));
+    fetch_add_sc(&old->sessions, ~0u);
+}
+
+/* A relative may have heard before us that the peer went elsewhere: then the record says where, and the slot
+ * that the cache names may be another session's by now. One of its locks is held, so the record stays. */
+void session_peer_anew(struct session *s, struct session_cache *c)
+{
+    if (__builtin_expect(!session_peer_stale(s, c), 1))
+        return;
+    plock_take(&C->cache_lock);
+    if (session_peer_stale(s, c)) /* and no other thread was faster */
+        peer_anew(s, c);
+    plock_release(&C->cache_lock);
+}
+
+/* What the cache says stays true of the record's next generation, as of a zombie. Both change in one: a late
+ * event that found them different would make the cache anew beside whoever holds the session's locks. */
+void session_cache_keep(struct session *s, struct session_cache *c)
+{
+    uint32_t generation = s->generation + 1 ? s->generation + 1 : 1;
+    plock_take(&C->cache_lock);
+    store_release(&c->generation, generation);
+    session_set_generation(s, generation);
+    plock_release(&C->cache_lock);
 }
 
 void session_set_state(struct session *s, uint32_t state)
@@ -104,6 +163,8 @@ void session_fill_slot(struct session *s, struct own_box *box)
 {
     struct slot_info *info = outbox_info(box, s->own_slot);
     struct slot *slot = outbox_slot(box, s->own_slot);
+    if (!slot)
+        __builtin_unreachable(); /* we have just taken it: it is mapped here */
     memset(info, 0, sizeof *info);
     memcpy(info->local_addr, s->local.addr, 16);
     memcpy(info->remote_addr, s->remote.addr, 16);
@@ -121,7 +182,7 @@ void session_fill_slot(struct session *s, struct own_box *box)
     slot_disarm_space(slot);
 }
 
-/* ---- ends ------------------------------------------------------------------------------------------------------ */
+/* ---- ends ---------------------------------------------------------------------------------------------- */
 
 /* Did the peer die with bytes of ours unread? Then TCP shows a reset, else the end of the stream. */
 static bool left_unread(const struct session *s, const struct slot *peer)
@@ -136,7 +197,8 @@ static bool closed_on_unread(const struct session *s, const struct slot *peer)
     return slot_state(peer) == SLOT_CLOSED && count_offset(slot_head(peer)) < session_tail(s);
 }
 
-/* After its FIN nothing of what it sent can be lost: to TCP that is an error of sending (EPIPE), or none where both had ended. */
+/* After its FIN nothing of what it sent can be lost: to TCP that is an error of sending (EPIPE), or none
+ * where both had ended. */
 static int cut_after_end(const struct slot *peer, uint32_t flags)
 {
     if (!slot_had_ended(peer))
@@ -188,7 +250,8 @@ void session_break(struct session *s, int error, const char *why)
     watches_ready(c);
 }
 
-/* Why session_get has nothing: the handle is of nobody, or of another member of the family, who alone may end it. */
+/* Why session_get has nothing: the handle is of nobody, or of another member of the family, who alone may end
+ * it. */
 int session_missing(session_handle h)
 {
     uint32_t index = (uint32_t)h;
@@ -212,6 +275,9 @@ void sessions_list_take(uint32_t *link, const struct session *s)
 
 void unconfirmed_take(const struct session *s)
 {
+    if (session_flags(s) &
+        SF_CONNECTOR) /* never on the list. SF_CONFIRMED says nothing: a relative may have set it */
+        return;
     plock_take(&C->zombie_lock);
     sessions_list_take(&C->unconfirmed, s);
     plock_release(&C->zombie_lock);
@@ -234,11 +300,12 @@ static void take_turn(struct roll *r)
     C->turn_last = r;
 }
 
-/* Each peer has a queue of its own, and they take turns: one that is never done with any of a thousand holds up nobody else. */
+/* Each peer has a queue of its own, and they take turns: one that is never done with any of a thousand holds
+ * up nobody else. */
 void zombie_put(struct session *s)
 {
     struct roll *r = roll_of(load_relaxed(&session_cache_of(s)->box));
-    members_only(&s->holders, C->member);
+    session_hold_alone(s);
     plock_take(&C->zombie_lock);
     s->next = 0;
     if (r->zombies_last) {
@@ -249,6 +316,39 @@ void zombie_put(struct session *s)
     }
     r->zombies_last = session_index(s) + 1;
     plock_release(&C->zombie_lock);
+}
+
+static void leave_turn(struct roll *r)
+{
+    struct roll *before = NULL;
+    for (struct roll *at = C->turn_first; at && at != r; at = at->next_turn)
+        before = at;
+    if (before)
+        before->next_turn = r->next_turn;
+    else
+        store_relaxed(&C->turn_first, r->next_turn);
+    if (C->turn_last == r)
+        C->turn_last = before;
+}
+
+bool zombie_leave(struct session *s)
+{
+    struct roll *r = roll_of(load_relaxed(&session_cache_of(s)->box));
+    uint32_t before = 0, at = load_relaxed(&r->zombies_first), me = session_index(s) + 1;
+    for (; at && at != me; at = session_at(at - 1)->next)
+        before = at;
+    if (!at)
+        return false;
+    if (before)
+        session_at(before - 1)->next = s->next;
+    else
+        store_relaxed(&r->zombies_first, s->next);
+    if (r->zombies_last == me)
+        r->zombies_last = before;
+    s->next = 0;
+    if (!r->zombies_first)
+        leave_turn(r);
+    return true;
 }
 
 struct session *zombie_take(void)
@@ -274,7 +374,8 @@ struct session *zombie_take(void)
     return s;
 }
 
-/* A fault in the program's own buffer may have stopped this very thread while it held the lock, and its handler ends the process. */
+/* A fault in the program's own buffer may have stopped this very thread while it held the lock, and its
+ * handler ends the process. */
 static bool half_lock_until(struct family_lock *l, int64_t deadline)
 {
     while (!family_lock_try(l, berth_lock_id)) {
@@ -300,8 +401,9 @@ bool client_shared(session_handle h)
     struct session *s = session_get(h);
     if (!s)
         return false;
-    struct member_set alive = members_alive();
-    return members_other(&s->holders, C->member, &alive);
+    struct member_set others = members_alive();
+    others.word[C->member / 64].bits &= ~member_bit(C->member);
+    return holders_any(s, &others);
 }
 
 /* Phase two: nobody can find it any more, the peer is done with it. */
@@ -352,7 +454,8 @@ int client_set_fifo_limit(session_handle h, uint64_t rx, uint64_t tx)
     struct session *s = session_get(h);
     if (!s)
         return BERTH_E_BAD_HANDLE;
-    if ((rx && (rx < 4096 || rx > 1ull << RING_MAX_LOG2)) || (tx && (tx < 4096 || tx > 1ull << RING_MAX_LOG2)))
+    if ((rx && (rx < 4096 || rx > 1ull << RING_MAX_LOG2)) ||
+        (tx && (tx < 4096 || tx > 1ull << RING_MAX_LOG2)))
         return BERTH_E_INVALID;
     if (tx)
         session_set_tx_limit(s, tx);

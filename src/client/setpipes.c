@@ -1,9 +1,10 @@
 /* setpipes.c - the token pipes of listeners in what event sets sleep on (wait_ep).
  *
- * A pipe can be in an epoll set once, but several may ask for it there: the listener under each of its numbers, and the sets inside that
- * have it, too. So its mask is the union of what they ask for, made anew whenever one of them comes, changes or goes: from the set itself as
- * the program asked, level or edge; from a set inside by edge, since a set around asks that one for its state. Where one wants the
- * level it is the level, and whoever wants the edge tells by the count of arrivals what is news (listener_arrivals).
+ * A pipe can be in an epoll set once, but several may ask for it there: the listener under each of its
+ * numbers, and the sets inside that have it, too. So its mask is the union of what they ask for, made anew
+ * whenever one of them comes, changes or goes: from the set itself as the program asked, level or edge; from
+ * a set inside by edge, since a set around asks that one for its state. Where one wants the level it is the
+ * level, and whoever wants the edge tells by the count of arrivals what is news (listener_arrivals).
  *
  * What the kernel was told is noted, for a change that changes nothing would be an edge.
  */
@@ -20,11 +21,6 @@ struct set_pipe {
 };
 
 #define NOBODY UINT32_MAX
-
-int32_t set_process(void)
-{
-    return C->family ? C->family->member[C->member].pid : 0;
-}
 
 bool set_ours(const struct evset *set)
 {

@@ -2,18 +2,20 @@
  *
  * Theory of operation
  *
- * The program's own kernel set has its descriptors and nothing else in it: whoever else waits on it, by another number, in another
- * process or from within another set, sees what the program put there. We sleep on a set of our own (`wait_ep`), in which are the program's
- * set, our bell (edge-triggered and never read, so that every sleeper of the process gets it), the inner set (vigil.c), and the token
- * pipes of our listeners.
+ * The program's own kernel set has its descriptors and nothing else in it: whoever else waits on it, by
+ * another number, in another process or from within another set, sees what the program put there. We sleep on
+ * a set of our own (`wait_ep`), in which are the program's set, our bell (edge-triggered and never read, so
+ * that every sleeper of the process gets it), the inner set (vigil.c), and the token pipes of our listeners.
  *
- * A set in a set. The outer one has a watch on the inner one. Sessions of a set that is waited for from outside name WAITER_ANY, for their
- * peers cannot know who sleeps. The pipes of listeners in the inner one are in the wait_ep of the outer one, too.
+ * A set in a set. The outer one has a watch on the inner one. Sessions of a set that is waited for from
+ * outside name WAITER_ANY, for their peers cannot know who sleeps. The pipes of listeners in the inner one
+ * are in the wait_ep of the outer one, too.
  *
- * The life of a set. One word counts the threads in a wait for it, says whether it is free, live or dead, and how often it has been made.
- * Who has closed a set that others wait for leaves it dead; the last of them ends it, and it is free for the next one that is made. Who
- * comes late, with a set that has been destroyed, counts itself in, sees that, and counts itself out again, whatever the set is by then.
- * A forked child has none of its parent's threads: there all counts begin anew.
+ * The life of a set. One word counts the threads in a wait for it, says whether it is free, live or dead, and
+ * how often it has been made. Who has closed a set that others wait for leaves it dead; the last of them ends
+ * it, and it is free for the next one that is made. Who comes late, with a set that has been destroyed,
+ * counts itself in, sees that, and counts itself out again, whatever the set is by then. A forked child has
+ * none of its parent's threads: there all counts begin anew.
  *
  * watch_lock protects watches and lists of all sets of the process (watch.c).
  */
@@ -35,7 +37,7 @@
 #include "client/watch.h"
 #include "shm/slot.h"
 
-/* ---- sets --------------------------------------------------------------------------------------------------------- */
+/* ---- sets ---------------------------------------------------------------------------------------------- */
 
 static struct evset *free_sets, *made_sets;
 struct plock free_lock;
@@ -129,8 +131,8 @@ uint32_t set_enter(struct evset *set)
     return life_state(life) == SET_LIVE ? life_number(life) : 0;
 }
 
-/* The end is a step of its own: between the two others may come and go, and the last of them takes it. A set that ended, was made again and
- * destroyed again in between has another number. */
+/* The end is a step of its own: between the two others may come and go, and the last of them takes it. A set
+ * that ended, was made again and destroyed again in between has another number. */
 void set_exit(struct evset *set)
 {
     uint64_t life = fetch_add_sc(&set->life, ~0ull) - 1;
@@ -154,6 +156,20 @@ void sets_forked(void)
     }
 }
 
+void sets_anew(void)
+{
+    plock_take(&free_lock);
+    struct evset *first = made_sets;
+    plock_release(&free_lock);
+    for (struct evset *set = first; set; set = set->next_made)
+        store_relaxed(&set->wired, false);
+    for (struct evset *set = first; set; set = set->next_made) {
+        if (set_enter(set) && load_relaxed(&set->wait_ep) >= 0)
+            (void)set_wire_up(set); /* without a descriptor it looks now and then */
+        set_exit(set);
+    }
+}
+
 static void waiter_take(struct evset *set)
 {
     set->waiter = WAITER_ANY;
@@ -174,7 +190,7 @@ void watch_spend(struct watch *w)
         set_pipe_sync(w->set, l);
 }
 
-int set_wire(struct evset *set)
+int set_wire_up(struct evset *set)
 {
     int unready = fork_child_ready(); /* before its bell is looked at: a child gets another */
     if (unready)
@@ -198,8 +214,7 @@ int set_wire(struct evset *set)
         waiter_take(set);
     if (ep >= 0 && old >= 0 && ep != old &&
         (set->pid != pid || !set->wired)) { /* under the same number: the program may have been given it */
-        (void)sys_call(SYS_dup3, (long)ep, (long)old, (long)O_CLOEXEC, 0);
-        own_fd_close(ep);
+        (void)own_fd_is(old, ep);
         ep = old;
     } else if (ep >= 0 && old >= 0 && ep != old) { /* another thread was faster */
         own_fd_close(ep);
@@ -238,7 +253,8 @@ void sets_forget(struct listener *l)
 
 void evset_destroy(struct evset *set)
 {
-    store_relaxed(&set->epfd, -1); /* the number may soon be another's. Its descriptors leave wait_ep with it */
+    /* the number may soon be another's. Its descriptors leave wait_ep with it */
+    store_relaxed(&set->epfd, -1);
     uint64_t life =
         fetch_add_sc(&set->life, (SET_DEAD - SET_LIVE) * LIFE_STATE) + (SET_DEAD - SET_LIVE) * LIFE_STATE;
     if (life_end(set, life))
@@ -255,7 +271,7 @@ int evset_fd(struct evset *set)
     return set_wire(set) ? -1 : set->wait_ep;
 }
 
-/* ---- what is in a set ---------------------------------------------------------------------------------------------- */
+/* ---- what is in a set ---------------------------------------------------------------------------------- */
 
 struct target {
     struct session *s;
@@ -294,7 +310,8 @@ void set_for_anybody(struct evset *set, int depth)
         return;
     set->anybody = true;
     for (struct watch *w = set->all; w; w = w->set_next) {
-        struct session *s = handle_is_listener(w->handle) ? NULL : session_get(w->handle); /* of a set: none */
+        /* of a set: none */
+        struct session *s = handle_is_listener(w->handle) ? NULL : session_get(w->handle);
         if (s)
             name_waiter(s);
         if (w->inner)

@@ -1,4 +1,5 @@
-/* share.c - what a holder of shared sessions (fork.c) must look after himself, since the events go to one of all. */
+/* share.c - what a holder of shared sessions (fork.c) must look after himself, since the events go to one of
+ * all. */
 #include <string.h>
 
 #include "client/channel.h"
@@ -125,8 +126,8 @@ void shared_confirm(void)
             struct peer_box *box = c->box;
             left++;
             unheard += session_unheard(c);
-            if (box && box->own && !load_relaxed(&box->announced)) /* whoever forked us is answered, and not we */
-                store_relaxed(&box->announced, channel_announce(box));
+            if (box && box->own) /* whoever forked us is answered, and not we */
+                channel_announce_once(box);
         }
         watches_ready(c);
     }

@@ -2,25 +2,30 @@
  *
  * Theory of operation
  *
- * What a thread waits for wakes it: a word of its peer, or its bell and descriptors of the program. But some things concern the process
- * and not this or that thread: a peer has died, a segment has come, the daemon has ended, memory may be given back. Somebody must hear of
- * them even if all threads are blocked, and no thread may wake now and then to see. So while any thread sleeps, at least one of them
- * *listens*: it sleeps on everything, works off what comes, and wakes whom it concerns.
+ * What a thread waits for wakes it: a word of its peer, or its bell and descriptors of the program. But some
+ * things concern the process and not this or that thread: a peer has died, a segment has come, the daemon has
+ * ended, memory may be given back. Somebody must hear of them even if all threads are blocked, and no thread
+ * may wake now and then to see. So while any thread sleeps, at least one of them *listens*: it sleeps on
+ * everything, works off what comes, and wakes whom it concerns.
  *
- *   - Who sleeps on descriptors listens: in its set is the *inner set* (vigil.c), which has the control socket and the bells of those we
- *     were forked from, and when the daemon has died the deaths of our peers. Without a daemon everybody sleeps so.
- *   - Who sleeps on words *naps*, if somebody listens: it is woken for its own session alone. Else it takes the listener's place, and
- *     sleeps on two words more: the daemon's news, which move when it has sent something, and its life (session/directory.h).
- *   - The last listener that wakes up while others nap moves `attention`, on which they sleep too, and wakes one, which takes its place.
- *     A napper is counted before it looks whether somebody listens, and the listener goes before it looks whether somebody naps: one
- *     of the two sees the other.
+ *   - Who sleeps on descriptors listens: in its set is the *inner set* (vigil.c), which has the control
+ *     socket and the bells of those we were forked from, and when the daemon has died the deaths of our
+ *     peers. Without a daemon everybody sleeps so.
+ *   - Who sleeps on words *naps*, if somebody listens: it is woken for its own session alone. Else it takes
+ *     the listener's place, and sleeps on two words more: the daemon's news, which move when it has sent
+ *     something, and its life (session/directory.h).
+ *   - The last listener that wakes up while others nap moves `attention`, on which they sleep too, and wakes
+ *     one, which takes its place. A napper is counted before it looks whether somebody listens, and the
+ *     listener goes before it looks whether somebody naps: one of the two sees the other.
  *
- * News are emptied before anybody looks: the news word is read, then the socket is emptied, then sessions are looked at, then the thread
- * sleeps on the news word as it was read. What comes in between has moved the word. The word moves after the message was sent: so whoever
- * takes an edge of the inner set must empty the socket, whatever the word says.
+ * News are emptied before anybody looks: the news word is read, then the socket is emptied, then sessions are
+ * looked at, then the thread sleeps on the news word as it was read. What comes in between has moved the
+ * word. The word moves after the message was sent: so whoever takes an edge of the inner set must empty the
+ * socket, whatever the word says.
  *
- * To sleep on five words costs two microseconds more than to sleep on one. So for its first DOZE_NS a thread that sleeps on words dozes: it
- * sleeps on the peer's word alone, and listens to nobody. Waits of that length never pay; who waits longer hears of deaths that late.
+ * To sleep on five words costs two microseconds more than to sleep on one. So for its first DOZE_NS a thread
+ * that sleeps on words dozes: it sleeps on the peer's word alone, and listens to nobody. Waits of that length
+ * never pay; who waits longer hears of deaths that late.
  *
  * A kernel that knows no futex_waitv (before 5.16, or a seccomp filter): everybody sleeps on descriptors.
  */
@@ -33,6 +38,8 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/epoll.h"
+#include "base/memory.h"
 #include "base/sleep.h"
 #include "base/sys.h"
 #include "client/channel.h"
@@ -50,11 +57,11 @@
 #define SYS_futex_waitv 449
 #endif
 
-/* For an answer of the daemon, which takes a twentieth of a millisecond; on a machine that is busy it has to wait for a CPU first. One
- * that is stopped costs this once: then it counts as slow until it moves. */
+/* For an answer of the daemon, which takes a twentieth of a millisecond; on a machine that is busy it has to
+ * wait for a CPU first. One that is stopped costs this once: then it counts as slow until it moves. */
 #define PATIENCE_NS (100 * NS_PER_MS)
 
-/* ---- news ---------------------------------------------------------------------------------------------------- */
+/* ---- news ---------------------------------------------------------------------------------------------- */
 
 bool sleeper_news(void)
 {
@@ -86,7 +93,7 @@ bool fetch_wait(bool (*here)(void *arg), void *arg)
         if (left <= 0 || C->daemon_lost)
             break;
         if (ep >= 0) {
-            (void)sys_epoll_pwait2(ep, ev, 4, timespec_of(left, &ts), NULL);
+            (void)epoll_wait_ns(ep, ev, 4, timespec_of(left, &ts));
         } else {
             struct pollfd p = {.fd = C->ctl, .events = POLLIN};
             (void)sys_ppoll(&p, 1, timespec_of(left, &ts), NULL);
@@ -99,7 +106,7 @@ bool fetch_wait(bool (*here)(void *arg), void *arg)
     return is;
 }
 
-/* ---- before a sleep -------------------------------------------------------------------------------------------- */
+/* ---- before a sleep ------------------------------------------------------------------------------------ */
 
 struct timespec *timespec_of(int64_t ns, struct timespec *ts)
 {
@@ -125,9 +132,9 @@ int64_t wait_cap(int64_t deadline)
     if (load_relaxed(&C->unwatched))
         not_beyond(&left, ALIVE_NS); /* then nobody tells us that one of them has died */
     if (load_relaxed(&C->unheard) || load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at) ||
-        load_relaxed(&C->inherited_unheard) || control_unsent()) {
-        /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom; the same for a full queue, a
-         * listener's or the daemon's */
+        load_relaxed(&C->inherited_unheard) || load_relaxed(&C->homeward) || control_unsent()) {
+        /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom; the
+         * same for a full queue, a listener's or the daemon's */
         static __thread int64_t pause_ns;
         pause_ns = pause_ns < NS_PER_MS ? NS_PER_MS : pause_ns < 64 * NS_PER_MS ? pause_ns * 2 : pause_ns;
         not_beyond(&left, pause_ns);
@@ -143,8 +150,9 @@ int64_t wait_cap(int64_t deadline)
 static void any_asleep(void)
 {
     uint32_t arm = family_next_arm(C->family);
-    waiter_arm_as(&C->page->waiter[WAITER_ANY], arm); /* always odd; another thread's later value is as good */
-    for (uint32_t i = 0; i < C->ancestors; i++)
+    /* always odd; another thread's later value is as good */
+    waiter_arm_as(&C->page->waiter[WAITER_ANY], arm);
+    for (uint32_t i = 0; i < load_relaxed(&C->ancestors); i++)
         waiter_arm_as(&C->ancestor[i].page->waiter[WAITER_ANY], arm);
 }
 
@@ -185,7 +193,7 @@ bool sleeper_over(const struct sleeper *sl)
     return sl->deadline != DEADLINE_NEVER && clock_now() >= sl->deadline;
 }
 
-/* ---- who listens ------------------------------------------------------------------------------------------------- */
+/* ---- who listens --------------------------------------------------------------------------------------- */
 
 static void pass_place_on(void)
 {
@@ -205,14 +213,15 @@ static void listener_goes(void)
         pass_place_on();
 }
 
-/* It may have been chosen to take the listener's place, and go to something else instead: then another one is. */
+/* It may have been chosen to take the listener's place, and go to something else instead: then another one
+ * is. */
 static void napper_goes(void)
 {
     if (fetch_add_sc(&C->napping, ~0u) != 1 && !load_sc(&C->listening))
         pass_place_on();
 }
 
-/* ---- sleeping ------------------------------------------------------------------------------------------------------ */
+/* ---- sleeping ------------------------------------------------------------------------------------------ */
 
 /* One sleep, and what its thread is counted for meanwhile. */
 struct sleeping {
@@ -260,7 +269,8 @@ static void cancelled(void *arg)
 }
 
 /* The thread is counted already, if it is to be. */
-static long asleep(struct sleeper *sl, uint32_t *among, long call, long a, long b, long c, long d, long e, long f)
+static long asleep(struct sleeper *sl, uint32_t *among, long call, long a, long b, long c, long d, long e,
+                   long f)
 {
     struct sleeping me = {.place = {leave, back}, .sl = sl, .among = among};
     uint32_t depth;
@@ -288,9 +298,14 @@ static long listen_on(struct sleeper *sl, long call, long a, long b, long c, lon
 
 long sleeper_epoll(struct sleeper *sl, int ep, struct epoll_event *ev, int max, int64_t ns)
 {
-    struct timespec ts;
-    return listen_on(sl, SYS_epoll_pwait2, ep, sys_arg(ev), max, sys_arg(timespec_of(ns, &ts)), sys_arg(sl->mask),
-                     8);
+    struct timespec ts, *timeout = timespec_of(ns, &ts);
+    long n = -ENOSYS;
+    if (!epoll_is_coarse())
+        n = listen_on(sl, SYS_epoll_pwait2, ep, sys_arg(ev), max, sys_arg(timeout), sys_arg(sl->mask), 8);
+    if (n != -ENOSYS)
+        return n;
+    epoll_set_coarse();
+    return listen_on(sl, SYS_epoll_pwait, ep, sys_arg(ev), max, epoll_ms(timeout), sys_arg(sl->mask), 8);
 }
 
 long sleeper_poll(struct sleeper *sl, struct pollfd *fds, int n, int64_t ns)
@@ -338,10 +353,10 @@ static bool busy_listener(const struct sleeper *sl, int64_t *ns)
 
 static long listen_and_nap(struct sleeper *sl, struct futex_waitv *v, int n)
 {
-    const uint32_t *news = directory_news(C->dir, C->worker), *life = directory_life(C->dir);
+    const uint32_t *news = directory_news(C->dir, load_relaxed(&C->worker)), *life = directory_life(C->dir);
     int64_t ns = 0;
     v[n++] = sleeper_word(life, directory_life_now(C->dir), true);
-    v[n++] = sleeper_word(news, directory_news_now(C->dir, C->worker), true);
+    v[n++] = sleeper_word(news, directory_news_now(C->dir, load_relaxed(&C->worker)), true);
     if (busy_listener(sl, &ns)) {
         listener_goes();
         return -EAGAIN;
@@ -388,7 +403,7 @@ bool sleeper_has_words(void)
     return is == 1;
 }
 
-/* ---- sets to sleep on ------------------------------------------------------------------------------------------- */
+/* ---- sets to sleep on ---------------------------------------------------------------------------------- */
 
 bool sleeper_wire(int ep, uint64_t bell, uint64_t inner)
 {
@@ -403,7 +418,7 @@ void ep_empty(int ep)
 {
     struct epoll_event ev[8];
     struct timespec zero = {0};
-    long n = ep < 0 ? 0 : sys_epoll_pwait2(ep, ev, 8, &zero, NULL);
+    long n = ep < 0 ? 0 : epoll_wait_ns(ep, ev, 8, &zero);
     for (long i = 0; i < n; i++) {
         if (ev[i].data.u64 == EP_INNER) /* NOLINT(clang-analyzer-*): filled by a raw system call */
             control_told();
@@ -412,8 +427,9 @@ void ep_empty(int ep)
         control_poll(); /* nothing else tells of a death */
 }
 
-/* Each sleeper needs an epoll set of its own while it sleeps. Threads end without a word, so the sets are the process's:
- * who is done leaves his for the next. An entry is 0 or the descriptor + 1, with EP_USED while somebody has it. */
+/* Each sleeper needs an epoll set of its own while it sleeps. Threads end without a word, so the sets are the
+ * process's: who is done leaves his for the next. An entry is 0 or the descriptor + 1, with EP_USED while
+ * somebody has it. */
 #define EPS_KEPT 64u
 #define EP_USED (1u << 31)
 
@@ -421,6 +437,8 @@ static uint32_t eps[EPS_KEPT];
 
 int ep_take(void)
 {
+    if (load_acquire(&C->forked))
+        return -1; /* a child that has not said hello: it gets another bell, and its parent's comes into the inner set */
     for (uint32_t i = 0; i < EPS_KEPT; i++) {
         uint32_t is = load_relaxed(&eps[i]);
         if (is && !(is & EP_USED) && compare_exchange_sc(&eps[i], &is, is | EP_USED))
@@ -450,7 +468,20 @@ void ep_give(int ep)
     own_fd_close(ep);
 }
 
-void eps_close(void)
+/* Who sleeps there closes his set himself, as one that is not kept. */
+void sleepers_anew(void)
+{
+    for (uint32_t i = 0; i < EPS_KEPT; i++) {
+        uint32_t is = exchange_sc(&eps[i], 0u);
+        if (is && !(is & EP_USED))
+            own_fd_close((int)is - 1);
+    }
+    inner_close();
+    (void)fetch_add_sc(&C->attention, 1u);
+    (void)sys_call(SYS_futex, &C->attention, (long)FUTEX_WAKE_PRIVATE, (long)INT_MAX, 0);
+}
+
+FORK_CODE void eps_close(void)
 {
     for (uint32_t i = 0; i < EPS_KEPT; i++) {
         uint32_t is = exchange_sc(&eps[i], 0u);

@@ -1,8 +1,9 @@
 /* span.h - the end of a span, and who waits for it.
  *
- * While a span of a session's direction is open nobody else reads or writes there. Who waits for its end marks the spanner, under the
- * half's lock, and sleeps by futex on the word that both spanners are in: whoever ends the span moves the word, and wakes if it was
- * marked. A span that was opened anew bears no mark, so nobody falls asleep on an old one. */
+ * While a span of a session's direction is open nobody else reads or writes there. Who waits for its end
+ * marks the spanner, under the half's lock, and sleeps by futex on the word that both spanners are in:
+ * whoever ends the span moves the word, and wakes if it was marked. A span that was opened anew bears no
+ * mark, so nobody falls asleep on an old one. */
 #ifndef BERTH_CLIENT_SPAN_H
 #define BERTH_CLIENT_SPAN_H
 

@@ -2,20 +2,23 @@
  *
  * Theory of operation
  *
- * Waking a sleeper costs 50 to 100 microseconds, so a thread that waits first watches the peer's cache line for the spin
- * budget. It does not when that could only delay others: when the machine has one CPU, or when spinning has been in vain of late: where
- * the last waits all outlasted the budget, the next one sleeps at once, and it goes on so until one turns out to be shorter than the
- * budget. A spin in vain costs more than its CPU time: it keeps the two sides on two CPUs, and a CPU that has gone idle a moment ago is
- * the slowest to be woken (a guest's: 17 us for the interrupt and 12 for the switch, by sched_waking, sched_wakeup and sched_switch),
- * where a reader that sleeps from the beginning is mostly woken on the writer's CPU, in 4 us.
+ * Waking a sleeper costs 50 to 100 microseconds, so a thread that waits first watches the peer's cache line
+ * for the spin budget. It does not when that could only delay others: when the machine has one CPU, or when
+ * spinning has been in vain of late: where the last waits all outlasted the budget, the next one sleeps at
+ * once, and it goes on so until one turns out to be shorter than the budget. A spin in vain costs more than
+ * its CPU time: it keeps the two sides on two CPUs, and a CPU that has gone idle a moment ago is the slowest
+ * to be woken (a guest's: 17 us for the interrupt and 12 for the switch, by sched_waking, sched_wakeup and
+ * sched_switch), where a reader that sleeps from the beginning is mostly woken on the writer's CPU, in 4 us.
  *
- * Where the peer last ran on our CPU (both sides publish where they run), spinning would keep it from running. If the two are
- * all that wants to run, the spinner gives the CPU away between two looks (sched_yield): two switches for a round trip instead of
- * two wakes, and, as both then always want to run, the kernel soon moves one to the CPU that is idle. If more want to run,
- * the thread sleeps: a stranger might take the CPU for milliseconds.
+ * Where the peer last ran on our CPU (both sides publish where they run), spinning would keep it from
+ * running. If the two are all that wants to run, the spinner gives the CPU away between two looks
+ * (sched_yield): two switches for a round trip instead of two wakes, and, as both then always want to run,
+ * the kernel soon moves one to the CPU that is idle. If more want to run, the thread sleeps: a stranger might
+ * take the CPU for milliseconds.
  *
- * How many CPUs a thread may use says nothing about it: two that are each pinned to a CPU of their own are the pair for which spinning
- * pays most. A thread with one CPU to itself and its peer on another spins; on the same one, it does not.
+ * How many CPUs a thread may use says nothing about it: two that are each pinned to a CPU of their own are
+ * the pair for which spinning pays most. A thread with one CPU to itself and its peer on another spins; on
+ * the same one, it does not.
  */
 #include "client/spin.h"
 
@@ -30,8 +33,8 @@
 
 #define LOOKS_PER_CLOCK 16
 #define KERNEL_LOOK_NS (20 * NS_PER_US)
-#define VAIN_MAX                                                                                                   \
-    4 /* waits in a row; arrivals at random, one in a budget on average, then still mostly meet a spinner */
+/* waits in a row; arrivals at random, one in a budget on average, then still mostly meet a spinner */
+#define VAIN_MAX 4
 
 uint32_t cpu_here(void)
 {

@@ -1,10 +1,11 @@
 /* state.h - what a process keeps for itself; what it shares with its family is records.h.
  *
- * Process state (struct client): mappings, descriptors, caches, watches. A fork copies it; what must not be copied (port
- * leases, the control socket) the child replaces in fork.c.
+ * Process state (struct client): mappings, descriptors, caches, watches. A fork copies it; what must not be
+ * copied (port leases, the control socket) the child replaces in fork.c.
  *
- * Locks, in the order in which they may be taken; a lock may be skipped, never taken against the order, and no thread takes
- * one that it holds. Builds with -Dberth_delays=true check both (base/order.h).
+ * Locks, in the order in which they may be taken; a lock may be skipped, never taken against the order, and
+ * no thread takes one that it holds. Builds with -Dberth_delays=true check both (base/order.h).
+ *   family.sets_lock (family)                   who changes an event set that relatives have, too
  *   attach_lock (attach.c)                      who attaches; who forks, from before the fork until after it
  *   hello_lock (hello.c)                         which thread of a forked child says hello
  *   dispatch_lock (news.c)                      who works off what the daemon said
@@ -17,13 +18,16 @@
  *   client.ctl_lock (process)                   who talks on the control socket
  *   outbox_rec.lock (family)                    rings and slots of one outbox
  *   family.lock (family)                        session and ring records
+ *   family.options_lock (family)                options of shared sessions; sockets that relatives have, too
  *   chan_rec.tx_lock, rx_lock (family)          one event queue
+ *   quiet_lock (family.c)                       a forked child's first lock of the above
  *   client.cache_lock (process)                 who makes a session's cache
  *   client.boxes_lock (process)                 the lists of other workers' outboxes
  *   client.rolls_lock (process)                 which session is on which roll
  *   client.send_lock (process)                  what is sent to the daemon, in order
- * and those that are local to a file, taken last (fork.c lists them, for no fork may leave one taken). Under watch_lock or client.lock session locks are only tried. What tells a peer
- * something (channel_event) may take client.lock and what comes after it.
+ * and those that are local to a file, taken last (fork.c lists them, for no fork may leave one taken). Under
+ * watch_lock or client.lock session locks are only tried. What tells a peer something (channel_event) may
+ * take client.lock and what comes after it.
  */
 #ifndef BERTH_CLIENT_STATE_H
 #define BERTH_CLIENT_STATE_H
@@ -113,7 +117,7 @@ struct peer_box { /* an outbox of another worker, facing our app */
     const uint64_t *queue; /* theirs to us; NULL until found */
     uint32_t their_resync;
     uint32_t scan,
-        scan_end;          /* of their slots, which are still to be looked at; under poll_lock like all of these */
+        scan_end; /* of their slots, which are still to be looked at; under poll_lock like all of these */
     bool behind, again;    /* events were lost: it is looked at all that is theirs, and once more */
     bool rescan;           /* more of their slots have come to be seen */
     bool last_told;        /* its sessions have heard that no segment comes any more. Under client.lock */
@@ -153,6 +157,7 @@ struct route { /* a listener that we were introduced to */
     uint32_t app;
     uint32_t backlog;
     uint32_t waiting; /* our own offers not accepted yet */
+    bool common;      /* programs outside berth may have its kernel's socket: see replay.c */
     int token_fd;
     struct own_box *box;
     struct route *next;
@@ -162,28 +167,36 @@ struct listener {
     uint32_t generation; /* odd: in use */
     uint32_t id;         /* the daemon's; 0: it has not said it yet */
     uint32_t asked;      /* number of the question that it owes the answer to; 0: none */
+    uint32_t away;       /* connects go to the kernel until that member has ended: its id + 1; 0: nobody's */
     int pipe_rd;
-    int pipe_wr; /* kept so that the pipe never hangs up */
-    int wait_ep; /* for client_listener_wait, made at the first blocking accept */
-    int wait_ep_kernel;
+    int pipe_wr;        /* kept so that the pipe never hangs up */
+    int wait_ep;        /* for client_listener_wait, made at the first blocking accept */
+    int wait_ep_kernel; /* NO_WAIT_EP: it is to be made anew */
     uint32_t backlog;
     endpoint at;
-    uint32_t
-        aside; /* where its tokens lie that were taken out of the pipe: index + 1 in family.aside; 0: nowhere */
+    uint8_t vain;   /* how often in a row spinning for it did not pay */
+    uint32_t aside; /* where its tokens lie that were taken out of the pipe: index + 1 in family.aside; 0:
+                       nowhere */
     struct watch *watches;
 };
 
+#define NO_WAIT_EP (-2)
 #define LISTENERS_MAX 4096u
 
-/* A worker that we were forked from and whose sessions we hold: their peers look at its page and ring its bell. */
+/* A worker that we were forked from and whose sessions we hold: their peers look at its page and ring its
+ * bell. */
 struct ancestor {
     uint32_t worker;
     struct worker_page *page;
     int bell_fd;
 };
-#define ANCESTORS_MAX 16u
+#define ANCESTORS_MAX 256u
 
 struct client {
+    /* first, so that what every fork changes lies in few pages, beside other variables */
+    struct peer_box *box_hash[BOX_HASH];
+    struct own_box *own_by_index[OUTBOXES_MAX];
+    struct ancestor ancestor[ANCESTORS_MAX];
     bool attached;
     bool daemon_lost;
     bool forked; /* a child that has not said hello yet */
@@ -204,6 +217,7 @@ struct client {
     struct roll unmet;       /* sessions whose peer is not known */
     struct roll_walk *walks; /* those under way */
     struct listener *listeners;
+    uint32_t listeners_used; /* ever, from the first on; under lock, and only up */
     struct peer_worker *workers;
     struct peer_box *boxes;
     struct peer_box *polled; /* of them, those with a queue that is looked at each time; under poll_lock */
@@ -211,8 +225,6 @@ struct client {
     struct peer_box *paired; /* met since: pushed under lock, taken over to `polled` under poll_lock */
     uint32_t polled_count;
     struct own_box *outboxes;
-    struct peer_box *box_hash[BOX_HASH];
-    struct own_box *own_by_index[OUTBOXES_MAX];
     struct peer_box *box_graves;
     struct own_box *own_graves;
     uint32_t extra_segments; /* of our own outboxes beyond the first of each */
@@ -220,33 +232,38 @@ struct client {
     uint32_t dead_boxes;     /* boxes of dead workers, to be buried when no session is in them */
     bool starved;            /* some box has no channel */
     uint32_t queued;         /* sessions whose token found no room; list by session.next */
-    int64_t reoffer_at;      /* when to look at the offers that a dead worker may have taken; 0: there are none */
+    /* when to look at the offers that a dead worker may have taken; 0: there are none */
+    int64_t reoffer_at;
     struct route *routes;
     uint32_t unconfirmed; /* sessions accepted that the connector may not know of; list by session.next */
-    uint32_t
-        unheard; /* of them, at least those whose connector cannot know of us yet: nobody else tells of their bytes */
+    uint32_t unheard; /* of them, at least those whose connector cannot know of us yet: nobody else tells of
+                         their bytes */
     struct roll *turn_first, *turn_last; /* rolls with zombies, in turn; under zombie_lock */
     uint32_t zombies_done;
     uint64_t waiters_used;
     uint32_t spread;
-    struct ancestor ancestor[ANCESTORS_MAX];
     uint32_t ancestors;
     uint32_t inherited_unconfirmed;
     uint32_t inherited_unheard;
-    bool sharing;   /* there are sessions that another member holds too, or that were inherited */
-    uint32_t inner; /* the set of what concerns every sleeper, see vigil.c: descriptor + 1, 0 until first needed */
+    bool sharing; /* there are sessions that another member holds too, or that were inherited */
+    bool about_to_fork;
+    uint32_t homeward; /* sessions whose peer still looks at where they were, see home.c */
+    bool joint;        /* there are event sets that another member has, too */
+    /* the set of what concerns every sleeper, see vigil.c: descriptor + 1, 0 until first needed */
+    uint32_t inner;
     uint32_t listening;     /* threads that sleep on everything the process must hear of */
     uint32_t napping;       /* threads that sleep on one session's words alone */
     uint32_t attention;     /* futex: one of them is to take the last listener's place */
     int64_t hello_patience; /* for the daemon's WELCOME, ns */
     uint32_t news_seen;     /* the daemon's word when its socket was last emptied */
-    bool
-        alone; /* the daemon was lost, and then something has happened that it would have told of: control_poll looks */
-    bool
-        last_heard; /* the daemon was lost, and all that it had said is worked off: what is not here will not come */
-    uint32_t
-        unwatched; /* without a daemon: how many have no vigil for want of a descriptor. They are looked at now and then */
-    struct plock lock, ctl_lock, send_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock, rolls_lock;
+    bool alone;      /* the daemon was lost, and then something has happened that it would have told of:
+                        control_poll looks */
+    bool last_heard; /* the daemon was lost, and all that it had said is worked off: what is not here will not
+                        come */
+    uint32_t unwatched; /* without a daemon: how many have no vigil for want of a descriptor. They are looked
+                           at now and then */
+    struct plock lock, ctl_lock, send_lock, watch_lock, zombie_lock, poll_lock, cache_lock, boxes_lock,
+        rolls_lock;
 };
 
 extern struct client berth_client;
@@ -265,6 +282,12 @@ static inline uint32_t session_index(const struct session *s)
 static inline listener_handle listener_handle_of(const struct listener *l)
 {
     return 1ull << 63 | (uint64_t)(l->generation & 0x7fffffffu) << 32 | (uint32_t)(l - C->listeners);
+}
+
+/* Those beyond have never been touched. Acquire: who walks them all takes no lock. */
+static inline uint32_t listeners_used(void)
+{
+    return load_acquire(&C->listeners_used);
 }
 
 /* NULL: none of ours, or no listener's handle. */

@@ -1,19 +1,22 @@
-/* stream.c - bytes: the fifo with a movable ring, seen from the side that writes and from the side that reads.
+/* stream.c - bytes: the fifo with a movable ring, seen from the side that writes and from the side that
+ * reads.
  *
  * Theory of operation
  *
- * Sending holds tx_lock, receiving rx_lock; releasing either is the full fence between the counter's store and the look
- * at what the peer wants to hear of (slot.h).
+ * Sending holds tx_lock, receiving rx_lock; releasing either is the full fence between the counter's store
+ * and the look at what the peer wants to hear of (slot.h).
  *
- * Publishing `head` costs the peer a cache miss, so it is done when a quarter of the ring has been read, or when the fifo
- * is empty; and not even then in the middle of a run of question and answer, where our own next write, to the same
- * cache line, carries it along (`streak`). Before anybody sleeps it is published (stream_flush_head). Should we die in
- * between, the peer must still be able to tell read from unread: `taken`, in a line that nobody watches, says so.
+ * Publishing `head` costs the peer a cache miss, so it is done when a quarter of the ring has been read, or
+ * when the fifo is empty; and not even then in the middle of a run of question and answer, where our own next
+ * write, to the same cache line, carries it along (`streak`). Before anybody sleeps it is published
+ * (stream_flush_head). Should we die in between, the peer must still be able to tell read from unread:
+ * `taken`, in a line that nobody watches, says so.
  *
- * The ring starts small (4 KiB holds most requests, and stays in the cache) and is multiplied by four whenever it is found full,
- * up to STEADY, which a second-level cache holds: a larger one would only let the two sides drift so far apart that every
- * byte goes by way of memory. Beyond that, to the limit of the session, it grows for a reader that does not read: when it is
- * full and head does not move for PATIENCE_NS. So a write is told to wait only when the limit is reached.
+ * The ring starts small (4 KiB holds most requests, and stays in the cache) and is multiplied by four
+ * whenever it is found full, up to STEADY, which a second-level cache holds: a larger one would only let the
+ * two sides drift so far apart that every byte goes by way of memory. Beyond that, to the limit of the
+ * session, it grows for a reader that does not read: when it is full and head does not move for PATIENCE_NS.
+ * So a write is told to wait only when the limit is reached.
  */
 #include <string.h>
 
@@ -36,9 +39,9 @@
 
 #define RR_STREAK 16u /* answers in a row before `head` waits for the next answer */
 
-/* A reader that looks for every message of a one-way stream of small ones steals the line from the writer each time, and
- * both then run at the pace of the cache line. After ONE_WAY looks that found little, with no write of ours in between, it
- * lets at least PACE_NS go by between two looks: a batch comes along in one. */
+/* A reader that looks for every message of a one-way stream of small ones steals the line from the writer
+ * each time, and both then run at the pace of the cache line. After ONE_WAY looks that found little, with no
+ * write of ours in between, it lets at least PACE_NS go by between two looks: a batch comes along in one. */
 #define ONE_WAY 64u
 #define ONE_WAY_BYTES 1024u
 #define PACE_NS 300
@@ -68,8 +71,8 @@ static inline bool stale(const struct session *s, session_handle h)
     return session_generation(s) != (uint32_t)(h >> 32) || !session_held(s);
 }
 
-/* The session was closed by another thread while we had a span open, and relatives go on with it: they shall not wait for us. The half's
- * lock is held. */
+/* The session was closed by another thread while we had a span open, and relatives go on with it: they shall
+ * not wait for us. The half's lock is held. */
 static int span_abandon(struct session *s, session_handle h, uint16_t spanner, void (*end)(struct session *s))
 {
     if (session_generation(s) == (uint32_t)(h >> 32) && span_holder(spanner) == C->member + 1)
@@ -77,7 +80,7 @@ static int span_abandon(struct session *s, session_handle h, uint16_t spanner, v
     return BERTH_E_BAD_HANDLE;
 }
 
-/* ---- receiving -------------------------------------------------------------------------------------------- */
+/* ---- receiving ----------------------------------------------------------------------------------------- */
 
 void stream_flush_head(struct session *s, bool try_only)
 {
@@ -86,7 +89,7 @@ void stream_flush_head(struct session *s, bool try_only)
     struct session_cache *c = session_cache_of(s);
     if (!try_only)
         half_lock(&s->rx_lock);
-    else if (!family_lock_try(&s->rx_lock, berth_lock_id))
+    else if (!family_lock_try_now(&s->rx_lock))
         return; /* somebody is reading, and publishes */
     uint64_t old = s->head_published, new = s->head;
     stream_publish_head(s, c);
@@ -136,7 +139,8 @@ static __attribute__((noinline)) void pace(struct session *s)
     s->looked = now;
 }
 
-/* There are bytes, but fewer than are asked for: has more come since? What was seen stays readable in any case. rx_lock is held. */
+/* There are bytes, but fewer than are asked for: has more come since? What was seen stays readable in any
+ * case. rx_lock is held. */
 static __attribute__((noinline)) ssize_t look_further(struct session *s, struct session_cache *c)
 {
     uint64_t there = s->tail_seen - s->head, size = s->rx_size;
@@ -161,15 +165,19 @@ static __attribute__((noinline)) ssize_t look_further(struct session *s, struct 
     return (ssize_t)(tail - s->head);
 }
 
-/* Bytes that can be read now: s->tail_seen - s->head of them, at c->rx_ring with size s->rx_size. Positive, or what to
- * return. rx_lock is held. */
-static inline ssize_t receive_look(struct session *s, struct session_cache *c, size_t want, uint64_t *tail_word)
+/* Bytes that can be read now: s->tail_seen - s->head of them, at c->rx_ring with size s->rx_size. Positive,
+ * or what to return. rx_lock is held. */
+static inline ssize_t receive_look(struct session *s, struct session_cache *c, size_t want,
+                                   uint64_t *tail_word)
 {
     uint32_t flags = session_flags(s);
     bool shared = flags & SF_SHARED; /* then another process may have looked last, at another ring */
+    if (__builtin_expect(shared, 0))
+        session_peer_anew(s, c);
     if (s->tail_seen > s->head && c->rx_ring && !(flags & (SF_SHARED | SF_TENTATIVE)))
         return s->tail_seen - s->head >= want ? (ssize_t)(s->tail_seen - s->head) : look_further(s, c);
-    if (__builtin_expect(flags & SF_TENTATIVE, 0)) /* the peer's words may be about another acceptor's bytes */
+    if (__builtin_expect(flags & SF_TENTATIVE,
+                         0)) /* the peer's words may be about another acceptor's bytes */
         return flags & SF_RESET ? reset_error(s) : BERTH_E_WOULD_BLOCK;
     if (!load_acquire(&c->peer)) {
         uint32_t state = session_state(s);
@@ -218,8 +226,8 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, s
     return (ssize_t)(tail - s->head);
 }
 
-/* Bytes below tail_seen stay readable in the ring they were found in, even if the peer has swapped rings since: it reuses the
- * old one only when our head has passed them. */
+/* Bytes below tail_seen stay readable in the ring they were found in, even if the peer has swapped rings
+ * since: it reuses the old one only when our head has passed them. */
 static inline void copy_out(const struct session_cache *c, uint64_t size, uint64_t at, uint8_t *dst, size_t n)
 {
     size_t pos = (size_t)(at & (size - 1));
@@ -229,12 +237,14 @@ static inline void copy_out(const struct session_cache *c, uint64_t size, uint64
         memcpy(dst + first, c->rx_ring, n - first);
 }
 
-/* After n bytes were taken: publish head if it is time. True: look whether the peer waits for space, from *old. */
+/* After n bytes were taken: publish head if it is time. True: look whether the peer waits for space, from
+ * *old. */
 static inline bool advance_head(struct session *s, struct session_cache *c, size_t n, uint64_t *old)
 {
     session_set_head(s, s->head + n);
     *old = s->head_published;
-    bool little = s->head - s->head_published < s->rx_size / 4; /* else the writer may be waiting for just that */
+    /* else the writer may be waiting for just that */
+    bool little = s->head - s->head_published < s->rx_size / 4;
     if (s->head == s->tail_seen) {
         if (little && session_streak(s) >= RR_STREAK) {
             slot_set_taken(c->own, s->head);
@@ -261,8 +271,8 @@ static __attribute__((noinline)) void asked_in_vain(void)
     control_poll();
 }
 
-/* After a look that found nothing, whoever looked and for what: what may have come that it could not see is asked for. No lock is held.
- * `word`: the peer's tail as it was seen. */
+/* After a look that found nothing, whoever looked and for what: what may have come that it could not see is
+ * asked for. No lock is held. `word`: the peer's tail as it was seen. */
 static inline void ask_around(struct session *s, struct session_cache *c, uint64_t word)
 {
     if (__builtin_expect(session_flags(s) & SF_TENTATIVE, 0)) {
@@ -272,12 +282,12 @@ static inline void ask_around(struct session *s, struct session_cache *c, uint64
     } else {
         control_poll(); /* the same with the acceptor, or with the segment */
         if (!load_acquire(&c->peer))
-            session_try_link(s);
+            session_meet(s);
     }
 }
 
-/* After that: bytes that lie in a segment which is not here are fetched, and waited for a moment. True: they are here, or have come
- * between the two looks. */
+/* After that: bytes that lie in a segment which is not here are fetched, and waited for a moment. True: they
+ * are here, or have come between the two looks. */
 static bool found_after_all(session_handle h)
 {
     struct session *s = session_get(h);
@@ -361,7 +371,8 @@ static int read_spans(session_handle h, struct iovec spans[2])
             size_t pos = (size_t)(s->head & (s->rx_size - 1));
             size_t first = s->rx_size - pos < (size_t)avail ? (size_t)(s->rx_size - pos) : (size_t)avail;
             spans[0] = (struct iovec){.iov_base = (void *)(uintptr_t)(c->rx_ring + pos), .iov_len = first};
-            spans[1] = (struct iovec){.iov_base = (void *)(uintptr_t)c->rx_ring, .iov_len = (size_t)avail - first};
+            spans[1] =
+                (struct iovec){.iov_base = (void *)(uintptr_t)c->rx_ring, .iov_len = (size_t)avail - first};
             spanner_set(&s->read_spanner, C->member + 1);
             session_add_flags(s, SF_READ_SPAN);
             result = first < (size_t)avail ? 2 : 1;
@@ -407,7 +418,7 @@ out:
     return result;
 }
 
-/* ---- sending ---------------------------------------------------------------------------------------------- */
+/* ---- sending ------------------------------------------------------------------------------------------- */
 
 /* Gives a reader that is far behind a moment to move on. True if it did, and head_seen is new. */
 static bool reader_moves(struct session *s, struct session_cache *c, int64_t patience)
@@ -435,6 +446,8 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
 {
     int err;
     uint32_t flags = session_flags(s);
+    if (__builtin_expect(flags & SF_SHARED, 0))
+        session_peer_anew(s, c);
     if (__builtin_expect(flags & (SF_SHUT_WR | SF_RESET | SF_DEAD | SF_TENTATIVE), 0)) {
         if (flags & SF_SHUT_WR)
             return BERTH_E_CLOSED;
@@ -465,13 +478,14 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
     if (__builtin_expect(room >= want && c->tx_ring, 1)) {
         if (unread < STEADY)
             return (ssize_t)room;
-        (void)reader_moves(s, c,
-                           THROTTLE_NS); /* a ring that has grown is for those who do not read, not for a race */
+        /* a ring that has grown is for those who do not read, not for a race */
+        (void)reader_moves(s, c, THROTTLE_NS);
         return (ssize_t)(s->tx_size - (s->tail - s->head_seen));
     }
     if (s->tx_rec != NONE && !c->tx_ring) { /* a forked process that meets the ring for the first time */
         bool writable = false;
-        uint8_t *at = outbox_ring_at(outbox_by_index(s->own_outbox), C->family->ring[s->tx_rec].word, &writable);
+        uint8_t *at =
+            outbox_ring_at(outbox_by_index(s->own_outbox), C->family->ring[s->tx_rec].word, &writable);
         if (at && writable)
             c->tx_ring = at;
         else if ((err = fifo_swap(s, c, s->tx_size)) != 0)
@@ -487,17 +501,21 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             size *= 4;
         while (size > limit && size > 1u << RING_MIN_LOG2)
             size /= 4;
-        while (size > s->tx_size && fifo_swap(s, c, size) != 0 && !s->tx_size) {
+        while (size > s->tx_size && (err = fifo_swap(s, c, size)) != 0 && !s->tx_size) {
             if (size == 1u << RING_MIN_LOG2)
                 return BERTH_E_NO_MEMORY;
             size /= 4; /* little memory is left: then a small one */
         }
+        if (size > s->tx_size && err == BERTH_E_NO_MEMORY)
+            session_set_tx_limit(s,
+                                 s->tx_size); /* it is full when this is full, and nobody is told of room */
     }
     room = s->tx_size - (s->tail - s->head_seen);
     return room ? (ssize_t)room : BERTH_E_WOULD_BLOCK;
 }
 
-static inline void copy_in(const struct session_cache *c, uint64_t size, uint64_t at, const uint8_t *src, size_t n)
+static inline void copy_in(const struct session_cache *c, uint64_t size, uint64_t at, const uint8_t *src,
+                           size_t n)
 {
     size_t pos = (size_t)(at & (size - 1));
     size_t first = size - pos < n ? (size_t)(size - pos) : n;
@@ -506,8 +524,8 @@ static inline void copy_in(const struct session_cache *c, uint64_t size, uint64_
         memcpy(c->tx_ring, src + first, n - first);
 }
 
-/* Our write carries what we have read along: same line, same miss. No lock: head_published is a hint here, the store goes
- * through rx_lock's holder otherwise. */
+/* Our write carries what we have read along: same line, same miss. No lock: head_published is a hint here,
+ * the store goes through rx_lock's holder otherwise. */
 static inline void carry_head(struct session *s, struct session_cache *c, bool *tell, uint64_t *old)
 {
     if (session_head(s) == session_head_published(s)) {
@@ -515,7 +533,7 @@ static inline void carry_head(struct session *s, struct session_cache *c, bool *
             session_set_streak(s, session_streak(s) + 1);
         return;
     }
-    if (!family_lock_try(&s->rx_lock, berth_lock_id))
+    if (!family_lock_try_now(&s->rx_lock))
         return;
     *old = s->head_published;
     if (*old != s->head) {
@@ -535,9 +553,10 @@ static __attribute__((noinline)) void found_full(struct session *s, struct sessi
         watches_ready(c);
 }
 
-/* Where the acceptor is not known it is looked for, after the store: whoever accepts looks at our tail after it has said so (link.c).
- * When it is found it is told of all. */
-static inline void told_data(struct session *s, struct session_cache *c, uint64_t old_offset, uint64_t new_offset)
+/* Where the acceptor is not known it is looked for, after the store: whoever accepts looks at our tail after
+ * it has said so (link.c). When it is found it is told of all. */
+static inline void told_data(struct session *s, struct session_cache *c, uint64_t old_offset,
+                             uint64_t new_offset)
 {
     if (__builtin_expect(!load_acquire(&c->peer), 0))
         session_look(s);
@@ -640,7 +659,7 @@ int client_write_commit(session_handle h, size_t len)
     struct session_cache *c = NULL;
     half_lock(&s->tx_lock);
     uint64_t old = s->tail;
-    int result = stale(s, h)                             ? span_abandon(s, h, s->write_spanner, write_span_end)
+    int result = stale(s, h) ? span_abandon(s, h, s->write_spanner, write_span_end)
                  : !s->write_span || len > s->write_span ? BERTH_E_INVALID
                                                          : 0;
     if (result == 0) {

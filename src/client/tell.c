@@ -1,4 +1,5 @@
-/* tell.c - what the program is told of a session's end, once; and how it wants to be told that there is nothing. */
+/* tell.c - what the program is told of a session's end, once; and how it wants to be told that there is
+ * nothing. */
 #include <string.h>
 
 #include "base/atomic.h"
@@ -17,8 +18,8 @@ int client_take_error(session_handle h)
     int32_t error = session_take_error(s), cut = 0;
     if ((error == BERTH_E_RESET || error == BERTH_E_CLOSED) && !client_tell_reset(h))
         error = 0;
-    else if (!error && !(session_flags(s) & SF_RESET_TOLD) && (cut = stream_cut(s, session_cache_of(s))) != 0 &&
-             client_tell_reset(h))
+    else if (!error && !(session_flags(s) & SF_RESET_TOLD) &&
+             (cut = stream_cut(s, session_cache_of(s))) != 0 && client_tell_reset(h))
         error = cut;
     return error;
 }
@@ -51,25 +52,4 @@ bool client_stopped(session_handle h)
 {
     struct session *s = session_get(h);
     return s && session_flags(s) & SF_STOPPED;
-}
-
-/* ---- O_NONBLOCK ------------------------------------------------------------------------------------------------ */
-
-void client_set_nonblock(uint64_t h, bool on)
-{
-    struct listener *l = handle_is_listener(h) ? listener_get(h) : NULL;
-    struct aside *a = l ? aside_of(l) : NULL;
-    struct session *s = handle_is_listener(h) ? NULL : session_get(h);
-    if (a)
-        aside_set_nonblock(a, on ? 1u : 0u);
-    if (s)
-        session_set_nonblock(s, on);
-}
-
-bool client_nonblock(uint64_t h, bool otherwise)
-{
-    const struct listener *l = handle_is_listener(h) ? listener_get(h) : NULL;
-    const struct aside *a = l ? aside_of(l) : NULL;
-    const struct session *s = handle_is_listener(h) ? NULL : session_get(h);
-    return a ? aside_nonblock(a) : s ? session_nonblock(s) : otherwise;
 }

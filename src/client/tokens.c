@@ -2,24 +2,28 @@
  *
  * Theory of operation
  *
- * A connector puts a token into the listener's pipe; it names a slot of the connector's outbox. To answer it one needs that outbox, which
- * the daemon gives (a round trip, once for each connector), perhaps a further segment of it, and an offer that still stands.
+ * A connector puts a token into the listener's pipe; it names a slot of the connector's outbox. To answer it
+ * one needs that outbox, which the daemon gives (a round trip, once for each connector), perhaps a further
+ * segment of it, and an offer that still stands.
  *
- * A listener is ready when the token at the head of its queue can be answered. To know that one has to see it:
- *   - Who is alone with the listener takes it out and keeps it in the family's store (`aside`), from where accept takes it. Nobody else
- *     could have had it; who is forked later finds it there.
- *   - Where other processes accept from the same queue nobody may sit on a token: they would serve it at once. So it is looked at where
- *     it lies (tee(2) copies what is in a pipe and leaves it there).
+ * A listener is ready when the token at the head of its queue can be answered. To know that one has to see
+ * it:
+ *   - Who is alone with the listener takes it out and keeps it in the family's store (`aside`), from where
+ *     accept takes it. Nobody else could have had it; who is forked later finds it there.
+ *   - Where other processes accept from the same queue nobody may sit on a token: they would serve it at
+ *     once. So it is looked at where it lies (tee(2) copies what is in a pipe and leaves it there).
  * What the token needs is fetched in either case, and waited for a moment.
  *
- * A token whose connector's memory does not come, for the daemon is slow, must not hold up those behind it: it is set aside as well, and a
- * token that names nobody (a *poke*) goes into the pipe, so that the kernel wakes somebody who looks there, too. Each process that sees it
- * asks the daemon for itself; whoever has the memory first answers.
+ * A token whose connector's memory does not come, for the daemon is slow, must not hold up those behind it:
+ * it is set aside as well, and a token that names nobody (a *poke*) goes into the pipe, so that the kernel
+ * wakes somebody who looks there, too. Each process that sees it asks the daemon for itself; whoever has the
+ * memory first answers.
  *
  * The store holds ASIDE_TOKENS of them. While it is full tokens are as well off in the pipe.
  *
- * A connector can put tokens that are good for nothing into the pipe as fast as they are taken out. So a look has a budget: of tokens, and
- * of time for what it fetches. Who has used it up puts a poke behind what is left: then the pipe tells all who wait for it once more.
+ * A connector can put tokens that are good for nothing into the pipe as fast as they are taken out. So a look
+ * has a budget: of tokens, and of time for what it fetches. Who has used it up puts a poke behind what is
+ * left: then the pipe tells all who wait for it once more.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -38,12 +42,12 @@
 #include "client/watch.h"
 #include "shm/slot.h"
 
-#define TOKENS_MAX                                                                                                 \
-    128 /* of one look: as many as fill two pages of the pipe, so that there is room for a poke then */
+/* of one look: as many as fill two pages of the pipe, so that there is room for a poke then */
+#define TOKENS_MAX 128
 #define FETCHES_NS (10 * NS_PER_MS) /* after so long nothing more is waited for in one look */
 #define TOKEN_POKE 0x504f4b45u      /* the magic of one that only says "look at what was set aside" */
 
-/* ---- one token ------------------------------------------------------------------------------------------------------ */
+/* ---- one token ----------------------------------------------------------------------------------------- */
 
 int offer_check(struct peer_box *box, const struct token *t)
 {
@@ -86,7 +90,8 @@ static enum answer examine(const struct listener *l, const struct token *t, stru
     return err == 0 ? ANSWER_NOW : err == BERTH_E_IN_PROGRESS ? ANSWER_LATER : ANSWER_STALE;
 }
 
-/* Of those set aside: one that can be answered now; stale ones go. `take`: it is the caller's. `ask`: for what the others need. */
+/* Of those set aside: one that can be answered now; stale ones go. `take`: it is the caller's. `ask`: for
+ * what the others need. */
 static bool from_aside(struct listener *l, struct token *t, struct peer_box **box, bool take, bool ask)
 {
     struct aside *a = aside_of(l);
@@ -139,7 +144,7 @@ static enum answer examine_well(const struct listener *l, const struct token *t,
     return e.is;
 }
 
-/* ---- the pipe -------------------------------------------------------------------------------------------------------- */
+/* ---- the pipe ------------------------------------------------------------------------------------------ */
 
 /* 1: a token; 0: a poke, or nothing of ours; or -errno. */
 static int pipe_take(struct listener *l, struct token *t)
@@ -173,7 +178,8 @@ static void poke(const struct listener *l)
 void listener_more(const struct listener *l)
 {
     struct token t = {.magic = TOKEN_POKE};
-    (void)pipe_put(l->pipe_wr, &t, sizeof t); /* no room: somebody has filled it meanwhile, which tells as well */
+    /* no room: somebody has filled it meanwhile, which tells as well */
+    (void)pipe_put(l->pipe_wr, &t, sizeof t);
 }
 
 static int scratch[2]; /* descriptor + 1, 0: not made yet */
@@ -211,8 +217,8 @@ static int pipe_peek(const struct listener *l, struct token *t)
     if (!scratch[0])
         scratch_make();
     if (scratch[0]) {
-        long n =
-            sys_call(SYS_tee, (long)l->pipe_rd, (long)(scratch[1] - 1), (long)sizeof *t, (long)SPLICE_F_NONBLOCK);
+        long n = sys_call(SYS_tee, (long)l->pipe_rd, (long)(scratch[1] - 1), (long)sizeof *t,
+                          (long)SPLICE_F_NONBLOCK);
         ret = n < 0 ? (int)n : n == 0 ? -EAGAIN : 1;
         if (n > 0 && sys_read(scratch[0] - 1, t, n) != (long)sizeof *t)
             memset(t, 0, sizeof *t);
@@ -248,7 +254,8 @@ static uint32_t denied(const struct listener *l)
     return a ? aside_denied(a) : 0;
 }
 
-/* `before`: how many had been denied before the token left the pipe. Who was since then has not seen it, and may have been told of it. */
+/* `before`: how many had been denied before the token left the pipe. Who was since then has not seen it, and
+ * may have been told of it. */
 static void set_aside(struct listener *l, const struct token *t, bool later, uint32_t before)
 {
     if (aside_put(l, t, later))
@@ -262,7 +269,7 @@ static void set_aside(struct listener *l, const struct token *t, bool later, uin
         listener_moved(l, listener_news);
 }
 
-/* ---- readiness ----------------------------------------------------------------------------------------------------- */
+/* ---- readiness ----------------------------------------------------------------------------------------- */
 
 static bool maybe(struct listener *l, bool ask)
 {
@@ -342,7 +349,7 @@ bool client_listener_ready(listener_handle h)
     return maybe(l, true) || (berth_family_shared ? head_ready(l) : own_head_ready(l));
 }
 
-/* ---- taking --------------------------------------------------------------------------------------------------------- */
+/* ---- taking -------------------------------------------------------------------------------------------- */
 
 int token_take(struct listener *l, struct token *t, struct peer_box **box)
 {

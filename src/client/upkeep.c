@@ -1,26 +1,87 @@
-/* upkeep.c - what is to be done now and then for all sessions, and for one that cannot go on: look whether it can now.
+/* upkeep.c - what is to be done now and then for all sessions, and for one that cannot go on: look whether it
+ * can now.
  *
- * A closed session is a zombie: out of the program's reach (the handle's generation has moved), its slot still readable by
- * the peer. Zombies are looked at a few at a time, of each peer in turn, whenever a session is made.
+ * A closed session is a zombie: out of the program's reach (the handle's generation has moved), its slot
+ * still readable by the peer. Zombies are looked at a few at a time, of each peer in turn, whenever a session
+ * is made.
  */
 #include "client/upkeep.h"
+#include "base/clock.h"
+#include "base/hold.h"
+#include "client/control.h"
+#include "client/events.h"
 #include "client/graves.h"
+#include "client/home.h"
 #include "client/life.h"
 #include "client/link.h"
 #include "client/news.h"
 #include "client/offers.h"
+#include "client/peer.h"
 #include "client/rings.h"
+#include "client/rolls.h"
+#include "client/routes.h"
 #include "client/session.h"
 #include "client/share.h"
 #include "shm/slot.h"
 
-/* A connector's session whose acceptor is not known: has somebody accepted, or is there room for its offer now? */
+/* A connector's session whose acceptor is not known: has somebody accepted, or is there room for its offer
+ * now? */
 void session_try_link(struct session *s)
 {
     if (!session_seek(s))
         return;
     control_poll(); /* the daemon was asked */
     (void)session_seek(s);
+}
+
+#define LOOKED_AT 8 /* of those that nobody has accepted yet */
+#define SELDOM_NS (16 * NS_PER_MS)
+
+/* Who has accepted has told the daemon before he could write a byte: in two rounds of the daemon's it has come
+ * to that, and we have heard of it. Only where our token has been taken, and now and then; seldom where
+ * one of its app is known, for he who has accepted is most likely that. */
+void acceptors_ask(void)
+{
+    static __thread int64_t asked;
+    struct roll_walk w;
+    uint32_t taken = 0; /* app */
+    int n = LOOKED_AT;
+    int64_t since = clock_now() - asked;
+    if (since < NS_PER_MS)
+        return;
+    hold_begin(); /* the walk is on our stack */
+    walk_begin(&w, &C->unmet);
+    for (const struct session *s; (s = walk_next(&w));) {
+        if (!taken && n-- > 0 && session_state(s) == SESSION_OFFERED && !session_peer_outbox(s) &&
+            session_flags(s) & SF_CONNECTOR && !route_full_of_ours(session_listener(s)))
+            taken = session_app(s);
+    }
+    hold_end();
+    plock_take(&C->lock);
+    if (taken && since < SELDOM_NS && peer_app_met(taken))
+        taken = 0;
+    plock_release(&C->lock);
+    for (int i = 0; taken && i < 2; i++) {
+        struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask};
+        struct ctl_status_is is;
+        asked = clock_now();
+        if (control_request(&ask, NULL, 0, &is, sizeof is, NULL, NULL) != 0)
+            return; /* it is slow, or gone: word comes when it comes */
+    }
+    if (taken) {
+        control_poll();
+        events_poll(true);
+    }
+}
+
+void session_meet(struct session *s)
+{
+    session_try_link(s);
+    if (load_acquire(&session_cache_of(s)->peer))
+        return;
+    acceptors_ask();
+    if (!load_acquire(&session_cache_of(s)->peer))
+        (void)session_seek(s);
 }
 
 void session_look(struct session *s)
@@ -30,7 +91,8 @@ void session_look(struct session *s)
         session_try_link(s);
 }
 
-/* The end is something, too. What it was the end of may have gone since, and its record be another's: that is looked at, then. */
+/* The end is something, too. What it was the end of may have gone since, and its record be another's: that is
+ * looked at, then. */
 static int look_at_end(session_handle h, int (*end)(session_handle h, int how), int how)
 {
     struct session *s = session_get(h);
@@ -75,12 +137,15 @@ static bool peer_is_done(struct session *s, struct session_cache *c)
 {
     uint32_t flags = session_flags(s);
     if (flags & SF_DEAD || (flags & (SF_RESET | SF_WRITE_LOST)) == SF_RESET)
-        return true; /* who has lost a write to a peer that is shut, and not closed: that one may still read what came before */
+        return true; /* who has lost a write to a peer that is shut, and not closed: that one may still read
+                        what came before */
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer)
         return false;
     if (slot_generation(peer) != s->peer_generation)
         return true;
+    if (session_moving(s) & MOVING_GONE) /* whoever may still come by here would not find it */
+        return (int16_t)(slot_peer_place(peer) - slot_place(c->own)) > 0;
     return session_flags(s) & SF_CONNECTOR && slot_state(peer) == SLOT_CLOSED;
 }
 
@@ -105,6 +170,8 @@ void sessions_settle(void)
 {
     outbox_shrink();
     sessions_confirm();
+    if (load_relaxed(&C->sharing))
+        sessions_go_home();
     if (load_relaxed(&C->inherited_unheard))
         shared_confirm();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))

@@ -1,11 +1,13 @@
-/* vigil.c - the set that every sleeper of the process has in its own, and what is in it when the daemon has died.
+/* vigil.c - the set that every sleeper of the process has in its own, and what is in it when the daemon has
+ * died.
  *
- * The inner set has the control socket and the bells of those we were forked from. It is edge-watched and never reaped, so that no
- * sleeper steals what another must see.
+ * The inner set has the control socket and the bells of those we were forked from. It is edge-watched and
+ * never reaped, so that no sleeper steals what another must see.
  *
- * While the daemon lives it tells of deaths. When it has died each peer and each relative is watched by a pidfd in the inner set: so a
- * death wakes who sleeps, and nobody needs to look now and then. Who is woken asks all of them who it was. They are not in a set of their own
- * inside the inner one: the kernel allows a descriptor hundreds of sets that have it at second hand, but few at third hand.
+ * While the daemon lives it tells of deaths. When it has died each peer and each relative is watched by a
+ * pidfd in the inner set: so a death wakes who sleeps, and nobody needs to look now and then. Who is woken
+ * asks all of them who it was. They are not in a set of their own inside the inner one: the kernel allows a
+ * descriptor hundreds of sets that have it at second hand, but few at third hand.
  */
 #include "client/vigil.h"
 #include <errno.h>

@@ -9,8 +9,8 @@ extern struct plock inner_lock; /* who makes it. Taken over a fork, as those lik
 must_use int inner_set(void);   /* the epoll set; -1: no descriptor is free */
 void inner_close(void);         /* when nobody sleeps: at the end, and in a forked child */
 
-/* Of a process. Positive: to be given to vigil_end. 0: it is dead already; NO_MEMORY: no descriptor is free; UNSUPPORTED: the kernel does
- * not let us. */
+/* Of a process. Positive: to be given to vigil_end. 0: it is dead already; NO_MEMORY: no descriptor is free;
+ * UNSUPPORTED: the kernel does not let us. */
 must_use int vigil_begin(int32_t pid);
 void vigil_end(int vigil);
 void vigil_forked(int vigil); /* the parent's, in its child */

@@ -1,27 +1,33 @@
-/* wait.c - waiting for one session: spin while it is likely to be short, then sleep where the peer can wake us.
+/* wait.c - waiting for one session: spin while it is likely to be short, then sleep where the peer can wake
+ * us.
  *
  * Theory of operation
  *
- * A thread that waits first looks for the spin budget (spin.c). To sleep, it sets its `want` with the futex flag, looks once more, and
- * sleeps on the low half of the peer's counter. The kernel compares that word with what was seen, so a store between look and
- * sleep cannot be missed; the peer wakes the word's sleepers when its counter passes `want`. What else may end the wait (a shutdown, a
- * death, a fork, an event set that comes to wait too) changes the record's `flags`, on which it sleeps as well. No descriptor, no
- * waiter word, nobody else is woken.
+ * A thread that waits first looks for the spin budget (spin.c). To sleep, it sets its `want` with the futex
+ * flag, looks once more, and sleeps on the low half of the peer's counter. The kernel compares that word with
+ * what was seen, so a store between look and sleep cannot be missed; the peer wakes the word's sleepers when
+ * its counter passes `want`. What else may end the wait (a shutdown, a death, a fork, an event set that comes
+ * to wait too) changes the record's `flags`, on which it sleeps as well. No descriptor, no waiter word,
+ * nobody else is woken.
  *
- * The peer wakes NOTIFY_WAKES of a word's sleepers, not all of them. Who wakes up and finds that there were more passes it on: it wakes
- * all. No wake is lost by that. A sleeper is counted before it sleeps and until it has woken up, whatever ended its sleep. So if the
- * peer's call left somebody asleep, the first of those it woke counts more than NOTIFY_WAKES. And no wake goes round in circles: for each value of
- * the word it is passed on once. (`told`: whoever wrote it there woke all after the word had that value. Who went to sleep later by an
- * older value did not sleep, since the kernel compares; and who sleeps by that value is not concerned.)
+ * The peer wakes NOTIFY_WAKES of a word's sleepers, not all of them. Who wakes up and finds that there were
+ * more passes it on: it wakes all. No wake is lost by that. A sleeper is counted before it sleeps and until
+ * it has woken up, whatever ended its sleep. So if the peer's call left somebody asleep, the first of those
+ * it woke counts more than NOTIFY_WAKES. And no wake goes round in circles: for each value of the word it is
+ * passed on once. (`told`: whoever wrote it there woke all after the word had that value. Who went to sleep
+ * later by an older value did not sleep, since the kernel compares; and who sleeps by that value is not
+ * concerned.)
  *
- * For its first moments it sleeps on the peer's word alone, which is cheaper (sleeper_doze); what changes the flags wakes that word, too.
+ * For its first moments it sleeps on the peer's word alone, which is cheaper (sleeper_doze); what changes the
+ * flags wakes that word, too.
  *
- * A session that others may set `want` of, or whose acceptor is not known yet, or whose bytes are not here yet, cannot be waited for so;
- * then the thread waits as client_poll_since does (poll.c). It does so, too, where the kernel cannot sleep on several words.
+ * A session that others may set `want` of, or whose acceptor is not known yet, or whose bytes are not here
+ * yet, cannot be waited for so; then the thread waits as client_poll_since does (poll.c). It does so, too,
+ * where the kernel cannot sleep on several words.
  *
- * A poll or a select for one session is the same wait, with an answer of its own. So of hundreds of threads that each poll theirs, an event
- * wakes one. Where the call waits for more, or brings a signal mask, it goes by poll.c: all such threads sleep on the bell, and each
- * ring of it wakes all.
+ * A poll or a select for one session is the same wait, with an answer of its own. So of hundreds of threads
+ * that each poll theirs, an event wakes one. Where the call waits for more, or brings a signal mask, it goes
+ * by poll.c: all such threads sleep on the bell, and each ring of it wakes all.
  */
 #include <errno.h>
 #include <limits.h>
@@ -66,18 +72,20 @@ static int by_poll(session_handle h, const struct waiting *w, const struct sleep
 {
     struct client_poll_item item = {.handle = h, .events = w->events, .least = w->least};
     int64_t left = w->deadline == DEADLINE_NEVER ? -1 : w->deadline - clock_now();
-    int n = client_poll_since(mark, &item, 1, NULL, 0, w->deadline != DEADLINE_NEVER && left < 0 ? 0 : left, NULL,
-                              NULL);
+    int n = client_poll_since(mark, &item, 1, NULL, 0, w->deadline != DEADLINE_NEVER && left < 0 ? 0 : left,
+                              NULL, NULL);
     return n > 0 ? 0 : n == 0 ? BERTH_E_TIMED_OUT : n;
 }
 
 static bool must_poll(const struct waiting *w, uint32_t flags)
 {
-    /* of an acceptor the connector may know nothing yet: then nobody wakes the word, and somebody has to look */
+    /* of an acceptor the connector may know nothing yet: then nobody wakes the word, and somebody has to look
+     */
     bool unknown = !(flags & (SF_CONNECTOR | SF_CONFIRMED)) && session_unheard(w->c);
-    return unknown || !load_acquire(&w->c->peer) || (w->events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) ||
-           load_acquire(&w->c->watches) || load_relaxed(&w->c->pollers) || flags & (SF_SHARED | SF_TENTATIVE) ||
-           C->daemon_lost || !sleeper_has_words() || (w->events & EPOLLIN && bytes_missing(w->s, w->c));
+    return unknown || !load_acquire(&w->c->peer) ||
+           (w->events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) || load_acquire(&w->c->watches) ||
+           load_relaxed(&w->c->pollers) || flags & (SF_SHARED | SF_TENTATIVE) || C->daemon_lost ||
+           !sleeper_has_words() || (w->events & EPOLLIN && bytes_missing(w->s, w->c));
 }
 
 /* A sleep on the peer's word. */
@@ -108,10 +116,12 @@ static void asleep_again(void *arg)
     (void)fetch_add_sc(&C->more[session_index(p->w->s)].sleepers, 1u);
 }
 
-/* One sleep. Both directions at once cannot be slept for this way. `flags`: as they were before `want` was found to be ours. `doze`: how
- * long it may be a light one. The mark stays when it is over: others may sleep by it, and at worst the peer makes one call to wake
- * nobody. Where it lies beyond what has come, since many bytes were waited for, whoever waits next takes it down (slot_arm_among). */
-static long sleep_once(const struct waiting *w, session_handle h, struct sleeper *sl, uint32_t flags, int64_t doze)
+/* One sleep. Both directions at once cannot be slept for this way. `flags`: as they were before `want` was
+ * found to be ours. `doze`: how long it may be a light one. The mark stays when it is over: others may sleep
+ * by it, and at worst the peer makes one call to wake nobody. Where it lies beyond what has come, since many
+ * bytes were waited for, whoever waits next takes it down (slot_arm_among). */
+static long sleep_once(const struct waiting *w, session_handle h, struct sleeper *sl, uint32_t flags,
+                       int64_t doze)
 {
     struct futex_waitv v[2 + SLEEPER_WORDS];
     const struct slot *peer = load_acquire(&w->c->peer);
@@ -123,8 +133,8 @@ static long sleep_once(const struct waiting *w, session_handle h, struct sleeper
     struct place place = {w, h, peer, in};
     hold_begin();
     asleep_again(&place); /* before the mark is set: of two that set theirs at once one sees the other */
-    bool armed =
-        in ? stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least) : stream_arm_write(w->s, w->c, COUNT_FLAG);
+    bool armed = in ? stream_arm_read(w->s, w->c, COUNT_FLAG, false, w->least)
+                    : stream_arm_write(w->s, w->c, COUNT_FLAG);
     bool joined = load_sc(&w->c->watches) || load_sc(&w->c->pollers);
     if (!armed || joined || session_flags_sc(w->s) != flags) {
         (void)fetch_add_sc(&C->more[session_index(w->s)].sleepers, ~0u); /* nobody has woken it */
@@ -196,7 +206,7 @@ int client_wait(session_handle h, uint32_t events, int64_t deadline, const struc
     return client_wait_for(h, events, 0, deadline, mark);
 }
 
-/* ---- a poll for one session ---------------------------------------------------------------------------------------- */
+/* ---- a poll for one session ---------------------------------------------------------------------------- */
 
 /* The direction that the item waits for, if it is just one and a session's; else 0. */
 static uint32_t one_direction(const struct client_poll_item *item)
@@ -228,6 +238,6 @@ int client_poll(struct client_poll_item *items, int n, struct pollfd *kfds, int 
         return found;
     /* it was somebody else's in between */
     int64_t left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_now();
-    return client_poll_since(&mark, items, 1, NULL, 0, left < 0 && deadline != DEADLINE_NEVER ? 0 : left, NULL,
-                             NULL);
+    return client_poll_since(&mark, items, 1, NULL, 0, left < 0 && deadline != DEADLINE_NEVER ? 0 : left,
+                             NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* wake.c - the holders of a shared session wake each other by their bells.
  *
- * Where a session is shared (fork.c) the peer knows one worker and writes that worker's bell, which all holders have and
- * none reads.
+ * Where a session is shared (fork.c) the peer knows one worker and writes that worker's bell, which all
+ * holders have and none reads.
  */
 #include "client/wake.h"
 #include "base/sys.h"
@@ -12,16 +12,24 @@ void shared_kick(const struct session *s)
 {
     uint32_t owner = session_owner(s);
     int fd = C->bell_fd;
-    for (uint32_t i = 0; i < C->ancestors; i++) {
+    for (uint32_t i = 0; i < load_relaxed(&C->ancestors); i++) {
         if (C->ancestor[i].worker == owner)
             fd = C->ancestor[i].bell_fd;
     }
     bell_ring(fd);
 }
 
+/* All sleep on their own bell and on those of the processes that they were forked from. */
+void relatives_kick(void)
+{
+    bell_ring(C->bell_fd);
+    for (uint32_t i = 0; i < load_relaxed(&C->ancestors); i++)
+        bell_ring(C->ancestor[i].bell_fd);
+}
+
 void bells_watch(int epfd, uint64_t data)
 {
-    for (uint32_t i = 0; i < C->ancestors; i++) {
+    for (uint32_t i = 0; i < load_relaxed(&C->ancestors); i++) {
         struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
         (void)sys_epoll_ctl(epfd, EPOLL_CTL_ADD, C->ancestor[i].bell_fd, &ev);
     }

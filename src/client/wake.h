@@ -5,6 +5,7 @@
 #include "client/state.h"
 
 void shared_kick(const struct session *s); /* every holder that sleeps */
+void relatives_kick(void);                 /* every process of the family that sleeps on its bell */
 void bells_watch(int epfd, uint64_t data); /* enters the bells of our ancestors */
 
 #endif

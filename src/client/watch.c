@@ -2,14 +2,16 @@
  *
  * Theory of operation
  *
- * A watch ties a session, a listener or an event set to an event set. A set has a list of watches that may be ready; a watch
- * comes onto it when something has happened to what it watches, and is judged when somebody waits (judge.c). A set that lies in
- * another one passes this on: the watch on it comes onto the outer set's list, and so on outwards.
+ * A watch ties a session, a listener or an event set to an event set. A set has a list of watches that may be
+ * ready; a watch comes onto it when something has happened to what it watches, and is judged when somebody
+ * waits (judge.c). A set that lies in another one passes this on: the watch on it comes onto the outer set's
+ * list, and so on outwards.
  *
- * Sleepers of this process are of two kinds. Those that wait for many things, or for something that has no word of its own, sleep in
- * the kernel on descriptors, our bell among them; own_kick rings it, which wakes all of them. Those that wait for one session sleep
- * by futex on the peer's word. What else can end their wait changes `flags` of the session's record, on which they sleep as well;
- * sleepers_wake moves a counter in it where nothing else changed.
+ * Sleepers of this process are of two kinds. Those that wait for many things, or for something that has no
+ * word of its own, sleep in the kernel on descriptors, our bell among them; own_kick rings it, which wakes
+ * all of them. Those that wait for one session sleep by futex on the peer's word. What else can end their
+ * wait changes `flags` of the session's record, on which they sleep as well; sleepers_wake moves a counter in
+ * it where nothing else changed.
  *
  * watch_lock protects all watches and lists of the process. It is never held over a system call that waits.
  */
@@ -33,7 +35,7 @@ void own_kick(void)
     }
 }
 
-/* ---- lists. watch_lock is held -------------------------------------------------------------------------------- */
+/* ---- lists. watch_lock is held ------------------------------------------------------------------------- */
 
 static void ready_put(struct watch *w, int depth)
 {
@@ -144,11 +146,12 @@ void watch_leave(struct watch *w)
         --*kind_count(w);
 }
 
-/* ---- telling ------------------------------------------------------------------------------------------------------ */
+/* ---- telling ------------------------------------------------------------------------------------------- */
 
 typedef bool is_news(const struct listener *l, const struct watch *w);
 
-/* `news`, of a listener: whom it concerns of those that watch by edge; NULL: all. True: somebody must be kicked. */
+/* `news`, of a listener: whom it concerns of those that watch by edge; NULL: all. True: somebody must be
+ * kicked. */
 static bool all_ready(struct watch *list, const struct listener *l, is_news *news)
 {
     bool wake = false;

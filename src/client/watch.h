@@ -1,4 +1,5 @@
-/* watch.h - who waits for a session, a listener or a set: event sets, polls, blocked threads; and how they are told.
+/* watch.h - who waits for a session, a listener or a set: event sets, polls, blocked threads; and how they
+ * are told.
  *
  * A low floor: it knows nothing of what a session is ready for. "Ready" here is "look at it again". */
 #ifndef BERTH_CLIENT_WATCH_H
@@ -18,16 +19,17 @@ struct watch {
     struct watch *set_next, *set_prev;
     struct watch *ready_next, *ready_prev;
     uint64_t data;
-    uint64_t seen_tail;                /* the peer's word when it was last judged */
-    uint64_t looked_tail, looked_head; /* the same of a shared session when it was last looked at, see evset.c */
+    uint64_t seen_tail; /* the peer's word when it was last judged */
+    /* the same of a shared session when it was last looked at, see evset.c */
+    uint64_t looked_tail, looked_head;
     uint32_t seen_flags, looked_flags;
     uint32_t seen_filled;
     uint32_t seen_arrivals; /* edge: the listener's, when it was last told */
     bool seen_cut;
     bool fresh; /* nothing has been told since it was added or changed */
     bool ready;
-    bool
-        more; /* what it watches has moved while it was judged, or a set in it has such a one: it is to be judged again */
+    bool more;  /* what it watches has moved while it was judged, or a set in it has such a one: it is to be
+                   judged again */
     bool spent; /* one shot, fired */
     bool told;  /* edge: an event has come since the last report */
     bool sure;  /* listener: the token at the head of its queue can be answered */
@@ -35,7 +37,8 @@ struct watch {
 
 struct evset {
     int epfd; /* the program's own kernel set, -1: none. Nothing of berth's is ever in it */
-    int wait_ep; /* what a wait sleeps on: that set, our bell, the inner set, listeners' pipes; -1 until first needed */
+    /* what a wait sleeps on: that set, our bell, the inner set, listeners' pipes; -1 until first needed */
+    int wait_ep;
     int32_t pid; /* whose wait_ep it is */
     uint32_t waiter;
     bool wired;

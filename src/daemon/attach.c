@@ -2,9 +2,11 @@
  *
  * Theory of operation
  *
- * A connection becomes a worker by HELLO, or is born one: the daemon's end of a socketpair that a worker sends by
- * CHILD before it forks. Such a child holds what its parent held at that moment, and may speak at once; CHILD_HELLO
- * adds what peers need to reach it. Whatever fails, fails before anything is created, or is undone.
+ * A connection becomes a worker by HELLO, or is born one: the daemon's end of a socketpair that a worker
+ * sends by CHILD before it forks. Such a child holds what its parent held at that moment, and may speak at
+ * once; CHILD_HELLO adds what peers need to reach it. A worker that becomes another user is a child of
+ * itself that has nothing but the listeners (CHILD with APART), or, where it has no relatives, says so
+ * (PART). Whatever fails, fails before anything is created, or is undone.
  *
  * A stay keeps an auto-started daemon from leaving while a process lives that has no worker yet (`berth run`
  * before its program attaches). The process is watched by pidfd; where its pid cannot be seen from here, its
@@ -15,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -38,17 +41,13 @@ static bool terminated(const char *text, size_t size)
 
 static int check_page(int fd)
 {
-    const void *map;
     uint64_t size;
     const char *why = "not a worker page";
     struct worker_page page;
-    int err = segment_open(fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &map, &size, &why);
-    if (!err) {
-        segment_unmap(map, size);
-        if (pread(fd, &page, CACHE_LINE, 0) != (ssize_t)CACHE_LINE || page.magic != ABI_MAGIC_PAGE ||
-            page.version != ABI_VERSION)
-            err = BERTH_E_PROTOCOL;
-    }
+    int err = segment_verify(fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &size, &why);
+    if (!err && (pread(fd, &page, CACHE_LINE, 0) != (ssize_t)CACHE_LINE || page.magic != ABI_MAGIC_PAGE ||
+                 page.version != ABI_VERSION))
+        err = BERTH_E_PROTOCOL;
     if (err)
         log_warn("worker page: %s", why);
     return err;
@@ -79,10 +78,13 @@ static void send_welcome(struct daemon *d, struct worker *w, uint32_t seq, int b
     close_aside(bell); /* the owner has it already, and may hold its lock */
 }
 
-static int enter_app(struct daemon *d, struct conn *c, const struct ctl_hello *m, struct space *space,
-                     struct worker **out)
+static int enter_app(struct daemon *d, const struct request *r, struct space *space, struct worker **out)
 {
-    struct app *app = m->flags & CTL_JOIN ? app_find_joinable(d, space, c->uid, m->name) : NULL;
+    struct conn *c = r->conn;
+    const struct ctl_hello *m = &r->msg->hello;
+    struct app *app = r->nfds > 2 ? move_app(d, r->fds[2], space, c->uid) : NULL;
+    if (!app && m->flags & CTL_JOIN)
+        app = app_find_joinable(d, space, c->uid, m->name);
     struct app *made = NULL;
     int err = 0;
     if (!app) {
@@ -108,18 +110,20 @@ static int hello(struct daemon *d, struct request *r)
     int err = check_hello(m);
     if (err)
         return err;
-    const char *id = m->ns[0] ? m->ns : "default";
+    if (c->uid == UID_NONE)
+        return BERTH_E_PERMISSION; /* nobody knows who it is */
+    const char *id = m->ns[0] ? m->ns : NS_DEFAULT;
     struct ns *ns = ns_find(d, id);
     if (!ns)
         return BERTH_E_UNKNOWN_NAMESPACE;
-    err = ns_admit(d, ns, c, m->secret);
+    err = move_relay(d, c->pid) ? 0 : ns_admit(d, ns, c, m->secret);
     if (err) {
         log_info("pid %d (uid %u) not admitted to namespace '%s': %s", (int)c->pid, (unsigned)c->uid, id,
                  berth_strerror(err));
         return err;
     }
     uint64_t netns = netns_cookie(r->fds[0], &ok);
-    if (!ok || check_page(r->fds[1]))
+    if (!ok || check_page(r->fds[1]) || (r->nfds > 2 && !move_stands_in(r->fds[2])))
         return BERTH_E_PROTOCOL;
     int peers = -1, bell = -1;
     err = bell_make(&peers, &bell);
@@ -127,7 +131,7 @@ static int hello(struct daemon *d, struct request *r)
         return err;
     err = space_get(d, ns, netns, &space);
     if (!err)
-        err = enter_app(d, c, m, space, &w);
+        err = enter_app(d, r, space, &w);
     if (err) {
         close(peers);
         close(bell);
@@ -148,7 +152,7 @@ int handle_hello(struct daemon *d, struct request *r)
     const struct ctl_hello *m = &r->msg->hello;
     if (m->magic == CTL_MAGIC && m->version != CTL_VERSION)
         return BERTH_E_VERSION;
-    if (r->msg->h.len != sizeof *m || r->nfds != 2)
+    if (r->msg->h.len != sizeof *m || r->nfds < 2 || r->nfds > 3)
         return BERTH_E_PROTOCOL;
     int err = hello(d, r);
     OPENSSL_cleanse((void *)(uintptr_t)m->secret, sizeof m->secret);
@@ -157,10 +161,10 @@ int handle_hello(struct daemon *d, struct request *r)
 
 /* ---- fork ---- */
 
-/* Of a SEQPACKET pair, and not one that leads to ourselves: the client's end of a connection of ours would keep
- * that alive for ever once we hold it. (Who sends us both ends of one pair only makes us talk to ourselves: the
- * first notice that goes out on one of them, of the parent's death at the latest, comes in on the other, breaks the
- * rules there, and ends both.) */
+/* Of a SEQPACKET pair, and not one that leads to ourselves: the client's end of a connection of ours would
+ * keep that alive for ever once we hold it. (Who sends us both ends of one pair only makes us talk to
+ * ourselves: the first notice that goes out on one of them, of the parent's death at the latest, comes in on
+ * the other, breaks the rules there, and ends both.) */
 static bool is_control_socket(int fd)
 {
     int type = 0, domain = 0;
@@ -177,6 +181,9 @@ int handle_child(struct daemon *d, struct request *r)
 {
     struct worker *parent = r->conn->worker, *child;
     struct conn *c;
+    bool apart = r->msg->child.flags & CTL_CHILD_APART;
+    if (r->msg->child.flags & ~CTL_CHILD_APART)
+        return BERTH_E_PROTOCOL;
     if (!is_control_socket(r->fds[0]))
         return BERTH_E_PROTOCOL;
     /* nobody waits for an answer: where this fails, the child finds its connection closed */
@@ -187,14 +194,16 @@ int handle_child(struct daemon *d, struct request *r)
     }
     r->fds[0] = -1;
     /* the pair was made by the parent, so its credentials are the parent's, the pid not yet known */
-    c->uid = r->conn->uid;
-    c->gid = r->conn->gid;
+    c->uid = apart ? UID_NONE : r->conn->uid;
+    c->gid = apart ? (gid_t)-1 : r->conn->gid;
     c->pid = 0;
     err = worker_create(d, parent->app, c, &child);
     if (!err) {
         c->state = CONN_CHILD;
         child->member = r->msg->child.member;
-        err = worker_inherit(child, parent);
+        err = apart ? worker_inherit_listeners(child, parent) : worker_inherit(child, parent);
+        if (!err && !apart && (d->move_count || d->homes_count))
+            moves_inherited(d, child);
     }
     if (err) {
         log_warn("no worker for a child of pid %d: %s", (int)r->conn->pid, berth_strerror(err));
@@ -223,9 +232,20 @@ int handle_child_hello(struct daemon *d, struct request *r)
     return 0;
 }
 
+/* The user that it is now is not known here: the kernel tells who has made a socket, and that was before. So
+ * it is nobody from now on. It keeps what it has, and meets whom it met; it makes no listener, attaches as no
+ * app, asks and changes nothing of the daemon's. */
+int handle_part(struct daemon *d, struct request *r)
+{
+    (void)d;
+    r->conn->uid = UID_NONE;
+    r->conn->gid = (gid_t)-1;
+    return 0;
+}
+
 /* ---- DETACH, STATUS ---- */
 
-static void send_done(struct daemon *d, const struct request *r)
+void send_done(struct daemon *d, const struct request *r)
 {
     struct ctl_header done = {.type = CTL_DONE, .len = sizeof done, .seq = r->seq};
     conn_send(d, r->conn, &done, sizeof done, NULL, 0);
@@ -236,6 +256,25 @@ int handle_detach(struct daemon *d, struct request *r)
     worker_die(d, r->conn->worker);
     r->conn->state = CONN_NEW;
     send_done(d, r);
+    return 0;
+}
+
+/* For who may not make one himself. It is his: nobody here keeps it, and what he puts into it is on his account. */
+int handle_memory(struct daemon *d, struct request *r)
+{
+    uint64_t size = r->msg->memory.size;
+    if (size > SEGMENT_MAX || size % PAGE_BYTES || !segment_allowed(size))
+        return BERTH_E_NO_MEMORY;
+    int fd = memfd_create("berth-lent", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (fd < 0)
+        return BERTH_E_NO_MEMORY;
+    if (ftruncate(fd, (off_t)size) < 0) {
+        close(fd);
+        return BERTH_E_NO_MEMORY;
+    }
+    struct ctl_header is = {.type = CTL_MEMORY_IS, .len = sizeof is, .seq = r->seq};
+    conn_send(d, r->conn, &is, sizeof is, &fd, 1);
+    close(fd);
     return 0;
 }
 
@@ -263,9 +302,9 @@ int handle_pause(struct daemon *d, struct request *r)
         log_info("%s by uid %u", pause ? "paused: new connections go to the kernel," : "resumed",
                  (unsigned)r->conn->uid);
     d->paused = pause;
-    list_for_each(&d->spaces, it, after) directory_pause(container_of(it, struct space, link)->directory, pause);
-    struct ctl_header done = {.type = CTL_DONE, .len = sizeof done, .seq = r->seq};
-    conn_send(d, r->conn, &done, sizeof done, NULL, 0);
+    list_for_each(&d->spaces, it, after)
+        directory_pause(container_of(it, struct space, link)->directory, pause);
+    send_done(d, r);
     return 0;
 }
 
@@ -303,8 +342,8 @@ static int open_pidfd(const struct conn *c)
     socklen_t len = sizeof fd;
     if (getsockopt(c->watch.fd, SOL_SOCKET, SO_PEERPIDFD, &fd, &len) == 0)
         return fd;
-    /* before Linux 6.5: the pid could have been used again since, if its process had died; then the connection ends
-     * at once and so does, at worst late, the stay of a stranger */
+    /* before Linux 6.5: the pid could have been used again since, if its process had died; then the
+     * connection ends at once and so does, at worst late, the stay of a stranger */
     return (int)sys_call(SYS_pidfd_open, (long)c->pid, 0L, 0, 0);
 }
 

@@ -2,9 +2,9 @@
  *
  * Theory of operation
  *
- * A mapping is read by a table of its keys; what is not in the table, of the wrong kind or out of its range is an
- * error with file and line, and then the daemon does not start. Socket, limits and log level are read before the
- * namespaces, wherever they stand in the file, since a namespace takes its mode from the socket.
+ * A mapping is read by a table of its keys; what is not in the table, of the wrong kind or out of its range
+ * is an error with file and line, and then the daemon does not start. Socket, limits and log level are read
+ * before the namespaces, wherever they stand in the file, since a namespace takes its mode from the socket.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -123,10 +123,12 @@ static int read_number(struct config *c, yaml_node_t *value, void *into)
         return err;
     char *end;
     errno = 0;
-    unsigned long long n = *text >= '0' && *text <= '9' ? strtoull(text, &end, 10) : (end = (char *)"?", 0ull);
+    unsigned long long n =
+        *text >= '0' && *text <= '9' ? strtoull(text, &end, 10) : (end = (char *)"?", 0ull);
     uint32_t shift = !strcmp(end, "K") ? 10 : !strcmp(end, "M") ? 20 : !strcmp(end, "G") ? 30 : 0;
     if (errno || (*end && !shift) || !n || n > 1ull << 40 >> shift)
-        return complain(c, value, "'%s': it must be a number from 1 on, with K, M or G behind if you like", text);
+        return complain(c, value, "'%s': it must be a number from 1 on, with K, M or G behind if you like",
+                        text);
     *(uint64_t *)into = n << shift;
     return 0;
 }
@@ -155,7 +157,8 @@ static int read_mapping(struct config *c, yaml_node_t *node, const struct key *k
 {
     if (node->type != YAML_MAPPING_NODE)
         return complain(c, node, "a mapping (key: value) must stand here");
-    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top; pair++) {
+    for (yaml_node_pair_t *pair = node->data.mapping.pairs.start; pair < node->data.mapping.pairs.top;
+         pair++) {
         yaml_node_t *name = yaml_document_get_node(&c->doc, pair->key);
         const struct key *key = keys;
         const char *text = "";
@@ -239,11 +242,13 @@ static int secret_from(struct config *c, const yaml_node_t *at, const char *path
     ssize_t n = S_ISREG(st.st_mode) && !(st.st_mode & 0077) ? read(fd, out, CTL_SECRET_MAX) : -1;
     close(fd);
     if (n < 0)
-        return complain(c, at, "secret-file %s: it must be a file that only its owner can read (chmod 600)", path);
+        return complain(c, at, "secret-file %s: it must be a file that only its owner can read (chmod 600)",
+                        path);
     char *end = memchr(out, '\n', (size_t)n);
     size_t len = end ? (size_t)(end - out) : (size_t)n;
     if (!len || len >= CTL_SECRET_MAX || memchr(out, 0, len))
-        return complain(c, at, "secret-file %s: its first line must have 1 to %u bytes", path, CTL_SECRET_MAX - 1);
+        return complain(c, at, "secret-file %s: its first line must have 1 to %u bytes", path,
+                        CTL_SECRET_MAX - 1);
     out[len] = '\0';
     return 0;
 }
@@ -263,7 +268,8 @@ static int find_owner(struct config *c, const yaml_node_t *at, const char *name,
     return 0;
 }
 
-static int add_namespace(struct config *c, const yaml_node_t *at, const struct ns_config *n, const char *secret)
+static int add_namespace(struct config *c, const yaml_node_t *at, const struct ns_config *n,
+                         const char *secret)
 {
     struct daemon *d = c->d;
     uid_t owner = d->uid;
@@ -313,7 +319,8 @@ static int read_namespaces(struct config *c, yaml_node_t *value, void *into)
 {
     if (value->type != YAML_SEQUENCE_NODE)
         return complain(c, value, "a list of namespaces (- id: ...) must stand here");
-    for (yaml_node_item_t *item = value->data.sequence.items.start; item < value->data.sequence.items.top; item++) {
+    for (yaml_node_item_t *item = value->data.sequence.items.start; item < value->data.sequence.items.top;
+         item++) {
         int err = read_namespace(c, yaml_document_get_node(&c->doc, *item));
         if (err)
             return err;

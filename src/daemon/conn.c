@@ -2,12 +2,12 @@
  *
  * Theory of operation
  *
- * The daemon never blocks on a client. What a socket does not take is queued, with descriptors of the daemon's own,
- * up to a bound; while anything is queued the client's requests are left unread, so that who does not read cannot
- * ask either. Who lets the queue overflow is evicted.
+ * The daemon never blocks on a client. What a socket does not take is queued, with descriptors of the
+ * daemon's own, up to a bound; while anything is queued the client's requests are left unread, so that who
+ * does not read cannot ask either. Who lets the queue overflow is evicted.
  *
- * A connection is only ever marked as doomed inside a handler. conn_reap(), at the end of a round, lets its worker
- * die, closes and frees; deaths may doom further connections, which the same call takes too.
+ * A connection is only ever marked as doomed inside a handler. conn_reap(), at the end of a round, lets its
+ * worker die, closes and frees; deaths may doom further connections, which the same call takes too.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -49,7 +49,7 @@ static void out_free(struct daemon *d, struct conn *c, struct out_packet *p)
     c->out_count--;
     c->out_bytes -= p->len;
     for (uint32_t i = 0; i < p->nfds; i++)
-        close_aside(p->fds[i]);
+        close_soon(p->fds[i]);
     struct errand *e = p->errand;
     free(p);
     if (e)
@@ -142,7 +142,8 @@ void conn_send(struct daemon *d, struct conn *c, const void *msg, size_t len, co
         err = ctl_send(c->watch.fd, msg, len, fds, nfds, MSG_DONTWAIT);
     if (!err)
         told(c);
-    /* NO_MEMORY: the kernel's for now, or too many descriptors of this user's under way: as good as a full queue */
+    /* NO_MEMORY: the kernel's for now, or too many descriptors of this user's under way: as good as a full
+     * queue */
     if (err == BERTH_E_WOULD_BLOCK || err == BERTH_E_NO_MEMORY) {
         if (err == BERTH_E_NO_MEMORY)
             stuck(d, c);
@@ -154,7 +155,8 @@ void conn_send(struct daemon *d, struct conn *c, const void *msg, size_t len, co
         } else {
             conn_watch(d, c);
         }
-    } else if (err && err != BERTH_E_DAEMON_GONE) { /* gone: its end is read in due course, after what it sent */
+    } else if (err &&
+               err != BERTH_E_DAEMON_GONE) { /* gone: its end is read in due course, after what it sent */
         log_error("cannot send message %u to pid %d: %s", (unsigned)((const struct ctl_header *)msg)->type,
                   (int)c->pid, berth_strerror(err));
         conn_doom(d, c, 0);
@@ -215,7 +217,8 @@ void conn_doom(struct daemon *d, struct conn *c, int tell)
         return;
     if (tell) {
         struct ctl_header msg = {.type = CTL_EVICTED, .len = sizeof msg, .status = tell};
-        (void)ctl_send(c->watch.fd, &msg, sizeof msg, NULL, 0, MSG_DONTWAIT); /* a courtesy, before it is closed */
+        /* a courtesy, before it is closed */
+        (void)ctl_send(c->watch.fd, &msg, sizeof msg, NULL, 0, MSG_DONTWAIT);
     }
     c->doomed = true;
     list_unlink(&c->link);
@@ -234,7 +237,7 @@ void conn_reap(struct daemon *d)
             out_free(d, c, p); /* NOLINT(clang-analyzer-*): unlinks */
         }
         watch_remove(d, &c->watch);
-        close_aside(c->watch.fd);
+        close_soon(c->watch.fd);
         d->conn_count--;
         if (c->stay)
             d->stay_count--;

@@ -2,8 +2,9 @@
  *
  * Theory of operation
  *
- * Open addressing with linear probing, at most three quarters filled, deleted entries marked until the next rehash.
- * The hash is a multiplication by a random odd number, since apps choose a part of the ids (outbox handles).
+ * Open addressing with linear probing, at most three quarters filled, deleted entries marked until the next
+ * rehash. The hash is a multiplication by a random odd number, since apps choose a part of the ids (outbox
+ * handles).
  */
 #include "daemon/idmap.h"
 

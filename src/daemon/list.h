@@ -12,7 +12,7 @@ struct list {
 #define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 /* `next` is taken before the body runs, so that the body may unlink (and free) the element it has */
-#define list_for_each(head, it, after)                                                                             \
+#define list_for_each(head, it, after)                                                                       \
     for (struct list *it = (head)->next, *after = it->next; it != (head); it = after, after = it->next)
 
 static inline void list_init(struct list *l)

@@ -2,22 +2,84 @@
  *
  * Theory of operation
  *
- * A listener is a line in the directory of its space and the write end of a pipe, its accept queue, which INTRODUCE
- * hands to connectors. Its epoch is that of the space at the time it was made; a grant names it, so that a grant
- * for a listener that has gone is worth nothing even if its endpoint is taken again.
+ * A listener is a line in the directory of its space and the write end of a pipe, its accept queue, which
+ * INTRODUCE hands to connectors. Its epoch is that of the space at the time it was made; a grant names it, so
+ * that a grant for a listener that has gone is worth nothing even if its endpoint is taken again.
  *
- * Conflicts. Where a kernel socket holds the port too (CTL_LISTEN_KERNEL) the kernel has decided, and only the very
- * same endpoint of another app is refused. Else the rules are those of Linux for listening sockets: the same port
- * conflicts where the addresses are equal or one is a wildcard that covers the other; `::` covers IPv4 unless it is
- * v6-only. REUSEPORT on both, and one user, lifts it. Workers of one app that each attached may each listen on one
- * endpoint; connects are spread over them.
+ * One kernel socket may be in several programs that do not know of each other: it was passed, or came over
+ * exec. Each connection is to be served by whoever accepts, so it may be offered only where one of them alone
+ * does. Who lets a socket go has its listener hidden (HIDE): it leaves the directory, and connects find the
+ * kernel's. Who has got one listens here when he accepts; the cookie of the socket tells what he means. If
+ * another has it, too, he is refused, the other one is hidden, and it is remembered that he accepts from that
+ * socket (a claim): as long as there are two, it is the kernel's.
+ *
+ * Conflicts. Where a kernel socket holds the port too (CTL_LISTEN_KERNEL) the kernel has decided, and only
+ * the very same endpoint of another app is refused. Else the rules are those of Linux for listening sockets:
+ * the same port conflicts where the addresses are equal or one is a wildcard that covers the other; `::`
+ * covers IPv4 unless it is v6-only. REUSEPORT on both, and one user, lifts it. Workers of one app that each
+ * attached may each listen on one endpoint; connects are spread over them.
  */
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "daemon/registry.h"
 #include "session/directory.h"
+
+#define HIDES_MAX 4096u /* each has a descriptor */
+#define CLAIMS_MAX 4096u
+
+/* ---- who accepts from a kernel socket that several have ---- */
+
+struct claim {
+    struct list link; /* daemon.claims */
+    uint64_t socket;
+    const struct worker *worker;
+};
+
+static bool claimed_by_another(const struct daemon *d, uint64_t socket, const struct worker *w)
+{
+    list_for_each(&d->claims, it, after)
+    {
+        const struct claim *c = container_of(it, struct claim, link);
+        if (c->socket == socket && c->worker != w)
+            return true;
+    }
+    return false;
+}
+
+/* Without memory or room for it he is refused this time, and may have it to himself the next. */
+static void claim(struct daemon *d, uint64_t socket, const struct worker *w)
+{
+    list_for_each(&d->claims, it, after)
+    {
+        const struct claim *c = container_of(it, struct claim, link);
+        if (c->socket == socket && c->worker == w)
+            return;
+    }
+    struct claim *c = d->claim_count < CLAIMS_MAX ? calloc(1, sizeof *c) : NULL;
+    if (!c)
+        return;
+    *c = (struct claim){.socket = socket, .worker = w};
+    list_append(&d->claims, &c->link);
+    d->claim_count++;
+}
+
+void claims_drop(struct daemon *d, const struct worker *w)
+{
+    list_for_each(&d->claims, it, after)
+    {
+        struct claim *c = container_of(it, struct claim, link);
+        if (w && c->worker != w)
+            continue;
+        list_unlink(&c->link);
+        d->claim_count--;
+        free(c);
+    }
+}
+
+/* ---- conflicts ---- */
 
 /* May a connect to an IPv4, or to an IPv6 address find this one? */
 static bool covers_v4(const struct dir_entry *e)
@@ -39,7 +101,8 @@ static bool overlap(const struct dir_entry *a, const struct dir_entry *b)
     return (covers_v4(a) && covers_v4(b)) || (covers_v6(a) && covers_v6(b));
 }
 
-static bool conflict(const struct worker *w, const struct dir_entry *want, uint32_t flags, const struct listener *l)
+static bool conflict(const struct worker *w, const struct dir_entry *want, uint32_t flags,
+                     const struct listener *l)
 {
     if (l->entry.port != want->port || l->entry.proto != want->proto)
         return false;
@@ -54,14 +117,17 @@ static bool conflict(const struct worker *w, const struct dir_entry *want, uint3
 
 static int check_address(const struct worker *w, const struct ctl_listen *m, struct dir_entry *e)
 {
-    if (m->proto != PROTO_TCP || m->flags & ~(CTL_LISTEN_V6ONLY | CTL_LISTEN_REUSEPORT | CTL_LISTEN_KERNEL))
+    if (m->proto != PROTO_TCP ||
+        m->flags & ~(CTL_LISTEN_V6ONLY | CTL_LISTEN_REUSEPORT | CTL_LISTEN_KERNEL | CTL_LISTEN_COMMON))
         return BERTH_E_INVALID;
     if (!endpoint_is_wildcard(m->addr) && !space_is_local(w->app->space, m->addr))
         return BERTH_E_ADDRESS;
     memcpy(e->addr, m->addr, 16);
     e->port = m->port;
     e->proto = m->proto;
-    e->flags = (m->flags & CTL_LISTEN_V6ONLY ? DIR_V6ONLY : 0) | (endpoint_is_wildcard(m->addr) ? DIR_WILDCARD : 0);
+    e->flags = (m->flags & CTL_LISTEN_V6ONLY ? DIR_V6ONLY : 0) |
+               (endpoint_is_wildcard(m->addr) ? DIR_WILDCARD : 0) |
+               (m->flags & CTL_LISTEN_COMMON ? DIR_COMMON : 0);
     e->app = w->app_id;
     e->uid = w->uid;
     e->backlog = m->backlog;
@@ -100,6 +166,8 @@ static int listener_create(struct daemon *d, struct worker *w, const struct ctl_
     l->id = new_listener_id(d);
     l->app = w->app;
     l->flags = m->flags;
+    l->socket = m->socket;
+    list_init(&l->hides);
     l->cookie = m->cookie;
     l->maker = w->id;
     l->asked = m->h.seq;
@@ -151,6 +219,87 @@ static void tell_gone(struct daemon *d, const struct listener *l)
     }
 }
 
+/* ---- hidden ---- */
+
+struct hide {
+    struct watch watch; /* a pidfd */
+    struct list link;
+    struct listener *listener;
+};
+
+static bool listener_hidden(const struct listener *l)
+{
+    return l->hidden || !list_empty(&l->hides);
+}
+
+static void hide_free(struct daemon *d, struct hide *h)
+{
+    watch_remove(d, &h->watch);
+    close(h->watch.fd);
+    list_unlink(&h->link);
+    d->hides--;
+    free(h);
+}
+
+static void hide_over(struct daemon *d, struct watch *w, uint32_t events)
+{
+    struct hide *h = container_of(w, struct hide, watch);
+    struct listener *l = h->listener;
+    hide_free(d, h);
+    l->entry.flags |= DIR_COMMON; /* what that process has started may have the socket still */
+    if (listener_hidden(l))
+        return;
+    int err = directory_add(l->app->space->directory, &l->entry);
+    l->hidden = err != 0; /* no room: it stays with the kernel */
+}
+
+static int hide_add(struct daemon *d, struct listener *l, int *fd)
+{
+    struct hide *h = d->hides < HIDES_MAX ? calloc(1, sizeof *h) : NULL;
+    if (!h)
+        return BERTH_E_LIMIT;
+    h->watch.fd = *fd;
+    h->watch.ready = hide_over;
+    h->listener = l;
+    if (watch_add(d, &h->watch, EPOLLIN)) {
+        free(h);
+        return BERTH_E_INVALID; /* nothing that can be waited for */
+    }
+    *fd = -1;
+    list_append(&l->hides, &h->link);
+    d->hides++;
+    return 0;
+}
+
+/* Until the process of that pidfd has ended. For good, where that cannot be waited for: slower, and right. */
+void listener_hide(struct daemon *d, struct listener *l, int *pidfd)
+{
+    bool before = listener_hidden(l);
+    if (!pidfd || hide_add(d, l, pidfd))
+        l->hidden = true;
+    if (before)
+        return;
+    l->app->space->epoch++;
+    (void)directory_remove(l->app->space->directory, &l->entry);
+}
+
+/* Nobody else has it, as far as is known; else both are with the kernel from now on. */
+static bool socket_alone(struct daemon *d, uint64_t socket, const struct worker *w)
+{
+    bool alone = !claimed_by_another(d, socket, w);
+    list_for_each(&w->app->space->listeners, it, after)
+    {
+        struct listener *l = container_of(it, struct listener, link);
+        if (l->socket != socket || l->app->uid != w->uid || ptrset_has(&l->holders, w))
+            continue;
+        alone = false;
+        listener_hide(d, l, NULL);
+    }
+    if (!alone)
+        claim(d, socket, w);
+    return alone;
+}
+
 void listener_let_go(struct daemon *d, struct listener *l, struct worker *w)
 {
     (void)ptrset_remove(&l->holders, w);
@@ -160,7 +309,14 @@ void listener_let_go(struct daemon *d, struct listener *l, struct worker *w)
     tell_gone(d, l);
     struct space *space = l->app->space;
     space->epoch++;
-    (void)directory_remove(space->directory, &l->entry); /* it was put in when it was made */
+    if (!listener_hidden(l))
+        (void)directory_remove(space->directory, &l->entry); /* it was put in when it was made */
+    list_for_each(&l->hides, it, after)
+    {
+        hide_free(d, container_of(it, struct hide, link));
+    }
+    if (l->entry.flags & DIR_COMMON)
+        app_linger(d, l->app);
     idmap_remove(&d->listener_by_id, l->id);
     list_unlink(&l->link);
     l->app->listener_count--;
@@ -179,9 +335,13 @@ int handle_listen(struct daemon *d, struct request *r)
     struct listener *l;
     if (!(w->app->flags & CTL_SCOPE_LOCAL))
         return BERTH_E_NO_ROUTE;
+    if (r->conn->uid == UID_NONE)
+        return BERTH_E_PERMISSION;
     if (!is_pipe_for_writing(r->fds[0]))
         return BERTH_E_PROTOCOL;
     int err = check_address(w, m, &entry);
+    if (!err && m->socket && !socket_alone(d, m->socket, w))
+        err = BERTH_E_ADDRESS_IN_USE;
     if (!err)
         err = check_conflicts(d, w, &entry, m->flags);
     if (!err && d->listener_by_id.used >= d->limits.listeners)
@@ -233,8 +393,19 @@ int handle_unlisten(struct daemon *d, struct request *r)
 int handle_shut(struct daemon *d, struct request *r)
 {
     struct listener *l = given_up(d, r);
-    for (uint32_t id = l ? l->id : 0; l; l = idmap_get(&d->listener_by_id, id)) /* gone with its last holder */
+    for (uint32_t id = l ? l->id : 0; l;
+         l = idmap_get(&d->listener_by_id, id)) /* gone with its last holder */
         listener_let_go(d, l, l->holders.item[0]);
+    return 0;
+}
+
+int handle_hide(struct daemon *d, struct request *r)
+{
+    struct listener *l = idmap_get(&d->listener_by_id, r->msg->listener.listener);
+    if (!l || !ptrset_has(&l->holders, r->conn->worker))
+        return BERTH_E_NOT_OWNER;
+    listener_hide(d, l, r->nfds ? &r->fds[0] : NULL);
+    send_done(d, r);
     return 0;
 }
 
@@ -243,7 +414,8 @@ int handle_backlog(struct daemon *d, struct request *r)
     struct listener *l = idmap_get(&d->listener_by_id, r->msg->listener.listener);
     if (l && ptrset_has(&l->holders, r->conn->worker)) {
         l->entry.backlog = r->msg->listener.backlog;
-        (void)directory_update(l->app->space->directory, &l->entry); /* it was put in when it was made */
+        if (!listener_hidden(l))
+            (void)directory_update(l->app->space->directory, &l->entry); /* it was put in when it was made */
     }
     return 0;
 }
@@ -253,7 +425,7 @@ static int introduce_outbox(struct daemon *d, struct request *r, struct app *fac
 {
     struct worker *w = r->conn->worker;
     outbox_handle handle = r->msg->introduce.outbox;
-    struct outbox *o = outbox_find(d, handle);
+    struct outbox *o = outbox_known(d, handle);
     if (o)
         return o->facing == facing && ptrset_has(&o->holders, w) ? 0 : BERTH_E_PROTOCOL;
     if (!r->nfds)
@@ -276,6 +448,8 @@ int handle_introduce(struct daemon *d, struct request *r)
         return BERTH_E_REFUSED;
     if (l->app->uid != w->uid)
         return BERTH_E_PERMISSION;
+    if (listener_hidden(l))
+        return BERTH_E_REFUSED;
     int err = introduce_outbox(d, r, l->app);
     if (err)
         return err;

@@ -2,10 +2,10 @@
  *
  * Theory of operation
  *
- * One daemon per runtime directory. The lock is flock(2) on `daemon.lock`, which also holds the pid: it is let go
- * by the kernel however the daemon ends, so a socket found there after the lock was taken is a dead one's and is
- * replaced. The file is removed at a clean stop, while locked; who then gets a lock on the removed file notices
- * that it is not the one in the directory any more, and tries again.
+ * One daemon per runtime directory. The lock is flock(2) on `daemon.lock`, which also holds the pid: it is
+ * let go by the kernel however the daemon ends, so a socket found there after the lock was taken is a dead
+ * one's and is replaced. The file is removed at a clean stop, while locked; who then gets a lock on the
+ * removed file notices that it is not the one in the directory any more, and tries again.
  *
  * --background: the parent waits for one byte that the child writes once the socket listens.
  */
@@ -115,10 +115,11 @@ static int prepare_directory(struct daemon *d, const char *given)
         return BERTH_E_SYSTEM;
     }
     if (st.st_uid != d->uid || st.st_mode & (S_IWGRP | S_IWOTH)) {
-        fprintf(stderr,
-                "berth daemon: %s (owner %u, mode %04o) must belong to uid %u and be writable by nobody else; "
-                "change that or choose another one with --runtime-dir\n",
-                d->dir, (unsigned)st.st_uid, (unsigned)st.st_mode & 07777, (unsigned)d->uid);
+        fprintf(
+            stderr,
+            "berth daemon: %s (owner %u, mode %04o) must belong to uid %u and be writable by nobody else; "
+            "change that or choose another one with --runtime-dir\n",
+            d->dir, (unsigned)st.st_uid, (unsigned)st.st_mode & 07777, (unsigned)d->uid);
         return BERTH_E_PERMISSION;
     }
     return 0;
@@ -252,22 +253,26 @@ static void raise_descriptor_limit(void)
 
 void daemon_init(struct daemon *d)
 {
-    *d = (struct daemon){
-        .uid = geteuid(),
-        .gid = getegid(),
-        .socket_mode = 0600,
-        .started = clock_now(),
-        .epfd = -1,
-        .lock_fd = -1,
-        .log_fd = -1,
-        .accept.fd = -1,
-        .signals.fd = -1,
-        .netlink.fd = -1,
-        .limits = {
-            .apps = 4096, .workers = 16384, .listeners = 65536, .outbox_bytes = 4ull << 30, .sessions = SLOTS_MAX}};
+    *d = (struct daemon){.uid = geteuid(),
+                         .gid = getegid(),
+                         .socket_mode = 0600,
+                         .started = clock_now(),
+                         .epfd = -1,
+                         .lock_fd = -1,
+                         .log_fd = -1,
+                         .accept.fd = -1,
+                         .signals.fd = -1,
+                         .netlink.fd = -1,
+                         .limits = {.apps = 4096,
+                                    .workers = 16384,
+                                    .listeners = 65536,
+                                    .outbox_bytes = 4ull << 30,
+                                    .sessions = SLOTS_MAX}};
     list_init(&d->conns);
     list_init(&d->doomed);
     list_init(&d->stays);
+    list_init(&d->claims);
+    list_init(&d->moves);
     list_init(&d->apps);
     list_init(&d->left);
     list_init(&d->namespaces);
@@ -278,9 +283,9 @@ static int serve(struct daemon *d, int ready)
 {
     raise_descriptor_limit();
     int err = server_open(d);
-    if (!err && !ns_find(d, "default")) {
+    if (!err && !ns_find(d, NS_DEFAULT)) {
         gid_t group = d->has_socket_group ? d->socket_group : d->gid;
-        err = ns_add(d, "default", NULL, d->uid, group, 0);
+        err = ns_add(d, NS_DEFAULT, NULL, d->uid, group, 0);
     }
     if (!err) {
         log_info("berth %s serves %s", BERTH_RELEASE, d->dir);
@@ -303,8 +308,8 @@ static int serve(struct daemon *d, int ready)
     return err ? 1 : 0;
 }
 
-/* The lock is taken before the fork, so that a refusal is the caller's to see; flock belongs to the description,
- * which the child shares and the parent then leaves to it. */
+/* The lock is taken before the fork, so that a refusal is the caller's to see; flock belongs to the
+ * description, which the child shares and the parent then leaves to it. */
 static int serve_in_background(struct daemon *d)
 {
     int ready[2];
@@ -334,6 +339,7 @@ int daemon_main(int argc, char **argv)
     struct daemon d;
     struct flags f = {.level = LOG_LEVEL_INFO};
     daemon_init(&d);
+    d.relays = true;
     log_set_level(LOG_LEVEL_INFO);
     int err = parse_flags(argc, argv, &d, &f);
     if (err)

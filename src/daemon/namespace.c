@@ -1,12 +1,14 @@
-/* namespace.c - namespaces, who may enter, and the spaces (namespace x network namespace) with their directories.
+/* namespace.c - namespaces, who may enter, and the spaces (namespace x network namespace) with their
+ * directories.
  *
  * Theory of operation
  *
- * A secret is kept as a salted PBKDF2 hash and compared in constant time; the text is wiped from where it arrived.
- * Owner, group and mode are asked first, so that only those whom they admit can make the daemon compute a hash.
+ * A secret is kept as a salted PBKDF2 hash and compared in constant time; the text is wiped from where it
+ * arrived. Owner, group and mode are asked first, so that only those whom they admit can make the daemon
+ * compute a hash.
  *
- * The loopback address of one network namespace is not that of another: apps meet only inside a space. Addresses of
- * the daemon's own network namespace come from netaddr.c; of another one only loopback is known.
+ * The loopback address of one network namespace is not that of another: apps meet only inside a space.
+ * Addresses of the daemon's own network namespace come from netaddr.c; of another one only loopback is known.
  */
 #include <ctype.h>
 #include <grp.h>
@@ -203,7 +205,8 @@ int space_get(struct daemon *d, struct ns *ns, uint64_t netns, struct space **ou
 
 void space_put(struct daemon *d, struct space *space)
 {
-    /* leases of shadows may still be there: they name pools of this space, and go with their maker (ports.c) */
+    /* leases of shadows may still be there: they name pools of this space, and go with their maker (ports.c)
+     */
     if (space->apps || !list_empty(&space->listeners))
         return;
     list_unlink(&space->link);
@@ -247,8 +250,7 @@ int handle_ns_add(struct daemon *d, struct request *r)
         log_info("namespace '%s' added by uid %u", m->id, (unsigned)r->conn->uid);
     if (err)
         return err;
-    struct ctl_header done = {.type = CTL_DONE, .len = sizeof done, .seq = r->seq};
-    conn_send(d, r->conn, &done, sizeof done, NULL, 0);
+    send_done(d, r);
     return 0;
 }
 
@@ -262,6 +264,8 @@ int handle_ns_del(struct daemon *d, struct request *r)
     struct ns *ns = ns_find(d, m->id);
     if (!ns)
         return BERTH_E_UNKNOWN_NAMESPACE;
+    if (!strcmp(ns->id, NS_DEFAULT)) /* programs that name none would stay on the kernel */
+        return BERTH_E_INVALID;
     log_info("namespace '%s' deleted by uid %u", ns->id, (unsigned)r->conn->uid);
     struct ctl_header done = {.type = CTL_DONE, .len = sizeof done, .seq = r->seq};
     conn_send(d, r->conn, &done, sizeof done, NULL, 0); /* first: it may be a worker there itself */

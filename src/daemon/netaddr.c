@@ -1,7 +1,7 @@
 /* netaddr.c - the addresses of the daemon's own network namespace, kept current by rtnetlink.
  *
- * A change is a message on the netlink socket; what it says is not parsed, it only makes us read all addresses
- * again.
+ * A change is a message on the netlink socket; what it says is not parsed, it only makes us read all
+ * addresses again.
  */
 #include <errno.h>
 #include <ifaddrs.h>
@@ -85,7 +85,8 @@ int netaddr_open(struct daemon *d)
     d->netlink.fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
     d->netlink.ready = netlink_ready;
     if (d->netlink.fd >= 0) {
-        struct sockaddr_nl sa = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR};
+        struct sockaddr_nl sa = {.nl_family = AF_NETLINK,
+                                 .nl_groups = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR};
         d->own_netns = netns_cookie(d->netlink.fd, &ok);
         if (bind(d->netlink.fd, (struct sockaddr *)&sa, sizeof sa) < 0 || watch_add(d, &d->netlink, EPOLLIN))
             log_warn("changes of this host's addresses will not be seen: %s", strerror(errno));

@@ -2,14 +2,14 @@
  *
  * Theory of operation
  *
- * The daemon keeps descriptors and reads headers; it trusts nothing that a segment holds. An outbox faces one app:
- * only workers of that app, and the owner's family, are given it. What was given to whom is kept (outbox.got,
- * worker.got), for that is who must hear of a death.
+ * The daemon keeps descriptors and reads headers; it trusts nothing that a segment holds. An outbox faces one
+ * app: only workers of that app, and the owner's family, are given it. What was given to whom is kept
+ * (outbox.got, worker.got), for that is who must hear of a death.
  *
- * A worker that died may have left offers that nobody has accepted yet and bytes that nobody has read. Its outboxes
- * are kept while needed() says that somebody of the faced app may want them, at most LEFT_MAX for one app, oldest
- * out first. They are looked at again by a timer that slows down while nothing changes and stops with the last of
- * them.
+ * A worker that died may have left offers that nobody has accepted yet and bytes that nobody has read. Its
+ * outboxes are kept while needed() says that somebody of the faced app may want them, at most LEFT_MAX for
+ * one app, oldest out first. They are looked at again by a timer that slows down while nothing changes and
+ * stops with the last of them.
  *
  * GET_SEGMENT for a segment that is not there yet is parked until it comes or the outbox dies.
  */
@@ -29,7 +29,7 @@
 #define SWEEP_FIRST (250 * NS_PER_MS)
 #define SWEEP_SLOWEST (60 * NS_PER_SEC)
 
-struct outbox *outbox_find(struct daemon *d, outbox_handle handle)
+struct outbox *outbox_known(struct daemon *d, outbox_handle handle)
 {
     return idmap_get(&d->outbox_by_handle, handle);
 }
@@ -60,11 +60,9 @@ const struct segment *outbox_segment(const struct outbox *o, uint32_t index)
 static int segment_check(struct daemon *d, const struct worker *w, outbox_handle handle, uint32_t index,
                          uint32_t facing, int fd, uint64_t *size)
 {
-    const void *map;
     const char *why = "its header does not say what its message says";
-    int err = segment_open(fd, index ? 2 * PAGE_BYTES : SEGMENT_MIN, SEGMENT_MAX, false, &map, size, &why);
+    int err = segment_verify(fd, index ? 2 * PAGE_BYTES : SEGMENT_MIN, SEGMENT_MAX, false, size, &why);
     if (!err) {
-        segment_unmap(map, *size);
         struct segment_header h;
         /* by read, not through the map: reading a hole through a map would give it memory, at our expense */
         if (pread(fd, &h, sizeof h, 0) != (ssize_t)sizeof h || h.outbox != handle || h.index != index ||
@@ -73,7 +71,8 @@ static int segment_check(struct daemon *d, const struct worker *w, outbox_handle
             err = BERTH_E_PROTOCOL;
     }
     if (err)
-        log_warn("pid %d: segment %u of outbox %llx: %s", (int)w->pid, index, (unsigned long long)handle, why);
+        log_warn("pid %d: segment %u of outbox %llx: %s", (int)w->pid, index, (unsigned long long)handle,
+                 why);
     return err;
 }
 
@@ -101,7 +100,7 @@ int outbox_register(struct daemon *d, struct worker *w, outbox_handle handle, st
                     struct outbox **out)
 {
     uint64_t size;
-    if (outbox_worker(handle) != w->id || w->page_fd < 0 || outbox_find(d, handle))
+    if (outbox_worker(handle) != w->id || w->page_fd < 0 || outbox_known(d, handle))
         return BERTH_E_PROTOCOL;
     if (w->own_outboxes >= OUTBOXES_MAX)
         return BERTH_E_LIMIT;
@@ -152,14 +151,25 @@ void parked_free(struct parked *p)
     free(p);
 }
 
-static void send_segment(struct daemon *d, struct worker *w, const struct outbox *o, uint32_t index, uint32_t seq,
-                         int status)
+static void send_segment(struct daemon *d, struct worker *w, const struct outbox *o, uint32_t index,
+                         uint32_t seq, int status)
 {
     const struct segment *s = status ? NULL : outbox_segment(o, index);
     struct ctl_segment_is m = {.h = {.type = CTL_SEGMENT_IS, .len = sizeof m, .seq = seq, .status = status},
                                .outbox = o->handle,
                                .index = index};
     conn_send(d, w->conn, &m, sizeof m, s ? &s->fd : NULL, s ? 1 : 0);
+}
+
+/* By name: whoever asked does not wait, and has to know what will not come. */
+static int refuse_segment(struct daemon *d, const struct request *r, int status)
+{
+    struct ctl_segment_is m = {
+        .h = {.type = CTL_SEGMENT_IS, .len = sizeof m, .seq = r->seq, .status = status},
+        .outbox = r->msg->outbox.outbox,
+        .index = r->msg->outbox.index};
+    conn_send(d, r->conn, &m, sizeof m, NULL, 0);
+    return 0;
 }
 
 static void parked_answer_all(struct daemon *d, struct outbox *o, int status)
@@ -198,9 +208,10 @@ void outbox_drop(struct daemon *d, struct outbox *o)
     worker_release(d, owner);
 }
 
-/* Of offers that nobody is seen to have answered it cannot be told whether they lie in a queue, are just being
- * taken, or were taken and closed since. A queue gives in order: once it has been found empty after the death, theirs have
- * been taken. Whoever took them last is given a few looks more, seconds apart, to name them in a slot of his. */
+/* Of offers that nobody is seen to have answered it cannot be told whether they lie in a queue, are just
+ * being taken, or were taken and closed since. A queue gives in order: once it has been found empty after the
+ * death, theirs have been taken. Whoever took them last is given a few looks more, seconds apart, to name
+ * them in a slot of his. */
 #define UNWANTED_LOOKS 3
 #define UNSEEN_LOOKS 8 /* of a queue that we cannot see into; they take a minute */
 
@@ -224,6 +235,8 @@ static bool queues_empty(const struct app *app, struct outbox *o)
 
 static bool needed(struct daemon *d, struct outbox *o)
 {
+    if (moves_want(d, o))
+        return true;
     if (!o->facing->worker_count)
         return false;
     enum need need = slots_need(d, o);
@@ -263,8 +276,8 @@ void outbox_die(struct daemon *d, struct outbox *o)
         d->sweep_at = at;
 }
 
-/* By the timer, or because ports ran out. Then again later, twice as late if nothing went. Dropping one may free
- * its owner and the owner's app, and living outboxes that face that app, but no other dead one. */
+/* By the timer, or because ports ran out. Then again later, twice as late if nothing went. Dropping one may
+ * free its owner and the owner's app, and living outboxes that face that app, but no other dead one. */
 void outbox_sweep(struct daemon *d)
 {
     uint32_t before = d->left_count;
@@ -301,7 +314,7 @@ int handle_outbox(struct daemon *d, struct request *r)
 /* An outbox that the sender may write. *gone: it named one that was its family's and is no more. */
 static struct outbox *writable(struct daemon *d, const struct worker *w, outbox_handle handle, bool *gone)
 {
-    struct outbox *o = outbox_find(d, handle);
+    struct outbox *o = outbox_known(d, handle);
     *gone = !o && outbox_worker(handle) && outbox_worker(handle) <= d->last_worker;
     return o && ptrset_has(&o->holders, w) ? o : NULL;
 }
@@ -388,7 +401,8 @@ static int give_outbox(struct daemon *d, struct worker *to, struct outbox *o, ui
     return 0;
 }
 
-/* Whoever was forked from the connector's worker holds its sessions too, and may be all that is left of it. */
+/* Whoever was forked from the connector's worker holds its sessions too, and may be all that is left of it.
+ */
 static void announce_to_heirs(struct daemon *d, struct outbox *o, uint32_t connector, struct errand *e)
 {
     list_for_each(&o->facing->workers, it, after)
@@ -410,13 +424,15 @@ void errand_end(struct daemon *d, struct errand *e)
     if (--e->packets)
         return;
     const struct worker *from = worker_find(d, e->from);
-    struct ctl_outbox m = {.h = {.type = CTL_ANNOUNCED, .len = sizeof m}, .outbox = e->outbox, .worker = e->to};
+    struct ctl_outbox m = {
+        .h = {.type = CTL_ANNOUNCED, .len = sizeof m}, .outbox = e->outbox, .worker = e->to};
     free(e);
     if (from)
         conn_send(d, from->conn, &m, sizeof m, NULL, 0);
 }
 
-/* Who accepts looks at what the connector may have done before it could know whom to tell: after PEER was in its socket. */
+/* Who accepts looks at what the connector may have done before it could know whom to tell: after PEER was in
+ * its socket. */
 int handle_announce(struct daemon *d, struct request *r)
 {
     const struct ctl_outbox *m = &r->msg->outbox;
@@ -461,7 +477,7 @@ int handle_get_peers(struct daemon *d, struct request *r)
 
 int handle_get_outbox(struct daemon *d, struct request *r)
 {
-    struct outbox *o = outbox_find(d, r->msg->outbox.outbox);
+    struct outbox *o = outbox_known(d, r->msg->outbox.outbox);
     if (!o)
         return BERTH_E_BAD_HANDLE;
     if (!may_read(r->conn->worker, o))
@@ -473,24 +489,22 @@ int handle_get_segment(struct daemon *d, struct request *r)
 {
     const struct ctl_outbox *m = &r->msg->outbox;
     struct worker *w = r->conn->worker;
-    struct outbox *o = outbox_find(d, m->outbox);
+    struct outbox *o = outbox_known(d, m->outbox);
     if (!o)
-        return BERTH_E_BAD_HANDLE;
+        return refuse_segment(d, r, BERTH_E_BAD_HANDLE);
     if (!may_read(w, o))
-        return BERTH_E_PERMISSION;
+        return refuse_segment(d, r, BERTH_E_PERMISSION);
     if (m->index > SEGMENT_INDEX_MAX)
-        return BERTH_E_INVALID;
+        return refuse_segment(d, r, BERTH_E_INVALID);
     if (outbox_segment(o, m->index)) {
         send_segment(d, w, o, m->index, r->seq, 0);
         return 0;
     }
     if (o->dead)
-        return BERTH_E_RESET;
-    if (w->parked_count >= PARKED_MAX)
-        return BERTH_E_LIMIT;
-    struct parked *p = calloc(1, sizeof *p);
+        return refuse_segment(d, r, BERTH_E_RESET);
+    struct parked *p = w->parked_count < PARKED_MAX ? calloc(1, sizeof *p) : NULL;
     if (!p)
-        return BERTH_E_NO_MEMORY;
+        return refuse_segment(d, r, w->parked_count < PARKED_MAX ? BERTH_E_NO_MEMORY : BERTH_E_LIMIT);
     p->worker = w;
     p->outbox = o;
     p->seq = r->seq;

@@ -2,14 +2,15 @@
  *
  * Theory of operation
  *
- * A worker leases a block of consecutive ports of one local address at a random place (RFC 6056 3.3.1, by blocks:
- * the worker itself picks at random inside its block), and numbers its connects without asking again. All of 127/8
- * counts as one address, so that no two leases can meet whichever of them a session uses. Ports that the kernel
- * itself gives to connects (net.ipv4.ip_local_port_range) and ports with a listener are left out.
+ * A worker leases a block of consecutive ports of one local address at a random place (RFC 6056 3.3.1, by
+ * blocks: the worker itself picks at random inside its block), and numbers its connects without asking again.
+ * All of 127/8 counts as one address, so that no two leases can meet whichever of them a session uses. Ports
+ * that the kernel itself gives to connects (net.ipv4.ip_local_port_range) and ports with a listener are left
+ * out.
  *
- * A lease is held by who asked and by what that forked. When the last holder is dead, sessions of it may still be
- * visible at their peers; the lease stays until the shadow of its first holder goes, which is when nothing of its
- * outboxes is wanted any more.
+ * A lease is held by who asked and by what that forked. When the last holder is dead, sessions of it may
+ * still be visible at their peers; the lease stays until the shadow of its first holder goes, which is when
+ * nothing of its outboxes is wanted any more.
  */
 #include <arpa/inet.h>
 #include <stdio.h>
@@ -103,7 +104,8 @@ static uint32_t random_below(uint32_t limit)
     return (uint32_t)((uint64_t)r * limit >> 32);
 }
 
-/* A random one of the free ports: one of all ports would make the first after the kernel's own range a favourite.
+/* A random one of the free ports: one of all ports would make the first after the kernel's own range a
+ * favourite.
  */
 static uint32_t random_free(const uint8_t *map)
 {
@@ -184,8 +186,10 @@ void pools_free(struct space *space)
     list_for_each(&space->pools, it, after)
     {
         struct pool *pool = container_of(it, struct pool, link);
-        while (!list_empty(&pool->leases))
-            lease_free(container_of(pool->leases.next, struct lease, link)); /* NOLINT(clang-analyzer-*): unlinks */
+        while (!list_empty(&pool->leases)) {
+            struct lease *first = container_of(pool->leases.next, struct lease, link);
+            lease_free(first); /* NOLINT(clang-analyzer-*): unlinks */
+        }
         list_unlink(&pool->link);
         free(pool);
     }

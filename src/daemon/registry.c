@@ -2,10 +2,10 @@
  *
  * Theory of operation
  *
- * A worker dies when its connection has ended and all that it had sent is worked off. worker_die() then takes it
- * out of every lookup, tells who must know, and lets go of what it held; nothing is told twice to the same worker
- * (worker.notice). Peers are told DEAD only about outboxes that nobody can write any more: as long as a forked
- * child holds an outbox, the sessions in it go on, and only the family hears of the death.
+ * A worker dies when its connection has ended and all that it had sent is worked off. worker_die() then takes
+ * it out of every lookup, tells who must know, and lets go of what it held; nothing is told twice to the same
+ * worker (worker.notice). Peers are told DEAD only about outboxes that nobody can write any more: as long as
+ * a forked child holds an outbox, the sessions in it go on, and only the family hears of the death.
  *
  * Ids of apps, workers and listeners count up and are never used again while the daemon lives.
  */
@@ -41,7 +41,8 @@ struct app *app_find_joinable(struct daemon *d, const struct space *space, uid_t
     return NULL;
 }
 
-int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *space, uid_t uid, struct app **out)
+int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *space, uid_t uid,
+               struct app **out)
 {
     if (d->app_count >= d->limits.apps)
         return BERTH_E_LIMIT;
@@ -67,6 +68,12 @@ int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *sp
     space->apps++;
     *out = app;
     return 0;
+}
+
+void app_leave_nothing(struct daemon *d, struct app *app)
+{
+    while (!app->worker_count && !app->moves && !list_empty(&app->left))
+        outbox_drop(d, container_of(app->left.next, struct outbox, link));
 }
 
 void app_release(struct daemon *d, struct app *app)
@@ -118,8 +125,20 @@ struct worker *worker_find(struct daemon *d, uint32_t id)
     return idmap_get(&d->worker_by_id, id);
 }
 
-/* What the parent holds at the moment of the fork, the child holds too. On failure the child must die: half is
- * undone then. */
+int worker_inherit_listeners(struct worker *child, struct worker *parent)
+{
+    int err = 0;
+    for (uint32_t i = 0; !err && i < parent->listeners.count; i++) {
+        struct listener *l = parent->listeners.item[i];
+        err = ptrset_add(&l->holders, child);
+        if (!err && (err = ptrset_add(&child->listeners, l)))
+            (void)ptrset_remove(&l->holders, child);
+    }
+    return err;
+}
+
+/* What the parent holds at the moment of the fork, the child holds too. On failure the child must die: half
+ * is undone then. */
 int worker_inherit(struct worker *child, struct worker *parent)
 {
     child->family = parent->family;
@@ -136,12 +155,8 @@ int worker_inherit(struct worker *child, struct worker *parent)
         if (!err && (err = ptrset_add(&child->got, o)))
             (void)ptrset_remove(&o->got, child);
     }
-    for (uint32_t i = 0; !err && i < parent->listeners.count; i++) {
-        struct listener *l = parent->listeners.item[i];
-        err = ptrset_add(&l->holders, child);
-        if (!err && (err = ptrset_add(&child->listeners, l)))
-            (void)ptrset_remove(&l->holders, child);
-    }
+    if (!err)
+        err = worker_inherit_listeners(child, parent);
     for (uint32_t i = 0; !err && i < parent->leases.count; i++) {
         struct lease *lease = parent->leases.item[i];
         err = ptrset_add(&lease->holders, child);
@@ -215,8 +230,8 @@ static void tell_offerers(struct daemon *d, const struct worker *w)
 
 static void let_go_outboxes(struct daemon *d, struct worker *w)
 {
-    /* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before w is
-     * told of in the parent's name. */
+    /* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before
+     * w is told of in the parent's name. */
     while (w->held.count) {
         struct outbox *o = w->held.item[w->held.count - 1];
         w->held.count--;
@@ -233,15 +248,38 @@ static void let_go_outboxes(struct daemon *d, struct worker *w)
     ptrset_free(&w->held);
 }
 
-static void tell_family(struct daemon *d, const struct worker *w, const struct app *app)
+/* Before it lets go of them. */
+static uint64_t mark_kin(struct daemon *d, const struct worker *w)
 {
+    uint64_t mark = ++d->notices;
+    for (uint32_t i = 0; i < w->held.count; i++) {
+        const struct outbox *o = w->held.item[i];
+        for (uint32_t k = 0; k < o->holders.count; k++)
+            ((struct worker *)o->holders.item[k])->kin = mark;
+    }
+    return mark;
+}
+
+/* Relatives that share an outbox with it may hold sessions of its. Where there are none, one of the others is to
+ * clear its place away, the eldest if that lives: hundreds that hear of each other's ends do nothing else. */
+static void tell_family(struct daemon *d, const struct worker *w, const struct app *app, uint64_t mark)
+{
+    struct worker *eldest = NULL;
+    bool told = false;
     d->notices++;
     list_for_each(&app->workers, it, after)
     {
         struct worker *other = container_of(it, struct worker, link);
-        if (other->family == w->family)
+        if (other->family != w->family || !other->conn)
+            continue;
+        if (!eldest || other->id == w->family)
+            eldest = other;
+        told |= other->kin == mark;
+        if (other->kin == mark)
             tell_dead(d, other, w, CTL_MEMBER_DEAD);
     }
+    if (!told && eldest)
+        tell_dead(d, eldest, w, CTL_MEMBER_DEAD);
 }
 
 void worker_die(struct daemon *d, struct worker *w)
@@ -264,6 +302,9 @@ void worker_die(struct daemon *d, struct worker *w)
         listener_let_go(d, l, w);
     }
     ptrset_free(&w->listeners);
+    claims_drop(d, w);
+    moves_drop(d, w);
+    uint64_t kin = mark_kin(d, w);
     d->notices++;
     tell_writers(d, w);
     if (accepted && app->worker_count && !shares_anything(w))
@@ -272,15 +313,14 @@ void worker_die(struct daemon *d, struct worker *w)
         (void)ptrset_remove(&((struct outbox *)w->got.item[i])->got, w);
     ptrset_free(&w->got);
     let_go_outboxes(d, w);
-    tell_family(d, w, app);
+    tell_family(d, w, app, kin);
     while (w->leases.count) {
         struct lease *lease = w->leases.item[w->leases.count - 1];
         w->leases.count--;
         lease_let_go(d, lease, w);
     }
     ptrset_free(&w->leases);
-    while (!app->worker_count && !list_empty(&app->left)) /* nobody is left to want it */
-        outbox_drop(d, container_of(app->left.next, struct outbox, link));
+    app_leave_nothing(d, app);
     w->own_outboxes--;
     worker_release(d, w);
 }

@@ -1,24 +1,26 @@
-/* registry.h - what the daemon knows: connections, apps, workers, outboxes, listeners, port leases, namespaces.
+/* registry.h - what the daemon knows: connections, apps, workers, outboxes, listeners, port leases,
+ * namespaces.
  *
  * Who owns what, and who may still hold it (the two phases of each teardown are unlink, then free):
  *
- *   conn      one per socket. Freed by the loop at the end of a round, never inside a handler; its worker dies first.
+ *   conn      one per socket. Freed by the loop at the end of a round, never inside a handler; its worker
+ *             dies first.
  *
- *   worker    of an app; reached by id. Dead when its connection ended; then it stays as a shadow (no connection, in no
- *             list) while an outbox of its own is kept, and is freed with the last of them.
+ *   worker    of an app; reached by id. Dead when its connection ended; then it stays as a shadow (no
+ *             connection, in no list) while an outbox of its own is kept, and is freed with the last of them.
  *
- *   app       lives while a worker of it lives; freed when its last shadow is gone too, since what faces it may be
- *             needed to tell whether what a shadow left is still wanted.
+ *   app       lives while a worker of it lives; freed when its last shadow is gone too, since what faces it
+ *             may be needed to tell whether what a shadow left is still wanted.
  *
- *   outbox    faces an app. Held by its owner and by what that forked; dead when no holder lives; kept then while the
- *             app that it faces may still want what lies in it (outbox.c), freed when that is over.
+ *   outbox    faces an app. Held by its owner and by what that forked; dead when no holder lives; kept then
+ *             while the app that it faces may still want what lies in it (outbox.c), freed when that is over.
  *
  *   listener  held by the worker that made it and by what that forked; gone with the last.
  *
  *   lease     of ports: held likewise; kept after that while its first holder's shadow is.
  *
- *   space     one per (namespace, network namespace) with an app in it: directory, listeners, port pools. Freed with
- *             its last app.
+ *   space     one per (namespace, network namespace) with an app in it: directory, listeners, port pools.
+ *             Freed with its last app.
  *
  *   ns        until deleted; its apps are evicted then, and it is freed with the last of its spaces.
  */
@@ -47,6 +49,8 @@ struct watch { /* a descriptor in the epoll set */
     int fd;
     void (*ready)(struct daemon *d, struct watch *w, uint32_t events);
 };
+
+#define UID_NONE ((uid_t)-1) /* of a connection whose process has become another user than it was */
 
 enum conn_state { CONN_NEW = 1, CONN_CHILD = 2, CONN_ATTACHED = 4 }; /* bits, for the dispatch table */
 
@@ -114,6 +118,9 @@ struct listener {
     uint32_t maker, asked; /* which worker's LISTEN made it, and its seq */
     int pipe_fd;
     struct ptrset holders; /* workers */
+    uint64_t socket;       /* SO_COOKIE of the kernel's, or 0 */
+    struct list hides;     /* while there are any it is not in the directory */
+    bool hidden;           /* for good */
 };
 
 struct lease {
@@ -143,8 +150,10 @@ struct app {
     uint64_t rx_fifo_size, tx_fifo_size, segment_size;
     struct list workers;
     uint32_t worker_count;
-    uint32_t shadows; /* dead workers of which something is kept */
+    uint32_t shadows; /* dead workers of which something is kept; and moves */
+    uint32_t moves;   /* sessions of it that are on their way */
     uint32_t listener_count;
+    int64_t lingers;    /* without workers, until then: see app_linger; 0: not at all */
     struct list facing; /* outboxes that face it, living */
     struct list left;   /* outboxes that face it, dead, oldest first */
     uint32_t left_count;
@@ -159,7 +168,8 @@ struct worker {
     uid_t uid;
     pid_t pid;
     uint32_t family, member;
-    int page_fd, bell_fd;      /* -1 before CHILD_HELLO; the bell is for peers: nobody here writes or reads it */
+    /* -1 before CHILD_HELLO; the bell is for peers: nobody here writes or reads it */
+    int page_fd, bell_fd;
     struct ptrset held;        /* outboxes it may write */
     struct ptrset got;         /* outboxes of others that it was given */
     struct ptrset listeners;   /* that it holds */
@@ -169,6 +179,7 @@ struct worker {
     uint32_t parked_count;
     uint32_t own_outboxes; /* that name it as owner */
     uint64_t notice;       /* number of the last death it was told of, so that it is told once */
+    uint64_t kin;          /* the same of the last relative's with which it shared an outbox */
 };
 
 struct segment {
@@ -226,14 +237,18 @@ struct daemon {
     struct epoll_event *round; /* what epoll_wait gave, while it is worked off */
     int round_count;
     struct watch accept, signals, netlink;
-    struct list conns, doomed, stays;
-    uint32_t conn_count, stay_count;
+    struct list conns, doomed, stays, claims, moves;
+    uint32_t conn_count, stay_count, hides, claim_count, move_count;
+    bool relays;        /* this program is `berth`, and can start itself as a relay */
     bool accept_paused; /* for want of descriptors */
     bool paused;        /* `berth pause` */
     int64_t accept_at;  /* when to take connections again */
     int64_t leave_at;   /* automatic: when the grace is over; 0: not alone */
     int64_t sweep_at;   /* when to look at left outboxes again; 0: there is none */
     int64_t sweep_wait;
+    struct home_move *homes; /* the last of them, for who is forked just then */
+    uint32_t homes_count;
+    int64_t moves_at; /* when moves_due is; 0: not at all */
     int64_t stuck_at; /* when to try connections again to which the kernel took nothing; 0: there is none */
 
     /* registry.c */
@@ -255,11 +270,16 @@ struct daemon {
 /* ---- registry.c ---- */
 struct app *app_find(struct daemon *d, uint32_t id);
 struct app *app_find_joinable(struct daemon *d, const struct space *space, uid_t uid, const char *name);
-int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *space, uid_t uid, struct app **out);
+int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *space, uid_t uid,
+               struct app **out);
 int worker_create(struct daemon *d, struct app *app, struct conn *conn, struct worker **out);
 struct worker *worker_find(struct daemon *d, uint32_t id); /* living ones only */
-void app_release(struct daemon *d, struct app *app);       /* frees an app without workers and shadows */
+/* what faces it of the dead goes, where nobody is left to want it */
+void app_leave_nothing(struct daemon *d, struct app *app);
+void app_release(struct daemon *d, struct app *app); /* frees an app without workers and shadows */
 int worker_inherit(struct worker *child, struct worker *parent);
+/* its listeners alone, and a family of its own */
+int worker_inherit_listeners(struct worker *child, struct worker *parent);
 void worker_die(struct daemon *d, struct worker *w);
 void worker_release(struct daemon *d,
                     struct worker *w); /* frees a shadow that owns nothing any more, and its app */
@@ -268,7 +288,8 @@ void worker_release(struct daemon *d,
 int conn_create(struct daemon *d, int fd, struct conn **out); /* fd becomes the connection's on success */
 void conn_forget(struct daemon *d, struct conn *c);           /* undoes conn_create; fd stays the caller's */
 void conn_send(struct daemon *d, struct conn *c, const void *msg, size_t len, const int *fds, int nfds);
-void conn_doom(struct daemon *d, struct conn *c, int tell); /* tell: a status for a last EVICTED, or 0 for none */
+/* tell: a status for a last EVICTED, or 0 for none */
+void conn_doom(struct daemon *d, struct conn *c, int tell);
 void conn_reap(struct daemon *d);
 void conn_flush(struct daemon *d, struct conn *c);
 void conn_watch(struct daemon *d, struct conn *c);
@@ -303,25 +324,37 @@ union packet {
     struct ctl_listener listener;
     struct ctl_introduce introduce;
     struct ctl_outbox outbox;
+    struct ctl_move move;
+    struct ctl_replay replay;
     struct ctl_ports ports;
     struct ctl_stay stay;
+    struct ctl_memory memory;
     struct ctl_show show;
     struct ctl_ns ns;
     uint8_t bytes[CTL_MAX];
 };
 
-/* Each returns 0, having replied if a reply is due, or an error: the dispatcher then sends it in the reply of that
- * type. BERTH_E_PROTOCOL also ends the connection. */
+/* Each returns 0, having replied if a reply is due, or an error: the dispatcher then sends it in the reply of
+ * that type. BERTH_E_PROTOCOL also ends the connection. */
+void send_done(struct daemon *d, const struct request *r); /* attach.c */
 int handle_hello(struct daemon *d, struct request *r);
 int handle_child(struct daemon *d, struct request *r);
 int handle_child_hello(struct daemon *d, struct request *r);
+int handle_part(struct daemon *d, struct request *r);
 int handle_detach(struct daemon *d, struct request *r);
 int handle_stay(struct daemon *d, struct request *r);
 int handle_status(struct daemon *d, struct request *r);
+int handle_memory(struct daemon *d, struct request *r);
 int handle_pause(struct daemon *d, struct request *r);
 int handle_listen(struct daemon *d, struct request *r);
 int handle_unlisten(struct daemon *d, struct request *r);
 int handle_shut(struct daemon *d, struct request *r);
+void claims_drop(struct daemon *d, const struct worker *w); /* NULL: all */
+int handle_hide(struct daemon *d, struct request *r);
+int handle_give(struct daemon *d, struct request *r);
+int handle_take(struct daemon *d, struct request *r);
+int handle_moved(struct daemon *d, struct request *r);
+int handle_replay(struct daemon *d, struct request *r);
 int handle_backlog(struct daemon *d, struct request *r);
 int handle_introduce(struct daemon *d, struct request *r);
 int handle_outbox(struct daemon *d, struct request *r);
@@ -337,6 +370,19 @@ int handle_show(struct daemon *d, struct request *r);
 int handle_ns_add(struct daemon *d, struct request *r);
 int handle_ns_del(struct daemon *d, struct request *r);
 
+/* ---- moves.c ---- */
+void moves_due(struct daemon *d);
+bool move_stands_in(int fd); /* could it be what stands for a session? */
+/* of what stands for a session on its way, in that space and of that user; NULL */
+struct app *move_app(const struct daemon *d, int fd, const struct space *space, uid_t uid);
+bool move_relay(const struct daemon *d, pid_t pid); /* have we started it, and is it expected? */
+/* it stays for a moment, also without workers: for what its listener has left to be replayed */
+void app_linger(struct daemon *d, struct app *app);
+bool moves_want(const struct daemon *d, const struct outbox *o); /* who takes one will look into it */
+void moves_inherited(struct daemon *d,
+                     struct worker *child);                /* what its parent was told may have been missed */
+void moves_drop(struct daemon *d, const struct worker *w); /* of whoever took them; NULL: all */
+
 /* ---- attach.c ---- */
 void stays_free(struct daemon *d);
 
@@ -344,16 +390,20 @@ void stays_free(struct daemon *d);
 bool pipes_can_be_known(const struct daemon *d); /* is there a /proc? */
 bool is_pipe_for_writing(int fd);                /* an anonymous one, not its end for reading; never waits */
 int bell_make(int *peers, int *owner);           /* one pipe, a description for each; or an error */
+void bell_prepare(void);  /* the next one, while nobody waits for it: it is half of what WELCOME takes */
 void close_aside(int fd); /* what a worker has or had too: the close may wait, and does so elsewhere */
+void close_soon(int fd);  /* the same, in a moment: nobody waits for it */
 
 /* ---- listener.c ---- */
+/* connects go to the kernel, until the process of that pidfd has ended, or for good */
+void listener_hide(struct daemon *d, struct listener *l, int *pidfd);
 void listener_let_go(struct daemon *d, struct listener *l,
                      struct worker *w); /* one holder less; gone with the last */
 
 /* ---- outbox.c ---- */
 int outbox_register(struct daemon *d, struct worker *w, outbox_handle handle, struct app *facing, int fd,
                     struct outbox **out); /* takes fd on success */
-struct outbox *outbox_find(struct daemon *d, outbox_handle handle);
+struct outbox *outbox_known(struct daemon *d, outbox_handle handle);
 void outbox_die(struct daemon *d, struct outbox *o);  /* no holder lives any more */
 void outbox_drop(struct daemon *d, struct outbox *o); /* forget it */
 void outbox_sweep(struct daemon *d);                  /* looks which of the dead ones are still wanted */
@@ -372,8 +422,8 @@ struct chunk_view { /* one chunk of one outbox, copied */
     struct slot_info info[CHUNK_SLOTS];
 };
 
-struct peer_view { /* one slot, copied, and where it was; zero to begin with, and only for as long as no handler has
-                      run */
+struct peer_view { /* one slot, copied, and where it was; zero to begin with, and only for as long as no
+                      handler has run */
     struct slot slot;
     struct slot_info info;
     const struct outbox *outbox;
@@ -388,12 +438,14 @@ bool slots_load(const struct outbox *o, uint32_t chunk, struct chunk_view *view)
 bool slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
                 struct peer_view *view);
 enum need { NEED_NOTHING, NEED_ANSWERS, NEED_SESSIONS };
-/* May anybody still want what lies in this dead outbox? NEED_ANSWERS: it has offers of which it is not seen who
- * took them. */
+/* May anybody still want what lies in this dead outbox? NEED_ANSWERS: it has offers of which it is not seen
+ * who took them. */
 enum need slots_need(struct daemon *d, const struct outbox *o);
 /* Does a slot of the app that this outbox faces, not yet closed, name one of its? */
 bool slots_named(const struct outbox *o);
-void slots_wake(const struct outbox *o); /* every thread that sleeps on a word of it */
+bool slot_moved(const struct outbox *o, uint32_t index); /* what was there is elsewhere */
+void slot_wake(const struct outbox *o, uint32_t index);  /* who sleeps on its words alone */
+void slots_wake(const struct outbox *o);                 /* every thread that sleeps on a word of it */
 
 /* ---- ports.c ---- */
 void lease_let_go(struct daemon *d, struct lease *lease, struct worker *w);
@@ -405,6 +457,7 @@ int ports_find_free(struct daemon *d, const struct space *space, const uint8_t a
 int ns_add(struct daemon *d, const char *id, const char *secret, uid_t owner, gid_t group, uint32_t mode);
 struct ns *ns_find(struct daemon *d, const char *id);
 bool ns_id_valid(const char *id);
+#define NS_DEFAULT "default" /* there always is one of this name */
 int ns_admit(struct daemon *d, const struct ns *ns, const struct conn *c, const char *secret);
 bool ns_admits_user(struct daemon *d, const struct ns *ns, const struct conn *c);
 int space_get(struct daemon *d, struct ns *ns, uint64_t netns, struct space **out); /* counted: space_put */

@@ -2,10 +2,10 @@
  *
  * Theory of operation
  *
- * One thread, one epoll set, level-triggered. In a round each ready connection gets at most BUDGET packets, so that
- * a flood from one is served no faster than the calm of the others. A round ends by reaping what was doomed in it.
- * There is no timer unless something waits for one: an automatic daemon's grace, a sweep of what dead workers left,
- * accepting again after descriptors ran out.
+ * One thread, one epoll set, level-triggered. In a round each ready connection gets at most BUDGET packets,
+ * so that a flood from one is served no faster than the calm of the others. A round ends by reaping what was
+ * doomed in it. There is no timer unless something waits for one: an automatic daemon's grace, a sweep of
+ * what dead workers left, accepting again after descriptors ran out.
  *
  * A message is checked against its row before its handler runs: length, number of descriptors, state of the
  * connection. What a handler has not kept of the descriptors is closed here.
@@ -47,15 +47,22 @@ struct row {
 #define EXACTLY(type) sizeof(struct type), sizeof(struct type)
 
 static const struct row rows[CTL_TYPES] = {
-    [CTL_HELLO] = {sizeof(struct ctl_header) + 8, CTL_MAX, CONN_NEW, 0, 4, CTL_WELCOME, sizeof(struct ctl_welcome),
-                   handle_hello, true},
+    [CTL_HELLO] = {sizeof(struct ctl_header) + 8, CTL_MAX, CONN_NEW, 0, 4, CTL_WELCOME,
+                   sizeof(struct ctl_welcome), handle_hello, true},
     [CTL_CHILD] = {EXACTLY(ctl_child), WORKER, 1, 1, 0, 0, handle_child},
     [CTL_CHILD_HELLO] = {EXACTLY(ctl_child_hello), CONN_CHILD, 1, 1, CTL_WELCOME, sizeof(struct ctl_welcome),
                          handle_child_hello},
+    [CTL_PART] = {EXACTLY(ctl_header), WORKER, 0, 0, 0, 0, handle_part},
     [CTL_DETACH] = {EXACTLY(ctl_header), WORKER, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_detach},
-    [CTL_LISTEN] = {EXACTLY(ctl_listen), WORKER, 1, 1, CTL_LISTENED, sizeof(struct ctl_listened), handle_listen},
+    [CTL_LISTEN] = {EXACTLY(ctl_listen), WORKER, 1, 1, CTL_LISTENED, sizeof(struct ctl_listened),
+                    handle_listen},
     [CTL_UNLISTEN] = {EXACTLY(ctl_listener), WORKER, 0, 0, 0, 0, handle_unlisten},
     [CTL_SHUT] = {EXACTLY(ctl_listener), WORKER, 0, 0, 0, 0, handle_shut},
+    [CTL_HIDE] = {EXACTLY(ctl_listener), WORKER, 0, 1, CTL_DONE, sizeof(struct ctl_header), handle_hide},
+    [CTL_GIVE] = {EXACTLY(ctl_move), WORKER, 1, 3, CTL_DONE, sizeof(struct ctl_header), handle_give},
+    [CTL_TAKE] = {EXACTLY(ctl_move), WORKER, 1, 1, CTL_TAKEN, sizeof(struct ctl_move), handle_take},
+    [CTL_MOVED] = {EXACTLY(ctl_move), WORKER, 0, 0, 0, 0, handle_moved},
+    [CTL_REPLAY] = {EXACTLY(ctl_replay), WORKER, 1, 1, 0, 0, handle_replay},
     [CTL_BACKLOG] = {EXACTLY(ctl_listener), WORKER, 0, 0, 0, 0, handle_backlog},
     [CTL_INTRODUCE] = {EXACTLY(ctl_introduce), WORKER, 0, 1, CTL_INTRODUCED, sizeof(struct ctl_introduced),
                        handle_introduce},
@@ -68,14 +75,18 @@ static const struct row rows[CTL_TYPES] = {
     [CTL_GET_SEGMENT] = {EXACTLY(ctl_outbox), WORKER, 0, 0, CTL_SEGMENT_IS, sizeof(struct ctl_segment_is),
                          handle_get_segment},
     [CTL_GET_PEERS] = {EXACTLY(ctl_outbox), WORKER, 0, 0, 0, 0, handle_get_peers},
-    [CTL_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, CTL_PORTS_ARE, sizeof(struct ctl_ports), handle_ports, true},
+    [CTL_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, CTL_PORTS_ARE, sizeof(struct ctl_ports), handle_ports,
+                   true},
     [CTL_RETURN_PORTS] = {EXACTLY(ctl_ports), WORKER, 0, 0, 0, 0, handle_return_ports},
     [CTL_STAY] = {EXACTLY(ctl_stay), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_stay},
     [CTL_SHOW] = {EXACTLY(ctl_show), ANY_STATE, 0, 0, CTL_SHOWN, sizeof(struct ctl_shown), handle_show, true},
-    [CTL_NS_ADD] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_add, true},
+    [CTL_NS_ADD] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_add,
+                    true},
     [CTL_NS_DEL] = {EXACTLY(ctl_ns), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_ns_del},
     [CTL_PAUSE] = {EXACTLY(ctl_header), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_pause},
     [CTL_RESUME] = {EXACTLY(ctl_header), ANY_STATE, 0, 0, CTL_DONE, sizeof(struct ctl_header), handle_pause},
+    [CTL_MEMORY] = {EXACTLY(ctl_memory), ANY_STATE, 0, 0, CTL_MEMORY_IS, sizeof(struct ctl_header),
+                    handle_memory},
     [CTL_STATUS] = {EXACTLY(ctl_header), ANY_STATE, 0, 0, CTL_STATUS_IS, sizeof(struct ctl_status_is),
                     handle_status},
 };
@@ -112,8 +123,8 @@ static void dispatch(struct daemon *d, struct request *r, size_t len)
     r->seq = h->seq;
     if (h->type < CTL_TYPES && rows[h->type].handle)
         row = &rows[h->type];
-    if (!row || len < row->min_len || len > row->max_len || r->nfds < row->min_fds || r->nfds > row->max_fds ||
-        (row->reply && !h->seq)) {
+    if (!row || len < row->min_len || len > row->max_len || r->nfds < row->min_fds ||
+        r->nfds > row->max_fds || (row->reply && !h->seq)) {
         log_warn("pid %d: message of type %u, %zu bytes, %d descriptors breaks the rules: closed",
                  (int)r->conn->pid, (unsigned)h->type, len, r->nfds);
         goto bad;
@@ -131,7 +142,8 @@ static void dispatch(struct daemon *d, struct request *r, size_t len)
         return;
     }
     /* nobody waits for an answer to those without one: an error there is told by the end of the connection */
-    log_warn("pid %d: message of type %u: %s: closed", (int)r->conn->pid, (unsigned)h->type, berth_strerror(err));
+    log_warn("pid %d: message of type %u: %s: closed", (int)r->conn->pid, (unsigned)h->type,
+             berth_strerror(err));
 bad:
     send_error(d, r->conn, row, r->seq, err);
     conn_doom(d, r->conn, 0);
@@ -148,8 +160,8 @@ static bool conn_read_one(struct daemon *d, struct conn *c)
     int n = ctl_recv(c->watch.fd, &packet, sizeof packet, fds, &r.nfds, MSG_DONTWAIT);
     if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_INTERRUPTED)
         return false;
-    if (n == BERTH_E_DAEMON_GONE) /* the peer closed with packets of ours unread; its own are still there, and then
-                                     its end */
+    if (n == BERTH_E_DAEMON_GONE) /* the peer closed with packets of ours unread; its own are still there, and
+                                     then its end */
         n = ctl_recv(c->watch.fd, &packet, sizeof packet, fds, &r.nfds, MSG_DONTWAIT);
     if (n == 0 || n == BERTH_E_DAEMON_GONE) {
         conn_doom(d, c, 0);
@@ -166,7 +178,7 @@ static bool conn_read_one(struct daemon *d, struct conn *c)
     dispatch(d, &r, (size_t)n);
     for (int i = 0; i < r.nfds; i++) {
         if (fds[i] >= 0)
-            close_aside(fds[i]);
+            close_soon(fds[i]);
     }
     if (c->doomed || !list_empty(&c->out))
         return false;
@@ -262,7 +274,7 @@ static void signals_ready(struct daemon *d, struct watch *w, uint32_t events)
 static void run_timers(struct daemon *d)
 {
     int64_t now = clock_now();
-    bool alone = d->automatic && !d->conn_count && !d->stay_count && !d->paused;
+    bool alone = d->automatic && !d->conn_count && !d->stay_count && !d->paused && !d->move_count;
     if (!alone)
         d->leave_at = 0;
     else if (!d->leave_at)
@@ -277,12 +289,15 @@ static void run_timers(struct daemon *d)
         outbox_sweep(d);
     if (d->stuck_at && now >= d->stuck_at)
         conns_unstick(d);
+    if (d->moves_at && now >= d->moves_at)
+        moves_due(d);
 }
 
 static int next_timeout(const struct daemon *d)
 {
     int64_t next = DEADLINE_NEVER;
-    const int64_t timers[] = {d->leave_at, d->sweep_at, d->stuck_at, d->accept_paused ? d->accept_at : 0};
+    const int64_t timers[] = {d->leave_at, d->sweep_at, d->stuck_at, d->accept_paused ? d->accept_at : 0,
+                              d->moves_at};
     for (size_t i = 0; i < sizeof timers / sizeof timers[0]; i++) {
         if (timers[i] && timers[i] < next)
             next = timers[i];
@@ -297,6 +312,7 @@ int server_round(struct daemon *d, int timeout)
 {
     static struct epoll_event events[EVENTS]; /* one loop in a process */
     d->round = events;
+    bell_prepare();
     int n = epoll_wait(d->epfd, events, EVENTS, timeout);
     if (n < 0 && errno != EINTR) {
         log_error("epoll_wait: %s", strerror(errno));
@@ -340,6 +356,7 @@ static int open_signals(struct daemon *d)
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGHUP, SIG_IGN);
+    signal(SIGCHLD, SIG_IGN); /* relays: nobody waits for them */
     d->signals.fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     d->signals.ready = signals_ready;
     return d->signals.fd < 0 ? BERTH_E_SYSTEM : watch_add(d, &d->signals, EPOLLIN);
@@ -398,6 +415,8 @@ void server_close(struct daemon *d)
         conn_doom(d, container_of(d->conns.next, struct conn, link), 0);
     conn_reap(d);
     stays_free(d);
+    moves_drop(d, NULL);
+    claims_drop(d, NULL);
     netaddr_close(d);
     if (d->signals.fd >= 0)
         close(d->signals.fd);

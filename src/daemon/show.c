@@ -2,11 +2,12 @@
  *
  * Theory of operation
  *
- * The answer is an array of flat objects, one per line, written row by row, so that a hundred thousand sessions
- * cost no more memory than one. The daemon's owner and root see everything; anybody else sees what belongs to their
- * own apps, and the namespaces that admit them. Secrets are never shown.
+ * The answer is an array of flat objects, one per line, written row by row, so that a hundred thousand
+ * sessions cost no more memory than one. The daemon's owner and root see everything; anybody else sees what
+ * belongs to their own apps, and the namespaces that admit them. Secrets are never shown.
  *
- * A session is shown once: from the connector's slot where there is one, else (connector gone) from the acceptor's.
+ * A session is shown once: from the connector's slot where there is one, else (connector gone) from the
+ * acceptor's.
  */
 #include <jansson.h>
 #include <stdio.h>
@@ -117,12 +118,13 @@ static void show_apps(struct sheet *sheet)
         const struct app *app = container_of(it, struct app, link);
         if (app->worker_count && visible(sheet, app->uid))
             add_row(sheet,
-                    json_pack("{s:I,s:o,s:s,s:I,s:I,s:I,s:I,s:o,s:I,s:I,s:I}", "app", (json_int_t)app->id, "name",
-                              text(app->name), "namespace", app->space->ns->id, "netns",
+                    json_pack("{s:I,s:o,s:s,s:I,s:I,s:I,s:I,s:o,s:I,s:I,s:I}", "app", (json_int_t)app->id,
+                              "name", text(app->name), "namespace", app->space->ns->id, "netns",
                               (json_int_t)app->space->netns, "uid", (json_int_t)app->uid, "workers",
-                              (json_int_t)app->worker_count, "listeners", (json_int_t)app->listener_count, "scope",
-                              app_flags(app->flags), "rx_fifo_size", (json_int_t)app->rx_fifo_size, "tx_fifo_size",
-                              (json_int_t)app->tx_fifo_size, "segment_size", (json_int_t)app->segment_size));
+                              (json_int_t)app->worker_count, "listeners", (json_int_t)app->listener_count,
+                              "scope", app_flags(app->flags), "rx_fifo_size", (json_int_t)app->rx_fifo_size,
+                              "tx_fifo_size", (json_int_t)app->tx_fifo_size, "segment_size",
+                              (json_int_t)app->segment_size));
     }
 }
 
@@ -133,11 +135,12 @@ static void show_worker(struct sheet *sheet, const struct worker *w)
         const struct outbox *o = w->held.item[i];
         bytes += o->owner == w ? o->bytes : 0;
     }
-    add_row(sheet, json_pack("{s:I,s:I,s:I,s:o,s:o,s:I,s:s,s:I,s:I,s:I,s:I}", "worker", (json_int_t)w->id, "pid",
-                             (json_int_t)w->pid, "app", (json_int_t)w->app_id, "app_name", text(w->app->name),
-                             "comm", comm_of(w->pid), "uid", (json_int_t)w->uid, "namespace", w->app->space->ns->id,
-                             "family", (json_int_t)w->family, "member", (json_int_t)w->member, "outboxes",
-                             (json_int_t)w->own_outboxes, "bytes", (json_int_t)bytes));
+    add_row(sheet,
+            json_pack("{s:I,s:I,s:I,s:o,s:o,s:I,s:s,s:I,s:I,s:I,s:I}", "worker", (json_int_t)w->id, "pid",
+                      (json_int_t)w->pid, "app", (json_int_t)w->app_id, "app_name", text(w->app->name),
+                      "comm", comm_of(w->pid), "uid", (json_int_t)w->uid, "namespace", w->app->space->ns->id,
+                      "family", (json_int_t)w->family, "member", (json_int_t)w->member, "outboxes",
+                      (json_int_t)w->own_outboxes, "bytes", (json_int_t)bytes));
 }
 
 static void show_workers(struct sheet *sheet)
@@ -161,12 +164,13 @@ static void show_listeners(struct sheet *sheet)
             const struct listener *l = container_of(l_it, struct listener, link);
             if (!visible(sheet, l->app->uid))
                 continue;
-            add_row(sheet, json_pack("{s:I,s:s,s:o,s:I,s:o,s:I,s:I,s:s,s:I,s:b,s:I}", "listener", (json_int_t)l->id,
-                                     "proto", "tcp", "endpoint", endpoint_text(l->entry.addr, l->entry.port), "app",
-                                     (json_int_t)l->app->id, "app_name", text(l->app->name), "backlog",
-                                     (json_int_t)l->entry.backlog, "uid", (json_int_t)l->app->uid, "namespace",
-                                     space->ns->id, "netns", (json_int_t)space->netns, "v6only",
-                                     (l->entry.flags & DIR_V6ONLY) != 0, "workers", (json_int_t)l->holders.count));
+            add_row(sheet,
+                    json_pack("{s:I,s:s,s:o,s:I,s:o,s:I,s:I,s:s,s:I,s:b,s:I}", "listener", (json_int_t)l->id,
+                              "proto", "tcp", "endpoint", endpoint_text(l->entry.addr, l->entry.port), "app",
+                              (json_int_t)l->app->id, "app_name", text(l->app->name), "backlog",
+                              (json_int_t)l->entry.backlog, "uid", (json_int_t)l->app->uid, "namespace",
+                              space->ns->id, "netns", (json_int_t)space->netns, "v6only",
+                              (l->entry.flags & DIR_V6ONLY) != 0, "workers", (json_int_t)l->holders.count));
         }
     }
 }
@@ -181,10 +185,10 @@ static void show_segments(struct sheet *sheet)
         (void)snprintf(handle, sizeof handle, "%u.%u", outbox_worker(o->handle), (unsigned)o->handle);
         for (uint32_t i = 0; i < o->segment_count; i++)
             add_row(sheet, json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:b}", "outbox", handle, "segment",
-                                     (json_int_t)o->segments[i].index, "bytes", (json_int_t)o->segments[i].size,
-                                     "worker", (json_int_t)o->owner->id, "pid", (json_int_t)o->owner->pid, "app",
-                                     (json_int_t)o->owner->app_id, "facing_app", (json_int_t)o->facing->id, "dead",
-                                     o->dead));
+                                     (json_int_t)o->segments[i].index, "bytes",
+                                     (json_int_t)o->segments[i].size, "worker", (json_int_t)o->owner->id,
+                                     "pid", (json_int_t)o->owner->pid, "app", (json_int_t)o->owner->app_id,
+                                     "facing_app", (json_int_t)o->facing->id, "dead", o->dead));
     }
 }
 
@@ -198,8 +202,8 @@ static void show_namespaces(struct sheet *sheet)
         uint32_t apps = 0;
         if (!sheet->all && !ns_admits_user(d, ns, sheet->viewer))
             continue;
-        list_for_each(&d->apps, a, next) apps +=
-            container_of(a, struct app, link)->space->ns == ns && container_of(a, struct app, link)->worker_count;
+        list_for_each(&d->apps, a, next) apps += container_of(a, struct app, link)->space->ns == ns &&
+                                                 container_of(a, struct app, link)->worker_count;
         (void)snprintf(mode, sizeof mode, "%04o", ns->mode & 0777);
         add_row(sheet, json_pack("{s:s,s:b,s:I,s:I,s:s,s:I}", "namespace", ns->id, "secret", ns->has_secret,
                                  "owner", (json_int_t)ns->owner, "group", (json_int_t)ns->group, "mode", mode,
@@ -255,20 +259,22 @@ static void show_session(struct sheet *sheet, const struct outbox *o, const stru
     direction(peer ? peer : &none, peer ? &mine->slot : NULL, &in, &in_fill, &in_size);
     endpoint_write(mine->info.local_addr, mine->info.local_port, mine->info.addr_kind, local);
     endpoint_write(mine->info.remote_addr, mine->info.remote_port, mine->info.addr_kind, remote);
-    fprintf(
-        sheet->file,
-        "%s{\"proto\":\"tcp\",\"local\":\"%s\",\"remote\":\"%s\",\"local_app\":%u,\"local_app_name\":%s,\"local_"
-        "pid\":%d,"
-        "\"local_state\":\"%s\",\"remote_app\":%u,\"remote_app_name\":%s,\"remote_pid\":%d,\"remote_state\":\"%s\","
-        "\"tx_bytes\":%lld,\"rx_bytes\":%lld,\"tx_fill\":%lld,\"rx_fill\":%lld,\"tx_ring\":%lld,\"rx_ring\":%lld}",
-        sheet->started ? ",\n" : "[\n", local, remote, o->owner->app_id, quoted(sheet, o->owner->app_id),
-        (int)o->owner->pid, o->dead ? "dead" : state_name(mine->slot.state), o->facing->id,
-        quoted(sheet, o->facing->id), peer_outbox ? (int)peer_outbox->owner->pid : 0,
-        !peer                              ? "none"
-        : peer_outbox && peer_outbox->dead ? "dead"
-                                           : state_name(peer->state),
-        (long long)out, (long long)in, (long long)out_fill, (long long)in_fill, (long long)out_size,
-        (long long)in_size);
+    fprintf(sheet->file,
+            "%s{\"proto\":\"tcp\",\"local\":\"%s\",\"remote\":\"%s\",\"local_app\":%u,\"local_app_name\":%s,"
+            "\"local_"
+            "pid\":%d,"
+            "\"local_state\":\"%s\",\"remote_app\":%u,\"remote_app_name\":%s,\"remote_pid\":%d,\"remote_"
+            "state\":\"%s\","
+            "\"tx_bytes\":%lld,\"rx_bytes\":%lld,\"tx_fill\":%lld,\"rx_fill\":%lld,\"tx_ring\":%lld,\"rx_"
+            "ring\":%lld}",
+            sheet->started ? ",\n" : "[\n", local, remote, o->owner->app_id, quoted(sheet, o->owner->app_id),
+            (int)o->owner->pid, o->dead ? "dead" : state_name(mine->slot.state), o->facing->id,
+            quoted(sheet, o->facing->id), peer_outbox ? (int)peer_outbox->owner->pid : 0,
+            !peer                              ? "none"
+            : peer_outbox && peer_outbox->dead ? "dead"
+                                               : state_name(peer->state),
+            (long long)out, (long long)in, (long long)out_fill, (long long)in_fill, (long long)out_size,
+            (long long)in_size);
     sheet->started = true;
 }
 
@@ -286,7 +292,8 @@ static bool shows_pair(const struct slot_pair *mine, const struct outbox *o, con
         return mine_offers;
     if (o->handle != other->handle)
         return o->handle < other->handle;
-    return (uint32_t)mine->slot.peer > (uint32_t)(peer->peer); /* an app that talks to itself: either, but one */
+    /* an app that talks to itself: either, but one */
+    return (uint32_t)mine->slot.peer > (uint32_t)(peer->peer);
 }
 
 /* Connectors' slots that were shown by the acceptor's, because they do not name it yet. */
@@ -327,7 +334,8 @@ struct walk { /* over all slots of all outboxes, twice */
 };
 
 /* First time: sessions of which both slots are found. */
-static void show_paired(struct walk *walk, const struct outbox *o, const struct slot_pair *mine, uint32_t index)
+static void show_paired(struct walk *walk, const struct outbox *o, const struct slot_pair *mine,
+                        uint32_t index)
 {
     if (!mine->slot.peer)
         return;
@@ -347,16 +355,18 @@ static void show_paired(struct walk *walk, const struct outbox *o, const struct 
 }
 
 /* Second time: offers that nobody has answered. */
-static void show_alone(struct walk *walk, const struct outbox *o, const struct slot_pair *mine, uint32_t index)
+static void show_alone(struct walk *walk, const struct outbox *o, const struct slot_pair *mine,
+                       uint32_t index)
 {
     struct place place = {o->handle, index};
-    if (!mine->slot.peer &&
-        !(walk->shown.count && bsearch(&place, walk->shown.place, walk->shown.count, sizeof place, place_order)))
+    if (!mine->slot.peer && !(walk->shown.count && bsearch(&place, walk->shown.place, walk->shown.count,
+                                                           sizeof place, place_order)))
         show_session(walk->sheet, o, mine, NULL, NULL);
 }
 
 static void walk_outbox(struct walk *walk, const struct outbox *o,
-                        void (*each)(struct walk *, const struct outbox *, const struct slot_pair *, uint32_t))
+                        void (*each)(struct walk *, const struct outbox *, const struct slot_pair *,
+                                     uint32_t))
 {
     uint32_t chunks = slots_chunks(o);
     for (uint32_t c = 0; c < chunks; c++) {

@@ -3,12 +3,12 @@
  * Theory of operation
  *
  * Everything here was written by an app and may change while it is read. Chunks are therefore copied out with
- * pread(2): a copy cannot change under the checks, a hole reads as zeros without being given memory, and nothing
- * faults. Every index is checked against what the daemon itself knows (which segments there are, and how long).
- * What does not agree is taken as not there.
+ * pread(2): a copy cannot change under the checks, a hole reads as zeros without being given memory, and
+ * nothing faults. Every index is checked against what the daemon itself knows (which segments there are, and
+ * how long). What does not agree is taken as not there.
  *
- * A session is a pair of slots: each names the other by outbox, index and generation. The acceptor's names the
- * connector's from the first; the connector's names the acceptor's once it has seen the answer.
+ * A session is a pair of slots: each names the other by outbox, index and generation. The acceptor's names
+ * the connector's from the first; the connector's names the acceptor's once it has seen the answer.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -65,8 +65,8 @@ bool slots_load(const struct outbox *o, uint32_t chunk, struct chunk_view *view)
                (ssize_t)sizeof view->info;
 }
 
-/* One slot and its info. Where a session's other side lies is anybody's choice: to copy its whole chunk each time
- * would cost more than reading two lines. */
+/* One slot and its info. Where a session's other side lies is anybody's choice: to copy its whole chunk each
+ * time would cost more than reading two lines. */
 static bool read_one(const struct outbox *o, uint32_t index, struct peer_view *view)
 {
     if (view->outbox != o || view->chunk != index / CHUNK_SLOTS) {
@@ -91,7 +91,7 @@ bool slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair
         return false;
     const struct outbox *other = view->outbox && view->outbox->handle == mine->info.peer_outbox
                                      ? view->outbox
-                                     : outbox_find(d, mine->info.peer_outbox);
+                                     : outbox_known(d, mine->info.peer_outbox);
     if (!other || other->facing->id != o->owner->app_id || other->owner->app_id != o->facing->id)
         return false;
     if (!read_one(other, at, view))
@@ -99,20 +99,23 @@ bool slots_peer(struct daemon *d, const struct outbox *o, const struct slot_pair
     const struct slot *slot = &view->slot;
     if (slot->generation != generation || slot->state == SLOT_FREE)
         return false;
-    /* it must not name another one than me */
-    return !slot->peer ||
-           (slot->peer == ((uint64_t)mine->slot.generation << 32 | index) && view->info.peer_outbox == o->handle);
+    /* it must not name another one than me; but one that I had before I was here, it will leave (slot_place) */
+    if ((int16_t)((uint16_t)(mine->slot.extra >> 32) - (uint16_t)(slot->extra >> 48)) > 0)
+        return true;
+    return !slot->peer || (slot->peer == ((uint64_t)mine->slot.generation << 32 | index) &&
+                           view->info.peer_outbox == o->handle);
 }
 
-/* One slot of a dead worker. An offer may yet be accepted; of a session the other side may still have bytes to
- * fetch. */
-static enum need slot_need(struct daemon *d, const struct outbox *o, const struct slot_pair *mine, uint32_t index,
-                           struct peer_view *view)
+/* One slot of a dead worker. An offer may yet be accepted; of a session the other side may still have bytes
+ * to fetch. */
+static enum need slot_need(struct daemon *d, const struct outbox *o, const struct slot_pair *mine,
+                           uint32_t index, struct peer_view *view)
 {
     if (mine->slot.state == SLOT_FREE)
         return NEED_NOTHING;
     if (!mine->slot.peer)
-        return mine->slot.state == SLOT_OFFERED || mine->slot.state == SLOT_CLOSED ? NEED_ANSWERS : NEED_NOTHING;
+        return mine->slot.state == SLOT_OFFERED || mine->slot.state == SLOT_CLOSED ? NEED_ANSWERS
+                                                                                   : NEED_NOTHING;
     bool found = slots_peer(d, o, mine, index, view);
     return found && !view->outbox->dead && view->slot.state != SLOT_CLOSED ? NEED_SESSIONS : NEED_NOTHING;
 }
@@ -168,9 +171,32 @@ bool slots_named(const struct outbox *o)
     return found;
 }
 
+bool slot_moved(const struct outbox *o, uint32_t index)
+{
+    struct peer_view view = {0};
+    return o->segment_count && index < SLOTS_MAX && read_one(o, index, &view) &&
+           view.slot.state == SLOT_MOVED;
+}
+
 static void wake_word(const void *word)
 {
     (void)sys_futex_wake(word, INT32_MAX);
+}
+
+void slot_wake(const struct outbox *o, uint32_t index)
+{
+    int fd;
+    uint64_t offset;
+    if (index >= SLOTS_MAX || !chunk_place(o, index / CHUNK_SLOTS, &fd, &offset))
+        return;
+    uint64_t at = offset + (uint64_t)(index % CHUNK_SLOTS) * CACHE_LINE, page = at / PAGE_BYTES * PAGE_BYTES;
+    uint8_t *map = mmap(NULL, PAGE_BYTES, PROT_READ, MAP_SHARED, fd, (off_t)page);
+    if (map == MAP_FAILED)
+        return;
+    const struct slot *slot = (const struct slot *)(void *)(map + (at - page));
+    wake_word(&slot->tail);
+    wake_word(&slot->head);
+    munmap(map, PAGE_BYTES);
 }
 
 void slots_wake(const struct outbox *o)

@@ -3,22 +3,24 @@
  * Theory of operation
  *
  * The daemon maps the directory writable, its apps map it read-only. `seq` is odd while the daemon changes
- * something. A reader takes seq, copies what it wants, and takes seq again: two equal even numbers prove the copy.
+ * something. A reader takes seq, copies what it wants, and takes seq again: two equal even numbers prove the
+ * copy.
  *
- * Order. Every word between the two looks is loaded with acquire and stored with release. A reader that saw one
- * word of a change therefore sees the odd seq stored before it (or a later one), and its second look differs.
- * That is free on x86, needs no fence, and is a protocol that ThreadSanitizer understands.
+ * Order. Every word between the two looks is loaded with acquire and stored with release. A reader that saw
+ * one word of a change therefore sees the odd seq stored before it (or a later one), and its second look
+ * differs. That is free on x86, needs no fence, and is a protocol that ThreadSanitizer understands.
  *
- * Table. Open addressing with linear probing over DIR_ENTRIES lines of 64 bytes, at most three quarters full. A
- * removal moves later entries of the run back into the hole (readers retry), so there are no tombstones and a
- * long-lived daemon's table does not silt up. Several listeners on one endpoint are several entries of one key.
+ * Table. Open addressing with linear probing over DIR_ENTRIES lines of 64 bytes, at most three quarters full.
+ * A removal moves later entries of the run back into the hole (readers retry), so there are no tombstones and
+ * a long-lived daemon's table does not silt up. Several listeners on one endpoint are several entries of one
+ * key.
  *
  * Limits. The hash has no key: apps read the table, so a key would be no secret from those who choose the
- * endpoints. What a hostile app can do by choosing colliding endpoints is bounded by the size of the table: no
- * lookup looks at more than DIR_ENTRIES lines three times, some 50 microseconds.
- * A writer that died, or was stopped, in the middle of a change leaves seq odd: readers give up after a bounded
- * number of looks (the last of them yield the processor, for the writer may just be waiting for it).
- * Nothing in the table can lead a reader outside it: indices are masked, counts are clamped.
+ * endpoints. What a hostile app can do by choosing colliding endpoints is bounded by the size of the table:
+ * no lookup looks at more than DIR_ENTRIES lines three times, some 50 microseconds. A writer that died, or
+ * was stopped, in the middle of a change leaves seq odd: readers give up after a bounded number of looks (the
+ * last of them yield the processor, for the writer may just be waiting for it). Nothing in the table can lead
+ * a reader outside it: indices are masked, counts are clamped.
  */
 #include "session/directory.h"
 
@@ -87,15 +89,15 @@ static void entry_copy_in(struct dir_entry *shared, const struct dir_entry *from
 
 static bool entry_is(const struct dir_entry *e, const struct key *k)
 {
-    return e->listener != 0 && e->listener != DELETED && e->port == k->port && !memcmp(e->addr, &k->high, 8) &&
-           !memcmp(e->addr + 8, &k->low, 8);
+    return e->listener != 0 && e->listener != DELETED && e->port == k->port &&
+           !memcmp(e->addr, &k->high, 8) && !memcmp(e->addr + 8, &k->low, 8);
 }
 
-/* ---- reader ------------------------------------------------------------------------------------------------ */
+/* ---- reader -------------------------------------------------------------------------------------------- */
 
-/* Walks the run of `k`. Calls are few and the walk is short, so one function serves all: with `listener` not 0 it finds
- * that one, else it counts those that match and copies out number `nth`. Entries whose flags hold one of `without`
- * do not match. Returns how many match. */
+/* Walks the run of `k`. Calls are few and the walk is short, so one function serves all: with `listener` not
+ * 0 it finds that one, else it counts those that match and copies out number `nth`. Entries whose flags hold
+ * one of `without` do not match. Returns how many match. */
 static uint32_t walk(const struct directory *dir, const struct key *k, uint32_t listener, uint8_t without,
                      uint32_t nth, struct dir_entry *out)
 {
@@ -162,7 +164,8 @@ static bool lookup_inside(const struct directory *dir, const uint8_t addr[16], u
     return choose(dir, &wild, DIR_V6ONLY, spread, out);
 }
 
-/* Is it worth (another) look? Waits a moment while the writer is at work; false when the patience is used up. */
+/* Is it worth (another) look? Waits a moment while the writer is at work; false when the patience is used up.
+ */
 static bool read_begin(const struct directory *dir, uint32_t *looks, uint32_t *seq)
 {
     for (; *looks < SPINS + YIELDS; ++*looks) {
@@ -184,7 +187,8 @@ static bool read_proved(const struct directory *dir, uint32_t seq)
     return load_acquire(&dir->seq) == seq; /* not before the loads above it: they are acquires */
 }
 
-bool directory_lookup(const struct directory *dir, const endpoint *dst, uint32_t spread, struct dir_entry *out)
+bool directory_lookup(const struct directory *dir, const endpoint *dst, uint32_t spread,
+                      struct dir_entry *out)
 {
     const uint8_t *addr = dst->addr;
     if (dst->proto != PROTO_TCP || dst->port == 0 || directory_paused(dir))
@@ -237,11 +241,12 @@ bool directory_is_local(const struct directory *dir, const uint8_t addr[16])
     return false;
 }
 
-/* ---- writer ------------------------------------------------------------------------------------------------- */
+/* ---- writer -------------------------------------------------------------------------------------------- */
 
 static void write_begin(struct directory *dir)
 {
-    store_release(&dir->seq, dir->seq + 1); /* every store that follows is a release, so none is seen before it */
+    /* every store that follows is a release, so none is seen before it */
+    store_release(&dir->seq, dir->seq + 1);
 }
 
 static void write_end(struct directory *dir)
@@ -358,10 +363,11 @@ int directory_set_local(struct directory *dir, const uint8_t (*addrs)[16], uint3
     return 0;
 }
 
-/* ---- news, and the daemon's end -------------------------------------------------------------------------------- */
+/* ---- news, and the daemon's end ------------------------------------------------------------------------ */
 
-/* The kernel walks a dying thread's list of robust mutexes, and of each that it holds it sets the owner-died bit and wakes one
- * sleeper, if the waiters bit says that there are any (get_robust_list(2)). glibc keeps the list; the word is the first of its mutex. */
+/* The kernel walks a dying thread's list of robust mutexes, and of each that it holds it sets the owner-died
+ * bit and wakes one sleeper, if the waiters bit says that there are any (get_robust_list(2)). glibc keeps the
+ * list; the word is the first of its mutex. */
 _Static_assert(sizeof(pthread_mutex_t) <= sizeof(uint32_t) + sizeof((struct directory *)0)->life_rest,
                "the mutex lies in the directory's line");
 
@@ -380,7 +386,8 @@ int directory_live(struct directory *dir)
     pthread_mutexattr_destroy(&how);
     if (err || pthread_mutex_lock(life_of(dir)) != 0)
         return BERTH_E_SYSTEM;
-    (void)fetch_or_sc(&dir->life, FUTEX_WAITERS); /* sleepers cannot say that they are there: they may only read */
+    /* sleepers cannot say that they are there: they may only read */
+    (void)fetch_or_sc(&dir->life, FUTEX_WAITERS);
     return 0;
 }
 

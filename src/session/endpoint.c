@@ -2,10 +2,10 @@
  *
  * Theory of operation
  *
- * An address is always 16 bytes, IPv4 in its IPv6-mapped form, so that one comparison and one hash serve both. What
- * the mapped form cannot tell is how the program asked: a program that uses AF_INET must get AF_INET sockaddrs
- * back, one that put a mapped address into an AF_INET6 socket must get that. `family` remembers it and decides
- * nothing else.
+ * An address is always 16 bytes, IPv4 in its IPv6-mapped form, so that one comparison and one hash serve
+ * both. What the mapped form cannot tell is how the program asked: a program that uses AF_INET must get
+ * AF_INET sockaddrs back, one that put a mapped address into an AF_INET6 socket must get that. `family`
+ * remembers it and decides nothing else.
  */
 #include "session/endpoint.h"
 

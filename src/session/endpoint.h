@@ -10,12 +10,13 @@
 #include "base/result.h"
 #include "berth/berth.h"
 
-/* The public type is the internal one: 16 bytes of address, port in host order, protocol, family as asked for. */
+/* The public type is the internal one: 16 bytes of address, port in host order, protocol, family as asked
+ * for. */
 typedef struct berth_endpoint endpoint;
 
 void endpoint_from_v4(endpoint *out, uint32_t addr_host_order, uint16_t port);
-/* From a sockaddr_in or sockaddr_in6 of `len` bytes. 0, BERTH_E_INVALID (too short) or BERTH_E_ADDRESS (other family).
- * An IPv4-mapped sockaddr_in6 keeps family 6 and the mapped address. */
+/* From a sockaddr_in or sockaddr_in6 of `len` bytes. 0, BERTH_E_INVALID (too short) or BERTH_E_ADDRESS (other
+ * family). An IPv4-mapped sockaddr_in6 keeps family 6 and the mapped address. */
 must_use int endpoint_from_sockaddr(endpoint *out, const struct sockaddr *sa, socklen_t len);
 /* As a sockaddr of the endpoint's own family; returns its length. */
 socklen_t endpoint_to_sockaddr(const endpoint *ep, struct sockaddr_storage *out);

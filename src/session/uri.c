@@ -2,11 +2,11 @@
  *
  * Theory of operation
  *
- * One pass over the text with a cursor, no allocation, no state kept, no name looked up. Each rule either moves the
- * cursor behind what it took or fills the error with the offset of the first character that cannot be right; the
- * first error wins. Which form a URI has is decided by what stands at the front and by the one separator that is
- * there: `[` opens an IPv6 address if the brackets hold a colon, else a server name; a `/` anywhere means that the
- * address ends there; else a single `:` ends it.
+ * One pass over the text with a cursor, no allocation, no state kept, no name looked up. Each rule either
+ * moves the cursor behind what it took or fills the error with the offset of the first character that cannot
+ * be right; the first error wins. Which form a URI has is decided by what stands at the front and by the one
+ * separator that is there: `[` opens an IPv6 address if the brackets hold a colon, else a server name; a `/`
+ * anywhere means that the address ends there; else a single `:` ends it.
  *
  * Addresses are parsed here and not by inet_pton, which cannot say where it stopped. A test compares the two.
  */
@@ -23,7 +23,8 @@ struct parser {
     struct uri_error err;
 };
 
-__attribute__((format(printf, 3, 4), cold)) static bool fail(struct parser *p, size_t at, const char *fmt, ...)
+__attribute__((format(printf, 3, 4), cold)) static bool fail(struct parser *p, size_t at, const char *fmt,
+                                                             ...)
 {
     va_list ap;
     p->err.at = at;
@@ -54,7 +55,7 @@ static bool is_host_char(char c)
     return is_digit(c) || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '.';
 }
 
-/* ---- protocol ------------------------------------------------------------------------------------------------- */
+/* ---- protocol ------------------------------------------------------------------------------------------ */
 
 static const struct {
     const char *name;
@@ -91,7 +92,7 @@ static bool parse_protocol(struct parser *p, uint8_t *proto)
     return fail(p, 0, "unknown protocol; only tcp is offered");
 }
 
-/* ---- addresses ------------------------------------------------------------------------------------------------ */
+/* ---- addresses ----------------------------------------------------------------------------------------- */
 
 /* Four decimal numbers of 0-255 without leading zeros, filling [p->at, end). */
 static bool parse_v4(struct parser *p, size_t end, uint8_t out[4])
@@ -209,11 +210,12 @@ static bool parse_address(struct parser *p, size_t end, endpoint *out)
         return fail(p, p->at, "an address in digits is needed, names are not looked up");
     if (!parse_v4(p, end, quad))
         return false;
-    endpoint_from_v4(out, (uint32_t)quad[0] << 24 | (uint32_t)quad[1] << 16 | (uint32_t)quad[2] << 8 | quad[3], 0);
+    endpoint_from_v4(out,
+                     (uint32_t)quad[0] << 24 | (uint32_t)quad[1] << 16 | (uint32_t)quad[2] << 8 | quad[3], 0);
     return true;
 }
 
-/* ---- server name, port ------------------------------------------------------------------------------------------ */
+/* ---- server name, port --------------------------------------------------------------------------------- */
 
 /* RFC 1123 2.1: labels of letters, digits and inner hyphens, 63 at most; 253 in all. */
 static bool check_host(struct parser *p, size_t start, size_t end)
@@ -246,7 +248,8 @@ static bool parse_port(struct parser *p, bool for_listen, uint16_t *out)
     while (is_digit(p->text[p->at]) && p->at - start < 6)
         value = value * 10 + (unsigned)(p->text[p->at++] - '0');
     if (p->at == start)
-        return fail(p, start, p->text[start] ? "a port from 1 to 65535 is expected here" : "the port is missing");
+        return fail(p, start,
+                    p->text[start] ? "a port from 1 to 65535 is expected here" : "the port is missing");
     if (p->text[start] == '0' && p->at - start > 1)
         return fail(p, start, "a port has no leading zero");
     if (value > 65535)
@@ -259,7 +262,7 @@ static bool parse_port(struct parser *p, bool for_listen, uint16_t *out)
     return true;
 }
 
-/* ---- the forms ------------------------------------------------------------------------------------------------- */
+/* ---- the forms ----------------------------------------------------------------------------------------- */
 
 static size_t find(const struct parser *p, char c)
 {
@@ -332,7 +335,8 @@ static bool parse(struct parser *p, bool for_listen, endpoint *out, size_t *host
     return ok && parse_port(p, for_listen, &out->port);
 }
 
-int uri_parse(const char *text, bool for_listen, endpoint *out, char *host, size_t host_size, struct uri_error *err)
+int uri_parse(const char *text, bool for_listen, endpoint *out, char *host, size_t host_size,
+              struct uri_error *err)
 {
     if (!text || !out)
         return BERTH_E_INVALID;
@@ -362,7 +366,8 @@ int uri_parse(const char *text, bool for_listen, endpoint *out, char *host, size
 void uri_error_format(const char *text, const struct uri_error *err, char *out, size_t size)
 {
     char line[SHOWN + 1];
-    size_t len = strlen(text), at = err->at < len ? err->at : len, from = at > BEFORE ? at - BEFORE : 0, n = 0;
+    size_t len = strlen(text), at = err->at < len ? err->at : len, from = at > BEFORE ? at - BEFORE : 0,
+           n = 0;
     if (size == 0)
         return;
     for (; n < SHOWN && from + n < len; n++) {

@@ -13,8 +13,9 @@ struct uri_error {
 };
 
 /* Parses `text`. `for_listen` admits port 0. `host`, of `host_size` bytes, receives the name in [host] or "".
- * Strict: nothing may follow, no default port, no name resolution, no state kept between calls.
- * 0, BERTH_E_INVALID for NULL, or BERTH_E_URI, BERTH_E_UNSUPPORTED with *err filled; outputs untouched on failure. */
+ * Strict: nothing may follow, no default port, no name resolution, no state kept between calls. 0,
+ * BERTH_E_INVALID for NULL, or BERTH_E_URI, BERTH_E_UNSUPPORTED with *err filled; outputs untouched on
+ * failure. */
 must_use int uri_parse(const char *text, bool for_listen, endpoint *out, char *host, size_t host_size,
                        struct uri_error *err);
 

@@ -1,4 +1,5 @@
-/* errors.c - one table from libberth's errors to errno, and what a wait has come to: the rules of signal(7). */
+/* errors.c - one table from libberth's errors to errno, and what a wait has come to: the rules of signal(7).
+ */
 
 #include "base/clock.h"
 #include "shim/shim.h"

@@ -1,8 +1,9 @@
 /* fds.c - descriptors: close, dup and their families; fcntl and ioctl.
  *
- * A word is cleared before the kernel closes the number, so that whoever gets the number next is not taken for the
- * old socket. Numbers that berth uses itself cannot be closed by the program: daemons that close all they find would
- * cut the branch they sit on. close() of one says EBADF, which is what such loops expect of most numbers.
+ * A word is cleared before the kernel closes the number, so that whoever gets the number next is not taken
+ * for the old socket. Numbers that berth uses itself cannot be closed by the program: daemons that close all
+ * they find would cut the branch they sit on. close() of one says EBADF, which is what such loops expect of
+ * most numbers.
  */
 #include <fcntl.h>
 #include <linux/close_range.h>
@@ -16,7 +17,6 @@
 
 void closefrom(int low);
 int fcntl64(int fd, int cmd, ...);
-int shim_close(int fd);
 
 static void drop(int fd)
 {
@@ -39,11 +39,6 @@ EXPORT int close(int fd)
     return real.close(fd);
 }
 
-int shim_close(int fd)
-{
-    return close(fd);
-}
-
 /* ---- many at once ---- */
 
 static int close_piece(unsigned first, unsigned last, int flags)
@@ -55,8 +50,9 @@ EXPORT int close_range(unsigned first, unsigned last, int flags)
 {
     if (flags & CLOSE_RANGE_CLOEXEC || first > last || shim_foreign())
         return real.close_range(first, last, flags);
-    unsigned from = first, end = last < FD_MAX - 1 ? last : FD_MAX - 1;
-    for (unsigned fd = first; fd <= end; fd++) {
+    unsigned from = first, shim = (unsigned)fds_used(), client = client_fds_bound();
+    unsigned known = shim > client ? shim : client;
+    for (unsigned fd = first; fd <= last && fd < known; fd++) {
         if (unlikely(fd_word((int)fd)))
             drop((int)fd);
         else if (unlikely(fd_internal((int)fd))) {
@@ -75,6 +71,14 @@ EXPORT void closefrom(int low)
 
 /* ---- dup ---- */
 
+/* Another thread may have put a socket of its own under `fd` since. */
+static void follow_file(int fd, int copy)
+{
+    long flags = sys_fcntl(copy, F_GETFD, 0L);
+    (void)sys_call(SYS_dup3, (long)fd, (long)copy, flags > 0 && flags & FD_CLOEXEC ? (long)O_CLOEXEC : 0L,
+                   0L);
+}
+
 /* The kernel has made `copy` of `fd`: the table follows. */
 static int duplicated(int fd, int copy)
 {
@@ -83,6 +87,8 @@ static int duplicated(int fd, int copy)
     shim_lock();
     struct sock *old = fd_take(copy);
     uint64_t word = fd_word(fd);
+    if (word && sock_of(word)->kind == SOCK_BOUND)
+        follow_file(fd, copy);
     if (word)
         fd_bind(copy, sock_of(word));
     if (old)
@@ -139,30 +145,43 @@ EXPORT int dup3(int fd, int to, int flags)
 
 /* ---- fcntl ---- */
 
-/* Who owns status flags: the sock, except for a bound socket of the kernel. */
-static bool own_flags(enum sock_kind kind)
+/* Who owns status flags: the sock, except for a bound socket of the kernel, and a listener that strangers
+ * have. */
+static bool own_flags(const struct sock *s, enum sock_kind kind)
 {
-    return kind == SOCK_FRESH || kind == SOCK_SESSION || kind == SOCK_LISTENER;
+    return kind == SOCK_FRESH || kind == SOCK_SESSION || (kind == SOCK_LISTENER && !s->common);
+}
+
+/* Nothing is kept of what nobody ever sets. */
+static int session_set_async(struct sock *s, bool on)
+{
+    return on == !!session_owner_is(s, F_GETFL, NULL)
+               ? 0
+               : session_set_owner(s, F_SETFL, (void *)(uintptr_t)(on ? O_ASYNC : 0));
 }
 
 static int sock_fcntl(int fd, struct sock *s, enum sock_kind kind, int cmd, void *arg)
 {
     switch (cmd) {
     case F_GETFL: {
-        if (!own_flags(kind))
+        if (!own_flags(s, kind))
             break;
         int flags = real.fcntl(fd, F_GETFL, NULL);
+        if (kind == SOCK_SESSION)
+            flags |= session_owner_is(s, cmd, NULL);
         return flags < 0 ? flags : (flags & ~O_NONBLOCK) | (sock_nonblock(s) ? O_NONBLOCK : 0);
     }
     case F_SETFL:
-        if (!own_flags(kind))
+        if (!own_flags(s, kind))
             break;
         if ((long)(uintptr_t)arg & O_ASYNC && kind == SOCK_FRESH) {
             (void)sock_to_kernel(fd, s, false);
             break;
         }
         sock_set_nonblock(s, (long)(uintptr_t)arg & O_NONBLOCK);
-        return 0;
+        if (kind == SOCK_LISTENER)
+            return real.fcntl(fd, cmd, (void *)((uintptr_t)arg | O_NONBLOCK));
+        return kind == SOCK_SESSION ? session_set_async(s, (long)(uintptr_t)arg & O_ASYNC) : 0;
     case F_DUPFD:
     case F_DUPFD_CLOEXEC: {
         int copy = real.fcntl(fd, cmd, arg);
@@ -174,7 +193,13 @@ static int sock_fcntl(int fd, struct sock *s, enum sock_kind kind, int cmd, void
         if (kind == SOCK_FRESH)
             (void)sock_to_kernel(fd, s, false);
         else if (kind == SOCK_SESSION)
-            return 0;
+            return session_set_owner(s, cmd, arg);
+        break;
+    case F_GETOWN:
+    case F_GETOWN_EX:
+    case F_GETSIG:
+        if (kind == SOCK_SESSION)
+            return session_owner_is(s, cmd, arg);
         break;
     default:
         break;
@@ -214,6 +239,14 @@ EXPORT int fcntl64(int fd, int cmd, ...)
 
 /* ---- ioctl ---- */
 
+/* What there is to know of the host's interfaces and the like is asked of a socket of the family; the rest is
+ * about the descriptor. */
+static int ask_ioctl(int fd, struct sock *s, enum sock_kind kind, unsigned long request, void *arg)
+{
+    bool general = request >> 8 == 0x89 && request >= SIOCADDRT;
+    return real.ioctl(general ? fd_answering(fd, s, kind) : fd, request, arg);
+}
+
 static int session_ioctl(int fd, struct sock *s, uint64_t h, unsigned long request, void *arg)
 {
     bool wild = pointer_wild(arg);
@@ -222,6 +255,11 @@ static int session_ioctl(int fd, struct sock *s, uint64_t h, unsigned long reque
     case SIOCOUTQ:
     case SIOCOUTQNSD:
     case SIOCATMARK:
+    case FIOASYNC:
+    case FIOSETOWN:
+    case SIOCSPGRP:
+    case FIOGETOWN:
+    case SIOCGPGRP:
         if (wild) {
             errno = EFAULT;
             return -1;
@@ -242,11 +280,16 @@ static int session_ioctl(int fd, struct sock *s, uint64_t h, unsigned long reque
         *(int *)arg = 0;
         return 0;
     case FIOASYNC:
+        return session_set_async(s, *(int *)arg != 0);
     case FIOSETOWN:
     case SIOCSPGRP:
+        return session_set_owner(s, F_SETOWN, (void *)(intptr_t) * (int *)arg);
+    case FIOGETOWN:
+    case SIOCGPGRP:
+        *(int *)arg = session_owner_is(s, F_GETOWN, NULL);
         return 0;
     default:
-        return real.ioctl(fd, request, arg);
+        return ask_ioctl(fd, s, SOCK_SESSION, request, arg);
     }
 }
 
@@ -261,11 +304,11 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
     enum sock_kind kind = fd_view(fd, &s, &h);
     if (likely(kind == SOCK_FREE))
         return real.ioctl(fd, request, arg);
-    if (request == FIONBIO && own_flags(kind) && pointer_wild(arg)) {
+    if (request == FIONBIO && own_flags(s, kind) && pointer_wild(arg)) {
         errno = EFAULT;
         return -1;
     }
-    if (request == FIONBIO && own_flags(kind)) {
+    if (request == FIONBIO && own_flags(s, kind)) {
         sock_set_nonblock(s, *(int *)arg != 0);
         return 0;
     }
@@ -273,5 +316,7 @@ EXPORT int ioctl(int fd, unsigned long request, ...)
         return session_ioctl(fd, s, h, request, arg);
     if (kind == SOCK_FRESH && (request == FIOASYNC || request == FIOSETOWN || request == SIOCSPGRP))
         (void)sock_to_kernel(fd, s, false);
+    else if (kind == SOCK_FRESH)
+        return ask_ioctl(fd, s, kind, request, arg);
     return real.ioctl(fd, request, arg);
 }

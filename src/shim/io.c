@@ -1,7 +1,7 @@
 /* io.c - bytes in and out of a session: read, write and the calls that are the same with flags.
  *
- * The fast path is one table load, one call into libberth. Everything else, that is waiting, MSG_WAITALL, the rest of a
- * short write, errors, is in the slow halves, entered with the first result.
+ * The fast path is one table load, one call into libberth. Everything else, that is waiting, MSG_WAITALL, the
+ * rest of a short write, errors, is in the slow halves, entered with the first result.
  */
 #include <limits.h>
 #include <string.h>
@@ -16,7 +16,8 @@
 extern void __chk_fail(void) __attribute__((noreturn));
 ssize_t __read_chk(int fd, void *buf, size_t len, size_t room);
 ssize_t __recv_chk(int fd, void *buf, size_t len, size_t room, int flags);
-ssize_t __recvfrom_chk(int fd, void *buf, size_t len, size_t room, int flags, __SOCKADDR_ARG addr, socklen_t *alen);
+ssize_t __recvfrom_chk(int fd, void *buf, size_t len, size_t room, int flags, __SOCKADDR_ARG addr,
+                       socklen_t *alen);
 
 /* ---- what the program hands in ---- */
 
@@ -26,8 +27,9 @@ static inline bool buffer_plain(const void *buf, size_t len)
     return likely(!pointer_wild(buf) && len - 1 < IO_MAX);
 }
 
-/* A list of buffers as the kernel takes it: `total` bytes, of which `good` lie before the first that cannot be the program's. Those
- * that nobody could ever have are refused at once (EFAULT), the others when a byte is to be moved there. 0 or the errno. */
+/* A list of buffers as the kernel takes it: `total` bytes, of which `good` lie before the first that cannot
+ * be the program's. Those that nobody could ever have are refused at once (EFAULT), the others when a byte is
+ * to be moved there. 0 or the errno. */
 struct buffers {
     size_t total, good;
 };
@@ -118,7 +120,8 @@ static ssize_t read_once(uint64_t h, const struct iovec *iov, int count, size_t 
     return count == 1 ? client_read(h, iov->iov_base, iov->iov_len, peek) : client_readv(h, iov, count, peek);
 }
 
-/* Under MSG_PEEK nothing that was seen goes, so a wait that is told of bytes may be told of the same ones again. */
+/* Under MSG_PEEK nothing that was seen goes, so a wait that is told of bytes may be told of the same ones
+ * again. */
 static int wait_more(struct waiting *w, uint64_t h, size_t least, bool again)
 {
     struct timespec ms = {0, NS_PER_MS};
@@ -135,12 +138,13 @@ bool recv_told(uint64_t h, ssize_t r)
 }
 
 /* From the first result on. `total` bytes are wanted, and waited for until `target` are there. */
-static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
-                                                   size_t total, int flags, ssize_t r)
+static ssize_t recv_here(struct sock *s, uint64_t h, const struct iovec *iov, int count, size_t total,
+                         int flags, ssize_t r)
 {
     bool block = !(flags & MSG_DONTWAIT) && !sock_nonblock(s), peek = flags & MSG_PEEK, last = false;
-    size_t target = flags & MSG_WAITALL ? total : s->rcv_lowat < total ? s->rcv_lowat : total, done = 0;
-    struct waiting w = waiting_since_now(s->rcv_timeout);
+    size_t lowat = client_lowat(h), done = 0;
+    size_t target = flags & MSG_WAITALL ? total : lowat < total ? lowat : total;
+    struct waiting w = waiting_since_now(session_rcv_timeout(s, h));
     for (int error = 0;;) {
         if (r == BERTH_E_BUSY) {
             error = wait_span(&w, h, EPOLLIN, block);
@@ -174,38 +178,51 @@ static __attribute__((noinline)) ssize_t recv_slow(struct sock *s, uint64_t h, c
     }
 }
 
+/* The session may have gone back meanwhile (passed.c): then the descriptor is the kernel's. */
+static __attribute__((noinline)) ssize_t recv_slow(int fd, struct sock *s, uint64_t h,
+                                                   const struct iovec *iov, int count, size_t total,
+                                                   int flags, ssize_t r)
+{
+    r = recv_here(s, h, iov, count, total, flags, r);
+    if (likely(r >= 0 || errno != EBADF || !session_went_back(s, h)))
+        return r;
+    struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)count};
+    return real.recvmsg(fd, &m, flags);
+}
+
 /* Whether a byte is there, an end (0) or an error. */
-static ssize_t recv_look(struct sock *s, uint64_t h, int flags)
+static ssize_t recv_look(int fd, struct sock *s, uint64_t h, int flags)
 {
     char byte;
     struct iovec iov = {&byte, 1};
     flags = (flags & MSG_DONTWAIT) | MSG_PEEK;
-    return recv_slow(s, h, &iov, 1, 1, flags, read_once(h, &iov, 1, 0, 1, flags));
+    return recv_slow(fd, s, h, &iov, 1, 1, flags, read_once(h, &iov, 1, 0, 1, flags));
 }
 
 /* No byte can be stored: but whether one is there is waited for, and an end or an error is told. */
-static ssize_t recv_nowhere(struct sock *s, uint64_t h, int flags)
+static ssize_t recv_nowhere(int fd, struct sock *s, uint64_t h, int flags)
 {
-    ssize_t r = recv_look(s, h, flags);
+    ssize_t r = recv_look(fd, s, h, flags);
     return r <= 0 ? r : failed(EFAULT);
 }
 
-/* No byte is asked for. As on Linux a look tells of an error, and a wait is just one: whatever ends it, that was all. */
-static ssize_t recv_none(struct sock *s, uint64_t h, int flags)
+/* No byte is asked for. As on Linux a look tells of an error, and a wait is just one: whatever ends it, that
+ * was all. */
+static ssize_t recv_none(int fd, struct sock *s, uint64_t h, int flags)
 {
     int before = errno;
-    ssize_t r = recv_look(s, h, MSG_DONTWAIT);
+    ssize_t r = recv_look(fd, s, h, MSG_DONTWAIT);
     if (r >= 0)
         return 0;
     if (errno != EAGAIN || flags & MSG_DONTWAIT || sock_nonblock(s))
         return r;
-    struct waiting w = waiting_since_now(s->rcv_timeout);
+    struct waiting w = waiting_since_now(session_rcv_timeout(s, h));
     (void)client_wait_for(h, EPOLLIN, 1, waiting_deadline(&w), &w.mark);
     errno = before;
     return 0;
 }
 
-ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
+ssize_t session_recv(int fd, struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
 {
     struct buffers b;
     sleep_testcancel();
@@ -217,42 +234,42 @@ ssize_t session_recv(struct sock *s, uint64_t h, const struct iovec *iov, int co
     if (unlikely(flags & MSG_ERRQUEUE))
         return failed(EAGAIN);
     if (unlikely(!b.total))
-        return recv_none(s, h, flags);
+        return recv_none(fd, s, h, flags);
     size_t total = flags & MSG_TRUNC ? b.total : b.good;
-    if (unlikely(!total ||
-                 (total < b.total && client_readable(h) > total))) /* all or nothing, as one packet's copy is */
-        return recv_nowhere(s, h, flags);
+    if (unlikely(!total || (total < b.total &&
+                            client_readable(h) > total))) /* all or nothing, as one packet's copy is */
+        return recv_nowhere(fd, s, h, flags);
     struct iovec part[IOV_SOME];
     if (unlikely(total < b.total)) {
         count = iov_part(iov, count, 0, total, part);
         iov = part;
     }
     ssize_t r = read_once(h, iov, count, 0, total, flags);
-    if (likely(r >= 0 && !(flags & MSG_WAITALL) && !s->rcv_lowat))
+    if (likely(r >= 0 && !(flags & MSG_WAITALL) && !client_lowat(h)))
         return r;
-    return recv_slow(s, h, iov, count, total, flags, r);
+    return recv_slow(fd, s, h, iov, count, total, flags, r);
 }
 
-static inline ssize_t recv_plain(struct sock *s, uint64_t h, void *buf, size_t len)
+static inline ssize_t recv_plain(int fd, struct sock *s, uint64_t h, void *buf, size_t len)
 {
     struct iovec iov = {buf, len};
     if (!buffer_plain(buf, len))
-        return session_recv(s, h, &iov, 1, 0);
+        return session_recv(fd, s, h, &iov, 1, 0);
     sleep_testcancel();
     ssize_t r = client_read(h, buf, len, 0);
-    if (likely(r >= 0 && !s->rcv_lowat))
+    if (likely(r >= 0 && !client_lowat(h)))
         return r;
-    return recv_slow(s, h, &iov, 1, len, 0, r);
+    return recv_slow(fd, s, h, &iov, 1, len, 0, r);
 }
 
 /* Unlike recv, read of nothing does not wait; and it does not cut what is longer than any memory. */
-static ssize_t read_odd(struct sock *s, uint64_t h, void *buf, size_t len)
+static ssize_t read_odd(int fd, struct sock *s, uint64_t h, void *buf, size_t len)
 {
     sleep_testcancel();
     if (len > IO_MAX && range_refused(buf, len))
         return failed(EFAULT);
     struct iovec iov = {buf, len < IO_MAX ? len : IO_MAX};
-    return len ? session_recv(s, h, &iov, 1, 0) : 0;
+    return len ? session_recv(fd, s, h, &iov, 1, 0) : 0;
 }
 
 EXPORT ssize_t read(int fd, void *buf, size_t len)
@@ -260,7 +277,7 @@ EXPORT ssize_t read(int fd, void *buf, size_t len)
     struct sock *s;
     uint64_t h;
     if (fd_session(fd, &s, &h))
-        return buffer_plain(buf, len) ? recv_plain(s, h, buf, len) : read_odd(s, h, buf, len);
+        return buffer_plain(buf, len) ? recv_plain(fd, s, h, buf, len) : read_odd(fd, s, h, buf, len);
     return real.read(fd, buf, len);
 }
 
@@ -283,7 +300,7 @@ EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
     }
     struct buffers b;
     int error = buffers_check(iov, count, &b);
-    return error ? failed(error) : b.total ? session_recv(s, h, iov, count, 0) : 0;
+    return error ? failed(error) : b.total ? session_recv(fd, s, h, iov, count, 0) : 0;
 }
 
 EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
@@ -293,9 +310,9 @@ EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
     if (!fd_session(fd, &s, &h))
         return real.recv(fd, buf, len, flags);
     if (likely(!(flags & ~MSG_NOSIGNAL) && len < IO_MAX))
-        return recv_plain(s, h, buf, len);
+        return recv_plain(fd, s, h, buf, len);
     struct iovec iov = {buf, len < IO_MAX ? len : IO_MAX};
-    return session_recv(s, h, &iov, 1, flags);
+    return session_recv(fd, s, h, &iov, 1, flags);
 }
 
 EXPORT ssize_t __recv_chk(int fd, void *buf, size_t len, size_t room, int flags)
@@ -312,7 +329,7 @@ EXPORT ssize_t recvfrom(int fd, void *buf, size_t len, int flags, __SOCKADDR_ARG
     if (!fd_session(fd, &s, &h))
         return real.recvfrom(fd, buf, len, flags, addr.__sockaddr__, alen);
     struct iovec iov = {buf, len < IO_MAX ? len : IO_MAX};
-    ssize_t r = session_recv(s, h, &iov, 1, flags);
+    ssize_t r = session_recv(fd, s, h, &iov, 1, flags);
     if (r < 0 || !addr.__sockaddr__)
         return r;
     if (pointer_wild(alen))
@@ -359,12 +376,12 @@ int send_error(uint64_t h, int berth_error)
     return berth_error == BERTH_E_RESET && !client_tell_reset(h) ? EPIPE : error_number(berth_error);
 }
 
-static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, const struct iovec *iov, int count,
-                                                   size_t total, int flags, ssize_t r)
+static ssize_t send_here(struct sock *s, uint64_t h, const struct iovec *iov, int count, size_t total,
+                         int flags, ssize_t r)
 {
     bool block = !(flags & MSG_DONTWAIT) && !sock_nonblock(s);
     size_t done = 0;
-    struct waiting w = waiting_since_now(s->snd_timeout);
+    struct waiting w = waiting_since_now(session_snd_timeout(s, h));
     for (;;) {
         int error = 0;
         if (r >= 0) {
@@ -391,10 +408,22 @@ static __attribute__((noinline)) ssize_t send_slow(struct sock *s, uint64_t h, c
     }
 }
 
+/* As recv_slow. */
+static __attribute__((noinline)) ssize_t send_slow(int fd, struct sock *s, uint64_t h,
+                                                   const struct iovec *iov, int count, size_t total,
+                                                   int flags, ssize_t r)
+{
+    r = send_here(s, h, iov, count, total, flags, r);
+    if (likely(r >= 0 || errno != EBADF || !session_went_back(s, h)))
+        return r;
+    struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)count};
+    return real.sendmsg(fd, &m, flags);
+}
+
 /* There is nothing to be sent from there: but room is waited for, and an end or an error is told. */
 static ssize_t send_nowhere(struct sock *s, uint64_t h, int flags)
 {
-    struct waiting w = waiting_since_now(s->snd_timeout);
+    struct waiting w = waiting_since_now(session_snd_timeout(s, h));
     bool block = !(flags & MSG_DONTWAIT) && !sock_nonblock(s);
     for (;;) {
         struct iovec spans[2];
@@ -417,7 +446,7 @@ static ssize_t send_nowhere(struct sock *s, uint64_t h, int flags)
     }
 }
 
-ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
+ssize_t session_send(int fd, struct sock *s, uint64_t h, const struct iovec *iov, int count, int flags)
 {
     struct buffers b;
     sleep_testcancel();
@@ -431,21 +460,21 @@ ssize_t session_send(struct sock *s, uint64_t h, const struct iovec *iov, int co
     ssize_t r = write_once(h, iov, count, 0, b.total);
     if (likely(r == (ssize_t)b.total))
         return r;
-    return send_slow(s, h, iov, count, b.total, flags, r);
+    return send_slow(fd, s, h, iov, count, b.total, flags, r);
 }
 
-static inline ssize_t send_plain(struct sock *s, uint64_t h, const void *buf, size_t len, int flags)
+static inline ssize_t send_plain(int fd, struct sock *s, uint64_t h, const void *buf, size_t len, int flags)
 {
     struct iovec iov = {(void *)(uintptr_t)buf, len};
     if (!buffer_plain(buf, len)) {
         iov.iov_len = len < IO_MAX ? len : IO_MAX;
-        return session_send(s, h, &iov, 1, flags);
+        return session_send(fd, s, h, &iov, 1, flags);
     }
     sleep_testcancel();
     ssize_t r = client_write(h, buf, len);
     if (likely(r == (ssize_t)len))
         return r;
-    return send_slow(s, h, &iov, 1, len, flags, r);
+    return send_slow(fd, s, h, &iov, 1, len, flags, r);
 }
 
 EXPORT ssize_t write(int fd, const void *buf, size_t len)
@@ -453,7 +482,8 @@ EXPORT ssize_t write(int fd, const void *buf, size_t len)
     struct sock *s;
     uint64_t h;
     if (fd_session(fd, &s, &h))
-        return unlikely(len > IO_MAX) && range_refused(buf, len) ? failed(EFAULT) : send_plain(s, h, buf, len, 0);
+        return unlikely(len > IO_MAX) && range_refused(buf, len) ? failed(EFAULT)
+                                                                 : send_plain(fd, s, h, buf, len, 0);
     return real.write(fd, buf, len);
 }
 
@@ -467,7 +497,7 @@ EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
         errno = EINVAL;
         return -1;
     }
-    return session_send(s, h, iov, count, 0);
+    return session_send(fd, s, h, iov, count, 0);
 }
 
 EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
@@ -477,12 +507,13 @@ EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)
     if (!fd_session(fd, &s, &h))
         return real.send(fd, buf, len, flags);
     if (likely(!(flags & MSG_OOB)))
-        return send_plain(s, h, buf, len, flags);
+        return send_plain(fd, s, h, buf, len, flags);
     errno = EOPNOTSUPP;
     return -1;
 }
 
-EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, __CONST_SOCKADDR_ARG addr, socklen_t alen)
+EXPORT ssize_t sendto(int fd, const void *buf, size_t len, int flags, __CONST_SOCKADDR_ARG addr,
+                      socklen_t alen)
 {
     struct sock *s;
     uint64_t h;

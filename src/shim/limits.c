@@ -1,7 +1,8 @@
 /* limits.c - the program lowers its limit of descriptors.
  *
- * The descriptors that berth keeps in reserve (client/fds.c) lie high, out of the program's way. Where the limit falls below them
- * they are of no use: what is closed there makes no room. So they are taken anew, below it, before the program can fill its table.
+ * The descriptors that berth keeps in reserve (client/fds.c) lie high, out of the program's way. Where the
+ * limit falls below them they are of no use: what is closed there makes no room. So they are taken anew,
+ * below it, before the program can fill its table.
  */
 #include <errno.h>
 #include <sys/resource.h>
@@ -10,7 +11,8 @@
 #include "base/sys.h"
 #include "shim/shim.h"
 
-/* A system call of its own, and not instrumented: sanitizers set limits before they can stand any other code. */
+/* A system call of its own, and not instrumented: sanitizers set limits before they can stand any other code.
+ */
 #define PLAIN __attribute__((no_sanitize("address", "thread")))
 
 PLAIN static int set_limit(long pid, long resource, const void *limit, void *was)

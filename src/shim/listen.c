@@ -1,10 +1,11 @@
 /* listen.c - listening in both worlds.
  *
- * The kernel socket holds the port, so its rules about conflicts, port 0 and privileged ports are the rules. It is
- * O_NONBLOCK whatever the program set (a sibling process may take the connection between a look and the accept); the
- * program's flag is kept in the sock. accept() asks the stack first. The kernel's queue is looked at when the stack
- * has nothing and, while it has, every 20 us, then before the stack, which in return comes first after it. EAGAIN is
- * given only when both were found empty in the same call, as edge-triggered programs need.
+ * The kernel socket holds the port, so its rules about conflicts, port 0 and privileged ports are the rules.
+ * It is O_NONBLOCK whatever the program set (a sibling process may take the connection between a look and the
+ * accept); the program's flag is kept in the sock. accept() asks the stack first. The kernel's queue is
+ * looked at when the stack has nothing and, while it has, every 20 us, then before the stack, which in return
+ * comes first after it. EAGAIN is given only when both were found empty in the same call, as edge-triggered
+ * programs need.
  *
  * Readiness is asked before accept4: one that ends in EAGAIN costs twenty times as much as a poll.
  */
@@ -20,32 +21,29 @@
 
 #define KERNEL_LOOK_NS (20 * NS_PER_US)
 
-static int kernel_option(int fd, int level, int name)
-{
-    int value = 0;
-    socklen_t len = sizeof value;
-    return sys_call6(SYS_getsockopt, fd, level, name, sys_arg(&value), sys_arg(&len), 0) < 0 ? -1 : value;
-}
-
 /* The kernel listens at fd already; let berth do it too. Failing is not the program's concern. */
 static void listen_under_berth(int fd, int backlog)
 {
-    int family = kernel_option(fd, SOL_SOCKET, SO_DOMAIN);
+    int family = socket_option(fd, SOL_SOCKET, SO_DOMAIN);
     struct sockaddr_storage ss;
     socklen_t len = sizeof ss;
     endpoint ep;
-    if ((family != AF_INET && family != AF_INET6) || kernel_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP ||
-        !shim_usable() || sys_call(SYS_getsockname, (long)fd, &ss, &len, 0) < 0 ||
+    if ((family != AF_INET && family != AF_INET6) ||
+        socket_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP || !shim_usable() ||
+        sys_call(SYS_getsockname, (long)fd, &ss, &len, 0) < 0 ||
         endpoint_from_sockaddr(&ep, (struct sockaddr *)&ss, len) || fd >= (int)FD_MAX)
         return;
     uint32_t flags = LISTEN_KERNEL;
-    if (family == AF_INET6 && kernel_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 1)
+    if (family == AF_INET6 && socket_option(fd, IPPROTO_IPV6, IPV6_V6ONLY) == 1)
         flags |= LISTEN_V6ONLY;
-    if (kernel_option(fd, SOL_SOCKET, SO_REUSEPORT) == 1)
+    if (socket_option(fd, SOL_SOCKET, SO_REUSEPORT) == 1)
         flags |= LISTEN_REUSEPORT;
+    struct sock *s;
+    if (fd_kind(fd, &s) == SOCK_BOUND && s->common)
+        flags |= LISTEN_COMMON;
     uint32_t depth = backlog < 0 || backlog > 4096 ? 4096 : (uint32_t)backlog;
     listener_handle l = 0;
-    int r = client_listen(&ep, flags, depth, &l);
+    int r = client_listen(&ep, flags, depth, socket_cookie(fd), &l);
     if (r < 0) {
         log_debug("listen: %s; on the kernel only", berth_strerror(r));
         return;
@@ -53,14 +51,22 @@ static void listen_under_berth(int fd, int backlog)
     long old = sys_fcntl(fd, F_GETFL, 0L);
     shim_lock();
     uint64_t word = fd_word(fd);
-    struct sock *s = word ? sock_of(word) : sock_alloc(SOCK_BOUND, family);
-    if (s && s->kind == SOCK_BOUND) {
+    s = word ? sock_of(word) : sock_alloc(SOCK_BOUND, family);
+    /* not of what another thread has forked with meanwhile */
+    if (s && s->kind == SOCK_BOUND && (s->common || !s->file || !client_file_joint(s->file))) {
+        options_follow(s, fd);
+        if (!s->common) {
+            client_file_leave(s->file); /* who had it, too, has not any more */
+            s->file = 0;
+        }
         s->nonblock = !!(old & O_NONBLOCK);
         client_set_nonblock(l, s->nonblock);
         s->kernel_look = 0;
-        sys_fcntl(fd, F_SETFL, old | O_NONBLOCK);
+        shim_vfork_is_fork = 1;
+        if (!s->common)
+            sys_fcntl(fd, F_SETFL, old | O_NONBLOCK);
         store_release(&s->handle, l);
-        store_release(&s->kind, SOCK_LISTENER);
+        sock_become(s, SOCK_LISTENER);
         if (!word)
             fd_bind(fd, s);
         regs_to_listener(s);
@@ -99,10 +105,34 @@ EXPORT int listen(int fd, int backlog)
     int r = real.listen(fd, backlog);
     if (r == 0 && !shim_foreign()) {
         int saved = errno;
-        listen_under_berth(fd, backlog);
+        if (socket_common(fd))
+            listener_came(fd);
+        else if (!(fd_kind(fd, &s) == SOCK_BOUND && s->file && client_file_joint(s->file)))
+            listen_under_berth(fd, backlog);
         errno = saved;
     }
     return r;
+}
+
+#define COME_NS NS_PER_SEC
+
+/* Who accepts serves, under berth, too, if nobody else does. What relatives had as well may have come to listen by
+ * any of them: it is the kernel's until only one of them has it. */
+static bool come(int fd, struct sock *s)
+{
+    int64_t now = clock_now();
+    shim_lock();
+    bool due = fd_word(fd) == sock_word(s) && s->kind == SOCK_BOUND && now >= s->kernel_look;
+    if (due)
+        s->kernel_look = now + COME_NS; /* if it cannot be now */
+    due = due &&
+          (s->comes || (!client_file_joint(s->file) && socket_option(fd, SOL_SOCKET, SO_ACCEPTCONN) == 1));
+    shim_unlock();
+    int saved = errno;
+    if (due && !shim_foreign())
+        listen_under_berth(fd, socket_backlog(fd));
+    errno = saved;
+    return due && s->kind == SOCK_LISTENER;
 }
 
 /* ---- accept ---- */
@@ -124,9 +154,12 @@ static bool make_room(void *arg)
 }
 
 /* The session gets that descriptor, and what it inherits. */
-static int adopt(struct sock *l, session_handle h, int fd, struct sockaddr *addr, socklen_t *len, int flags)
+static int adopt(struct sock *l, int lfd, session_handle h, int fd, struct sockaddr *addr, socklen_t *len,
+                 int flags)
 {
     shim_lock();
+    if (fd_word(lfd) == sock_word(l))
+        options_follow(l, lfd);
     struct sock *s = sock_alloc(SOCK_SESSION, l->family);
     if (!s) {
         shim_unlock();
@@ -175,7 +208,8 @@ static int accept_kernel(int fd, struct sock *s, struct sockaddr *addr, socklen_
 }
 
 /* One look at both. -1 with EAGAIN: both are empty. */
-static int accept_look(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len, int flags)
+static int accept_look(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len,
+                       int flags)
 {
     bool kernel_first = !s->stack_turn && clock_now() - s->kernel_look > KERNEL_LOOK_NS;
     if (kernel_first) {
@@ -190,7 +224,7 @@ static int accept_look(int fd, struct sock *s, listener_handle l, struct sockadd
     struct room room = {s->family, flags, -1};
     int r = client_accept_if(l, make_room, &room, &h);
     if (r == 0)
-        return adopt(s, h, room.fd, addr, len, flags);
+        return adopt(s, fd, h, room.fd, addr, len, flags);
     if (room.fd >= 0)
         sys_close(room.fd);
     if (room.fd < -1) {
@@ -220,8 +254,9 @@ static int wait_kernel(int fd, int64_t deadline, const struct sleep_mark *mark)
     return n == -EINTR ? BERTH_E_INTERRUPTED : n < 0 || p.revents & POLLNVAL ? BERTH_E_BAD_HANDLE : 0;
 }
 
-/* A blocked call whose listener has ended. One that was shut down has kept the number, and the kernel says so. One that was closed is
- * no more, and the number may be another file's by now, of which nothing may be taken. */
+/* A blocked call whose listener has ended. One that was shut down has kept the number, and the kernel says
+ * so. One that was closed is no more, and the number may be another file's by now, of which nothing may be
+ * taken. */
 static int accept_ended(int fd, struct sockaddr *addr, socklen_t *len, int flags)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
@@ -232,6 +267,20 @@ static int accept_ended(int fd, struct sockaddr *addr, socklen_t *len, int flags
     return -1;
 }
 
+/* The kernel's accept takes the descriptor before it waits. */
+static int descriptor_error(int fd)
+{
+    long got = sys_fcntl(fd, F_DUPFD_CLOEXEC, 0L);
+    if (got >= 0)
+        sys_close((int)got);
+    return got == -EMFILE || got == -ENFILE ? (int)-got : 0;
+}
+
+static bool nonblocking(int fd, struct sock *s)
+{
+    return s->common ? sys_fcntl(fd, F_GETFL, 0L) & O_NONBLOCK : sock_nonblock(s);
+}
+
 static int listener_accept(int fd, struct sock *s, listener_handle l, struct sockaddr *addr, socklen_t *len,
                            int flags)
 {
@@ -239,8 +288,8 @@ static int listener_accept(int fd, struct sock *s, listener_handle l, struct soc
         errno = EINVAL;
         return -1;
     }
-    if (addr &&
-        (pointer_wild(addr) || pointer_wild(len) || *len > INT32_MAX)) { /* the connection is lost, as on Linux */
+    if (addr && (pointer_wild(addr) || pointer_wild(len) ||
+                 *len > INT32_MAX)) { /* the connection is lost, as on Linux */
         int lost = listener_accept(fd, s, l, NULL, NULL, flags);
         if (lost >= 0) {
             (void)close(lost);
@@ -248,15 +297,22 @@ static int listener_accept(int fd, struct sock *s, listener_handle l, struct soc
         }
         return -1;
     }
+    if (unlikely(s->options_seen != client_files_change())) {
+        shim_lock();
+        if (fd_word(fd) == sock_word(s))
+            options_follow(s, fd);
+        shim_unlock();
+    }
     struct waiting w = waiting_since_now(s->rcv_timeout);
     sleep_testcancel();
     for (bool block = false;;) {
         int ret = accept_look(fd, s, l, addr, len, flags);
         if (ret >= 0 || errno != EAGAIN)
             return ret;
-        if (!block &&
-            sock_nonblock(
-                s)) /* asked once: once it has slept, it is a blocking call whatever becomes of the sock */
+        /* asked once: once it has slept, it is a blocking call whatever becomes of the sock */
+        if (!block && nonblocking(fd, s))
+            return ret;
+        if (!block && (errno = descriptor_error(fd)) != 0)
             return ret;
         block = true;
         int r = client_listener_wait(l, fd, waiting_deadline(&w), &w.mark);
@@ -284,9 +340,12 @@ EXPORT int accept4(int fd, __SOCKADDR_ARG addr, socklen_t *len, int flags)
 {
     struct sock *s;
     uint64_t h;
-    if (fd_view(fd, &s, &h) == SOCK_LISTENER)
+    enum sock_kind kind = fd_view(fd, &s, &h);
+    if (unlikely(kind == SOCK_BOUND && (s->comes || s->file)) && come(fd, s))
+        kind = fd_view(fd, &s, &h);
+    if (kind == SOCK_LISTENER)
         return listener_accept(fd, s, h, addr.__sockaddr__, len, flags);
-    if (fd_kind(fd, &s) == SOCK_SESSION) {
+    if (kind == SOCK_SESSION) {
         errno = EINVAL;
         return -1;
     }

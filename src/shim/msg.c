@@ -14,14 +14,14 @@ static int header_bad(const struct msghdr *m)
     return m->msg_iovlen > IOV_MAX ? EMSGSIZE : 0;
 }
 
-static ssize_t session_recvmsg(struct sock *s, uint64_t h, struct msghdr *m, int flags)
+static ssize_t session_recvmsg(int fd, struct sock *s, uint64_t h, struct msghdr *m, int flags)
 {
     int error = header_bad(m);
     if (error) {
         errno = error;
         return -1;
     }
-    ssize_t r = session_recv(s, h, m->msg_iov, (int)m->msg_iovlen, flags);
+    ssize_t r = session_recv(fd, s, h, m->msg_iov, (int)m->msg_iovlen, flags);
     if (r >= 0) {
         if (m->msg_name)
             m->msg_namelen = 0;
@@ -36,17 +36,31 @@ EXPORT ssize_t recvmsg(int fd, struct msghdr *m, int flags)
     struct sock *s;
     uint64_t h;
     if (fd_session(fd, &s, &h))
-        return session_recvmsg(s, h, m, flags);
-    return real.recvmsg(fd, m, flags);
+        return session_recvmsg(fd, s, h, m, flags);
+    ssize_t r = real.recvmsg(fd, m, flags);
+    if (unlikely(r >= 0 && m->msg_control && m->msg_controllen))
+        rights_came(m);
+    return r;
 }
 
-/* Blocks for the first only under MSG_WAITFORONE; the timeout is looked at after each message (recvmmsg(2), BUGS). */
+/* Blocks for the first only under MSG_WAITFORONE; the timeout is looked at after each message (recvmmsg(2),
+ * BUGS). */
+static int kernel_recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)
+{
+    int got = real.recvmmsg(fd, v, n, flags, timeout);
+    for (int i = 0; i < got; i++) {
+        if (unlikely(v[i].msg_hdr.msg_control && v[i].msg_hdr.msg_controllen))
+            rights_came(&v[i].msg_hdr);
+    }
+    return got;
+}
+
 EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct timespec *timeout)
 {
     struct sock *s;
     uint64_t h;
     if (!fd_session(fd, &s, &h))
-        return real.recvmmsg(fd, v, n, flags, timeout);
+        return kernel_recvmmsg(fd, v, n, flags, timeout);
     if ((n && pointer_wild(v)) || (timeout && pointer_wild(timeout))) {
         errno = EFAULT;
         return -1;
@@ -59,7 +73,7 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct tim
         timeout ? clock_deadline((int64_t)timeout->tv_sec * NS_PER_SEC + timeout->tv_nsec) : DEADLINE_NEVER;
     unsigned i = 0;
     while (i < n) {
-        ssize_t r = session_recvmsg(s, h, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
+        ssize_t r = session_recvmsg(fd, s, h, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
         if (r < 0)
             break;
         v[i++].msg_len = (unsigned)r;
@@ -77,14 +91,14 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct tim
     return i || !n ? (int)i : -1;
 }
 
-static ssize_t session_sendmsg(struct sock *s, uint64_t h, const struct msghdr *m, int flags)
+static ssize_t session_sendmsg(int fd, struct sock *s, uint64_t h, const struct msghdr *m, int flags)
 {
     int error = header_bad(m);
     if (error) {
         errno = error;
         return -1;
     }
-    return session_send(s, h, m->msg_iov, (int)m->msg_iovlen, flags);
+    return session_send(fd, s, h, m->msg_iov, (int)m->msg_iovlen, flags);
 }
 
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
@@ -93,17 +107,26 @@ EXPORT ssize_t sendmsg(int fd, const struct msghdr *m, int flags)
     uint64_t h;
     switch (fd_view(fd, &s, &h)) {
     case SOCK_SESSION:
-        return session_sendmsg(s, h, m, flags);
+        return session_sendmsg(fd, s, h, m, flags);
     case SOCK_FRESH:
         if (flags & MSG_FASTOPEN)
             (void)sock_to_kernel(fd, s, false);
         break;
     default:
         if (unlikely(m && m->msg_control && m->msg_controllen))
-            rights_to_kernel(m);
+            rights_leave(m);
         break;
     }
     return real.sendmsg(fd, m, flags);
+}
+
+static int kernel_sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
+{
+    for (unsigned i = 0; !pointer_wild(v) && i < n; i++) {
+        if (unlikely(v[i].msg_hdr.msg_control && v[i].msg_hdr.msg_controllen))
+            rights_leave(&v[i].msg_hdr);
+    }
+    return real.sendmmsg(fd, v, n, flags);
 }
 
 EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
@@ -111,7 +134,7 @@ EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
     struct sock *s;
     uint64_t h;
     if (!fd_session(fd, &s, &h))
-        return real.sendmmsg(fd, v, n, flags);
+        return kernel_sendmmsg(fd, v, n, flags);
     if (n && pointer_wild(v)) {
         errno = EFAULT;
         return -1;
@@ -119,7 +142,7 @@ EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
     unsigned i = 0;
     n = n < IOV_MAX ? n : IOV_MAX;
     while (i < n) {
-        ssize_t r = session_sendmsg(s, h, &v[i].msg_hdr, flags);
+        ssize_t r = session_sendmsg(fd, s, h, &v[i].msg_hdr, flags);
         if (r < 0)
             break;
         v[i++].msg_len = (unsigned)r;

@@ -1,15 +1,20 @@
 /* options.c - socket options of sockets that have no kernel socket of their own.
  *
- * Each option that is set is recorded twice: as the program gave it, to be replayed on a real socket, and as Linux
- * would report it. What Linux makes of a value (limits, doubling, errors) is asked of Linux: the value is set on a
- * scratch socket and read back. The few options that servers set on each connection are known here instead.
- * What was never set is answered by the placeholder, which has the defaults. Options that decide where packets go
- * (SO_BINDTODEVICE, SO_MARK, IP_TRANSPARENT …) are not in the table below: setting one on an undecided socket
- * makes it the kernel's.
+ * Each option that is set is recorded twice: as the program gave it, to be replayed on a real socket, and as
+ * Linux would report it. What Linux makes of a value (limits, doubling, errors) is asked of Linux: the value
+ * is set on a scratch socket and read back. The few options that servers set on each connection are known
+ * here instead. What was never set is asked of a socket on which nothing is ever set. Options that decide
+ * where packets go (SO_BINDTODEVICE, SO_MARK, IP_TRANSPARENT …) are not in the table below: setting
+ * one on an undecided socket makes it the kernel's.
+ *
+ * Of a session that relatives hold as well, and of a socket of the kernel's that they have, others may set options,
+ * too. The former are kept by libberth for all (client_option_put) and go before those kept here; the latter are asked
+ * of the kernel when somebody has changed any (options_follow).
  *
  * Records are immutable once shared: an accepted session shares its listener's, a later change makes a copy.
  * Linux has no option of more than 16 bytes among those recorded.
  */
+#include <fcntl.h>
 #include <linux/tcp.h>
 #include <netinet/in.h>
 #include <string.h>
@@ -20,24 +25,18 @@
 #include "base/sys.h"
 #include "shim/shim.h"
 
-#define VALUE_MAX 16
 #define RECORDS_MAX 64
-
-struct record {
-    int level, name;
-    uint8_t given_len, seen_len;
-    uint8_t given[VALUE_MAX];
-    uint8_t seen[VALUE_MAX];
-};
 
 struct option_set {
     uint32_t refs;
     uint32_t count;
-    struct record record[];
+    struct client_option record[];
 };
 
 /* How a value becomes what is reported. ASK: by the scratch socket. */
 enum rule { FLAG, NUMBER, ASK };
+
+#define LEVEL_FILE (-1) /* by fcntl: the name is its command */
 
 static const struct {
     int level, name;
@@ -102,7 +101,7 @@ static int known_rule(int level, int name)
 
 static size_t set_bytes(uint32_t count)
 {
-    return sizeof(struct option_set) + count * sizeof(struct record);
+    return sizeof(struct option_set) + count * sizeof(struct client_option);
 }
 
 void options_release(struct option_set *set)
@@ -118,7 +117,7 @@ struct option_set *options_share(struct option_set *set)
     return set;
 }
 
-static const struct record *find(const struct option_set *set, int level, int name)
+static const struct client_option *find(const struct option_set *set, int level, int name)
 {
     for (uint32_t i = 0; set && i < set->count; i++)
         if (set->record[i].level == level && set->record[i].name == name)
@@ -127,10 +126,10 @@ static const struct record *find(const struct option_set *set, int level, int na
 }
 
 /* Puts `record` into s's own set, which is copied when it is shared. Under shim_lock. */
-static bool remember(struct sock *s, const struct record *record)
+static bool remember(struct sock *s, const struct client_option *record)
 {
     struct option_set *old = s->options;
-    const struct record *there = find(old, record->level, record->name);
+    const struct client_option *there = find(old, record->level, record->name);
     uint32_t at = there ? (uint32_t)(there - old->record) : old ? old->count : 0;
     if (old && there && load_relaxed(&old->refs) == 1) {
         old->record[at] = *record;
@@ -152,21 +151,45 @@ static bool remember(struct sock *s, const struct record *record)
     return true;
 }
 
-void options_replay(const struct option_set *set, int fd)
+static void replay(const struct client_option *o, int fd)
 {
-    for (uint32_t i = 0; set && i < set->count; i++) {
-        const struct record *r = &set->record[i];
-        (void)sys_call6(SYS_setsockopt, fd, r->level, r->name, sys_arg(r->given), r->given_len, 0);
-    }
+    long value;
+    memcpy(&value, o->given, sizeof value);
+    if (o->level == LEVEL_FILE && o->name == F_SETOWN_EX)
+        (void)sys_call(SYS_fcntl, (long)fd, (long)o->name, o->given, 0L);
+    else if (o->level == LEVEL_FILE)
+        (void)sys_fcntl(fd, o->name, o->name == F_SETFL ? sys_fcntl(fd, F_GETFL, 0L) | value : value);
+    else
+        (void)sys_call6(SYS_setsockopt, fd, o->level, o->name, sys_arg(o->given), o->given_len, 0);
 }
 
-bool options_value(const struct option_set *set, int level, int name, void *value, socklen_t *len)
+void options_replay(struct sock *s, int fd)
 {
-    const struct record *r = find(set, level, name);
-    if (!r)
+    for (uint32_t i = 0; s->options && i < s->options->count; i++)
+        replay(&s->options->record[i], fd);
+    struct client_option o;
+    for (uint32_t i = 0; s->kind == SOCK_SESSION && client_option_at(s->handle, i, &o); i++)
+        replay(&o, fd);
+}
+
+/* Whoever has set it. */
+static bool value_of(const struct sock *s, int level, int name, struct client_option *o)
+{
+    if (s->kind == SOCK_SESSION && client_option_find(s->handle, level, name, o))
+        return true;
+    const struct client_option *kept = find(s->options, level, name);
+    if (kept)
+        *o = *kept;
+    return kept != NULL;
+}
+
+bool options_value(const struct sock *s, int level, int name, void *value, socklen_t *len)
+{
+    struct client_option o;
+    if (!value_of(s, level, name, &o))
         return false;
-    socklen_t n = r->seen_len < *len ? r->seen_len : *len;
-    memcpy(value, r->seen, n);
+    socklen_t n = o.seen_len < *len ? o.seen_len : *len;
+    memcpy(value, o.seen, n);
     *len = n;
     return true;
 }
@@ -174,7 +197,7 @@ bool options_value(const struct option_set *set, int level, int name, void *valu
 /* ---- set ---- */
 
 /* Fills what Linux reports for it. 0 or -errno. */
-static int normalise(struct sock *s, struct record *r, enum rule rule)
+static int normalise(struct sock *s, struct client_option *r, enum rule rule)
 {
     int value = 0;
     memcpy(&value, r->given, sizeof value);
@@ -192,14 +215,14 @@ static int normalise(struct sock *s, struct record *r, enum rule rule)
     long ret = sys_call6(SYS_setsockopt, fd, r->level, r->name, sys_arg(r->given), r->given_len, 0);
     if (ret < 0)
         return (int)ret;
-    socklen_t len = VALUE_MAX;
+    socklen_t len = OPTION_VALUE_MAX;
     ret = sys_call6(SYS_getsockopt, fd, r->level, r->name, sys_arg(r->seen), sys_arg(&len), 0);
     r->seen_len = ret < 0 ? 0 : (uint8_t)len;
     return 0;
 }
 
 /* 0: no timeout. A negative one means not to wait at all, though Linux then reports 0, too. */
-static int64_t timeval_ns(const struct record *r)
+static int64_t timeval_ns(const struct client_option *r)
 {
     struct timeval tv = {0, 0};
     memcpy(&tv, r->given, r->given_len < sizeof tv ? r->given_len : sizeof tv);
@@ -209,8 +232,33 @@ static int64_t timeval_ns(const struct record *r)
     return tv.tv_sec * NS_PER_SEC + tv.tv_usec * NS_PER_US;
 }
 
+static bool lingers_not(const struct client_option *o)
+{
+    struct linger l;
+    memcpy(&l, o->given, sizeof l);
+    return l.l_onoff && !l.l_linger;
+}
+
+int64_t session_rcv_timeout(const struct sock *s, uint64_t h)
+{
+    struct client_option o;
+    return unlikely(client_option_find(h, SOL_SOCKET, SO_RCVTIMEO, &o)) ? timeval_ns(&o) : s->rcv_timeout;
+}
+
+int64_t session_snd_timeout(const struct sock *s, uint64_t h)
+{
+    struct client_option o;
+    return unlikely(client_option_find(h, SOL_SOCKET, SO_SNDTIMEO, &o)) ? timeval_ns(&o) : s->snd_timeout;
+}
+
+bool session_aborts(const struct sock *s)
+{
+    struct client_option o;
+    return client_option_find(s->handle, SOL_SOCKET, SO_LINGER, &o) ? lingers_not(&o) : s->abort;
+}
+
 /* What the shim itself acts upon. */
-static void take_effect(struct sock *s, const struct record *r)
+static void take_effect(struct sock *s, const struct client_option *r)
 {
     int value = 0;
     memcpy(&value, r->seen, sizeof value);
@@ -225,9 +273,7 @@ static void take_effect(struct sock *s, const struct record *r)
         if (s->kind == SOCK_SESSION)
             (void)client_set_lowat(s->handle, s->rcv_lowat); /* closed meanwhile: nobody reads it any more */
     } else if (r->name == SO_LINGER) {
-        struct linger l;
-        memcpy(&l, r->given, sizeof l);
-        s->abort = l.l_onoff && !l.l_linger;
+        s->abort = lingers_not(r);
     } else if (s->kind == SOCK_SESSION && r->name == SO_RCVBUF) {
         (void)client_set_fifo_limit(s->handle, (uint64_t)value, 0); /* out of range: it stays as it is */
     } else if (s->kind == SOCK_SESSION && r->name == SO_SNDBUF) {
@@ -241,26 +287,33 @@ void options_apply_session(struct sock *s, uint64_t handle)
     if (s->rcv_lowat)
         (void)client_set_lowat(handle, s->rcv_lowat); /* it was made a moment ago */
     socklen_t len = sizeof rx;
-    (void)options_value(s->options, SOL_SOCKET, SO_RCVBUF, &rx, &len);
+    (void)options_value(s, SOL_SOCKET, SO_RCVBUF, &rx, &len);
     len = sizeof tx;
-    (void)options_value(s->options, SOL_SOCKET, SO_SNDBUF, &tx, &len);
+    (void)options_value(s, SOL_SOCKET, SO_SNDBUF, &tx, &len);
     if (rx || tx)
-        (void)client_set_fifo_limit(handle, (uint64_t)rx, (uint64_t)tx); /* out of range: it has the default */
+        (void)client_set_fifo_limit(handle, (uint64_t)rx,
+                                    (uint64_t)tx); /* out of range: it has the default */
+}
+
+/* Where all find it who hold the session; else here. */
+static bool keep(struct sock *s, const struct client_option *o)
+{
+    return (s->kind == SOCK_SESSION && client_option_put(s->handle, o)) || remember(s, o);
 }
 
 /* 0, -errno, or 1: not one of ours to record. */
 static int record_option(struct sock *s, int level, int name, const void *value, socklen_t len)
 {
     int rule = known_rule(level, name);
-    if (rule < 0 || len > VALUE_MAX)
+    if (rule < 0 || len > OPTION_VALUE_MAX)
         return 1;
     if (pointer_wild(value))
         return -EFAULT;
-    struct record r = {.level = level, .name = name, .given_len = (uint8_t)len};
+    struct client_option r = {.level = level, .name = name, .given_len = (uint8_t)len};
     memcpy(r.given, value, len);
     shim_lock();
     int ret = normalise(s, &r, (enum rule)rule);
-    if (!ret && !remember(s, &r))
+    if (!ret && !keep(s, &r))
         ret = -ENOBUFS;
     if (!ret)
         take_effect(s, &r);
@@ -289,9 +342,107 @@ EXPORT int setsockopt(int fd, int level, int name, const void *value, socklen_t 
         return real.setsockopt(scratch >= 0 ? scratch : fd, level, name, value, len);
     }
     int ret = real.setsockopt(fd, level, name, value, len);
-    if (ret == 0 && (kind == SOCK_BOUND || kind == SOCK_LISTENER))
+    if (ret == 0 && (kind == SOCK_BOUND || kind == SOCK_LISTENER)) {
         (void)record_option(s, level, name, value, len); /* for what is accepted or connected here */
+        client_files_changed();
+    }
     return ret;
+}
+
+/* ---- what others have set ---- */
+
+static long ask(int fd, int level, int name, uint8_t value[OPTION_VALUE_MAX], socklen_t *len)
+{
+    *len = OPTION_VALUE_MAX;
+    return sys_call6(SYS_getsockopt, fd, level, name, sys_arg(value), sys_arg(len), 0);
+}
+
+/* As it must have been given for that to be said of it. */
+static void was_given(struct client_option *o)
+{
+    int value;
+    memcpy(o->given, o->seen, sizeof o->given);
+    o->given_len = o->seen_len;
+    if (o->level == SOL_SOCKET && (o->name == SO_RCVBUF || o->name == SO_SNDBUF)) {
+        memcpy(&value, o->seen, sizeof value);
+        value /= 2;
+        memcpy(o->given, &value, sizeof value);
+    }
+}
+
+static void follow(struct sock *s, int fd, int defaults, int level, int name)
+{
+    struct client_option o = {.level = level, .name = name};
+    uint8_t unset[OPTION_VALUE_MAX];
+    socklen_t len, unset_len;
+    if (ask(fd, level, name, o.seen, &len) < 0 || ask(defaults, level, name, unset, &unset_len) < 0)
+        return;
+    o.seen_len = (uint8_t)len;
+    const struct client_option *kept = find(s->options, level, name);
+    const uint8_t *before = kept ? kept->seen : unset;
+    if (len == (kept ? kept->seen_len : unset_len) && memcmp(before, o.seen, len) == 0)
+        return;
+    was_given(&o);
+    if (remember(s, &o))
+        take_effect(s, &o);
+}
+
+void options_follow(struct sock *s, int fd)
+{
+    uint32_t now = client_files_change();
+    int defaults = -1;
+    if (likely(now == s->options_seen) || (defaults = defaults_socket(s->family)) < 0)
+        return;
+    s->options_seen = now;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        follow(s, fd, defaults, known[i].level, known[i].name);
+}
+
+/* ---- owners ---- */
+
+/* Whether they may be is the kernel's to say. */
+int session_set_owner(struct sock *s, int cmd, void *arg)
+{
+    bool owner = cmd == F_SETOWN || cmd == F_SETOWN_EX;
+    struct client_option o = {
+        .level = LEVEL_FILE, .name = owner ? F_SETOWN_EX : cmd, .seen_len = 8, .given_len = 8};
+    shim_lock();
+    int fd = scratch_socket(s->family);
+    long ret = fd < 0 ? fd : cmd == F_SETFL ? 0 : sys_call(SYS_fcntl, (long)fd, (long)cmd, arg, 0L);
+    if (ret == 0 && owner)
+        ret = sys_call(SYS_fcntl, (long)fd, (long)F_GETOWN_EX, o.seen, 0L);
+    else
+        memcpy(o.seen, &arg, sizeof arg);
+    memcpy(o.given, o.seen, sizeof o.given);
+    if (ret == 0 && !keep(s, &o))
+        ret = -ENOBUFS;
+    shim_unlock();
+    if (ret < 0)
+        errno = (int)-ret;
+    return ret < 0 ? -1 : 0;
+}
+
+int session_owner_is(struct sock *s, int cmd, void *arg)
+{
+    struct f_owner_ex owner = {0};
+    struct client_option o = {0};
+    long value = 0;
+    shim_lock();
+    int name = cmd == F_GETSIG ? F_SETSIG : cmd == F_GETFL ? F_SETFL : F_SETOWN_EX;
+    (void)value_of(s, LEVEL_FILE, name, &o);
+    shim_unlock();
+    memcpy(&owner, o.seen, sizeof owner);
+    memcpy(&value, o.seen, sizeof value);
+    if (cmd == F_GETOWN)
+        return owner.type == F_OWNER_PGRP ? -owner.pid : owner.pid;
+    if (cmd != F_GETOWN_EX)
+        return (int)value;
+    if (pointer_wild(arg)) {
+        errno = EFAULT;
+        return -1;
+    }
+    memcpy(arg, &owner, sizeof owner);
+    return 0;
 }
 
 /* ---- get ---- */
@@ -335,7 +486,7 @@ static int give_tcp_info(struct sock *s, uint64_t h, void *value, socklen_t *len
         .tcpi_rcv_space = 65483,
         .tcpi_snd_wnd = 65536,
     };
-    if (s->connecting && !client_connected(h))
+    if (client_connecting(h) && !client_connected(h))
         info.tcpi_state = 2; /* SYN_SENT */
     info.tcpi_notsent_bytes = 0;
     info.tcpi_unacked = (uint32_t)((client_unread(h) + info.tcpi_snd_mss - 1) / info.tcpi_snd_mss);
@@ -356,6 +507,14 @@ static int session_option(struct sock *s, uint64_t h, int level, int name, void 
     return 1;
 }
 
+int fd_answering(int fd, struct sock *s, enum sock_kind kind)
+{
+    if (kind == SOCK_SESSION && socket_option(fd, SOL_SOCKET, SO_DOMAIN) == s->family)
+        return fd; /* it was bound before: what is under the number is its own */
+    int other = defaults_socket(s->family);
+    return other < 0 ? fd : other;
+}
+
 EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
 {
     struct sock *s;
@@ -368,11 +527,11 @@ EXPORT int getsockopt(int fd, int level, int name, void *value, socklen_t *len)
         return -1;
     }
     if (*len > INT32_MAX) /* EINVAL, but only where there is such a level */
-        return real.getsockopt(fd, level, name, value, len);
+        return real.getsockopt(fd_answering(fd, s, kind), level, name, value, len);
     if (kind == SOCK_SESSION && session_option(s, h, level, name, value, len) == 0)
         return 0;
     shim_lock();
-    bool found = options_value(s->options, level, name, value, len);
+    bool found = options_value(s, level, name, value, len);
     shim_unlock();
-    return found ? 0 : real.getsockopt(fd, level, name, value, len);
+    return found ? 0 : real.getsockopt(fd_answering(fd, s, kind), level, name, value, len);
 }

@@ -1,8 +1,9 @@
 /* poll.c - poll, ppoll, select and pselect over both worlds.
  *
- * A call that names no session and no listener goes to the kernel as it is. Else the descriptors are split: sessions
- * and listeners become items of libberth, everything else, the kernel side of each listener included, stays a pollfd.
- * select is poll with other clothes; its sets may be larger than FD_SETSIZE, as long as the program made them so.
+ * A call that names no session and no listener goes to the kernel as it is. Else the descriptors are split:
+ * sessions and listeners become items of libberth, everything else, the kernel side of each listener
+ * included, stays a pollfd. select is poll with other clothes; its sets may be larger than FD_SETSIZE, as
+ * long as the program made them so.
  */
 #include <string.h>
 #include <sys/resource.h>
@@ -17,7 +18,8 @@
 
 extern void __chk_fail(void) __attribute__((noreturn));
 int __poll_chk(struct pollfd *fds, nfds_t n, int timeout, size_t room);
-int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask, size_t room);
+int __ppoll_chk(struct pollfd *fds, nfds_t n, const struct timespec *timeout, const sigset_t *mask,
+                size_t room);
 
 struct split {
     struct client_poll_item *items;
@@ -33,10 +35,12 @@ static inline bool of_stack(int fd, bool sleeps)
     if (likely(!fd_word(fd)))
         return false;
     enum sock_kind kind = fd_kind(fd, &s);
-    return kind == SOCK_SESSION || kind == SOCK_LISTENER || (kind == SOCK_EPOLL && epoll_stack_set(fd, sleeps));
+    return kind == SOCK_SESSION || kind == SOCK_LISTENER ||
+           (kind == SOCK_EPOLL && epoll_stack_set(fd, sleeps));
 }
 
-/* The kernel refuses what it refuses: a list that is nowhere, or longer than the process may have descriptors. */
+/* The kernel refuses what it refuses: a list that is nowhere, or longer than the process may have
+ * descriptors. */
 static bool list_refused(const struct pollfd *fds, nfds_t n)
 {
     struct rlimit lim = {0};
@@ -55,10 +59,10 @@ static bool any_stack(const struct pollfd *fds, nfds_t n, bool sleeps)
 {
     if (list_refused(fds, n))
         return false;
-    for (nfds_t i = 0; i < n; i++)
-        if (of_stack(fds[i].fd, sleeps))
-            return true;
-    return false;
+    bool any = false;
+    for (nfds_t i = 0; i < n; i++) /* all of them: sets are made ready for a sleep */
+        any |= of_stack(fds[i].fd, sleeps);
+    return any;
 }
 
 static uint32_t asked(short events)
@@ -113,11 +117,27 @@ static int merge(struct pollfd *fds, nfds_t n, const struct split *sp)
     for (nfds_t i = 0; i < n; i++) {
         short r = sp->kfd_of[i] >= 0 ? sp->kfds[sp->kfd_of[i]].revents : 0;
         if (sp->item_of[i] >= 0 && !(r & POLLHUP)) /* a listener that was shut down is as the kernel says */
-            r |= answered(sp->items[sp->item_of[i]].revents & (sp->kfd_of[i] >= 0 ? EPOLLIN : ~0u), fds[i].events);
+            r |= answered(sp->items[sp->item_of[i]].revents & (sp->kfd_of[i] >= 0 ? EPOLLIN : ~0u),
+                          fds[i].events);
         fds[i].revents = r;
         count += r != 0;
     }
     return count;
+}
+
+int poll_stack(struct client_poll_item *items, int n, struct pollfd *kfds, int nk, int64_t timeout,
+               const sigset_t *mask, struct client_room *rooms)
+{
+    struct sleep_mark mark = sleep_mark_now();
+    int64_t deadline = timeout > 0 ? clock_deadline(timeout) : 0;
+    int r = client_poll(items, n, kfds, nk, timeout, mask, rooms);
+    for (;;) {
+        sets_catch_up();
+        if (likely(r != BERTH_E_BUSY))
+            return r;
+        int64_t left = timeout > 0 ? deadline - clock_now() : timeout;
+        r = client_poll_since(&mark, items, n, kfds, nk, timeout > 0 && left < 0 ? 0 : left, mask, rooms);
+    }
 }
 
 static int poll_one(struct pollfd *p, uint64_t h, int64_t timeout, const sigset_t *mask)
@@ -131,7 +151,8 @@ static int poll_one(struct pollfd *p, uint64_t h, int64_t timeout, const sigset_
 }
 
 /* `outer`: memory of the caller's. */
-static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset_t *mask, struct client_room *outer)
+static int poll_once(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset_t *mask,
+                     struct client_room *outer)
 {
     struct sock *s;
     uint64_t h;
@@ -153,13 +174,30 @@ static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset
         sp.kfd_of = sp.item_of + n;
     }
     split(fds, n, &sp);
-    int r = client_poll(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask, &room);
+    int r = poll_stack(sp.items, sp.ni, sp.kfds, sp.nk, timeout, mask, &room);
     if (r >= 0)
         r = merge(fds, n, &sp);
     else
         r = fail(r);
     client_room_give(&room);
     return r;
+}
+
+/* A session that has gone back meanwhile is the kernel's: the list is looked at anew. */
+static int poll_both(struct pollfd *fds, nfds_t n, int64_t timeout, const sigset_t *mask,
+                     struct client_room *outer)
+{
+    int64_t deadline = timeout > 0 ? clock_deadline(timeout) : 0;
+    for (;;) {
+        uint32_t before = sessions_gone_back();
+        int r = poll_once(fds, n, timeout, mask, outer);
+        if (unlikely(load_relaxed(&client_recall_news)))
+            sessions_went_back();
+        if (likely(sessions_gone_back() == before))
+            return r;
+        if (timeout > 0 && (timeout = deadline - clock_now()) < 0)
+            timeout = 0;
+    }
 }
 
 static bool timespec_ns(const struct timespec *ts, int64_t *out)
@@ -250,8 +288,8 @@ static short select_events(fd_set *r, fd_set *w, fd_set *e, int fd)
                    (in_set(e, fd) ? POLLPRI : 0));
 }
 
-/* The pollfds for what is in the sets. Returns their number; with fds NULL only counts. stack: is one of them a session
- * or a listener? */
+/* The pollfds for what is in the sets. Returns their number; with fds NULL only counts. stack: is one of them
+ * a session or a listener? */
 static int select_list(int n, fd_set *r, fd_set *w, fd_set *e, struct pollfd *fds, bool *stack)
 {
     int count = 0;
@@ -301,7 +339,8 @@ static int select_result(int n, const struct pollfd *fds, int count, fd_set *r, 
     return bits;
 }
 
-static int select_both(int n, fd_set *r, fd_set *w, fd_set *e, int count, int64_t timeout, const sigset_t *mask)
+static int select_both(int n, fd_set *r, fd_set *w, fd_set *e, int count, int64_t timeout,
+                       const sigset_t *mask)
 {
     struct pollfd few[FEW], *fds = few;
     bool stack = false;
@@ -344,7 +383,8 @@ EXPORT int select(int n, fd_set *r, fd_set *w, fd_set *e, struct timeval *tv)
     return ret;
 }
 
-static int pselect_kernel(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *ts, const sigset_t *mask)
+static int pselect_kernel(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *ts,
+                          const sigset_t *mask)
 {
     sleep_mask_begin(pointer_wild(mask) ? NULL : mask);
     int ret = real.pselect(n, r, w, e, ts, mask);
@@ -355,8 +395,8 @@ static int pselect_kernel(int n, fd_set *r, fd_set *w, fd_set *e, const struct t
 EXPORT int pselect(int n, fd_set *r, fd_set *w, fd_set *e, const struct timespec *ts, const sigset_t *mask)
 {
     bool stack = false;
-    bool wild =
-        given_and_wild(r) || given_and_wild(w) || given_and_wild(e) || given_and_wild(ts) || given_and_wild(mask);
+    bool wild = given_and_wild(r) || given_and_wild(w) || given_and_wild(e) || given_and_wild(ts) ||
+                given_and_wild(mask);
     int count = n > 0 && n <= (int)FD_MAX && !wild ? select_list(n, r, w, e, NULL, &stack) : 0;
     int64_t timeout;
     if (!stack || !timespec_ns(ts, &timeout))

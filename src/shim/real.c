@@ -6,11 +6,11 @@
 
 #include "shim/shim.h"
 
-#define X(ret, name, params, args)                                                                                 \
-    static ret early_##name params                                                                                 \
-    {                                                                                                              \
-        real_resolve();                                                                                            \
-        return real.name args;                                                                                     \
+#define X(ret, name, params, args)                                                                           \
+    static ret early_##name params                                                                           \
+    {                                                                                                        \
+        real_resolve();                                                                                      \
+        return real.name args;                                                                               \
     }
 REAL_FUNCTIONS(X)
 #undef X

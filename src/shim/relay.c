@@ -1,10 +1,12 @@
-/* relay.c - a session becomes a socket of the kernel's, for those who will not go through the preload library.
+/* relay.c - a session becomes a socket of the kernel's, for those who will not go through the preload
+ * library.
  *
- * libc's own stdio, a program that is executed, and a process that is sent the descriptor know only what the kernel has
- * under the number. So a connected pair of kernel sockets is made; one end takes the session's place under all its
- * numbers, the other is read and written by a process made for it, which holds the session from then on. It is forked
- * twice, so that it is nobody's child, has a session (in the terminal's sense) of its own and no descriptor but those two,
- * and ends when both directions have ended. Ends and resets pass through it as they are.
+ * libc's own stdio, a program that is executed, and a process that is sent the descriptor know only what the
+ * kernel has under the number. So a connected pair of kernel sockets is made; one end takes the session's
+ * place under all its numbers, the other is read and written by a process made for it, which holds the
+ * session from then on. It is forked twice, so that it is nobody's child, has a session (in the terminal's
+ * sense) of its own and no descriptor but those two, and ends when both directions have ended. Ends and
+ * resets pass through it as they are.
  *
  * The pair has the session's addresses, not its ports: those are held by others.
  */
@@ -20,15 +22,16 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/sys.h"
+#include "relay/pump.h"
 #include "shim/shim.h"
 
-#define PIECE 65536
 #define ACCEPT_WAIT_NS (1000 * NS_PER_MS)
 #define FORK_WAIT_NS (20 * NS_PER_MS)
 
-/* ---- the pair --------------------------------------------------------------------------------------------- */
+/* ---- the pair ------------------------------------------------------------------------------------------ */
 
-/* A socket bound to that address, or to the loopback where that cannot be, at any port; `ss` becomes its name. */
+/* A socket bound to that address, or to the loopback where that cannot be, at any port; `ss` becomes its
+ * name. */
 static long bound_at(int family, const endpoint *ep, struct sockaddr_storage *ss, socklen_t *len)
 {
     long fd = sys_socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -97,107 +100,36 @@ static int pair_make(struct sock *s, uint64_t h, int *theirs, int *ours)
     return 0;
 }
 
-/* ---- the relay's process ---------------------------------------------------------------------------------- */
+/* ---- the relay's process ------------------------------------------------------------------------------- */
 
-struct relay {
-    session_handle h;
-    int fd;
-};
-
-static __attribute__((noreturn)) void gone(const struct relay *r, bool reset)
+void relay_strip(session_handle h, int *fd_kept)
 {
-    struct linger now = {1, 0};
-    if (reset) {
-        (void)client_abort(r->h);
-        (void)sys_call6(SYS_setsockopt, r->fd, SOL_SOCKET, SO_LINGER, sys_arg(&now), sizeof now, 0);
-    } else {
-        (void)client_close(r->h);
-    }
-    for (;;)
-        sys_call(SYS_exit_group, 0L, 0L, 0L, 0L);
-}
-
-static void relay_wait(const struct relay *r, uint32_t events, bool busy)
-{
-    struct sleep_mark mark = sleep_mark_now();
-    int err = busy ? client_wait_span(r->h, events, DEADLINE_NEVER, &mark)
-                   : client_wait(r->h, events, DEADLINE_NEVER, &mark);
-    if (err < 0 && err != BERTH_E_INTERRUPTED && err != BERTH_E_TIMED_OUT)
-        gone(r, true);
-}
-
-static void from_session(const struct relay *r)
-{
-    static char buf[PIECE];
-    for (;;) {
-        ssize_t n = client_read(r->h, buf, sizeof buf, 0);
-        if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_BUSY) {
-            relay_wait(r, EPOLLIN, n == BERTH_E_BUSY);
-            continue;
-        }
-        if (n < 0)
-            gone(r, true);
-        if (n == 0)
-            break;
-        for (ssize_t done = 0; done < n;) {
-            long put = sys_write(r->fd, buf + done, n - done);
-            if (put < 0 && put != -EINTR)
-                gone(r, true);
-            done += put > 0 ? put : 0;
-        }
-    }
-    (void)sys_call(SYS_shutdown, (long)r->fd, (long)SHUT_WR, 0L, 0L);
-}
-
-static void *into_session(void *arg)
-{
-    static char buf[PIECE];
-    const struct relay *r = arg;
-    for (;;) {
-        long n = sys_call(SYS_read, (long)r->fd, buf, (long)sizeof buf, 0L);
-        if (n == -EINTR)
-            continue;
-        if (n < 0)
-            gone(r, true);
-        if (n == 0)
-            break;
-        for (long done = 0; done < n;) {
-            ssize_t put = client_write(r->h, buf + done, (size_t)(n - done));
-            if (put == BERTH_E_WOULD_BLOCK || put == BERTH_E_BUSY)
-                relay_wait(r, EPOLLOUT, put == BERTH_E_BUSY);
-            else if (put < 0)
-                gone(r, true);
-            else
-                done += put;
-        }
-    }
-    (void)client_shutdown(r->h, BERTH_SHUT_WR); /* cut off meanwhile is an end too */
-    return NULL;
-}
-
-/* Lets go of everything that came over fork but that session and that descriptor. */
-static void strip(struct relay *r)
-{
-    for (int fd = 0; fd < (int)FD_MAX; fd++) {
-        uint64_t word = fd_words[fd];
-        if (!word)
-            continue;
-        struct sock *s = sock_of(word);
-        if (s->kind == SOCK_SESSION && s->handle != r->h)
+    int keep = *fd_kept;
+    for (uint32_t i = 1; i < socks_known(); i++) {
+        struct sock *s = &sock_pool[i];
+        bool wanted = s->kind == SOCK_SESSION && (!h || s->handle == h);
+        if (s->kind == SOCK_SESSION && !wanted)
             (void)client_close(s->handle);
         else if (s->kind == SOCK_LISTENER)
             (void)client_unlisten(s->handle);
-        fd_words[fd] = 0;
+        else if (s->kind == SOCK_BOUND)
+            client_file_leave(s->file);
+        if (!wanted)
+            sock_become(s, SOCK_FREE);
+    }
+    for (int fd = 0; fd < fds_used(); fd++) {
+        if (fd_words[fd])
+            fd_words[fd] = 0;
     }
     long null = sys_call(SYS_openat, (long)AT_FDCWD, "/dev/null", (long)O_RDWR, 0L);
-    long high = sys_fcntl(r->fd, F_DUPFD_CLOEXEC, 3L);
+    long high = sys_fcntl(keep, F_DUPFD_CLOEXEC, 3L);
     if (high >= 0)
-        r->fd = (int)high;
+        *fd_kept = keep = (int)high;
     for (int fd = 0; fd < 3 && null >= 0; fd++)
         (void)sys_call(SYS_dup3, null, (long)fd, 0L, 0L);
-    int from = 3;
-    for (int fd = 3; fd < (int)FD_MAX; fd++) {
-        if (fd != r->fd && !client_owns_fd(fd))
+    int from = 3, known = (int)client_fds_bound();
+    for (int fd = 3; fd < known || fd <= keep; fd++) {
+        if (fd != keep && !client_owns_fd(fd))
             continue;
         if (fd > from)
             (void)sys_call(SYS_close_range, (long)from, (long)fd - 1, 0L, 0L);
@@ -208,35 +140,20 @@ static void strip(struct relay *r)
     (void)sys_call(SYS_setsid, 0L, 0L, 0L, 0L);
 }
 
-static void signals_plain(void)
+struct relayed {
+    session_handle h;
+    int fd;
+    enum relay_reads reads;
+};
+
+static void relay_run(void *arg)
 {
-    struct sigaction act = {.sa_handler = SIG_DFL};
-    for (int sig = 1; sig < NSIG; sig++)
-        (void)sigaction(sig, &act, NULL);
-    act.sa_handler = SIG_IGN;
-    (void)sigaction(SIGPIPE, &act, NULL);
-    (void)sigaction(SIGHUP, &act, NULL);
-    sigset_t none;
-    sigemptyset(&none);
-    (void)pthread_sigmask(SIG_SETMASK, &none, NULL);
+    struct relayed r = *(const struct relayed *)arg;
+    relay_strip(r.h, &r.fd);
+    relay_pump(r.h, r.fd, r.reads);
 }
 
-static __attribute__((noreturn)) void relay_run(session_handle h, int fd)
-{
-    static struct relay r;
-    pthread_t other;
-    r = (struct relay){h, fd};
-    strip(&r);
-    signals_plain();
-    if (pthread_create(&other, NULL, into_session, &r) != 0)
-        gone(&r, true);
-    from_session(&r);
-    (void)pthread_join(other, NULL);
-    gone(&r, false);
-}
-
-/* Forks it off. False when there could be none. */
-static bool relay_start(session_handle h, int ours, int theirs)
+bool relay_fork(void (*run)(void *arg), void *arg, int theirs)
 {
     sigset_t all, old;
     sigfillset(&all);
@@ -244,10 +161,11 @@ static bool relay_start(session_handle h, int ours, int theirs)
     int status = -1;
     pid_t pid = fork();
     if (pid == 0) {
-        sys_close(theirs);
+        if (theirs >= 0)
+            sys_close(theirs);
         pid = fork();
         if (pid == 0)
-            relay_run(h, ours);
+            run(arg);
         for (;;)
             sys_call(SYS_exit_group, pid < 0 ? 1L : 0L, 0L, 0L, 0L);
     }
@@ -257,17 +175,43 @@ static bool relay_start(session_handle h, int ours, int theirs)
     return pid > 0 && status <= 0; /* -1: somebody ignores SIGCHLD, there is nothing to wait for */
 }
 
-/* ---- in the program --------------------------------------------------------------------------------------- */
+/* Forks it off. False when there could be none. */
+static bool relay_start(session_handle h, int ours, int theirs, enum relay_reads reads)
+{
+    struct relayed r = {h, ours, reads};
+    return relay_fork(relay_run, &r, theirs);
+}
 
-struct put {
-    int with;
-};
+int relay_to(int family, const endpoint *from, const endpoint *to, session_handle h, int64_t patience)
+{
+    struct sockaddr_storage ss;
+    socklen_t len;
+    long fd = bound_at(family, from, &ss, &len);
+    if (fd < 0)
+        return (int)fd;
+    struct timeval tv = {.tv_sec = patience / NS_PER_SEC};
+    (void)sys_call6(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, sys_arg(&tv), sizeof tv, 0);
+    len = sock_fill_addr(family, to, (struct sockaddr *)&ss, sizeof ss);
+    long err = sys_call(SYS_connect, fd, &ss, (long)len, 0L);
+    if (err == 0 && !relay_start(h, (int)fd, -1, RELAY_READS))
+        err = -EAGAIN;
+    sys_close((int)fd);
+    return (int)err;
+}
 
+/* ---- in the program ------------------------------------------------------------------------------------ */
+
+/* arg: what is put there */
 static void put_over(int fd, void *arg)
 {
-    const struct put *p = arg;
     long flags = sys_fcntl(fd, F_GETFD, 0L);
-    (void)sys_call(SYS_dup3, (long)p->with, (long)fd, flags > 0 && flags & FD_CLOEXEC ? (long)O_CLOEXEC : 0L, 0L);
+    (void)sys_call(SYS_dup3, (long)*(const int *)arg, (long)fd,
+                   flags > 0 && flags & FD_CLOEXEC ? (long)O_CLOEXEC : 0L, 0L);
+}
+
+void sock_put_over(struct sock *s, int with)
+{
+    sock_each_fd(s, put_over, &with);
 }
 
 void sessions_lost(void)
@@ -276,13 +220,12 @@ void sessions_lost(void)
     if (sys_call(SYS_socketpair, (long)AF_UNIX, (long)(SOCK_STREAM | SOCK_CLOEXEC), 0L, pair) < 0)
         return;
     sys_close(pair[1]);
-    for (int fd = 0; fd < (int)FD_MAX; fd++) {
+    for (int fd = 0; fd < fds_used(); fd++) {
         struct sock *s;
         uint64_t h;
-        struct put p = {pair[0]};
-        if (likely(!fd_words[fd]) || fd_view(fd, &s, &h) != SOCK_SESSION)
+        if (likely(!fd_words[fd]) || fd_look(fd, &s, &h) != SOCK_SESSION)
             continue;
-        put_over(fd, &p);
+        put_over(fd, &pair[0]);
         store_release(&fd_words[fd], 0); /* epoll sets that know it are the parent's */
     }
     sys_close(pair[0]);
@@ -294,7 +237,7 @@ uint8_t relay_unaccepted;
 static void wait_accepted(session_handle h, int64_t end)
 {
     while (!client_accepted(h) && clock_now() < end) {
-        struct client_poll_item item = {.handle = h, .events = EPOLLIN};
+        struct client_poll_item item = {.handle = h, .events = CLIENT_POLL_MET};
         if (client_poll(&item, 1, NULL, 0, NS_PER_MS, NULL, NULL) < 0 || item.revents & (EPOLLERR | EPOLLHUP))
             return;
     }
@@ -307,47 +250,110 @@ void relay_before_fork(void)
         return;
     int64_t end = clock_now() + FORK_WAIT_NS;
     bool all = true;
-    for (int fd = 0; fd < (int)FD_MAX; fd++) {
+    for (int fd = 0; fd < fds_used(); fd++) {
         struct sock *s;
         uint64_t h;
-        if (unlikely(fd_words[fd]) && fd_view(fd, &s, &h) == SOCK_SESSION && !client_accepted(h)) {
+        if (unlikely(fd_words[fd]) && fd_look(fd, &s, &h) == SOCK_SESSION && !client_accepted(h)) {
             wait_accepted(h, end);
             all = all && client_accepted(h);
         }
     }
+    if (!all)
+        client_offers_settle();
     relay_unaccepted = !all;
 }
 
-static void give(int fd, struct sock *s, session_handle h)
+bool session_settled(const struct sock *s, uint64_t h)
 {
-    int theirs, ours;
-    if ((s->connecting && !client_connected(h)) || shim_foreign())
-        return;
+    if (client_connecting(h) && !client_connected(h))
+        return false;
     wait_accepted(h, clock_now() + ACCEPT_WAIT_NS);
-    int err = pair_make(s, h, &theirs, &ours);
-    if (err == 0 && !relay_start(h, ours, theirs)) {
-        sys_close(theirs);
-        sys_close(ours);
-        err = -EAGAIN;
-    }
-    if (err < 0) {
-        log_warn("descriptor %d stays with berth: %s", fd, strerror(-err));
-        return;
-    }
-    sys_close(ours);
-    options_replay(s->options, theirs);
+    return client_accepted(h);
+}
+
+int session_pair(struct sock *s, uint64_t h, int *theirs, int *ours)
+{
+    int err = pair_make(s, h, theirs, ours);
+    if (err < 0)
+        return err;
+    options_replay(s, *theirs);
     if (sock_nonblock(s))
-        sys_fcntl(theirs, F_SETFL, (long)(O_RDWR | O_NONBLOCK));
+        sys_fcntl(*theirs, F_SETFL, (long)(O_RDWR | O_NONBLOCK));
+    return 0;
+}
+
+bool session_replaced(int fd, struct sock *s, int theirs)
+{
     shim_lock();
-    if (fd_word(fd) == sock_word(s) && s->kind == SOCK_SESSION) {
-        struct put p = {theirs};
-        sock_each_fd(s, put_over, &p);
+    bool still = fd_word(fd) == sock_word(s) && s->kind == SOCK_SESSION;
+    if (still) {
+        if (theirs >= 0)
+            sock_put_over(s, theirs);
         regs_session_to_kernel(s);
         sock_forget(s);
-        (void)client_close(h); /* the relay holds it */
     }
     shim_unlock();
+    return still;
+}
+
+int relay_make(struct sock *s, session_handle h, enum relay_reads reads)
+{
+    int theirs, ours;
+    if (client_connecting(h) && !client_connected(h))
+        return -ENOTCONN;
+    wait_accepted(h, clock_now() + ACCEPT_WAIT_NS);
+    int err = session_pair(s, h, &theirs, &ours);
+    if (err < 0)
+        return err;
+    bool started = relay_start(h, ours, theirs, client_shared(h) ? reads : RELAY_READS);
+    sys_close(ours);
+    if (!started)
+        sys_close(theirs);
+    return started ? theirs : -EAGAIN;
+}
+
+/* False: it stays what it was. */
+static bool give(int fd, struct sock *s, session_handle h, enum relay_reads reads)
+{
+    if ((client_connecting(h) && !client_connected(h)) || shim_foreign())
+        return false;
+    int theirs = relay_make(s, h, reads);
+    if (theirs < 0) {
+        log_warn("descriptor %d stays with berth: %s", fd, strerror(-theirs));
+        return false;
+    }
+    if (session_replaced(fd, s, theirs))
+        (void)client_close(h); /* the relay holds it */
     sys_close(theirs);
+    return true;
+}
+
+/* arg: is it there? */
+static void is_input(int fd, void *arg)
+{
+    if (fd == 0)
+        *(bool *)arg = true;
+}
+
+/* As standard input it is to be read. */
+static enum relay_reads reads_of(struct sock *s)
+{
+    bool input = false;
+    shim_lock();
+    sock_each_fd(s, is_input, &input);
+    shim_unlock();
+    return input ? RELAY_READS : RELAY_READS_LATER;
+}
+
+bool fd_lent(int fd)
+{
+    struct sock *s;
+    uint64_t h;
+    int saved = errno;
+    bool lent =
+        fd_view(fd, &s, &h) == SOCK_SESSION && client_accepted(h) && give(fd, s, h, RELAY_READS_IF_USED);
+    errno = saved;
+    return lent;
 }
 
 void fd_to_kernel(int fd)
@@ -360,7 +366,7 @@ void fd_to_kernel(int fd)
         (void)sock_to_kernel(fd, s, false);
         break;
     case SOCK_SESSION:
-        give(fd, s, h);
+        (void)give(fd, s, h, reads_of(s));
         break;
     default:
         break;

@@ -1,17 +1,20 @@
-/* sendfile.c - sendfile and splice where one end is a session: the file is read straight into the fifo's free room,
- * the fifo's bytes are written straight to the pipe and taken only as far as that went.
+/* sendfile.c - sendfile and splice where one end is a session: the file is read straight into the fifo's free
+ * room, the fifo's bytes are written straight to the pipe and taken only as far as that went.
  *
- * A span of the fifo is never open over a call that can block: other threads could not read or write meanwhile, as they can on the
- * kernel, which reads a file before it takes the socket's lock. So each end is waited for first, and read and written with RWF_NOWAIT.
- *   - Bytes of a file that are not in the kernel's memory, and those of a file system that knows no such flag (but for tmpfs, which has all
- *     in memory), are read into a buffer of ours, and written from there. What then finds no room is given back: the file stands where
- *     the sent bytes end.
- *   - Of a pipe no byte can be given back. Where the kernel knows the flag not for pipes (before 6.4) or not for this one (a FIFO with a
- *     name), the bytes go by way of a pipe of our own, since splice between two pipes can be told not to wait.
- * Nor does a handler of the program run while a span is open: it could write to the same session, or not come back.
+ * A span of the fifo is never open over a call that can block: other threads could not read or write
+ * meanwhile, as they can on the kernel, which reads a file before it takes the socket's lock. So each end is
+ * waited for first, and read and written with RWF_NOWAIT.
+ *   - Bytes of a file that are not in the kernel's memory, and those of a file system that knows no such flag
+ *     (but for tmpfs, which has all in memory), are read into a buffer of ours, and written from there. What
+ *     then finds no room is given back: the file stands where the sent bytes end.
+ *   - Of a pipe no byte can be given back. Where the kernel knows the flag not for pipes (before 6.4) or not
+ *     for this one (a FIFO with a name), the bytes go by way of a pipe of our own, since splice between two
+ *     pipes can be told not to wait.
+ * Nor does a handler of the program run while a span is open: it could write to the same session, or not come
+ * back.
  *
- * As the kernel has it: SPLICE_F_NONBLOCK is about the pipe, O_NONBLOCK of the socket about the socket; a splice out of a
- * session ends with the first bytes, one into a session with the last that are in the pipe.
+ * As the kernel has it: SPLICE_F_NONBLOCK is about the pipe, O_NONBLOCK of the socket about the socket; a
+ * splice out of a session ends with the first bytes, one into a session with the last that are in the pipe.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -83,8 +86,8 @@ static long splice_now(int in, int out, size_t len)
     return sys_call6(SYS_splice, in, 0, out, 0, (long)len, SPLICE_F_NONBLOCK);
 }
 
-/* As much of the pipe as goes without a wait. Without a free descriptor there is no other way than to read: then only another
- * reader that was faster could make it wait. */
+/* As much of the pipe as goes without a wait. Without a free descriptor there is no other way than to read:
+ * then only another reader that was faster could make it wait. */
 static ssize_t pipe_read_by_ours(int fd, struct iovec *spans, int n)
 {
     int own[2] = {-1, -1};
@@ -139,8 +142,8 @@ static ssize_t source_read_now(const struct source *in, struct iovec *spans, int
 {
     if (in->pipe)
         return pipe_read(in->fd, spans, n);
-    return sys_call6(SYS_preadv2, in->fd, sys_arg(spans), n, in->off ? (long)*in->off : -1L, in->off ? 0 : -1L,
-                     in->memory ? 0 : NOWAIT);
+    return sys_call6(SYS_preadv2, in->fd, sys_arg(spans), n, in->off ? (long)*in->off : -1L,
+                     in->off ? 0 : -1L, in->memory ? 0 : NOWAIT);
 }
 
 /* The file system does not know RWF_NOWAIT. */
@@ -219,7 +222,8 @@ static void *spare; /* a buffer that nobody uses */
 static void *buffer_take(void)
 {
     void *buf = exchange_sc(&spare, NULL);
-    long at = buf ? 0 : sys_call6(SYS_mmap, 0, ASIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    long at =
+        buf ? 0 : sys_call6(SYS_mmap, 0, ASIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return buf ? buf : at < 0 && at > -4096 ? NULL : (void *)at;
 }
 
@@ -230,8 +234,10 @@ static void buffer_give(void *buf)
         (void)sys_call(SYS_munmap, old, (long)ASIDE, 0L, 0);
 }
 
-/* The same by way of a buffer, since the read may wait. How many went or -errno; *error: why not all that were read. */
-static ssize_t read_aside(struct sock *s, uint64_t h, struct source *in, size_t want, struct waiting *w, int *error)
+/* The same by way of a buffer, since the read may wait. How many went or -errno; *error: why not all that
+ * were read. */
+static ssize_t read_aside(struct sock *s, uint64_t h, struct source *in, size_t want, struct waiting *w,
+                          int *error)
 {
     char *piece = buffer_take();
     if (!piece)
@@ -253,7 +259,7 @@ static ssize_t read_aside(struct sock *s, uint64_t h, struct source *in, size_t 
 
 static ssize_t into_session(struct sock *s, uint64_t h, struct source in, size_t count, bool nonblock)
 {
-    struct waiting ws = waiting_since_now(s->snd_timeout), wp = waiting_since_now(0);
+    struct waiting ws = waiting_since_now(session_snd_timeout(s, h)), wp = waiting_since_now(0);
     size_t done = 0;
     int error = 0;
     while (done < count && !error) {
@@ -296,7 +302,7 @@ static ssize_t into_session(struct sock *s, uint64_t h, struct source in, size_t
 
 static ssize_t out_of_session(struct sock *s, uint64_t h, int out, size_t count, bool nonblock)
 {
-    struct waiting ws = waiting_since_now(s->rcv_timeout), wp = waiting_since_now(0);
+    struct waiting ws = waiting_since_now(session_rcv_timeout(s, h)), wp = waiting_since_now(0);
     for (;;) {
         struct iovec spans[2];
         int error = wait_pipe(out, POLLOUT, !nonblock, &wp), n;
@@ -306,7 +312,8 @@ static ssize_t out_of_session(struct sock *s, uint64_t h, int out, size_t count,
             n = client_read_spans(h, spans);
             if (n > 0) {
                 put = pipe_write(out, spans, cut_spans(spans, n, count));
-                (void)client_read_consume(h, put > 0 ? (size_t)put : 0); /* broken meanwhile: the next read tells */
+                /* broken meanwhile: the next read tells */
+                (void)client_read_consume(h, put > 0 ? (size_t)put : 0);
             }
             hold_end();
             if (n == 0 || recv_told(h, n))
@@ -332,7 +339,8 @@ static ssize_t out_of_session(struct sock *s, uint64_t h, int out, size_t count,
 /* ---- the calls ---- */
 
 /* Of sockets sendfile takes nothing, but into a pipe: that is a splice (Linux 5.12). */
-static int sendfile_out_of(struct sock *s, uint64_t h, int out, const off64_t *off, size_t count, ssize_t *done)
+static int sendfile_out_of(struct sock *s, uint64_t h, int out, const off64_t *off, size_t count,
+                           ssize_t *done)
 {
     long flags = sys_fcntl(out, F_GETFL, 0L);
     if (off && pointer_wild(off))
@@ -350,7 +358,8 @@ static int sendfile_out_of(struct sock *s, uint64_t h, int out, const off64_t *o
 static int sendfile_into(struct sock *s, uint64_t h, int in, off64_t *off, size_t count, ssize_t *done)
 {
     struct source from = {.fd = in, .off = off, .unproved = true};
-    if (!off || !count || pointer_wild(off) || *off < 0) { /* else the read says whether it can be read from */
+    /* else the read says whether it can be read from */
+    if (!off || !count || pointer_wild(off) || *off < 0) {
         if (source_unreadable(&from))
             return EBADF;
         if (off && pointer_wild(off))
@@ -374,7 +383,8 @@ EXPORT ssize_t sendfile64(int out, int in, off64_t *off, size_t count)
     if (!alone)
         (void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
     ssize_t done = -1;
-    int error = from ? sendfile_out_of(s, h, out, off, count, &done) : sendfile_into(s, h, in, off, count, &done);
+    int error =
+        from ? sendfile_out_of(s, h, out, off, count, &done) : sendfile_into(s, h, in, off, count, &done);
     if (!alone)
         (void)pthread_setcancelstate(state, NULL);
     if (error)

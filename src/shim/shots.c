@@ -2,15 +2,16 @@
  *
  * Theory of operation
  *
- * Such a registration would fire once in each world, and the program is to hear of it once. Whoever returns from a wait with its event takes
- * the shot: both worlds are disarmed, and if both had fired, one event more is owed: it is on its way, in this call's events or in
- * another thread's, and is dropped where it comes. The program may arm it again before that: then it is dropped only from what
- * a wait has brought that began earlier.
+ * Such a registration would fire once in each world, and the program is to hear of it once. Whoever returns
+ * from a wait with its event takes the shot: both worlds are disarmed, and if both had fired, one event more
+ * is owed: it is on its way, in this call's events or in another thread's, and is dropped where it comes. The
+ * program may arm it again before that: then it is dropped only from what a wait has brought that began
+ * earlier.
  *
- * An event does not say whose it is. It has the data that the program gave, and the program may have given the same to other
- * descriptors, of which we may not even know. So who has fired is asked of the worlds: our set remembers it, and what the kernel
- * has disarmed stands in /proc/thread-self/fdinfo. Where that is not to be had an event that our set did not fire is taken for another's: better
- * told twice than never.
+ * An event does not say whose it is. It has the data that the program gave, and the program may have given
+ * the same to other descriptors, of which we may not even know. So who has fired is asked of the worlds: our
+ * set remembers it, and what the kernel has disarmed stands in /proc/thread-self/fdinfo. Where that is not to
+ * be had an event that our set did not fire is taken for another's: better told twice than never.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -56,7 +57,7 @@ void shot_load(struct reg *r)
     }
 }
 
-/* ---- has it fired? -------------------------------------------------------------------------------------------------- */
+/* ---- has it fired? ------------------------------------------------------------------------------------- */
 
 enum fired { FIRED_NOT, FIRED, FIRED_UNKNOWN };
 
@@ -121,7 +122,7 @@ static bool fired_in_set(const struct reg *r, bool disarm)
                        disarm);
 }
 
-/* ---- taking the shot ------------------------------------------------------------------------------------------------ */
+/* ---- taking the shot ----------------------------------------------------------------------------------- */
 
 /* False: it has not fired. */
 static bool shot_take(struct reg *r)
@@ -157,8 +158,8 @@ static bool event_counts(const struct evset *set, uint64_t since, const struct e
         if (may_be_of(r, set, event) && !r->shot && shot_take(r))
             return true;
     }
-    /* It has not fired, or was told already. An event of a wait that began before that may have been fired between the look and the
-     * disarming; else it is another's. */
+    /* It has not fired, or was told already. An event of a wait that began before that may have been fired
+     * between the look and the disarming; else it is another's. */
     for (struct reg *r = one_shots; r; r = r->next_shot) {
         if (may_be_of(r, set, event) && since < r->armed_at)
             return look_in_kernel(r).others;

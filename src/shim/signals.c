@@ -1,19 +1,23 @@
-/* signals.c - stands before the program's signal handlers, so that none runs while its thread holds a lock of berth's, and
- * those that run are known.
+/* signals.c - stands before the program's signal handlers, so that none runs while its thread holds a lock of
+ * berth's, and those that run are known.
  *
- * Theory of operation: see base/hold.h. What sigaction() installs is `stand_in`, and the program's own handler is kept here.
- * stand_in runs with all signals blocked. When its thread holds nothing it sets the mask that the program's handler was to have,
- * and calls it. Else it notes the signal and has the thread go on with all signals blocked, so that there is never more than
- * one to note; when the hold ends, the signal is sent to the thread once more, as it was, and the mask put back.
+ * Theory of operation: see base/hold.h. What sigaction() installs is `stand_in`, and the program's own
+ * handler is kept here. stand_in runs with all signals blocked. When its thread holds nothing it sets the
+ * mask that the program's handler was to have, and calls it. Else it notes the signal and has the thread go
+ * on with all signals blocked, so that there is never more than one to note; when the hold ends, the signal
+ * is sent to the thread once more, as it was, and the mask put back.
  *
- * Each handler that runs is counted, and a system call that has not begun to sleep is ended (base/sleep.h): so no signal is lost
- * between a look and the sleep after it, and it is known of each whether it had SA_RESTART when it ran. While it runs, its thread
- * is not counted among those that sleep, since it may leave by siglongjmp.
+ * Each handler that runs is counted, and a system call that has not begun to sleep is ended (base/sleep.h):
+ * so no signal is lost between a look and the sleep after it, and it is known of each whether it had
+ * SA_RESTART when it ran. While it runs, its thread is not counted among those that sleep, since it may leave
+ * by siglongjmp.
  *
- * Signals that the thread raises by what it does (SIGSEGV and the like) cannot wait. `stand_before_fault` puts nothing off and leaves the
- * mask as it is: the program's handler runs as if it were not there, but for what its thread is counted for.
+ * Signals that the thread raises by what it does (SIGSEGV and the like) cannot wait. `stand_before_fault`
+ * puts nothing off and leaves the mask as it is: the program's handler runs as if it were not there, but for
+ * what its thread is counted for.
  *
- * A handler's mask is that which the kernel would have given it: in ppoll, sigsuspend and their like it starts from the mask of the call.
+ * A handler's mask is that which the kernel would have given it: in ppoll, sigsuspend and their like it
+ * starts from the mask of the call.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -23,6 +27,7 @@
 #include <unistd.h>
 
 #include "base/hold.h"
+#include "base/memory.h"
 #include "base/sleep.h"
 #include "base/sys.h"
 #include "shim/shim.h"
@@ -36,7 +41,7 @@
 #endif
 
 /* What the program asked for. Each word is read once: another thread may be changing it. */
-static struct asked {
+APART static struct asked {
     uintptr_t handler;
     uint64_t mask;
     int flags;
@@ -79,8 +84,8 @@ struct run {
     int cancel_type;
 };
 
-/* A sleep lets itself be cancelled at any moment. In a handler, and after one that leaves it for good, that would be in the midst
- * of what else the library does. */
+/* A sleep lets itself be cancelled at any moment. In a handler, and after one that leaves it for good, that
+ * would be in the midst of what else the library does. */
 static struct run run_begin(ucontext_t *uc, int flags)
 {
     struct run run = {NULL, PTHREAD_CANCEL_DEFERRED};
@@ -153,8 +158,8 @@ static bool stood_before(int sig)
 
 static bool is_fault(int sig)
 {
-    return sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL || sig == SIGTRAP || sig == SIGSYS ||
-           sig == SIGABRT;
+    return sig == SIGSEGV || sig == SIGBUS || sig == SIGFPE || sig == SIGILL || sig == SIGTRAP ||
+           sig == SIGSYS || sig == SIGABRT;
 }
 
 /* As the program asked for it, from what the kernel has. */
@@ -164,7 +169,8 @@ static void translate(struct sigaction *from_kernel, const struct asked *was)
         (from_kernel->sa_sigaction != stand_in && from_kernel->sa_sigaction != stand_before_fault))
         return;
     from_kernel->sa_handler = (void (*)(int))was->handler;
-    from_kernel->sa_flags = (from_kernel->sa_flags & ~SA_SIGINFO) | (was->flags & (SA_SIGINFO | (int)SA_RESETHAND));
+    from_kernel->sa_flags =
+        (from_kernel->sa_flags & ~SA_SIGINFO) | (was->flags & (SA_SIGINFO | (int)SA_RESETHAND));
     memset(&from_kernel->sa_mask, 0, sizeof from_kernel->sa_mask);
     memcpy(&from_kernel->sa_mask, &was->mask, MASK_BYTES);
 }

@@ -30,9 +30,10 @@
  *   slot.flags         owner            peer                sc, before the FIN in the tail
  *   slot.waiter        owner            peer                relaxed, before `want` or `want_space` is armed
  *   slot.cpu           owner            peer                relaxed, a hint
- *   slot.generation    owner            peer, daemon        release, before the words of the old session are cleared
+ *   slot.generation    owner            peer, daemon        release, before the words of the old session are
+ *                                                           cleared
  *   slot.peer          owner            peer, daemon        release, after slot_info.peer_outbox
- *   slot.extra         owner            owner               relaxed
+ *   slot.extra         owner            owner, peer         relaxed; release and acquire of the peer's place
  *   slot_info.*        owner            peer, daemon        before the state that makes them valid
  *   slot_info.offer_seq  connector      acceptor            sc: it moves when the offer is made again
  *   slot_info.rx_limit   owner          peer                relaxed, advice
@@ -42,7 +43,8 @@
  *   chunk table        owner            peers, daemon       release, after the chunk was cleared
  *   queue entries      producer         consumer            release (the sequence number is in the entry)
  *   channel.queue      producer         consumer            release, last
- *   channel.peer_worker  producer       consumer            release; the channel of a dead worker becomes another's
+ *   channel.peer_worker  producer       consumer            release; the channel of a dead worker becomes
+ *                                                           another's
  *   channel.resync     producer         consumer            sc
  *   channel.qhead      consumer         producer            sc
  *   channel.arm        consumer         producer            sc
@@ -53,11 +55,12 @@
  *   directory.seq      daemon           workers             release; odd before, even after what changes
  *   directory.entry, local_addr, counts  daemon  workers    release, between two stores of seq
  *   directory.life     daemon, kernel   workers             its own: a robust futex, see below
- *   directory.news     daemon           workers             sc, after the message was sent; its futex is woken
+ *   directory.news     daemon           workers             sc, after the message was sent; its futex is
+ *                                                           woken
  *
- * The functions for these words, which say whom each pairs with, are in slot.h, queue.h, page.h, segment.h and
- * session/directory.h; nobody else chooses an order (scripts/sharedwords.py).
- * Every reader loads a word once, checks it against geometry of its own, and uses the copy.
+ * The functions for these words, which say whom each pairs with, are in slot.h, queue.h, page.h, segment.h
+ * and session/directory.h; nobody else chooses an order (scripts/sharedwords.py). Every reader loads a word
+ * once, checks it against geometry of its own, and uses the copy.
  */
 #ifndef BERTH_SHM_ABI_H
 #define BERTH_SHM_ABI_H
@@ -91,7 +94,8 @@ static inline uint32_t outbox_worker(outbox_handle h)
 
 /* ---- counter words ----------------------------------------------------------------------------------- */
 
-#define COUNT_FLAG 1ull /* tail: FIN. head: reset or closed for reading. want, want_space: asleep by futex */
+/* tail: FIN. head: reset or closed for reading. want, want_space: asleep by futex */
+#define COUNT_FLAG 1ull
 
 static inline uint64_t count_offset(uint64_t word)
 {
@@ -140,13 +144,14 @@ enum slot_state {
     SLOT_ACCEPTED = 2, /* acceptor: slot_info names the offer that this answers */
     SLOT_OPEN = 3,     /* connector: knows the acceptor's slot */
     SLOT_CLOSED = 4,   /* the owner reads and writes no more; unread bytes stay readable */
-    SLOT_MOVED = 5,    /* reserved: `extra` and slot_info.rx_limit, taken name the new place */
+    SLOT_MOVED = 5,    /* the session went to another program: the daemon tells the peer where */
     SLOT_STATES
 };
 
 /* slot.flags */
 #define SLOT_RESET 1u /* with FIN in tail: the stream was cut off, not ended */
-#define SLOT_ENDED 2u /* the FIN came by a shutdown: a cut that follows is one of the other direction alone */
+/* the FIN came by a shutdown: a cut that follows is one of the other direction alone */
+#define SLOT_ENDED 2u
 
 struct slot {
     uint64_t tail;
@@ -175,9 +180,9 @@ struct slot_info {
     uint32_t listener;
     uint32_t offer_seq;
     outbox_handle peer_outbox;
-    uint32_t rx_limit; /* advice: how much the peer may send ahead; where it MOVED to */
-    uint32_t
-        taken; /* low half of the offset read up to, where `head` does not say so yet; looked at after a death */
+    uint32_t rx_limit; /* advice: how much the peer may send ahead */
+    uint32_t taken; /* low half of the offset read up to, where `head` does not say so yet; looked at after a
+                       death */
 };
 
 #define PROTO_TCP 6u
@@ -185,8 +190,8 @@ struct slot_info {
 #define CHUNK_SLOTS 512u
 #define CHUNKS_MAX 2048u
 #define SLOTS_MAX (CHUNK_SLOTS * CHUNKS_MAX)
-/* A chunk is CHUNK_SLOTS slots, then as many slot_info, then (where lines_per_slot is 3: the daemon's) as many
- * restart records. */
+/* A chunk is CHUNK_SLOTS slots, then as many slot_info, then (where lines_per_slot is 3: the daemon's) as
+ * many restart records. */
 #define CHUNK_BYTES (CHUNK_SLOTS * 2 * CACHE_LINE)
 
 /* ---- outbox ------------------------------------------------------------------------------------------- */
@@ -251,8 +256,9 @@ struct worker_page {
 
 #define WORKER_PAGE_BYTES 8192u
 
-/* ---- listener directory --------------------------------------------------------------------------------- */
-/* Written by the daemon alone, one per (namespace, network namespace). Readers take `seq` before and after. */
+/* ---- listener directory -------------------------------------------------------------------------------- */
+/* Written by the daemon alone, one per (namespace, network namespace). Readers take `seq` before and after.
+ */
 
 #define DIR_ENTRIES 4096u /* open addressing, linear probing, at most three quarters full */
 #define DIR_LOCAL_ADDRS 256u
@@ -260,6 +266,7 @@ struct worker_page {
 
 #define DIR_V6ONLY 1u
 #define DIR_WILDCARD 2u
+#define DIR_COMMON 4u /* programs outside berth may have the kernel's socket, too */
 
 struct dir_entry {
     uint8_t addr[16]; /* IPv4 as mapped; wildcards all zero (v6) or ::ffff:0.0.0.0 (v4) */
@@ -286,18 +293,18 @@ struct directory {
     uint8_t pad1[36];
     uint8_t local_addr[DIR_LOCAL_ADDRS][16]; /* of this network namespace, beside 127/8 and ::1 */
     struct dir_entry entry[DIR_ENTRIES];
-    /* A robust mutex that the daemon locks and never releases: when it ends, however it ends, the kernel changes the first
-     * word and wakes one who sleeps on it, who wakes the others. */
+    /* A robust mutex that the daemon locks and never releases: when it ends, however it ends, the kernel
+     * changes the first word and wakes one who sleeps on it, who wakes the others. */
     uint32_t life;
     uint8_t life_rest[60];
-    /* Moves when the daemon has sent something to a worker whose id modulo DIR_NEWS this is: so a worker sees without a system
-     * call that there is nothing on its socket, and a blocked thread sleeps on the word. */
+    /* Moves when the daemon has sent something to a worker whose id modulo DIR_NEWS this is: so a worker sees
+     * without a system call that there is nothing on its socket, and a blocked thread sleeps on the word. */
     uint32_t news[DIR_NEWS];
 };
 
 #define DIRECTORY_BYTES ((sizeof(struct directory) + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES)
 
-/* ---- token: what a connector puts into the listener's kernel queue ---------------------------------------- */
+/* ---- token: what a connector puts into the listener's kernel queue ------------------------------------- */
 
 #define TOKEN_MAGIC 0x544b4e31u
 
@@ -312,7 +319,7 @@ struct token {
     uint8_t pad[32];
 };
 
-/* ---- sizes and offsets are part of the ABI ------------------------------------------------------------------ */
+/* ---- sizes and offsets are part of the ABI ------------------------------------------------------------- */
 
 #define ABI_ASSERT(cond) _Static_assert(cond, "shared-memory ABI changed: " #cond)
 ABI_ASSERT(sizeof(struct slot) == CACHE_LINE);

@@ -1,22 +1,33 @@
 /* control.h - messages between an app worker (or the berth command) and the daemon, on its SEQPACKET socket.
  *
- * One message per packet: struct ctl_header, then the body of its type, then (for CTL_TEXT types) text. Descriptors
- * ride along by SCM_RIGHTS, as many as the table below says. `len` is the whole packet. A request carries a `seq`
- * chosen by the sender, not 0; its reply repeats it. What the daemon sends of its own accord has seq 0.
- * A message that breaks these rules is answered with BERTH_E_PROTOCOL and the connection is closed.
+ * One message per packet: struct ctl_header, then the body of its type, then (for CTL_TEXT types) text.
+ * Descriptors ride along by SCM_RIGHTS, as many as the table below says. `len` is the whole packet. A request
+ * carries a `seq` chosen by the sender, not 0; its reply repeats it. What the daemon sends of its own accord
+ * has seq 0. A message that breaks these rules is answered with BERTH_E_PROTOCOL and the connection is
+ * closed.
  *
  *   request            descriptors                      reply (status first)        descriptors
- *   HELLO              netns socket, page               WELCOME                     directory, own bell
+ *   HELLO              netns socket, page, a stand-in   WELCOME                     directory, own bell
+ *                      if its session is to be had
  *   CHILD              child's end of a socketpair      none
  *   CHILD_HELLO        page                             WELCOME                     directory, own bell
+ *   PART                                                none: the sender has become another user
  *   DETACH                                              DONE
  *   LISTEN             token pipe, write end            LISTENED
  *   UNLISTEN                                            none
  *   SHUT                                                none: UNLISTEN for all that hold it
+ *   HIDE               a pidfd: until it has ended      DONE: connects go to the kernel, whose listener others have, too
  *   BACKLOG                                             none
+ *   GIVE               record, the stand-in, its far    DONE: the session is the daemon's to keep; its peer got
+ *                      end, if the daemon has it not    MOVING. After RECALL: the record alone
+ *   TAKE               the stand-in                     TAKEN                       record
+ *   MOVED                                               none; the session's peer gets MOVED
+ *   REPLAY             a connection of the kernel's,   none: a relay answers the offer, and goes on there
+ *                      to the same listener
  *   INTRODUCE          outbox segment 0, if new         INTRODUCED                  token pipe
  *   OUTBOX             segment 0                        none (bad: connection closed)
- *   ANNOUNCE                                            none; target gets PEER, and when that has left ANNOUNCED comes
+ *   ANNOUNCE                                            none; target gets PEER, and when that has left
+ *                                                       ANNOUNCED comes
  *   SEGMENT            the segment                      none (bad: connection closed)
  *   RETIRE                                              none; peers get RETIRED
  *   GET_OUTBOX                                          OUTBOX_IS                   segment 0, page, bell
@@ -29,10 +40,14 @@
  *   NS_ADD, NS_DEL                                      DONE
  *   STATUS                                              STATUS_IS
  *   PAUSE, RESUME                                       DONE
+ *   MEMORY                                              MEMORY_IS                   a memfd of that size, empty
  *
- *   A bell is a pipe of the daemon's making: WELCOME has a description for the owner alone, the others one that peers share. A
- *   token pipe goes out as it came. Whoever receives what others share opens it anew or never writes it by its flags.
- *   of the daemon's own accord: PEER (segment 0, page, bell), ANNOUNCED, DEAD, MEMBER_DEAD, RETIRED, LISTENER_GONE, EVICTED
+ *   A bell is a pipe of the daemon's making: WELCOME has a description for the owner alone, the others one
+ *   that peers share. A token pipe goes out as it came. Whoever receives what others share opens it anew or
+ *   never writes it by its flags.
+ *
+ *   of the daemon's own accord: PEER (segment 0, page, bell), ANNOUNCED, DEAD, MEMBER_DEAD, RETIRED,
+ *   LISTENER_GONE, EVICTED, MOVING, MOVED, RECALL
  */
 #ifndef BERTH_SHM_CONTROL_H
 #define BERTH_SHM_CONTROL_H
@@ -41,7 +56,7 @@
 
 #include "shm/abi.h"
 
-#define CTL_VERSION 2u
+#define CTL_VERSION 5u
 #define CTL_MAGIC 0x48545242u /* "BRTH" */
 #define CTL_MAX 4096u         /* the longest packet */
 #define CTL_FDS_MAX 4u
@@ -89,6 +104,17 @@ enum ctl_type {
     CTL_PAUSE,
     CTL_RESUME,
     CTL_SHUT,
+    CTL_HIDE,
+    CTL_GIVE,
+    CTL_TAKE,
+    CTL_TAKEN,
+    CTL_MOVING,
+    CTL_MOVED,
+    CTL_RECALL,
+    CTL_MEMORY,
+    CTL_MEMORY_IS,
+    CTL_PART,
+    CTL_REPLAY,
     CTL_TYPES
 };
 
@@ -107,7 +133,7 @@ struct ctl_header {
 #define CTL_SCOPE_LOCAL 1u  /* may use the local table */
 #define CTL_SCOPE_GLOBAL 2u /* may use the global table and transports */
 #define CTL_PROXY 4u        /* may be the target of redirects */
-#define CTL_JOIN 8u         /* be one more worker of the app of that name, namespace and user, if there is one */
+#define CTL_JOIN 8u /* be one more worker of the app of that name, namespace and user, if there is one */
 #define CTL_FLAGS_ALL 15u
 
 struct ctl_hello {
@@ -137,12 +163,17 @@ struct ctl_welcome {
     char ns[CTL_NAME_MAX];
 };
 
-/* sent by the parent before it forks; the child is a worker of the same app and holds what the parent holds */
+/* sent by the parent before it forks; the child is a worker of the same app and holds what the parent holds
+ */
 struct ctl_child {
     struct ctl_header h;
     uint32_t member; /* the family's own name for it, given back in MEMBER_DEAD */
-    uint32_t pad;
+    uint32_t flags;  /* CTL_CHILD_APART */
 };
+
+/* It is the sender itself, about to become another user: it begins a family, holds its listeners and nothing
+ * else, and is not trusted as its app's user any more. */
+#define CTL_CHILD_APART 1u
 
 struct ctl_child_hello {
     struct ctl_header h;
@@ -152,7 +183,8 @@ struct ctl_child_hello {
 
 #define CTL_LISTEN_V6ONLY 1u
 #define CTL_LISTEN_REUSEPORT 2u /* several listeners on one endpoint, all with this flag and of one user */
-#define CTL_LISTEN_KERNEL 4u    /* a kernel socket holds the port, so the kernel has decided about conflicts */
+#define CTL_LISTEN_COMMON 8u    /* the kernel's socket came from another program, which may have it still */
+#define CTL_LISTEN_KERNEL 4u /* a kernel socket holds the port, so the kernel has decided about conflicts */
 
 struct ctl_listen {
     struct ctl_header h;
@@ -162,6 +194,8 @@ struct ctl_listen {
     uint8_t flags;
     uint32_t backlog;
     uint64_t cookie; /* the program's own number of the listener, echoed in LISTENER_GONE */
+    uint64_t
+        socket; /* SO_COOKIE of the kernel socket that holds the port: of one socket in several apps; 0: none */
 };
 
 struct ctl_listened {
@@ -172,7 +206,7 @@ struct ctl_listened {
     uint16_t pad[3];
 };
 
-struct ctl_listener { /* UNLISTEN, SHUT, BACKLOG, LISTENER_GONE */
+struct ctl_listener { /* UNLISTEN, SHUT, HIDE, BACKLOG, LISTENER_GONE */
     struct ctl_header h;
     uint32_t listener; /* UNLISTEN, SHUT: 0, where the sender has not heard its number yet */
     union {
@@ -196,7 +230,8 @@ struct ctl_introduced {
     uint32_t backlog;
 };
 
-struct ctl_outbox { /* OUTBOX, ANNOUNCE, ANNOUNCED, GET_OUTBOX, GET_PEERS, RETIRE, GET_SEGMENT, SEGMENT, RETIRED */
+/* OUTBOX, ANNOUNCE, ANNOUNCED, GET_OUTBOX, GET_PEERS, RETIRE, GET_SEGMENT, SEGMENT, RETIRED */
+struct ctl_outbox {
     struct ctl_header h;
     outbox_handle outbox;
     uint32_t facing_app; /* OUTBOX; GET_PEERS: whose outboxes facing us */
@@ -216,6 +251,33 @@ struct ctl_outbox_is { /* OUTBOX_IS, PEER */
     uint32_t pad;
 };
 
+/* A session on its way from one program to another: GIVE, TAKE, TAKEN, MOVING, MOVED, RECALL. */
+struct ctl_place {
+    outbox_handle outbox; /* 0: nowhere, it has ended */
+    uint32_t slot;
+    uint32_t generation;
+};
+
+static inline int ctl_place_same(const struct ctl_place *a, const struct ctl_place *b)
+{
+    return a->outbox == b->outbox && a->slot == b->slot && a->generation == b->generation;
+}
+
+struct ctl_move {
+    struct ctl_header h;
+    struct ctl_place from; /* its slot where it was */
+    struct ctl_place to;   /* MOVED: where it is now */
+    struct ctl_place peer; /* the slot at its other end */
+};
+
+/* REPLAY: a connection that nobody has accepted in time. */
+struct ctl_replay {
+    struct ctl_header h;
+    struct ctl_place at; /* the connector's slot; what it says of the offer is the one that counts */
+    uint32_t listener;
+    uint32_t pad;
+};
+
 struct ctl_segment_is {
     struct ctl_header h;
     outbox_handle outbox;
@@ -231,10 +293,17 @@ struct ctl_ports { /* PORTS: `count` wanted. PORTS_ARE: ports [first, first + co
     uint32_t pad;
 };
 
-struct ctl_dead { /* DEAD: every session with a slot of that worker ends. MEMBER_DEAD: of my own family */
+/* DEAD: every session with a slot of that worker ends. MEMBER_DEAD: of my own family, to those that share an outbox
+ * with it, or to one of the family. */
+struct ctl_dead {
     struct ctl_header h;
     uint32_t worker;
     uint32_t member; /* DEAD: its app's id */
+};
+
+struct ctl_memory { /* MEMORY */
+    struct ctl_header h;
+    uint64_t size;
 };
 
 struct ctl_stay { /* keeps an auto-started daemon until process `pid`, which must be the sender's, is gone */
@@ -291,17 +360,20 @@ CTL_ASSERT(sizeof(struct ctl_hello) == 312);
 CTL_ASSERT(sizeof(struct ctl_welcome) == 176);
 CTL_ASSERT(sizeof(struct ctl_child) == 24);
 CTL_ASSERT(sizeof(struct ctl_child_hello) == 24);
-CTL_ASSERT(sizeof(struct ctl_listen) == 48);
+CTL_ASSERT(sizeof(struct ctl_listen) == 56);
 CTL_ASSERT(sizeof(struct ctl_listened) == 32);
 CTL_ASSERT(sizeof(struct ctl_listener) == 24);
 CTL_ASSERT(sizeof(struct ctl_introduce) == 32);
 CTL_ASSERT(sizeof(struct ctl_introduced) == 32);
 CTL_ASSERT(sizeof(struct ctl_outbox) == 40);
 CTL_ASSERT(sizeof(struct ctl_outbox_is) == 48);
+CTL_ASSERT(sizeof(struct ctl_move) == 64);
+CTL_ASSERT(sizeof(struct ctl_replay) == 40);
 CTL_ASSERT(sizeof(struct ctl_segment_is) == 32);
 CTL_ASSERT(sizeof(struct ctl_ports) == 40);
 CTL_ASSERT(sizeof(struct ctl_dead) == 24);
 CTL_ASSERT(sizeof(struct ctl_stay) == 24);
+CTL_ASSERT(sizeof(struct ctl_memory) == 24);
 CTL_ASSERT(sizeof(struct ctl_show) == 24);
 CTL_ASSERT(sizeof(struct ctl_shown) == 24);
 CTL_ASSERT(sizeof(struct ctl_ns) == 280);

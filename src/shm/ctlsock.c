@@ -2,13 +2,14 @@
  *
  * Theory of operation
  *
- * One daemon serves one runtime directory and listens there on a SEQPACKET socket, so that each packet is one message of
- * control.h and the end of the connection is the death of the other side. This file is the one place that knows the rule by
- * which everybody (daemon, command, library, preload library) finds the same directory, and the one place that packs and
- * unpacks SCM_RIGHTS.
+ * One daemon serves one runtime directory and listens there on a SEQPACKET socket, so that each packet is one
+ * message of control.h and the end of the connection is the death of the other side. This file is the one
+ * place that knows the rule by which everybody (daemon, command, library, preload library) finds the same
+ * directory, and the one place that packs and unpacks SCM_RIGHTS.
  *
- * Invariants: no libc call that the preload library replaces; errno is as before on return; a descriptor that came with a
- * packet is either handed to the caller or closed, whatever else goes wrong; every descriptor made here is CLOEXEC.
+ * Invariants: no libc call that the preload library replaces; errno is as before on return; a descriptor that
+ * came with a packet is either handed to the caller or closed, whatever else goes wrong; every descriptor
+ * made here is CLOEXEC.
  */
 #include "shm/ctlsock.h"
 
@@ -191,7 +192,8 @@ int ctl_send(int sock, const void *msg, size_t len, const int *fds, int nfds, in
     return ret < 0 ? send_error(ret) : 0;
 }
 
-/* As many as the kernel lets through. What finds no room it would close itself, and us wait for it (daemon/pipes.c). */
+/* As many as the kernel lets through. What finds no room it would close itself, and us wait for it
+ * (daemon/pipes.c). */
 #define FDS_OF_A_PACKET 253u /* its SCM_MAX_FD */
 
 union receive_room {
@@ -230,7 +232,8 @@ int ctl_recv(int sock, void *buf, size_t size, int *fds, int *nfds, int flags)
 {
     union receive_room room;
     struct iovec iov = {.iov_base = buf, .iov_len = size};
-    struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = room.bytes, .msg_controllen = sizeof room};
+    struct msghdr mh = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = room.bytes, .msg_controllen = sizeof room};
     int got[CTL_FDS_MAX] = {0}, n, err = 0;
 
     room.align = (struct cmsghdr){0};
@@ -238,7 +241,9 @@ int ctl_recv(int sock, void *buf, size_t size, int *fds, int *nfds, int flags)
         *nfds = 0;
     long ret = sys_recvmsg(sock, &mh, flags | MSG_CMSG_CLOEXEC);
     if (ret < 0)
-        return ret == -EAGAIN ? BERTH_E_WOULD_BLOCK : ret == -EINTR ? BERTH_E_INTERRUPTED : BERTH_E_DAEMON_GONE;
+        return ret == -EAGAIN  ? BERTH_E_WOULD_BLOCK
+               : ret == -EINTR ? BERTH_E_INTERRUPTED
+                               : BERTH_E_DAEMON_GONE;
     n = take_descriptors(&mh, got);
     if (mh.msg_flags & MSG_CTRUNC) /* this process's table is full */
         err = BERTH_E_NO_MEMORY;

@@ -1,7 +1,9 @@
-/* page.h - the words of a worker page: where a worker's waiters say whether they sleep. The one home of their memory order.
+/* page.h - the words of a worker page: where a worker's waiters say whether they sleep. The one home of their
+ * memory order.
  *
- * A sleeper arms its word, then looks once more for what may have come, then sleeps. Who tells it something stores that first, then
- * looks at the word: odd, and not the value that was kicked already, means kick. All in the one order of `sc` operations. */
+ * A sleeper arms its word, then looks once more for what may have come, then sleeps. Who tells it something
+ * stores that first, then looks at the word: odd, and not the value that was kicked already, means kick. All
+ * in the one order of `sc` operations. */
 #ifndef BERTH_SHM_PAGE_H
 #define BERTH_SHM_PAGE_H
 

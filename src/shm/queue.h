@@ -1,8 +1,9 @@
-/* queue.h - the event queue of a channel: one producer, one consumer, in the producer's memory, read-only to the other.
+/* queue.h - the event queue of a channel: one producer, one consumer, in the producer's memory, read-only to
+ * the other.
  *
- * An entry carries its own position, so a consumer looks at one line only, and whatever a hostile producer writes there
- * is at worst a wrong slot index, which is checked, or no entry at all. When the queue is full the producer bumps
- * `resync` instead; the consumer then looks at all its sessions with that producer. */
+ * An entry carries its own position, so a consumer looks at one line only, and whatever a hostile producer
+ * writes there is at worst a wrong slot index, which is checked, or no entry at all. When the queue is full
+ * the producer bumps `resync` instead; the consumer then looks at all its sessions with that producer. */
 #ifndef BERTH_SHM_QUEUE_H
 #define BERTH_SHM_QUEUE_H
 
@@ -24,16 +25,17 @@ static inline bool queue_peek(const uint64_t *entries, uint32_t position, uint32
     return true;
 }
 
-/* True when the queue that is at `position` (next to be written) has no room, as far as the consumer's head tells; a head
- * that makes no sense counts as full. */
+/* True when the queue that is at `position` (next to be written) has no room, as far as the consumer's head
+ * tells; a head that makes no sense counts as full. */
 static inline bool queue_full(uint32_t position, uint32_t qhead)
 {
     return position - qhead >= QUEUE_ENTRIES;
 }
 
-/* ---- the channel's own words ---------------------------------------------------------------------------- */
+/* ---- the channel's own words --------------------------------------------------------------------------- */
 
-/* Acquire pairs with channel_set_queue: the ring is empty, and peer_worker is there. 0: no channel, and none behind it. */
+/* Acquire pairs with channel_set_queue: the ring is empty, and peer_worker is there. 0: no channel, and none
+ * behind it. */
 static inline uint64_t channel_queue(const struct channel *peer)
 {
     return load_acquire(&peer->queue);
@@ -44,7 +46,8 @@ static inline void channel_set_queue(struct channel *own, uint64_t word)
     store_release(&own->queue, word);
 }
 
-/* Acquire pairs with channel_set_peer_worker: it may have been another's, and its words are now set for this one. */
+/* Acquire pairs with channel_set_peer_worker: it may have been another's, and its words are now set for this
+ * one. */
 static inline uint32_t channel_peer_worker(const struct channel *peer)
 {
     return load_acquire(&peer->peer_worker);
@@ -55,7 +58,8 @@ static inline void channel_set_peer_worker(struct channel *own, uint32_t worker)
     store_release(&own->peer_worker, worker);
 }
 
-/* The consumer, before it looks at any of the sessions: a producer that still sees the old head has its event seen. */
+/* The consumer, before it looks at any of the sessions: a producer that still sees the old head has its event
+ * seen. */
 static inline void channel_set_qhead(struct channel *own, uint32_t position)
 {
     store_sc(&own->qhead, position);
@@ -90,7 +94,8 @@ static inline uint32_t channel_resync_seen(const struct channel *peer)
     return load_relaxed(&peer->resync);
 }
 
-/* `arm` becomes odd: from now on the producer kicks. Then the queue is looked at once more, as before any sleep. */
+/* `arm` becomes odd: from now on the producer kicks. Then the queue is looked at once more, as before any
+ * sleep. */
 static inline void channel_arm(struct channel *own)
 {
     store_sc(&own->arm, own->arm + 1);

@@ -26,18 +26,56 @@ bool segment_allowed(uint64_t size)
     return size <= limit.rlim_cur;
 }
 
+/* A core has what is the program's. On the kernel what is under way lies in the kernel, too; and each hole of
+ * shared memory that is dumped becomes memory. */
+static void not_dumped(void *map, uint64_t size)
+{
+    (void)madvise(map, size, MADV_DONTDUMP);
+}
+
+static int lent; /* descriptor + 1, 0: none */
+static bool forbidden;
+
+bool segment_forbidden(void)
+{
+    return load_relaxed(&forbidden);
+}
+
+void segment_lend(int fd)
+{
+    int before = exchange_sc(&lent, fd + 1);
+    if (before)
+        (void)sys_close(before - 1);
+}
+
+/* Made here, or the one that was lent if it is of that size. -1 and errno. */
+static int memfd(const char *name, uint64_t size)
+{
+    int fd = -1;
+    errno = EFBIG;
+    if (segment_allowed(size) && (fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING)) >= 0 &&
+        ftruncate(fd, (off_t)size) == 0)
+        return fd;
+    int why = errno;
+    if (fd < 0 && why != EMFILE && why != ENFILE && why != ENOMEM) {
+        store_relaxed(&forbidden, true);
+        fd = exchange_sc(&lent, 0) - 1;
+        struct stat st;
+        if (fd >= 0 && fstat(fd, &st) == 0 && (uint64_t)st.st_size == size)
+            return fd;
+    }
+    if (fd >= 0)
+        (void)sys_close(fd);
+    errno = why;
+    return -1;
+}
+
 int segment_create(const char *name, uint64_t size, int *fd_out, void **map_out)
 {
-    if (!segment_allowed(size)) {
-        errno = EFBIG;
-        return BERTH_E_NO_MEMORY;
-    }
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = memfd(name, size);
     if (fd < 0)
         return BERTH_E_NO_MEMORY;
-    void *map = MAP_FAILED;
-    if (ftruncate(fd, (off_t)size) == 0)
-        map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+    void *map = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (map == MAP_FAILED || sys_fcntl(fd, F_ADD_SEALS, (long)SEALS) < 0) {
         int saved = errno;
         if (map != MAP_FAILED)
@@ -46,17 +84,14 @@ int segment_create(const char *name, uint64_t size, int *fd_out, void **map_out)
         errno = saved;
         return BERTH_E_NO_MEMORY;
     }
+    not_dumped(map, size);
     *fd_out = fd;
     *map_out = map;
     return 0;
 }
 
-int segment_open(int fd, uint64_t min, uint64_t max, bool populated, const void **map_out, uint64_t *size_out,
-                 const char **why)
+int segment_verify(int fd, uint64_t min, uint64_t max, bool populated, uint64_t *size_out, const char **why)
 {
-    const char *unused;
-    if (!why)
-        why = &unused;
     long seals = sys_fcntl(fd, F_GET_SEALS, 0L);
     if (seals < 0 || (seals & SEALS) != SEALS) {
         *why = "the descriptor is not a memfd sealed with SHRINK, GROW and FUTURE_WRITE";
@@ -77,11 +112,25 @@ int segment_open(int fd, uint64_t min, uint64_t max, bool populated, const void 
         *why = "the segment has holes";
         return BERTH_E_PROTOCOL;
     }
+    *size_out = size;
+    return 0;
+}
+
+int segment_open(int fd, uint64_t min, uint64_t max, bool populated, const void **map_out, uint64_t *size_out,
+                 const char **why)
+{
+    const char *unused;
+    uint64_t size;
+    int err = segment_verify(fd, min, max, populated, &size, why ? why : &unused);
+    if (err)
+        return err;
     void *map = mmap(NULL, size, PROT_READ, MAP_SHARED | MAP_NORESERVE, fd, 0);
     if (map == MAP_FAILED) {
-        *why = "the segment cannot be mapped";
+        if (why)
+            *why = "the segment cannot be mapped";
         return BERTH_E_NO_MEMORY;
     }
+    not_dumped(map, size);
     *map_out = map;
     *size_out = size;
     return 0;

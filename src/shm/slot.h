@@ -1,9 +1,12 @@
-/* slot.h - the words of a slot and the orders that make them work: the one home of the session's memory ordering.
+/* slot.h - the words of a slot and the orders that make them work: the one home of the session's memory
+ * ordering.
  *
- * Producer:  copy bytes; tail (release); full fence; read peer's want.      The fence is the release of the lock of
- * Consumer:  want (sc); read peer's tail again; sleep only if unchanged.    that half (an xchg), or store_sc.
- * Either the producer sees the new want, or the consumer sees the new tail: no wake-up is lost. The other direction
- * (head, want_space) is the same with the parts exchanged.
+ * Producer:  copy bytes; tail (release); full fence; read peer's want.
+ * Consumer:  want (sc); read peer's tail again; sleep only if unchanged.
+ *
+ * The fence is the release of the lock of that half (an xchg), or store_sc.
+ * Either the producer sees the new want, or the consumer sees the new tail: no wake-up is lost. The other
+ * direction (head, want_space) is the same with the parts exchanged.
  */
 #ifndef BERTH_SHM_SLOT_H
 #define BERTH_SHM_SLOT_H
@@ -11,19 +14,22 @@
 #include "base/atomic.h"
 #include "shm/abi.h"
 
-/* Of the peer's slot: read once, use the copy. Acquire pairs with slot_set_tail: the bytes below it are there. */
+/* Of the peer's slot: read once, use the copy. Acquire pairs with slot_set_tail: the bytes below it are
+ * there. */
 static inline uint64_t slot_tail(const struct slot *peer)
 {
     return load_acquire(&peer->tail);
 }
 
-/* After slot_arm: in the one order of all `sc` operations, so that either this sees the new tail or its producer the mark. */
+/* After slot_arm: in the one order of all `sc` operations, so that either this sees the new tail or its
+ * producer the mark. */
 static inline uint64_t slot_tail_sc(const struct slot *peer)
 {
     return load_sc(&peer->tail);
 }
 
-/* Acquire pairs with slot_set_head: the consumer has done with the bytes below it, they may be overwritten. */
+/* Acquire pairs with slot_set_head: the consumer has done with the bytes below it, they may be overwritten.
+ */
 static inline uint64_t slot_head(const struct slot *peer)
 {
     return load_acquire(&peer->head);
@@ -50,19 +56,22 @@ static inline uint8_t slot_state(const struct slot *peer)
     return load_acquire(&peer->state);
 }
 
-/* Acquire pairs with slot_set_generation: who sees the new one takes nothing that follows for the old session's. */
+/* Acquire pairs with slot_set_generation: who sees the new one takes nothing that follows for the old
+ * session's. */
 static inline uint32_t slot_generation(const struct slot *slot)
 {
     return load_acquire(&slot->generation);
 }
 
-/* Where the slot is known to be somebody's: after slot_state or slot_peer, whose acquire has brought it, or of one's own. */
+/* Where the slot is known to be somebody's: after slot_state or slot_peer, whose acquire has brought it, or
+ * of one's own. */
 static inline uint32_t slot_generation_known(const struct slot *slot)
 {
     return load_relaxed(&slot->generation);
 }
 
-/* Index and generation of the slot that it has for its peer. Acquire pairs with slot_set_peer: slot_info.peer_outbox is there. */
+/* Index and generation of the slot that it has for its peer. Acquire pairs with slot_set_peer:
+ * slot_info.peer_outbox is there. */
 static inline uint64_t slot_peer(const struct slot *peer)
 {
     return load_acquire(&peer->peer);
@@ -74,7 +83,8 @@ static inline bool slot_was_reset(const struct slot *peer)
     return load_relaxed(&peer->flags) & SLOT_RESET;
 }
 
-/* Relaxed: who sleeps has stored it before it armed. After a load of the counter's mark, which brings it; else a hint. */
+/* Relaxed: who sleeps has stored it before it armed. After a load of the counter's mark, which brings it;
+ * else a hint. */
 static inline uint32_t slot_waiter(const struct slot *peer)
 {
     return load_relaxed(&peer->waiter) % WAITERS_MAX;
@@ -92,7 +102,8 @@ static inline uint8_t slot_cpu(const struct slot *peer)
     return load_relaxed(&peer->cpu);
 }
 
-/* Of one's own slot: relaxed where only the owner's threads write, who hold the lock of that half or look for a flag. */
+/* Of one's own slot: relaxed where only the owner's threads write, who hold the lock of that half or look for
+ * a flag. */
 static inline uint64_t slot_own_tail(const struct slot *own)
 {
     return load_relaxed(&own->tail);
@@ -109,14 +120,51 @@ static inline uint64_t slot_own_want(const struct slot *own)
 }
 
 /* A free slot: the next one. One in use: index of the session's record + 1. Nobody else looks at it. */
-static inline uint64_t slot_extra(const struct slot *own)
+static inline uint32_t slot_extra(const struct slot *own)
 {
-    return load_relaxed(&own->extra);
+    return (uint32_t)load_relaxed(&own->extra);
 }
 
-static inline void slot_set_extra(struct slot *own, uint64_t extra)
+static inline void slot_set_extra(struct slot *own, uint32_t extra)
 {
-    store_relaxed(&own->extra, extra);
+    store_relaxed(&own->extra, (uint64_t)extra);
+}
+
+/* From one record to another: its places stay. */
+static inline void slot_change_owner(struct slot *own, uint32_t extra)
+{
+    store_relaxed(&own->extra, (load_relaxed(&own->extra) & ~0xffffffffull) | extra);
+}
+
+/* The mark of a slot that was the session's before this one: who was to be told there is to be told here. */
+static inline void slot_copy_marks(struct slot *own, const struct slot *before)
+{
+    store_sc(&own->want, load_relaxed(&before->want));
+    store_sc(&own->want_space, load_relaxed(&before->want_space));
+}
+
+/* A session that goes from program to program counts its places: 0 is where it was made. Its slot says the
+ * number of its own place (before anybody knows the slot), and of the place at which its owner has the other
+ * end: whoever was there before is not looked at any more. They go round at 2^16. */
+static inline uint16_t slot_place(const struct slot *slot)
+{
+    return (uint16_t)(load_relaxed(&slot->extra) >> 32);
+}
+
+static inline void slot_set_place(struct slot *own, uint16_t place)
+{
+    store_relaxed(&own->extra, (uint64_t)place << 32 | (uint32_t)load_relaxed(&own->extra));
+}
+
+/* Acquire pairs with slot_set_peer_place: all looks at the place before are over. */
+static inline uint16_t slot_peer_place(const struct slot *peer)
+{
+    return (uint16_t)(load_acquire(&peer->extra) >> 48);
+}
+
+static inline void slot_set_peer_place(struct slot *own, uint16_t place)
+{
+    store_release(&own->extra, (uint64_t)place << 48 | (load_relaxed(&own->extra) & 0xffffffffffffull));
 }
 
 static inline void slot_set_peer(struct slot *own, uint64_t index_and_generation)
@@ -178,8 +226,8 @@ static inline void slot_set_head(struct slot *own, uint64_t word)
     store_release(&own->head, word);
 }
 
-/* slot_info.taken of a slot's info, which lies CHUNK_SLOTS lines behind it. A ring holds less than 2 GiB, so the low half
- * of an offset near `head` says which one it is. */
+/* slot_info.taken of a slot's info, which lies CHUNK_SLOTS lines behind it. A ring holds less than 2 GiB, so
+ * the low half of an offset near `head` says which one it is. */
 static inline void slot_set_taken(struct slot *own, uint64_t offset)
 {
     store_relaxed(&((struct slot_info *)(void *)(own + CHUNK_SLOTS))->taken, (uint32_t)offset);
@@ -196,19 +244,21 @@ static inline void slot_set_ring(struct slot *own, uint64_t word)
     store_release(&own->ring, word);
 }
 
-/* `want` or `want_space`, where one thread at a time waits. The fence before the peer's counter is looked at again. */
+/* `want` or `want_space`, where one thread at a time waits. The fence before the peer's counter is looked at
+ * again. */
 static inline void slot_arm(uint64_t *want, uint64_t offset, uint64_t flag)
 {
     store_sc(want, count_word(offset, flag));
 }
 
-/* The same where several wait: the mark only goes up. A later mark is at most the end of what its setter has seen, while an
- * earlier one, stored late, would let the next bytes pass unnoticed. But a mark beyond all that `peer` has written is left of one who
- * waited alone, for more bytes than one, and it comes down: below it the others would hear of nothing. Whatever the end of that wait was,
- * and however far the peer had come: the mark is read first, the tail after it, so any other setter's tail is not less than his mark.
- * And the peer sees the lower mark, or whoever arms sees its new tail, as ever. 1 when the mark went up, -1 when it came down: then the
- * peer may have found it where it is already, or where it was, and have told nobody of bytes which the setter sees and the others have
- * not. */
+/* The same where several wait: the mark only goes up. A later mark is at most the end of what its setter has
+ * seen, while an earlier one, stored late, would let the next bytes pass unnoticed. But a mark beyond all
+ * that `peer` has written is left of one who waited alone, for more bytes than one, and it comes down: below
+ * it the others would hear of nothing. Whatever the end of that wait was, and however far the peer had come:
+ * the mark is read first, the tail after it, so any other setter's tail is not less than his mark. And the
+ * peer sees the lower mark, or whoever arms sees its new tail, as ever. 1 when the mark went up, -1 when it
+ * came down: then the peer may have found it where it is already, or where it was, and have told nobody of
+ * bytes which the setter sees and the others have not. */
 static inline int slot_arm_among(uint64_t *want, uint64_t offset, uint64_t flag, const struct slot *peer)
 {
     uint64_t old = load_acquire(want), word, mark;
@@ -246,8 +296,8 @@ static inline void slot_offer(struct slot *own)
     store_release(&own->state, (uint8_t)SLOT_OFFERED);
 }
 
-/* The new generation first: whoever still looks must not take the zeroes that follow for the old session. A generation of 0 is
- * passed over when the slot is handed out. */
+/* The new generation first: whoever still looks must not take the zeroes that follow for the old session. A
+ * generation of 0 is passed over when the slot is handed out. */
 static inline void slot_end(struct slot *own)
 {
     slot_set_generation(own, own->generation + 1);
@@ -325,8 +375,8 @@ static inline uint32_t info_offer_seq(const struct slot_info *peer)
     return load_relaxed(&peer->offer_seq);
 }
 
-/* An acceptor that has answered, and a connector that offers again: in the one order, so that the acceptor sees the new number,
- * or the connector the answer. */
+/* An acceptor that has answered, and a connector that offers again: in the one order, so that the acceptor
+ * sees the new number, or the connector the answer. */
 static inline uint32_t info_offer_seq_sc(const struct slot_info *peer)
 {
     return load_sc(&peer->offer_seq);

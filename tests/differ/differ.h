@@ -1,9 +1,9 @@
 /* differ.h - what every case of the differential suite stands on.
  *
- * A case is a function that asks the socket interface something and prints what it saw. tests/e2e/test_differ.py runs
- * each case on the kernel and under berth; the two outputs must be equal. So a case prints only what cannot differ
- * between two runs on the kernel: results, names of errors and events, counts of bytes. No times, ports, pids or
- * descriptor numbers.
+ * A case is a function that asks the socket interface something and prints what it saw.
+ * tests/e2e/test_differ.py runs each case on the kernel and under berth; the two outputs must be equal. So a
+ * case prints only what cannot differ between two runs on the kernel: results, names of errors and events,
+ * counts of bytes. No times, ports, pids or descriptor numbers.
  *
  * A new case is one function in the file of its area:
  *
@@ -14,8 +14,9 @@
  *         say("poll: %s", polled_soon(p.s, POLLIN));
  *     }
  *
- * and `differ area.zero_timeout_sees_data` runs it. Nothing needs to be closed: a case has a process of its own, and
- * 5 seconds. What waits for another party waits for what that party has done (far_do, asleep), not for a time.
+ * and `differ area.zero_timeout_sees_data` runs it. Nothing needs to be closed: a case has a process of its
+ * own, and 5 seconds. What waits for another party waits for what that party has done (far_do, asleep), not
+ * for a time.
  */
 #ifndef DIFFER_H
 #define DIFFER_H
@@ -48,13 +49,13 @@ struct differ_case {
 
 void differ_add(struct differ_case *it);
 
-#define CASE(name, what)                                                                                           \
-    static void case_##name(void);                                                                                 \
-    __attribute__((constructor)) static void add_##name(void)                                                      \
-    {                                                                                                              \
-        static struct differ_case self = {__FILE__, #name, what, __LINE__, case_##name, NULL};                     \
-        differ_add(&self);                                                                                         \
-    }                                                                                                              \
+#define CASE(name, what)                                                                                     \
+    static void case_##name(void);                                                                           \
+    __attribute__((constructor)) static void add_##name(void)                                                \
+    {                                                                                                        \
+        static struct differ_case self = {__FILE__, #name, what, __LINE__, case_##name, NULL};               \
+        differ_add(&self);                                                                                   \
+    }                                                                                                        \
     static void case_##name(void)
 
 /* ---- telling (say.c) ---- */
@@ -63,11 +64,11 @@ void differ_add(struct differ_case *it);
 __attribute__((format(printf, 1, 2))) void say(const char *format, ...);
 
 /* The text, the result and, where it is -1, the error. */
-#define SAY(call)                                                                                                  \
-    do {                                                                                                           \
-        errno = 0;                                                                                                 \
-        long said_ = (long)(call);                                                                                 \
-        say_result(#call, said_, errno);                                                                           \
+#define SAY(call)                                                                                            \
+    do {                                                                                                     \
+        errno = 0;                                                                                           \
+        long said_ = (long)(call);                                                                           \
+        say_result(#call, said_, errno);                                                                     \
     } while (0)
 void say_result(const char *text, long result, int error);
 
@@ -82,7 +83,8 @@ const char *selected(int fd, const char *sets, int ms); /* sets: of "rwx"; gives
 /* Events by their data: "1:IN 2:IN|OUT", ordered by the data. */
 const char *epolled(int ep, int max, int ms);
 
-/* Looks with timeout 0 until all of events are there, for a second at most: readiness that nobody ever tells. */
+/* Looks with timeout 0 until all of events are there, for a second at most: readiness that nobody ever tells.
+ */
 const char *polled_soon(int fd, int events);
 const char *selected_soon(int fd, const char *sets);
 const char *epolled_soon(int ep); /* until any event is there */
@@ -94,12 +96,12 @@ int epoll_op(int ep, int op, int fd, unsigned events, int data);
 #define epoll_del(ep, fd) epoll_op(ep, EPOLL_CTL_DEL, fd, 0, 0)
 
 /* Until the condition is true, a second at most, looking each millisecond. Its last value. */
-#define SOON(condition)                                                                                            \
-    ({                                                                                                             \
-        int held_ = 0;                                                                                             \
-        for (int look_ = 0; look_ < 1000 && !(held_ = !!(condition)); look_++)                                     \
-            nap(1);                                                                                                \
-        held_;                                                                                                     \
+#define SOON(condition)                                                                                      \
+    ({                                                                                                       \
+        int held_ = 0;                                                                                       \
+        for (int look_ = 0; look_ < 1000 && !(held_ = !!(condition)); look_++)                               \
+            nap(1);                                                                                          \
+        held_;                                                                                               \
     })
 void nap(int ms);
 
@@ -113,12 +115,15 @@ int dial_port(int port);
 int begin_dial(void);       /* non-blocking; whatever connect said is ignored */
 void begin_connect(int fd); /* the same for one that is there */
 int fresh_socket(void);
+int bound_socket(void);    /* 127.0.0.1; its port is in differ_at */
+int connect_there(int fd); /* to differ_at */
 int set_nonblock(int fd, int on);
 int set_option(int fd, int option, int value); /* of SOL_SOCKET */
 int set_timeout(int fd, int option, int ms);
-int socket_error(int fd); /* SO_ERROR, which it takes */
-int unread(int fd);       /* FIONREAD */
-void reset(int fd);       /* closes with SO_LINGER 0 */
+int option_of(int fd, int option); /* of SOL_SOCKET */
+int socket_error(int fd);          /* SO_ERROR, which it takes */
+int unread(int fd);                /* FIONREAD */
+void reset(int fd);                /* closes with SO_LINGER 0 */
 
 struct pair {
     int l, c, s;
@@ -137,9 +142,14 @@ long drain(int fd, long count);                    /* reads and forgets; how man
 /* ---- the far side (far.c): another process that does what it is told ----
  *
  * Orders are words, several with ';' between; each is answered by its result ("5", "-1 ECONNRESET", "end").
- *     listen · connect PORT · accept · closelistener · nonblock 0|1 · send N · recv N · drain · one N (a single
- *     non-blocking send of up to N) · readone N (a single blocking recv) · shutdown rd|wr|rdwr · close · rst ·
- *     error (SO_ERROR) · nodelay · rcvbuf N · sndbuf N · lowat N · unread · sleep MS · exit
+ *     listen · connect PORT · accept · closelistener · nonblock 0|1 · send N · recv N · drain ·
+ *     one N (a single non-blocking send of up to N) · readone N (a single blocking recv) ·
+ *     shutdown rd|wr|rdwr · close · rst · error (SO_ERROR) · nodelay · rcvbuf N · sndbuf N ·
+ *     lowat N · unread · sleep MS · exit · inherited (the listener of far_heir) · receive (one that
+ *     far_pass sends) · again (listen, at the listener) · flags (is it non-blocking?) ·
+ *     try (accepts if there is anybody) · mine SENT RECEIVED (what it inherited or received is its
+ *     connection, on which so much has gone) · exec SENT RECEIVED (executes itself and goes on: "again") ·
+ *     option keepalive · peername (its address)
  */
 enum far_kind {
     FORKED, /* a child of this process */
@@ -150,11 +160,17 @@ struct far {
     pid_t pid;
 };
 struct far far_new(enum far_kind kind);
+enum heir { BY_EXEC, BY_SPAWN };
+struct far far_heir(enum heir how, int l); /* another program, that has l over exec */
+struct far far_alone(int s);               /* another program by exec, that alone has s from then on */
+ssize_t send_fd(int by, int fd);           /* by that unix socket; as sendmsg */
+void far_pass(struct far *far, int l);     /* sends it, for the order "receive" */
 __attribute__((format(printf, 2, 3))) const char *far_do(struct far *far, const char *format, ...);
 __attribute__((format(printf, 2, 3))) void far_begin(struct far *far, const char *format, ...);
 const char *far_answer(struct far *far);
 void far_kill(struct far *far); /* SIGKILL, and reaps it */
 _Noreturn void far_serve(int control);
+_Noreturn void far_serve_on(int control, long sent, long received); /* after "exec SENT RECEIVED" */
 
 /* A connection to a far side. s is this side's end, l the listener if it is here, else -1. */
 struct meeting {
@@ -163,6 +179,29 @@ struct meeting {
 };
 struct meeting meet_as_server(enum far_kind kind); /* the far side connects */
 struct meeting meet_as_client(enum far_kind kind); /* the far side accepts */
+
+/* ---- parent and child in turns (kin.c) ----
+ *
+ *     if (kin()) {
+ *         SAY(set_nonblock(fd, 1));
+ *         turn();
+ *         SAY(recv(fd, text, 9, 0));
+ *         stay();
+ *     }
+ *     theirs();
+ *     SAY(send(other, "x", 1, 0));
+ *     theirs();
+ */
+extern pid_t kin_pid;
+int kin(void);             /* forks; true in the child, which begins at its first turn */
+void turn(void);           /* the child has done so far, and waits for its next turn */
+_Noreturn void stay(void); /* it has done all, but does not end */
+_Noreturn void part_over(void);
+void theirs(void);        /* the child's turn: until it has had it */
+void theirs_begins(void); /* does not wait for that */
+void theirs_last(void);   /* until it has ended by itself; says how */
+void kin_ended(void);
+void kin_ends(void); /* kills it */
 
 /* ---- threads and sleep (side.c) ---- */
 

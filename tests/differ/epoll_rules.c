@@ -310,7 +310,8 @@ CASE(shots_alike, "a listener's one shot has fired; a session with the same data
     say("once: %s", epolled(ep, 8, 20));
 }
 
-CASE(shots_unfired, "a session's event is not taken for that of a listener with the same data that has not fired")
+CASE(shots_unfired,
+     "a session's event is not taken for that of a listener with the same data that has not fired")
 {
     struct pair p = pair_here();
     int ep = epoll_with(p.l, EPOLLIN | EPOLLONESHOT, 7);

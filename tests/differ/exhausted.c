@@ -94,6 +94,37 @@ CASE(accept_in_set, "a set tells of the listener by level as long as connections
     say("accepted %d", got);
 }
 
+/* Before it has done anything else. */
+CASE(child_fills_its_table_first,
+     "a child without a free descriptor puts what it has inherited into a set, and is told")
+{
+    struct pair p = pair_here();
+    int ep = epoll_create1(0);
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        leave_none();
+        SAY(epoll_add(ep, p.s, EPOLLIN, 1));
+        SAY(epoll_add(ep, p.l, EPOLLIN, 2));
+        SAY(send(p.c, "x", 1, 0));
+        say("%s", epolled(ep, 4, 1000));
+        SAY(recv(p.s, (char[1]){0}, 1, 0));
+        say("%s", polled(p.s, POLLIN | POLLOUT, 0));
+        fflush(stdout);
+        _exit(0);
+    }
+    int status = -1;
+    waitpid(pid, &status, 0);
+    say("child: %d", status);
+}
+
+CASE(accept_of_nobody, "a blocking accept does not wait for somebody whom it could not take")
+{
+    int l = listener(8);
+    leave_none();
+    SAY(accept(l, NULL, NULL));
+}
+
 CASE(waits, "poll, select and epoll_wait go on")
 {
     struct pair p = pair_here();

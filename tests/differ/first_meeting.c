@@ -1,8 +1,9 @@
-/* first_meeting.c - two programs that have never met: what the first sends is seen by the other in every way of looking.
+/* first_meeting.c - two programs that have never met: what the first sends is seen by the other in every way
+ * of looking.
  *
- * The far side is a program of its own, started by exec, so that nothing of either's memory is known to the other. Each
- * way of looking has a case for each size of the first data, since what does not fit in the first piece of memory comes
- * in another.
+ * The far side is a program of its own, started by exec, so that nothing of either's memory is known to the
+ * other. Each way of looking has a case for each size of the first data, since what does not fit in the first
+ * piece of memory comes in another.
  */
 #include "differ.h"
 
@@ -70,7 +71,8 @@ static const char *by_recv(int s)
     return SOON(recv(s, &byte, 1, MSG_DONTWAIT | MSG_PEEK) == 1) ? "seen" : "NOT SEEN";
 }
 
-/* The far server greets at once, and this client looks. Afterwards a read does not say EAGAIN, and every byte comes. */
+/* The far server greets at once, and this client looks. Afterwards a read does not say EAGAIN, and every byte
+ * comes. */
 static void greet(look_fn *look, long size)
 {
     struct meeting m = meet_as_client(FRESH);
@@ -81,15 +83,15 @@ static void greet(look_fn *look, long size)
     say("sent: %s", far_answer(&m.far));
 }
 
-#define GREETING(way, size, text)                                                                                  \
-    CASE(way##_##size, "a fresh server's first " text ", seen by the client: " #way)                               \
-    {                                                                                                              \
-        greet(by_##way, size);                                                                                     \
+#define GREETING(way, size, text)                                                                            \
+    CASE(way##_##size, "a fresh server's first " text ", seen by the client: " #way)                         \
+    {                                                                                                        \
+        greet(by_##way, size);                                                                               \
     }
-#define GREETINGS(way)                                                                                             \
-    GREETING(way, 1, "byte")                                                                                       \
-    GREETING(way, 100000, "100 KB")                                                                                \
-    GREETING(way, 300000, "300 KB")                                                                                \
+#define GREETINGS(way)                                                                                       \
+    GREETING(way, 1, "byte")                                                                                 \
+    GREETING(way, 100000, "100 KB")                                                                          \
+    GREETING(way, 300000, "300 KB")                                                                          \
     GREETING(way, 3000000, "3 MB")
 
 GREETINGS(poll0)

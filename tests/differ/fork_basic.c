@@ -170,12 +170,14 @@ CASE(nonblock_is_shared, "O_NONBLOCK set by the child holds for the parent")
     if (pid == 0)
         _exit(set_nonblock(p.s, 1) != 0 || set_nonblock(p.l, 1) != 0);
     say("child: %d", child_end(pid));
-    say("connection %d, listener %d", !!(fcntl(p.s, F_GETFL) & O_NONBLOCK), !!(fcntl(p.l, F_GETFL) & O_NONBLOCK));
+    say("connection %d, listener %d", !!(fcntl(p.s, F_GETFL) & O_NONBLOCK),
+        !!(fcntl(p.l, F_GETFL) & O_NONBLOCK));
     SAY(recv(p.s, text, 9, 0));
     SAY(accept(p.l, NULL, NULL));
 }
 
-CASE(set_is_shared, "a set made before fork is waited for in the child; DEL by the child holds for the parent")
+CASE(set_is_shared,
+     "a set made before fork is waited for in the child; DEL by the child holds for the parent")
 {
     struct pair p = pair_here();
     int ep = epoll_with(p.s, EPOLLIN, 1);
@@ -203,4 +205,27 @@ CASE(set_of_child, "the child's own set of the parent's connection")
     SAY(send(p.c, "x", 1, 0));
     say("child: %d", child_end(pid));
     say("%s", polled(p.s, POLLIN, 0));
+}
+
+CASE(child_learns_and_goes,
+     "a child has met the far side and ended; the connection is closed here, and the next is another")
+{
+    int l = listener(16), done[2];
+    struct far far = far_new(FRESH);
+    SAY(pipe(done));
+    for (int i = 0; i < 5; i++) {
+        far_begin(&far, "connect %d", ntohs(differ_at.sin_port));
+        int s = accept(l, NULL, NULL);
+        pid_t pid = fork();
+        if (pid == 0) {
+            int ep = epoll_with(s, EPOLLIN, 1);
+            for (int look = 0; look < 3; look++)
+                (void)epolled(ep, 8, 20);
+            _exit(0);
+        }
+        say("connected: %s, child: %d", far_answer(&far), child_end(pid));
+        say("%s", polled(s, POLLIN, 0));
+        SAY(close(s));
+        say("%s", far_do(&far, "drain;close"));
+    }
 }

@@ -1,4 +1,5 @@
-/* jumps.c - handlers that leave a blocked call by siglongjmp, and waits that a forked child has no part in. */
+/* jumps.c - handlers that leave a blocked call by siglongjmp, and waits that a forked child has no part in.
+ */
 #include "differ.h"
 
 #include <dirent.h>

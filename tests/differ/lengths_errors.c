@@ -1,4 +1,5 @@
-/* lengths_errors.c - zero lengths, lengths that are too big, counts of pieces, bad pointers, wrong descriptors. */
+/* lengths_errors.c - zero lengths, lengths that are too big, counts of pieces, bad pointers, wrong
+ * descriptors. */
 #include "differ.h"
 
 #include <limits.h>
@@ -246,19 +247,19 @@ CASE(poll_counts, "poll with too many, with none, ppoll with a bad time")
 
 /* ---- bad pointers: a case each, since what dies in one must not hide another ---- */
 
-#define EFAULT_CASE(name, call)                                                                                    \
-    CASE(efault_##name, "a bad pointer: " #call)                                                                   \
-    {                                                                                                              \
-        struct pair p = pair_here();                                                                               \
-        int ep = epoll_create1(0), fd = fresh_socket();                                                            \
-        socklen_t len = 16;                                                                                        \
-        struct epoll_event event = {0};                                                                            \
-        if (send(p.c, "abc", 3, 0) != 3 || ep < 0 || fd < 0 || dial() < 0)                                         \
-            say("no beginning");                                                                                   \
-        polled_soon(p.s, POLLIN);                                                                                  \
-        (void)len, (void)event;                                                                                    \
-        SAY(call);                                                                                                 \
-        say("the bytes are still there: %d", unread(p.s));                                                         \
+#define EFAULT_CASE(name, call)                                                                              \
+    CASE(efault_##name, "a bad pointer: " #call)                                                             \
+    {                                                                                                        \
+        struct pair p = pair_here();                                                                         \
+        int ep = epoll_create1(0), fd = fresh_socket();                                                      \
+        socklen_t len = 16;                                                                                  \
+        struct epoll_event event = {0};                                                                      \
+        if (send(p.c, "abc", 3, 0) != 3 || ep < 0 || fd < 0 || dial() < 0)                                   \
+            say("no beginning");                                                                             \
+        polled_soon(p.s, POLLIN);                                                                            \
+        (void)len, (void)event;                                                                              \
+        SAY(call);                                                                                           \
+        say("the bytes are still there: %d", unread(p.s));                                                   \
     }
 
 EFAULT_CASE(read, read(p.s, bad, 3))

@@ -289,7 +289,8 @@ CASE(two_listeners, "two listeners in one set; each is told for its own")
     say("%s", epolled(ep, 8, 0));
 }
 
-CASE(parent_and_child_poll, "parent and child poll one listener; after one has accepted, the other sees nothing")
+CASE(parent_and_child_poll,
+     "parent and child poll one listener; after one has accepted, the other sees nothing")
 {
     int l = listener(8), ready[2];
     set_nonblock(l, 1);
@@ -321,8 +322,8 @@ CASE(burst, "twenty fresh connections: each event of the set gives one at least,
     set_nonblock(l, 1);
     for (int i = 0; i < 4; i++) {
         far[i] = far_new(FRESH);
-        far_begin(&far[i], "connect %d; connect %d; connect %d; connect %d; connect %d", port, port, port, port,
-                  port);
+        far_begin(&far[i], "connect %d; connect %d; connect %d; connect %d; connect %d", port, port, port,
+                  port, port);
     }
     while (got < 20 && strcmp(epolled(ep, 8, 2000), "1:IN") == 0) {
         int of_this = 0;
@@ -363,7 +364,8 @@ CASE(shutdown_by_parent, "the parent shuts the listener down: the child is refus
     SAY(pipe(go));
     pid_t pid = fork();
     if (pid == 0)
-        _exit(read(go[0], &status, 1) != 1 || dial() >= 0 || !accept_refused(l) || listen(l, 5) != 0 || dial() < 0);
+        _exit(read(go[0], &status, 1) != 1 || dial() >= 0 || !accept_refused(l) || listen(l, 5) != 0 ||
+              dial() < 0);
     SAY(shutdown(l, SHUT_RDWR));
     SAY(dial());
     SAY(write(go[1], "x", 1));

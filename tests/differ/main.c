@@ -4,9 +4,10 @@
  * differ NAME          that case; NAME is area.case
  * differ AREA          all cases of that file, each under its name
  *
- * A case runs in a process of its own that starts afresh by exec, so that it has met nobody and nobody's memory is
- * in it. This process only watches: after 5 seconds (DIFFER_SECONDS) it writes HANG and ends the case with all it has
- * started. A case that dies by a signal says DIED. Both are outputs as any other, to be compared.
+ * A case runs in a process of its own that starts afresh by exec, so that it has met nobody and nobody's
+ * memory is in it. This process only watches: after 5 seconds (DIFFER_SECONDS) it writes HANG and ends the
+ * case with all it has started. A case that dies by a signal says DIED. Both are outputs as any other, to be
+ * compared.
  */
 #include "differ.h"
 
@@ -116,6 +117,8 @@ int main(int argc, char **argv)
     }
     if (strcmp(what, "--peer") == 0 && argc == 3)
         far_serve(atoi(argv[2]));
+    if (strcmp(what, "--peer") == 0 && argc == 5)
+        far_serve_on(atoi(argv[2]), atol(argv[3]), atol(argv[4]));
     if (strcmp(what, "--run") == 0 && argc == 3) {
         setvbuf(stdout, NULL, _IOLBF, 0);
         differ_main_tid = my_tid();

@@ -1,4 +1,5 @@
-/* nested_epoll.c - an epoll set as a member of another set, of poll and of select (epoll(7): it is readable when it has events). */
+/* nested_epoll.c - an epoll set as a member of another set, of poll and of select (epoll(7): it is readable
+ * when it has events). */
 #include "differ.h"
 
 struct nest {
@@ -13,7 +14,8 @@ static struct nest nest_new(unsigned events)
     return n;
 }
 
-/* So many bytes one after the other; how often the outer look told one, and how often it told and nothing was there. */
+/* So many bytes one after the other; how often the outer look told one, and how often it told and nothing was
+ * there. */
 static void serve(struct nest *n, const char *(*outer)(int, int), int arg)
 {
     int told = 0, spurious = 0, idle = 0;
@@ -69,7 +71,8 @@ CASE(edge_in_edge, "edge inner set, watched by edge")
     serve(&n, outer_epoll, epoll_with(n.inner, EPOLLIN | EPOLLET, 9));
 }
 
-CASE(level_in_edge_unread, "level inner set, watched by edge: looking at the inner one is no news to the outer one")
+CASE(level_in_edge_unread,
+     "level inner set, watched by edge: looking at the inner one is no news to the outer one")
 {
     struct nest n = nest_new(EPOLLIN);
     int outer = epoll_with(n.inner, EPOLLIN | EPOLLET, 9);
@@ -239,7 +242,8 @@ CASE(loops, "ELOOP for sets in a circle, EINVAL for a set in itself")
 
 CASE(nested_before_members, "three levels are made first, the connection comes last")
 {
-    int inner = epoll_create1(0), middle = epoll_with(inner, EPOLLIN, 8), outer = epoll_with(middle, EPOLLIN, 9);
+    int inner = epoll_create1(0), middle = epoll_with(inner, EPOLLIN, 8),
+        outer = epoll_with(middle, EPOLLIN, 9);
     struct nest n = {.p = pair_here(), .inner = inner};
     SAY(epoll_add(inner, n.p.s, EPOLLIN, 1));
     serve(&n, outer_epoll, outer);
@@ -471,7 +475,8 @@ static void one_of_two(int nested, int how)
         close(c[i]);
 }
 
-CASE(listener_twice, "a listener under two numbers in one set: one is taken out, asks for less, fires its one shot")
+CASE(listener_twice,
+     "a listener under two numbers in one set: one is taken out, asks for less, fires its one shot")
 {
     for (int how = 0; how < 3; how++)
         one_of_two(0, how);
@@ -537,7 +542,8 @@ static long poll_a_set(void *fd)
     return poll(&f, 1, 3000);
 }
 
-CASE(listener_added_under_a_poll, "a thread polls an empty set; a listener is put into it, then somebody connects")
+CASE(listener_added_under_a_poll,
+     "a thread polls an empty set; a listener is put into it, then somebody connects")
 {
     int ep = epoll_create1(0), l = listener(8);
     struct side side;
@@ -546,4 +552,28 @@ CASE(listener_added_under_a_poll, "a thread polls an empty set; a listener is pu
     epoll_add(ep, l, EPOLLIN, 1);
     say("dial: %d", dial() >= 0);
     say("%s", side_end(&side));
+}
+
+static int late_ep, late_fd;
+
+static long adds_late(void *unused)
+{
+    (void)unused;
+    asleep(differ_main_tid);
+    return epoll_add(late_ep, late_fd, EPOLLIN, 1);
+}
+
+CASE(poll_of_a_connection_and_a_set,
+     "the set has its first connection while a thread polls both, the connection first")
+{
+    struct pair p = pair_here(), q = pair_here();
+    struct side side;
+    late_ep = epoll_create1(0);
+    late_fd = p.s;
+    SAY(send(p.c, "x", 1, 0));
+    side_start(&side, adds_late, NULL);
+    struct pollfd both[2] = {{.fd = q.s, .events = POLLIN}, {.fd = late_ep, .events = POLLIN}};
+    SAY(poll(both, 2, 3000));
+    say("%s %s", bits((unsigned)both[0].revents), bits((unsigned)both[1].revents));
+    say("added: %s", side_end(&side));
 }

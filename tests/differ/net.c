@@ -70,6 +70,13 @@ int set_timeout(int fd, int option, int ms)
     return setsockopt(fd, SOL_SOCKET, option, &tv, sizeof tv);
 }
 
+int option_of(int fd, int option)
+{
+    int value = -1;
+    socklen_t len = sizeof value;
+    return getsockopt(fd, SOL_SOCKET, option, &value, &len) == 0 ? value : -1;
+}
+
 int socket_error(int fd)
 {
     int error = -1;
@@ -88,6 +95,22 @@ void reset(int fd)
     struct linger hard = {1, 0};
     setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
     close(fd);
+}
+
+int bound_socket(void)
+{
+    int fd = fresh_socket();
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    if (bind(fd, (struct sockaddr *)&at, len) != 0 ||
+        getsockname(fd, (struct sockaddr *)&differ_at, &len) != 0)
+        say("not bound: %s", result_text(-1, errno));
+    return fd;
+}
+
+int connect_there(int fd)
+{
+    return connect(fd, (struct sockaddr *)&differ_at, sizeof differ_at);
 }
 
 struct pair pair_here(void)
@@ -185,7 +208,8 @@ long drain(int fd, long count)
     static char block[65536];
     long all = 0;
     while (all < count) {
-        long n = recv(fd, block, (size_t)(count - all) < sizeof block ? (size_t)(count - all) : sizeof block, 0);
+        long n =
+            recv(fd, block, (size_t)(count - all) < sizeof block ? (size_t)(count - all) : sizeof block, 0);
         if (n <= 0)
             break;
         all += n;

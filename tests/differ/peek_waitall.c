@@ -249,5 +249,6 @@ CASE(trunc_first_look, "MSG_TRUNC by one who connected and has not looked yet, w
     struct meeting m = meet_as_client(FRESH);
     say("far: %s", far_do(&m.far, "send 40000"));
     long taken = 0, got;
-    say("all: %d", SOON((got = recv(m.s, NULL, 40000, MSG_TRUNC | MSG_DONTWAIT)) > 0 && (taken += got) == 40000));
+    say("all: %d",
+        SOON((got = recv(m.s, NULL, 40000, MSG_TRUNC | MSG_DONTWAIT)) > 0 && (taken += got) == 40000));
 }

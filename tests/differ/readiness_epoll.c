@@ -1,4 +1,5 @@
-/* readiness_epoll.c - what a set says of its connections: by level, by edge, once; with whom it shares its answers. */
+/* readiness_epoll.c - what a set says of its connections: by level, by edge, once; with whom it shares its
+ * answers. */
 #include "differ.h"
 
 #include <netinet/tcp.h>

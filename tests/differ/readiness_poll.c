@@ -1,4 +1,5 @@
-/* readiness_poll.c - what poll says of a connection: in every form of the call, and what must hold of the call after. */
+/* readiness_poll.c - what poll says of a connection: in every form of the call, and what must hold of the
+ * call after. */
 #include "differ.h"
 
 CASE(idle, "nothing to read, room to write")
@@ -255,7 +256,8 @@ static void talk_then_fill(int looks)
     say("told: %s", side_end(&side));
 }
 
-CASE(room_after_talk, "a writer waits for room; the reader, which has answered each message until then, reads all")
+CASE(room_after_talk,
+     "a writer waits for room; the reader, which has answered each message until then, reads all")
 {
     talk_then_fill(0);
 }

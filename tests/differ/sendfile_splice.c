@@ -1,4 +1,5 @@
-/* sendfile_splice.c - bytes that go between connections, files and pipes without the program's seeing them. */
+/* sendfile_splice.c - bytes that go between connections, files and pipes without the program's seeing them.
+ */
 #include "differ.h"
 
 #include <sys/mman.h>
@@ -229,7 +230,8 @@ static void fifo(int t[2])
     if (!mkdtemp(at))
         say("no directory");
     snprintf(name, sizeof name, "%s/fifo", at);
-    if (mkfifo(name, 0600) || (t[0] = open(name, O_RDONLY | O_NONBLOCK)) < 0 || (t[1] = open(name, O_WRONLY)) < 0)
+    if (mkfifo(name, 0600) || (t[0] = open(name, O_RDONLY | O_NONBLOCK)) < 0 ||
+        (t[1] = open(name, O_WRONLY)) < 0)
         say("no fifo");
     set_nonblock(t[0], 0);
     unlink(name);
@@ -264,7 +266,8 @@ CASE(splice_fifo, "through a pipe with a name, both ways, more than was there, a
     SAY(splice(t[0], NULL, q.c, NULL, 10, 0));
 }
 
-CASE(splice_fifo_full, "out of a connection into a pipe with a name that is full, has little room, and no reader")
+CASE(splice_fifo_full,
+     "out of a connection into a pipe with a name that is full, has little room, and no reader")
 {
     struct pair p = pair_here();
     int t[2] = {-1, -1};

@@ -192,7 +192,8 @@ CASE(child_shuts_down, "a shutdown in a child holds for the parent")
     SAY(recv(p.c, (char[9]){0}, 9, 0));
 }
 
-/* The peer has ended its sending in good order, and cuts off what is left: by a reset, or by a close with our bytes unread. */
+/* The peer has ended its sending in good order, and cuts off what is left: by a reset, or by a close with our
+ * bytes unread. */
 static void cut_after_end(int with_bytes, int ended_here, int by_close)
 {
     struct pair p = pair_here();

@@ -95,18 +95,18 @@ static void disturbed(const char *name, long (*call)(void), int flags, int then_
         side_end(&side);
 }
 
-#define SIGNALLED(call, end)                                                                                       \
-    CASE(call##_without_restart, "a handler without SA_RESTART interrupts " #call)                                 \
-    {                                                                                                              \
-        disturbed(#call, do_##call, 0, 0);                                                                         \
-    }                                                                                                              \
-    CASE(call##_with_restart, "a handler with SA_RESTART and " #call)                                              \
-    {                                                                                                              \
-        disturbed(#call, do_##call, SA_RESTART, end);                                                              \
-    }                                                                                                              \
-    CASE(call##_one_shot, "a handler with SA_RESETHAND and without SA_RESTART interrupts " #call)                  \
-    {                                                                                                              \
-        disturbed(#call, do_##call, (int)SA_RESETHAND, 0);                                                         \
+#define SIGNALLED(call, end)                                                                                 \
+    CASE(call##_without_restart, "a handler without SA_RESTART interrupts " #call)                           \
+    {                                                                                                        \
+        disturbed(#call, do_##call, 0, 0);                                                                   \
+    }                                                                                                        \
+    CASE(call##_with_restart, "a handler with SA_RESTART and " #call)                                        \
+    {                                                                                                        \
+        disturbed(#call, do_##call, SA_RESTART, end);                                                        \
+    }                                                                                                        \
+    CASE(call##_one_shot, "a handler with SA_RESETHAND and without SA_RESTART interrupts " #call)            \
+    {                                                                                                        \
+        disturbed(#call, do_##call, (int)SA_RESETHAND, 0);                                                   \
     }
 SIGNALLED(recv, 'r')
 SIGNALLED(read, 'r')

@@ -1,4 +1,5 @@
-/* undisturbed.c - who waits for one connection learns nothing of others' coming and going, and loses nothing by it. */
+/* undisturbed.c - who waits for one connection learns nothing of others' coming and going, and loses nothing
+ * by it. */
 #include "differ.h"
 
 static struct meeting mine;
@@ -46,7 +47,8 @@ static long in_accept(void *nothing)
     return accept(mine.l, NULL, NULL) < 0 ? -1 : 0;
 }
 
-/* Others meet this program, talk, end well and badly, while a thread waits; then it gets what it waits for. */
+/* Others meet this program, talk, end well and badly, while a thread waits; then it gets what it waits for.
+ */
 static void while_others_come_and_go(long (*call)(void *))
 {
     struct side side;
@@ -122,7 +124,9 @@ CASE(timeouts_hold, "waits with a timeout neither end early nor late while other
     struct timespec a, b;
     for (int i = 0; i < 3; i++) {
         clock_gettime(CLOCK_MONOTONIC, &a);
-        const char *seen = i == 0 ? polled(p.s, POLLIN, 50) : i == 1 ? selected(p.s, "r", 50) : epolled(ep, 8, 50);
+        const char *seen = i == 0   ? polled(p.s, POLLIN, 50)
+                           : i == 1 ? selected(p.s, "r", 50)
+                                    : epolled(ep, 8, 50);
         clock_gettime(CLOCK_MONOTONIC, &b);
         long ms = (b.tv_sec - a.tv_sec) * 1000 + (b.tv_nsec - a.tv_nsec) / 1000000;
         say("%s, early %d, late %d", seen, ms<49, ms> 1500);
@@ -130,7 +134,7 @@ CASE(timeouts_hold, "waits with a timeout neither end early nor late while other
     waitpid(pid, NULL, 0);
 }
 
-/* ---- what a call waits for is closed by another thread ------------------------------------------------------------ */
+/* ---- what a call waits for is closed by another thread ------------------------------------------------- */
 
 static long in_poll_of_listener(void *nothing)
 {

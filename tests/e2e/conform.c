@@ -1,7 +1,7 @@
-/* conform.c - says what the socket calls of this process do, one line for each, so that the same run with and without
- * the preload library can be compared line by line (test_shim.py). Both ends are in this process, in one thread, so
- * what is printed is deterministic. Prints nothing that may differ between two runs on the kernel: no port numbers,
- * no descriptor numbers, no times.
+/* conform.c - says what the socket calls of this process do, one line for each, so that the same run with and
+ * without the preload library can be compared line by line (test_shim.py). Both ends are in this process, in
+ * one thread, so what is printed is deterministic. Prints nothing that may differ between two runs on the
+ * kernel: no port numbers, no descriptor numbers, no times.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -43,12 +43,12 @@ static const char *name_of(int error)
 }
 
 /* Prints the text, the result and, where it is -1, the error. */
-#define SAY(call)                                                                                                  \
-    do {                                                                                                           \
-        errno = 0;                                                                                                 \
-        long said = (long)(call);                                                                                  \
-        int why = errno;                                                                                           \
-        printf("%s = %ld%s%s\n", #call, said, said == -1 ? " " : "", said == -1 ? name_of(why) : "");              \
+#define SAY(call)                                                                                            \
+    do {                                                                                                     \
+        errno = 0;                                                                                           \
+        long said = (long)(call);                                                                            \
+        int why = errno;                                                                                     \
+        printf("%s = %ld%s%s\n", #call, said, said == -1 ? " " : "", said == -1 ? name_of(why) : "");        \
     } while (0)
 
 static struct sockaddr_in at;
@@ -482,7 +482,8 @@ static void nonblocking(int l)
     int c = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), s, error;
     puts("# non-blocking");
     int r = connect(c, (struct sockaddr *)&at, sizeof at);
-    printf("connect %s\n", r == 0 || errno == EINPROGRESS ? "started" : name_of(errno)); /* at once is allowed */
+    /* at once is allowed */
+    printf("connect %s\n", r == 0 || errno == EINPROGRESS ? "started" : name_of(errno));
     say_poll("connected", c, POLLOUT, 1000);
     socklen_t len = sizeof error;
     getsockopt(c, SOL_SOCKET, SO_ERROR, &error, &len);
@@ -605,7 +606,8 @@ static void processes(int l)
     SAY(read(c, b, 16));
     SAY(waitpid(pid, &status, 0) == pid);
     printf("status %d\n", WEXITSTATUS(status));
-    pid = vfork(); /* NOLINTBEGIN(clang-analyzer-unix.Vfork): what children do all the same is what is tested */
+    /* NOLINTBEGIN(clang-analyzer-unix.Vfork): what children do all the same is what is tested */
+    pid = vfork();
     if (pid == 0) {
         close(c);
         close(s);

@@ -35,7 +35,9 @@ SHOW = _enum(os.path.join(SHM, "control.h"), "ctl_show_what", "CTL_SHOW_")
 NAME = {v: k for k, v in CTL.items()}
 
 HEADER = struct.Struct("=HHIiI")
-MAGIC, VERSION = 0x48545242, 2
+MAGIC = 0x48545242
+with open(os.path.join(SHM, "control.h")) as _f:
+    VERSION = int(re.search(r"define CTL_VERSION (\d+)u", _f.read()).group(1))
 LOCAL, GLOBAL, PROXY, JOIN = 1, 2, 4, 8
 V6ONLY, REUSEPORT, KERNEL = 1, 2, 4
 SEALS = 2 | 4 | 0x10  # SHRINK, GROW, FUTURE_WRITE
@@ -210,7 +212,7 @@ class App:
         r, w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         both = os.open(f"/proc/self/fd/{w}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)  # as libberth has it
         os.close(w)
-        m = self.ask("LISTEN", struct.pack("=16sHBBIQ", address(where), port, proto, flags, backlog, 7), (both,))
+        m = self.ask("LISTEN", struct.pack("=16sHBBIQQ", address(where), port, proto, flags, backlog, 7, 0), (both,))
         os.close(both)
         queue = os.fdopen(r, "rb", buffering=0)
         self.keep.append(queue)

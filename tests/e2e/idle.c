@@ -1,15 +1,21 @@
-/* idle.c - many threads that wait, each for a session of its own, and a client that holds those sessions and does nothing.
- * test_idle.py runs both under berth, looks from outside whether they really sleep, and then has the client wake everyone.
+/* idle.c - many threads that wait, each for a session of its own, and a client that holds those sessions and
+ * does nothing. test_idle.py runs both under berth, looks from outside whether they really sleep, and then
+ * has the client wake everyone.
  *
- *   idle serve WAY COUNT PORT   COUNT threads, each with one session, blocked in WAY: recv, poll, select, epoll or accept
- *   idle serve leap COUNT PORT  as recv; at SIGUSR1 a handler leaves the sleep by siglongjmp, and the thread ends: all but one do
- *   idle hold WAY COUNT PORT    COUNT sessions, then pause(); SIGUSR1 wakes all at once, SIGUSR2 one after the other
+ *   idle serve WAY COUNT PORT   COUNT threads, each with one session, blocked in WAY: recv, poll, select,
+ *                               epoll or accept
+ *   idle serve leap COUNT PORT  as recv; at SIGUSR1 a handler leaves the sleep by siglongjmp, and the thread
+ *                               ends: all but one do
+ *   idle hold WAY COUNT PORT    COUNT sessions, then pause(); SIGUSR1 wakes all at once, SIGUSR2 one after
+ *                               the other
  *
- * "accept" is different: each thread has its session, and is blocked in accept at the listener that all share; to wake it
- * takes a new connection. A thread answers a byte with the next one, so that an answer is never the byte itself.
+ * "accept" is different: each thread has its session, and is blocked in accept at the listener that all
+ * share; to wake it takes a new connection. A thread answers a byte with the next one, so that an answer is
+ * never the byte itself.
  *
- * Each side prints a line for the test when it is as far: "blocked" or "holding", then "answered N of COUNT" for each round.
- * Only pause() stands between: the client makes no call that berth could use to do something meanwhile.
+ * Each side prints a line for the test when it is as far: "blocked" or "holding", then "answered N of COUNT"
+ * for each round. Only pause() stands between: the client makes no call that berth could use to do something
+ * meanwhile.
  */
 #include <errno.h>
 #include <netinet/in.h>
@@ -197,10 +203,12 @@ static int answered(int fd, char sent)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
     char got = 0;
-    return poll(&p, 1, (int)longer(ANSWER_MS)) == 1 && recv(fd, &got, 1, MSG_DONTWAIT) == 1 && got == sent + 1;
+    return poll(&p, 1, (int)longer(ANSWER_MS)) == 1 && recv(fd, &got, 1, MSG_DONTWAIT) == 1 &&
+           got == sent + 1;
 }
 
-/* Once a wake is lost, the others are not waited for as long: they are asked once, at the end of the one long wait. */
+/* Once a wake is lost, the others are not waited for as long: they are asked once, at the end of the one long
+ * wait. */
 static void wake_all(int all_at_once, const char *port)
 {
     int good = 0, *fds = calloc((size_t)count, sizeof *fds);

@@ -1,12 +1,15 @@
-/* meet.c - programs that meet for the first time. test_meet.py starts each afresh, many times, and pairs them.
+/* meet.c - programs that meet for the first time. test_meet.py starts each afresh, many times, and pairs
+ * them.
  *
- *   meet nested serve|ask server|client PORT   as tokio does it: an event set in an event set, edges, and an eventfd by which
- *                                              another thread says that there is work
- *   meet select ask server|client PORT         select() and nothing else; it wants to read and to write in the same call
+ *   meet nested serve|ask server|client PORT   as tokio does it: an event set in an event set, edges, and an
+ *                                              eventfd by which another thread says that there is work
+ *   meet select ask server|client PORT         select() and nothing else; it wants to read and to write in
+ *                                              the same call
  *
- * They play: who has the first word ("server" or "client") says line 0, and who hears line N says line N+1, until line LAST.
- * Line N is its number and a length that depends on it, so whatever is lost, doubled or misdirected shows. Who has heard the
- * last line closes, the other hears the end; both say "met", and stay until the end of stdin.
+ * They play: who has the first word ("server" or "client") says line 0, and who hears line N says line N+1,
+ * until line LAST. Line N is its number and a length that depends on it, so whatever is lost, doubled or
+ * misdirected shows. Who has heard the last line closes, the other hears the end; both say "met", and stay
+ * until the end of stdin.
  */
 #include <errno.h>
 #include <fcntl.h>

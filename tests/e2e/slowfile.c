@@ -2,8 +2,9 @@
  *
  *   slowfile FILE
  *
- * One thread sends 5 bytes of the file; their read takes most of a second (test_slowfile.py). Meanwhile another one writes, asks, and has a
- * signal handler write. Prints what the calls gave, and whether each came at once; so the outputs on the kernel and under berth are equal.
+ * One thread sends 5 bytes of the file; their read takes most of a second (test_slowfile.py). Meanwhile
+ * another one writes, asks, and has a signal handler write. Prints what the calls gave, and whether each came
+ * at once; so the outputs on the kernel and under berth are equal.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -38,8 +39,9 @@ static void pair(void)
     socklen_t len = sizeof at;
     int l = socket(AF_INET, SOCK_STREAM, 0);
     far = socket(AF_INET, SOCK_STREAM, 0);
-    if (bind(l, (struct sockaddr *)&at, len) || listen(l, 1) || getsockname(l, (struct sockaddr *)&at, &len) ||
-        connect(far, (struct sockaddr *)&at, len) || (s = accept(l, NULL, NULL)) < 0) {
+    if (bind(l, (struct sockaddr *)&at, len) || listen(l, 1) ||
+        getsockname(l, (struct sockaddr *)&at, &len) || connect(far, (struct sockaddr *)&at, len) ||
+        (s = accept(l, NULL, NULL)) < 0) {
         perror("slowfile: no connection");
         exit(1);
     }

@@ -58,6 +58,8 @@ class Cli(harness.TestCase):
         self.refused("ns", "add", "a", "b", says="one namespace")
         self.refused("ns", "add", "", says="0 characters")
         self.refused("ns", "add", "x" * 64, says="64 characters")
+        self.refused("ns", "add", "a b", says="id 'a b'")
+        self.refused("ns", "add", "a b", says="letters, digits, dots, hyphens and underscores")
         self.refused("ns", "add", "a", "--mode", "0777", says="'0777'")
         self.refused("ns", "add", "a", "--group", "g" * 64, says="64 characters")
         self.refused("ns", "add", "a", "-s", "/nonexistent/secret", says="/nonexistent/secret")
@@ -124,10 +126,37 @@ class Uris(harness.TestCase):
 
 
 class Installed(harness.TestCase):
-    def test_links_of_the_documents_lead_somewhere(self):
-        """In the source tree and where `make install` puts them."""
+    def install(self):
         done = self.run_program("meson", "install", "-C", harness.BUILD, "--no-rebuild", "--quiet", "--destdir", self.scratch)
         self.assertEqual(done.code, 0, done)
+
+    def find(self, *ends):
+        found = [os.path.join(folder, f) for folder, _, files in os.walk(self.scratch) for f in files]
+        return [f for f in found if f.endswith(ends)]
+
+    def test_bench_by_its_path(self):
+        """berth bench measures the berth that it is of, where none is in PATH."""
+        self.install()
+        (berth,) = self.find("/bin/berth")
+        (harness_py,) = self.find("/bench/harness.py")
+        with open(os.path.join(os.path.dirname(harness_py), "run.py"), "w") as f:
+            f.write("import harness\nprint(harness.find_build()[0])\n")
+        done = self.run_program(berth, "bench", env={"PATH": "/usr/bin:/bin"})
+        self.assertEqual((done.code, done.out), (0, berth + "\n"), done)
+
+    def test_uninstall_says_whether_anything_was_there(self):
+        self.install()
+        self.assertTrue(self.find("/bin/berth"))
+        for says in ("berth is uninstalled", "nothing of what was installed"):
+            done = self.run_program("make", "-C", harness.TOP, f"BUILD={harness.BUILD}", f"DESTDIR={self.scratch}", "uninstall")
+            self.assertEqual(done.code, 0, done)
+            self.assertIn(says, done.out)
+            self.assertEqual(done.out.count("uninstalled") + done.out.count("nothing"), 1, done)
+            self.assertEqual(self.find("/bin/berth"), [])
+
+    def test_links_of_the_documents_lead_somewhere(self):
+        """In the source tree and where `make install` puts them."""
+        self.install()
         places = [folder for folder, _, files in os.walk(self.scratch) if "README.md" in files]
         self.assertEqual(len(places), 1)
         for top in (harness.TOP, places[0]):

@@ -67,6 +67,21 @@ class Command(harness.TestCase):
         os.kill(daemon.pid, signal.SIGCONT)
         self.assertEqual([n["namespace"] for n in self.show("namespaces")], ["default"], "it was asked for nothing")
 
+    def test_a_daemon_that_waits_for_a_cpu_is_waited_for(self):
+        daemon = self.daemon()
+        cpu = min(os.sched_getaffinity(0))
+        os.sched_setaffinity(daemon.pid, {cpu})
+        os.sched_setscheduler(daemon.pid, os.SCHED_IDLE, os.sched_param(0))  # it comes last, after those
+        hogs = [self.start("/usr/bin/taskset", "-c", str(cpu), "/bin/sh", "-c", "while :; do :; done") for _ in range(16)]
+        for hog in hogs if os.getuid() == 0 else ():
+            os.setpriority(os.PRIO_PROCESS, hog.pid, -20)
+        asked = self.start(harness.BERTH, "show", "namespaces", env={"BERTH_RUNTIME_DIR": self.runtime_dir})
+        time.sleep(4)
+        for hog in hogs:
+            hog.kill()
+        self.assertEqual(asked.wait(), 0, asked.err)
+        self.assertIn("default", asked.out)
+
     def test_a_program_beside_a_stopped_daemon_starts(self):
         daemon = self.stopped()
         begin = time.monotonic()
@@ -128,6 +143,43 @@ class Command(harness.TestCase):
         self.assertIn("no namespace 'red'", gone.err)
         nobody = self.berth("ns", "add", "x", "--group", "no-such-group")
         self.assertEqual(nobody.code, 1, repr(nobody))
+        self.assertIn("knows no group 'no-such-group'", nobody.err)
+
+    def test_the_default_namespace_stays(self):
+        self.daemon()
+        done = self.berth("ns", "del", "default")
+        self.assertEqual(done.code, 1, done)
+        self.assertIn("'default' cannot be removed", done.err)
+        self.assertEqual([n["namespace"] for n in self.show("namespaces")], ["default"])
+
+    @harness.needs_root
+    def test_a_user_who_is_not_admitted_is_told_so(self):
+        os.chmod(self.base, 0o755)
+        os.chmod(self.runtime_dir, 0o755)
+        self.daemon("--config", self.file("c.yaml", "socket: {mode: 0600}\n"))
+        for args in (("version",), ("show", "apps")):
+            done = self.run_program("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", harness.BERTH, *args)
+            self.assertEqual(done.code, 1, done)
+            self.assertIn(f"the daemon of {self.runtime_dir} does not admit this user", done.err)
+            self.assertNotIn("no daemon", done.out + done.err)
+
+    @harness.needs_preload_into_python
+    @harness.needs_preload
+    def test_a_namespace_with_a_secret_says_that_it_needs_one(self):
+        self.daemon()
+        self.check_berth("ns", "add", "vault", "--secret-stdin", stdin="gold\n")
+        listen = ("/usr/bin/python3", "-c", "import socket; socket.create_server(('127.0.0.1', 0))")
+        done = self.berth("run", "-n", "vault", "--", *listen)
+        self.assertEqual(done.code, 0, done)
+        self.assertIn("namespace 'vault' has a secret, and none was given", done.err)
+        self.assertIn("--secret-file", done.err)
+        self.assertIn("BERTH_SECRET_FILE", done.err)
+        for secret, says in (("silver\n", "wrong secret"), ("gold\n", "")):
+            done = self.berth("run", "-n", "vault", "-s", self.file("secret", secret), "--", *listen)
+            self.assertEqual(done.code, 0, done)
+            self.assertIn(says, done.err)
+            self.assertNotIn("none was given", done.err)
+        self.assertEqual(done.err, "")
 
     def test_long_and_wrong_runtime_directories(self):
         place = os.path.join(self.scratch, "open")

@@ -12,7 +12,7 @@ import time
 import unittest
 
 import harness
-from fake_app import CTL, E, HEADER, JOIN, LOCAL, App, Closed, Memory, outbox_body
+from fake_app import CTL, E, HEADER, JOIN, LOCAL, VERSION, App, Closed, Memory, outbox_body
 
 
 def cpu_seconds(pid):
@@ -251,9 +251,9 @@ class Attach(DaemonTest):
         self.daemon()
         app = self.app(False)
         for kind in ("LISTEN", "INTRODUCE", "OUTBOX", "ANNOUNCE", "GET_OUTBOX", "GET_SEGMENT", "SEGMENT", "PORTS", "DETACH",
-                     "UNLISTEN", "SHUT", "RETURN_PORTS", "RETIRE", "BACKLOG", "CHILD"):
+                     "UNLISTEN", "SHUT", "HIDE", "RETURN_PORTS", "RETIRE", "BACKLOG", "CHILD"):
             with self.subTest(kind):
-                length = {"LISTEN": 32, "UNLISTEN": 8, "SHUT": 8, "BACKLOG": 8, "INTRODUCE": 16, "PORTS": 24, "RETURN_PORTS": 24, "DETACH": 0,
+                length = {"LISTEN": 40, "UNLISTEN": 8, "SHUT": 8, "HIDE": 8, "BACKLOG": 8, "INTRODUCE": 16, "PORTS": 24, "RETURN_PORTS": 24, "DETACH": 0,
                           "CHILD": 8}.get(kind, 24)
                 fds = [0] if kind in ("LISTEN", "OUTBOX", "SEGMENT", "CHILD") else []
                 self.assertEqual(app.ask(kind, b"\0" * length, fds).status, E["E_NOT_ATTACHED"])
@@ -264,7 +264,7 @@ class Attach(DaemonTest):
         self.assertEqual(self.app(False).ns("NS_ADD", "vault", secret="gold", mode=0o600), 0)
         app = self.app(False)
         self.assertEqual(app.hello(ns="nowhere"), E["E_UNKNOWN_NAMESPACE"])
-        self.assertEqual(app.hello(version=3), E["E_VERSION"])
+        self.assertEqual(app.hello(version=VERSION + 1), E["E_VERSION"])
         self.assertEqual(app.ask("HELLO", struct.pack("=II", 0x48545242, 99)).status, E["E_VERSION"])
         self.assertEqual(app.hello(name=""), E["E_INVALID"])
         self.assertEqual(app.hello(flags=1 << 20), E["E_INVALID"])
@@ -369,9 +369,9 @@ class Hostile(DaemonTest):
         self.refused(HEADER.pack(60000, 16, 1, 0, 0))
         self.refused(HEADER.pack(CTL["WELCOME"], 16, 1, 0, 0))
         self.refused(HEADER.pack(CTL["STATUS"], 16, 1, 0, 0), [r])
-        self.refused(HEADER.pack(CTL["LISTEN"], 48, 1, 0, 0) + b"\0" * 32)
-        self.refused(HEADER.pack(CTL["LISTEN"], 48, 1, 0, 0) + b"\0" * 32, [r])  # not its end for writing
-        self.refused(HEADER.pack(CTL["LISTEN"], 48, 1, 0, 0) + b"\0" * 32, [w, w])
+        self.refused(HEADER.pack(CTL["LISTEN"], 56, 1, 0, 0) + b"\0" * 40)
+        self.refused(HEADER.pack(CTL["LISTEN"], 56, 1, 0, 0) + b"\0" * 40, [r])  # not its end for writing
+        self.refused(HEADER.pack(CTL["LISTEN"], 56, 1, 0, 0) + b"\0" * 40, [w, w])
         self.refused(HEADER.pack(CTL["CHILD"], 24, 1, 0, 0) + b"\0" * 8, [r])
         self.refused(HEADER.pack(CTL["OUTBOX"], 40, 1, 0, 0) + b"\0" * 24, [r])
         self.refused(HEADER.pack(CTL["NS_ADD"], 280, 1, 0, 0) + b"\1" * 264)
@@ -474,6 +474,33 @@ class Hostile(DaemonTest):
             self.assertEqual(listener.next_news().type, CTL["RETIRED"])
             got += 1
         self.assertEqual(got, 150 * 8)
+
+    def test_replays_of_what_was_never_offered(self):
+        daemon = self.daemon("--log", "error")
+        acceptor, connector = self.app(name="acceptor"), self.app(name="connector")
+        status, listener, _, port = acceptor.listen()
+        self.assertEqual(status, 0)
+        box = connector.outbox(1, acceptor.app)
+        self.assertEqual(connector.introduce(listener, box)[0], 0)
+        before = descriptors(daemon.pid)
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+            for i in range(60):
+                tcp = socket.socket()
+                if i % 3:
+                    tcp.connect(server.getsockname())
+                sent = datagrams if i % 5 == 0 else tcp
+                handle = box.handle + (i % 7 == 0)
+                connector.send("REPLAY", struct.pack("=QIIII", handle, (0, i, 1 << 31)[i % 3], i, listener * (i % 2), 0),
+                               (sent.fileno(),))
+                tcp.close()
+            self.assertEqual(connector.status()[0], 0)
+            acceptor.close()
+
+            def nothing_left():
+                children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(daemon.pid)], capture_output=True, text=True).stdout
+                return not children.strip() and descriptors(daemon.pid) <= before
+
+            self.wait_until(nothing_left, "an end of the relays")
 
     def test_a_flood_does_not_starve_others(self):
         self.daemon()

@@ -4,12 +4,14 @@ Each case of `differ --list` becomes a test here, in a class for its area; an ar
 side, one for each CPU. Only where the kernel itself does not say the same twice is a case run again.
 
 tests/differ/meant.txt lists the differences that are meant, each with its reason; one that is no difference any more fails.
+tests/differ/warned.txt lists the cases in which berth warns once, and of what; all else is equal there, too.
 tests/differ/open.txt lists those that are not meant and not mended yet: they are skipped, and counted as that, while they differ.
 By hand: build/tests/differ/differ NAME, and the same under berth; scripts/test.py --only differ --test NAME does both.
 """
 
 import math
 import os
+import re
 import signal
 import subprocess
 import unittest
@@ -18,6 +20,7 @@ import harness
 
 DIFFER = os.path.join(harness.BUILD, "tests", "differ", "differ")
 MEANT = os.path.join(harness.TOP, "tests", "differ", "meant.txt")
+WARNED = os.path.join(harness.TOP, "tests", "differ", "warned.txt")
 OPEN = os.path.join(harness.TOP, "tests", "differ", "open.txt")
 CASE_SECONDS = 60  # the binary itself ends a case, after 5 s, and says HANG
 
@@ -60,6 +63,7 @@ class Area(unittest.TestCase):
     maxDiff = None
     meant = meant_differences()
     open_yet = meant_differences(OPEN)
+    warned = meant_differences(WARNED)
 
     @classmethod
     def setUpClass(cls):
@@ -81,8 +85,8 @@ class Area(unittest.TestCase):
         return subprocess.Popen(command, env=env, cwd=self.place.scratch, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
 
-    def output(self, program):
-        """What it said, and how it ended if not well."""
+    def output(self, program, warning=None):
+        """What it said, and how it ended if not well. A warning that is due is to be there once, and is left out."""
         try:
             out, err = harness.Deadline(CASE_SECONDS).poll(lambda left: program.communicate(timeout=left))
         except subprocess.TimeoutExpired:
@@ -90,6 +94,10 @@ class Area(unittest.TestCase):
             out, err = program.communicate()
             return out.decode(errors="replace").splitlines() + ["never came to an end"]
         text = out.decode(errors="replace").splitlines()
+        if warning:
+            first, *rest = err.decode(errors="replace").splitlines(keepends=True) or [""]
+            text += [] if re.fullmatch(rf"berth\[\d+\] warn: {re.escape(warning)}\n", first) else [f"no warning: {warning}"]
+            err = "".join(rest if first.startswith("berth[") else [first, *rest]).encode()
         if program.returncode != 0 or err:
             text.append(f"exit status {program.returncode}: {err.decode(errors='replace')}")
         return text
@@ -97,7 +105,7 @@ class Area(unittest.TestCase):
     def both(self, name):
         kernel = self.begin(DIFFER, name)
         berth = self.begin(harness.BERTH, "run", "--", DIFFER, name)
-        return self.output(kernel), self.output(berth)
+        return self.output(kernel), self.output(berth, self.warned.get(name))
 
     def compare(self, name):
         kernel, berth = self.both(name)
@@ -137,7 +145,7 @@ class Table(unittest.TestCase):
 
     def test_meant_differences_are_of_cases(self):
         known = {f"{area}.{case}" for area, its in CASES.items() for case, _ in its}
-        self.assertEqual(sorted((set(meant_differences()) | set(meant_differences(OPEN))) - known), [])
+        self.assertEqual(sorted((set(meant_differences()) | set(meant_differences(OPEN)) | set(meant_differences(WARNED))) - known), [])
         self.assertNotIn("", meant_differences().values(), "a meant difference has a reason")
 
 

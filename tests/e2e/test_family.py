@@ -1,6 +1,7 @@
 """Forking servers: many children at once, and children that end while nobody of the family is awake."""
 
 import os
+import signal
 import time
 
 import harness
@@ -12,6 +13,18 @@ FORKING = """
 import os, signal, socket, sys
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 l = socket.create_server(("127.0.0.1", int(sys.argv[1])), backlog=300)
+idle, held = os.pipe()
+for i in range(int(sys.argv[2]) if len(sys.argv) > 2 else 0):  # who do nothing, until their elder brother is killed
+    if os.fork() == 0:
+        l.close()
+        if i:
+            os.read(idle, 1)
+        else:
+            print("eldest", os.getpid(), flush=True)
+            signal.pause()
+        os._exit(0)
+    if i == 0:
+        os.close(held)
 while True:
     c = l.accept()[0]
     if os.fork() == 0:
@@ -29,17 +42,10 @@ while True:
 MANY = """
 import hashlib, socket, sys
 from slowness import slow
+from streams import exact
 port, count = int(sys.argv[1]), int(sys.argv[2])
 def block(i, turn):
     return hashlib.sha256(b"%d %d" % (i, turn)).digest() * 100
-def exact(s, n):
-    got = b""
-    while len(got) < n:
-        part = s.recv(n - len(got))
-        if not part:
-            break
-        got += part
-    return got
 open_ones = []
 for i in range(count):
     s = socket.create_connection(("127.0.0.1", port), timeout=slow(20))
@@ -79,6 +85,72 @@ for i in range(count):
     open_ones.append(s)
 print("served", served, "ended", ended, flush=True)
 sys.stdin.readline()
+"""
+
+# Both ends are in families, and the caller's moves into an outbox of its own: which of those that accepted only the one
+# hears that is at work. Then the other one, asleep since before, ends the connection (ends), or goes on with it (goes-on).
+UNHEARD = """
+import os, signal, socket, sys, time
+from slowness import slow
+port, how = int(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+over, held = os.pipe()
+l = socket.create_server(("127.0.0.1", port))
+def crowd():
+    for i in range(8):
+        if os.fork() == 0:
+            os.close(held)
+            os.read(over, 1)
+            os._exit(0)
+if os.fork() == 0:
+    crowd()
+    for turn in range(3):
+        s = socket.create_connection(("127.0.0.1", port), timeout=slow(20))
+        if (worker := os.fork()) == 0:
+            for i in range(150):
+                s.sendall(b"%3d" % i)
+                assert s.recv(3) == b"%3d" % i
+                time.sleep(0.001)
+            s.sendall(b"off")
+            assert s.recv(100) == b"other" if how == "goes-on" else True
+            s.shutdown(socket.SHUT_WR)
+            try:
+                print(turn, s.recv(100), flush=True)
+            except OSError as e:
+                print(turn, repr(e), flush=True)
+            os._exit(0)
+        s.close()
+        try:
+            os.waitpid(worker, 0)
+        except ChildProcessError:
+            pass
+    os._exit(0)
+crowd()
+for turn in range(3):
+    c = l.accept()[0]
+    if os.fork() == 0:
+        busy, done = os.pipe()
+        if os.fork() == 0:
+            while (got := c.recv(3)) != b"off":
+                time.sleep(0.001)  # so the caller sleeps, too
+                c.sendall(got)
+            if how == "ends":
+                assert c.recv(3) == b""
+            os.write(done, b".")
+            time.sleep(0.3)
+            os._exit(0)
+        os.read(busy, 1)
+        if how == "goes-on":
+            c.sendall(b"other")
+            assert c.recv(3) == b""
+        else:
+            time.sleep(0.6)
+        os._exit(0)
+    c.close()
+try:
+    os.waitpid(-1, 0)
+except ChildProcessError:
+    pass
 """
 
 # The child answers and ends without closing anything; the parent sleeps meanwhile, and long after.
@@ -153,6 +225,72 @@ print("done", flush=True)
 sys.stdin.readline()
 """
 
+# A socket that is there when the process forks, and connected afterwards: beside a child that has it, or alone.
+BEFORE_FORK = """
+import os, socket, sys, time
+from slowness import slow
+port, how = int(sys.argv[1]), sys.argv[2]
+s = socket.socket()
+if how.startswith("bound"):
+    s.bind(("127.0.0.1", 0))
+until, held = os.pipe()
+until2, ready = os.pipe()
+pid = os.fork()
+if pid == 0 and how != "daemon":
+    if how == "closes":
+        s.close()
+    if "ends" in how:
+        os._exit(0)
+    if how == "executes":
+        os.set_inheritable(until, True)
+        os.close(held)
+        os.execv("/bin/sh", ["sh", "-c", f"read line <&{until}"])
+    os.write(ready, b"r")
+    os.close(held)
+    os.read(until, 1)
+    os._exit(0)
+if pid and how == "daemon":
+    os._exit(0)
+if "ends" in how:
+    os.waitpid(pid, 0)
+elif how in ("closes", "stays", "bound-stays"):
+    os.read(until2, 1)
+else:
+    time.sleep(slow(0.5))  # till the parent has ended; till the daemon has told of the exec
+s.settimeout(slow(20))
+s.connect(("127.0.0.1", port))
+s.sendall(b"here")
+print(s.recv(100).decode(), flush=True)
+sys.stdin.readline()
+"""
+
+# Children set and read options of a connection without end, and are killed in the midst of it.
+SETTING = """
+import os, signal, socket, struct, sys, time
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+def wait(ms=None):
+    if ms is None:
+        sec, us = struct.unpack("ll", s.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+        return sec * 1000 + us // 1000
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", ms // 1000, ms % 1000 * 1000))
+for i in range(100):
+    pid = os.fork()
+    if pid == 0:
+        for k in range(10 ** 9):
+            wait(4 * (k % 1000))
+            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1 + k % 1000)
+            wait()
+    time.sleep(0.001 * (i % 4))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    wait(4000 + 4 * i)
+    assert wait() == 4000 + 4 * i, (i, wait())
+    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 1 + i)
+    assert s.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 1 + i, i
+s.sendall(b"good")
+print(s.recv(100).decode())
+"""
+
 
 @harness.needs_preload_into_python
 class Family(harness.TestCase):
@@ -183,21 +321,31 @@ class Family(harness.TestCase):
         self.assertEqual((self.server.out, self.server.err), ("", ""))
 
     def test_more_children_than_a_family_may_have(self):
-        """Those beyond find the end of their connections, and say nothing else. Then there is room again."""
-        self.serve(FORKING)
-        held = self.start_under(PYTHON, "-c", BEYOND, self.port, 290, stdin=-1)
-        self.wait_until(lambda: "served" in held.out or not held.running(), "290 connections", 60)
-        served, ended = (int(n) for n in held.out.split()[1::2])
-        self.assertEqual(served + ended, 290, f"{held!r}\n{self.server!r}")
-        self.assertIn(served, range(240, 257), f"{held!r}\n{self.server!r}")
+        """Those beyond are served by the kernel's sockets. Then there is room again."""
+        self.serve(FORKING, 1950)
+        held = self.start_under(PYTHON, "-c", BEYOND, self.port, 150, stdin=-1)
+        self.wait_until(lambda: "served" in held.out or not held.running(), "150 connections", 100)
+        self.assertEqual(held.out, "served 150 ended 0\n", f"{held!r}\n{self.server!r}")
+        self.assertIn(len(self.show("sessions")), range(20, 100))
         held.process.stdin.close()
         self.assertEqual(held.wait(30), 0, repr(held))
-        self.wait_until(lambda: not harness.children_of(self.server.pid), "the children's end")
+        os.kill(int(self.server.out.split()[1]), signal.SIGKILL)
+        self.wait_until(lambda: not harness.children_of(self.server.pid), "the children's end", 60)
         client = self.many(10)
+        self.wait_until(lambda: "open" in client.out or not client.running(), "10 connections", 60)
+        self.assertEqual(len(self.show("sessions")), 10)
         client.process.stdin.close()
         self.assertEqual(client.wait(30), 0, f"{client!r}\n{self.server!r}")
         self.assertEqual(self.server.err.count("processes of this family are alive"), 1, repr(self.server))
         self.assertEqual(self.server.err.count("\n"), 1, repr(self.server))
+
+    def test_relative_that_has_not_heard_where_the_peer_went(self):
+        self.daemon()
+        for how in ("ends", "goes-on"):
+            with self.subTest(how):
+                both = self.start_under(PYTHON, "-c", UNHEARD, self.free_port(), how)
+                self.wait_until(lambda both=both: both.out.count("\n") == 3 or not both.running(), "three ends", 60)
+                self.assertEqual((both.out, both.err), ("".join(f"{i} b''\n" for i in range(3)), ""))
 
     def test_workers_that_come_and_go_one_by_one(self):
         self.serve(harness.ECHO_SERVER)
@@ -218,6 +366,26 @@ class Family(harness.TestCase):
         self.assertIn("done", kernel.out)
         self.assertNotIn("late", kernel.out)
         self.assertEqual(berth.out, kernel.out)
+
+    def test_socket_made_before_a_fork(self):
+        """A session where it is had alone when it is connected; else the kernel's."""
+        self.serve(harness.ECHO_SERVER)
+        for how, sessions in (("ends", 1), ("bound-ends", 1), ("closes", 1), ("daemon", 1), ("executes", 1),
+                              ("stays", 0), ("bound-stays", 0)):
+            with self.subTest(how):
+                client = self.start_under(PYTHON, "-c", BEFORE_FORK, self.port, how, stdin=-1)
+                self.wait_until(lambda: "here" in client.out, f"the answer to {how}: {client!r}")
+                self.assertEqual(len(self.show("sessions")), sessions, f"{how} {client!r}")
+                client.process.stdin.close()
+                self.assertEqual((client.wait(20), client.err), (0, ""), f"{how} {client!r}")
+                self.wait_until(lambda: not self.show("sessions"), "the end of the session")
+
+    def test_killed_while_they_set_options(self):
+        self.serve(harness.ECHO_SERVER)
+        client = self.start_under(PYTHON, "-c", SETTING, self.port)
+        self.assertEqual((client.wait(90), client.out), (0, "good\n"), f"{client!r}")
+        for line in client.err.splitlines():
+            self.assertIn("died inside berth", line)
 
     def test_child_ends_while_the_family_sleeps(self):
         for how in ("_exit", "exit", "quick_exit", "_Exit", "thread"):

@@ -121,9 +121,9 @@ class Postgres(harness.TestCase):
 
 
 class ManyConnections(Postgres):
-    """A family of more than a hundred processes."""
+    """A family of hundreds of processes."""
 
-    connections = 200
+    connections = 520
     test_both_ends = test_each_end_alone = test_backends_killed = None
 
     def test_a_hundred_clients(self):
@@ -133,11 +133,51 @@ class ManyConnections(Postgres):
                                          "100", "-j", "2", "-T", "4", "postgres"))
         self.wait_until(lambda: len(self.show("sessions")) >= 100 or not bench.running(), "100 sessions", 30)
         self.assertTrue(bench.running(), f"{bench!r}\n{self.server!r}")  # else the kernel carries them
+        # each backend has its own, so that a message wakes one of them and not all
+        owners = lambda: {pid for row in self.show("sessions") for pid in (row["local_pid"], row["remote_pid"])}
+        self.wait_until(lambda: len(owners()) >= 90 or not bench.running(), "sessions in the backends' own outboxes", 20)
+        self.assertTrue(bench.running(), f"{bench!r}\n{self.server!r}")
         self.assertEqual(bench.wait(40), 0, f"{bench!r}\n{self.server!r}")
         self.assertIn("number of failed transactions: 0", bench.out)
         self.assertEqual(self.bench(True, "-c", "100", "-j", "2", "-t", "2"), 200)  # writing; in the places of the first
         self.ask(True)
         self.stop_fast()
+
+    def test_five_hundred_connections(self):
+        """All of them alive at once, each with queries of its own."""
+        self.serve(True)
+        self.check(True, "pgbench", "-i", "-q")
+        bench = self.start(*self.command(True, "pgbench", "-n", "-S", "-h", "127.0.0.1", "-p", str(self.port), "-U", "test", "-c", "500",
+                                         "-j", "2", "-t", "3", "postgres"))
+        most = 0
+        while bench.running():
+            most = max(most, len(self.show("sessions")))
+            time.sleep(0.2)
+        self.assertEqual(bench.wait(90), 0, f"{bench!r}\n{self.server!r}")
+        self.assertIn("transactions actually processed: 1500/1500", bench.out)
+        self.assertIn("number of failed transactions: 0", bench.out)
+        self.assertGreaterEqual(most, 450)  # else the kernel carries them
+        self.ask(True)
+        self.assertNotIn("berth[", self.server.err)
+
+
+@harness.needs_root
+@harness.needs("runuser", "su")
+class StartedByRoot(Postgres):
+    """`berth run` is root's, and what it starts becomes the database's user, each in another way. The daemon is that user's."""
+
+    test_backends_killed = None
+
+    def setUp(self):
+        super().setUp()
+        daemon = self.start(*self.become, harness.BERTH, "daemon")
+        self.wait_until(lambda: self.daemon_answers() or not daemon.running(), "the daemon", 10)
+
+    def command(self, under, program, *args):
+        become = {"postgres": self.become, "pgbench": ["runuser", "-u", "postgres", "--"],
+                  "psql": ["su", "postgres", "-s", "/bin/sh", "-c", 'exec "$0" "$@"', "--"]}[program]
+        return [*([harness.BERTH, "run", "--"] if under else []), *become, f"{BIN}/{program}", *args]
+
 
 
 if __name__ == "__main__":

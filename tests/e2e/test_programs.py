@@ -4,6 +4,7 @@ import hashlib
 import os
 
 import harness
+from servers import NGINX
 
 PYTHON = "/usr/bin/python3"
 
@@ -73,15 +74,6 @@ def app(env, start):
     body = env["wsgi.input"].read(int(env.get("CONTENT_LENGTH") or 0))
     start("200 OK", [("Content-Type", "text/plain")])
     return [body or b"hello world\\n"]
-"""
-
-NGINX = """
-daemon off; master_process on; worker_processes 2; pid {dir}/nginx.pid; error_log stderr;
-events {{ worker_connections 512; }}
-http {{
-    access_log off; sendfile on; root {dir}; client_body_temp_path {dir}/b; proxy_temp_path {dir}/p;
-    fastcgi_temp_path {dir}/f; uwsgi_temp_path {dir}/u; scgi_temp_path {dir}/s; server {{ listen 127.0.0.1:{port}; }}
-}}
 """
 
 HAPROXY = """

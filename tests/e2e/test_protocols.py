@@ -53,6 +53,16 @@ class ByLibberth(harness.TestCase):
         self.assertEqual(done.code, 0, repr(done))
         self.assertIn("offers: passed", done.out)
 
+    def test_a_worker_leaves_the_family_among_its_threads(self):
+        self.parting({})
+
+    def parting(self, env):
+        self.daemon()
+        env = {"TSAN_OPTIONS": os.environ.get("TSAN_OPTIONS", "") + ":die_after_fork=0", **env}
+        done = self.run_program(os.path.join(harness.BUILD, "tests", "stress", "parting"), harness.pick(10, 100), env=env, seconds=90)
+        self.assertEqual(done.code, 0, repr(done))
+        self.assertIn("parting: passed", done.out)
+
     def test_a_session_belongs_to_who_made_it(self):
         self.scenario("not-owner")
 
@@ -115,6 +125,9 @@ class ByLibberth(harness.TestCase):
     def test_peers_death_at_any_moment_is_noticed(self):
         self.scenario("fault", (1, 2))
 
+    def test_a_relative_dies_while_it_tells_of_a_byte(self):
+        self.scenario("event-killed")
+
     def test_peers_death_is_noticed_when_the_daemon_is_dead_too(self):
         for seed in range(1, 4):
             self.dies_with_the_daemon(seed, {})
@@ -133,13 +146,20 @@ class Delayed(ByLibberth):
     """The same, with threads that stand still at any atomic operation, and processes that end at any store."""
 
     limit = harness.pick(240, 800)
+    times = {"fork-two-directions": 15}  # with other delays each time: whose turn it is at a first meeting is decided once
 
     def scenario(self, name, seeds=(1,), rounds=0, env=None):
         rounds = {"fin": 300, "waiters": 100, "two-sets": 200, "one-word": 40, "ring-swap": 8, "fork-killed": 80, "fault": 60,
                   "fork-meanwhile": 8, "forks-among-users": 20}.get(name, rounds)
         for permille in (20, 250):
-            delays = {"BERTH_DELAYS": str(permille), "BERTH_DELAY_SEED": str(permille), "BERTH_FAULTS": "1"}
-            super().scenario(name, seeds, rounds, {**delays, **(env or {})})
+            for again in range(self.times.get(name, 1)):
+                delays = {"BERTH_DELAYS": str(permille), "BERTH_DELAY_SEED": str(permille + 1000 * again),
+                          "BERTH_FAULTS": "1"}
+                super().scenario(name, seeds, rounds, {**delays, **(env or {})})
+
+    def parting(self, env):
+        for permille in (20, 250):
+            super().parting({"BERTH_DELAYS": str(permille), "BERTH_DELAY_SEED": str(permille)})
 
     def daemon(self, *args, **more):
         return super().daemon(*args, **more) if not self.daemon_answers() else None

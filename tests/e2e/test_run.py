@@ -273,6 +273,15 @@ class Run(harness.TestCase):
         self.assertIn(place, done.err)
         self.assertIn("runs on the kernel", done.err)
 
+    @harness.needs_root
+    def test_as_a_user_who_cannot_write_tmp(self):
+        bare = {"BERTH_RUNTIME_DIR": None, "XDG_RUNTIME_DIR": None}
+        done = self.run_program("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o mode=755 none /tmp && exec "$@"', "sh", "setpriv",
+                                "--reuid=64999", "--regid=64999", "--clear-groups", harness.BERTH, "run", "--", "echo", "still",
+                                env=bare, cwd="/")
+        self.assertEqual((done.code, done.out), (0, "still\n"), repr(done))
+        self.assertIn("/tmp/berth-64999 cannot be made", done.err)
+
 
 if __name__ == "__main__":
     unittest.main()

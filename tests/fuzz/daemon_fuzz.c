@@ -1,6 +1,8 @@
-/* daemon_fuzz.c - control messages as the daemon reads them: two clients send any packets with any descriptors.
+/* daemon_fuzz.c - control messages as the daemon reads them: two clients send any packets with any
+ * descriptors.
  *
- * What must hold: the daemon goes on, and when both have gone it knows nobody any more and has no descriptor of theirs.
+ * What must hold: the daemon goes on, and when both have gone it knows nobody any more and has no descriptor
+ * of theirs.
  */
 #include "messages.h"
 

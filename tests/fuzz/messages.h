@@ -1,4 +1,5 @@
-/* messages.h - what the fuzzers of control messages share: bytes into packets with descriptors, and the bounded run. */
+/* messages.h - what the fuzzers of control messages share: bytes into packets with descriptors, and the
+ * bounded run. */
 #ifndef BERTH_TESTS_MESSAGES_H
 #define BERTH_TESTS_MESSAGES_H
 
@@ -20,12 +21,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MUST(cond)                                                                                                 \
-    do {                                                                                                           \
-        if (!(cond)) {                                                                                             \
-            fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #cond);                               \
-            abort();                                                                                               \
-        }                                                                                                          \
+#define MUST(cond)                                                                                           \
+    do {                                                                                                     \
+        if (!(cond)) {                                                                                       \
+            fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #cond);                         \
+            abort();                                                                                         \
+        }                                                                                                    \
     } while (0)
 
 struct input {
@@ -99,8 +100,8 @@ static inline int a_descriptor(uint8_t kind, uint64_t outbox)
     }
 }
 
-/* One packet: a byte of which descriptors, their kinds, a byte of length / 4 beyond the header, header, body. What a fuzzer
- * would hardly hit, `len`, is right unless that byte is odd. */
+/* One packet: a byte of which descriptors, their kinds, a byte of length / 4 beyond the header, header, body.
+ * What a fuzzer would hardly hit, `len`, is right unless that byte is odd. */
 static inline void send_one(int sock, struct input *in)
 {
     struct {
@@ -155,7 +156,8 @@ static inline int run_messages(int argc, char **argv, long rounds)
         uint8_t data[600];
         size_t n = next_random(&seed) % sizeof data;
         for (size_t k = 0; k < n; k++) /* small numbers mean more than large ones */
-            data[k] = next_random(&seed) % 3 ? (uint8_t)(next_random(&seed) % 40) : (uint8_t)next_random(&seed);
+            data[k] =
+                next_random(&seed) % 3 ? (uint8_t)(next_random(&seed) % 40) : (uint8_t)next_random(&seed);
         (void)LLVMFuzzerTestOneInput(data, n);
     }
     return 0;

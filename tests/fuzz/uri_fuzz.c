@@ -1,7 +1,7 @@
 /* uri_fuzz.c - uri_parse against any bytes, with inet_pton as the judge of addresses.
  *
- * What must hold: success means that text and endpoint agree when the URI is written again; failure leaves the
- * outputs alone and points inside the text; what the judge refuses is refused.
+ * What must hold: success means that text and endpoint agree when the URI is written again; failure leaves
+ * the outputs alone and points inside the text; what the judge refuses is refused.
  */
 #include <arpa/inet.h>
 #include <stdint.h>
@@ -13,12 +13,12 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define MUST(cond)                                                                                                 \
-    do {                                                                                                           \
-        if (!(cond)) {                                                                                             \
-            fprintf(stderr, "%s does not hold for '%s'\n", #cond, text);                                           \
-            abort();                                                                                               \
-        }                                                                                                          \
+#define MUST(cond)                                                                                           \
+    do {                                                                                                     \
+        if (!(cond)) {                                                                                       \
+            fprintf(stderr, "%s does not hold for '%s'\n", #cond, text);                                     \
+            abort();                                                                                         \
+        }                                                                                                    \
     } while (0)
 
 static void check_success(const char *text, bool for_listen, const endpoint *ep, const char *host)
@@ -29,7 +29,8 @@ static void check_success(const char *text, bool for_listen, const endpoint *ep,
     MUST(ep->port != 0 || for_listen);
     MUST(ep->proto == BERTH_PROTO_TCP && (ep->family == 4 || ep->family == 6));
     MUST(ep->family != 4 || endpoint_is_v4(ep->addr));
-    MUST(inet_ntop(ep->family == 4 ? AF_INET : AF_INET6, ep->addr + (ep->family == 4 ? 12 : 0), addr, sizeof addr));
+    MUST(inet_ntop(ep->family == 4 ? AF_INET : AF_INET6, ep->addr + (ep->family == 4 ? 12 : 0), addr,
+                   sizeof addr));
     if (host[0])
         snprintf(again, sizeof again, "tcp://[%s]%s/%u", host, addr, ep->port);
     else

@@ -1,6 +1,7 @@
 /* echo.c - see echo.h.
  *
- * Level: a few rounds for each session, then the next one's turn, so that nobody starves. Edge: an edge must be used up.
+ * Level: a few rounds for each session, then the next one's turn, so that nobody starves. Edge: an edge must
+ * be used up.
  */
 #include "echo.h"
 

@@ -2,15 +2,17 @@
  *
  *   flood KIND [seconds]
  *
- * A victim answers an honest client, who has many sessions with it and asks on one of them. A hostile peer meanwhile
+ * A victim answers an honest client, who has many sessions with it and asks on one of them. A hostile peer
+ * meanwhile
  *   events     posts events of its session without a pause
  *   resync     says without a pause that events were lost
  *   sleepers   has many threads that sleep for one byte
  *   zombies    never lets go of sessions that the victim has closed
  *   tokens     fills the victim's accept queue with tokens that name nothing
  *   tail       says without a pause that one byte more has come, in a session that is watched for edges
- * The victim measures what a look at its queues costs it, in CPU time, or a write that wakes the sleepers; the client, how long it waits.
- * Both are compared with bounds that lie far above what was seen, and far below what an unbounded loop takes.
+ * The victim measures what a look at its queues costs it, in CPU time, or a write that wakes the sleepers;
+ * the client, how long it waits. Both are compared with bounds that lie far above what was seen, and far
+ * below what an unbounded loop takes.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -45,7 +47,8 @@
 static const char *kind;
 static int seconds = 2;
 
-/* Of these two kinds each has a CPU to itself, as far as others let it: else they would take turns, and there would be no race. */
+/* Of these two kinds each has a CPU to itself, as far as others let it: else they would take turns, and there
+ * would be no race. */
 static void run_at(int which)
 {
     cpu_set_t all, one;
@@ -93,8 +96,8 @@ static void honest(void)
             longest = now() - begin;
         (void)usleep(200);
     }
-    printf("%s: the honest client: %llu answers, the slowest after %lld us\n", kind, (unsigned long long)asked,
-           (long long)(longest / 1000));
+    printf("%s: the honest client: %llu answers, the slowest after %lld us\n", kind,
+           (unsigned long long)asked, (long long)(longest / 1000));
     if (longest > LATENCY)
         fail(0, "it waited %lld ms for an answer", (long long)(longest / MS));
     exit(0);
@@ -224,8 +227,10 @@ static void look_at(berth_listener l, struct evset *set, berth_session bad)
         int err = berth_accept(l, 0, &s);
         if (err != BERTH_E_WOULD_BLOCK)
             fail(err, "a token that names nothing was accepted");
-    } else if (!strcmp(kind, "tail")) { /* looked at in any case: the hostile one tells nobody of what it stores */
-        if (evset_modify(set, bad, 0, EPOLLIN | EPOLLET, 0) == 0 && evset_wait(set, &ev, 1, 0, NULL, NULL) > 0)
+    } else if (!strcmp(kind,
+                       "tail")) { /* looked at in any case: the hostile one tells nobody of what it stores */
+        if (evset_modify(set, bad, 0, EPOLLIN | EPOLLET, 0) == 0 &&
+            evset_wait(set, &ev, 1, 0, NULL, NULL) > 0)
             edges++;
     }
 }
@@ -272,7 +277,8 @@ static void victim(berth_session asks, berth_session bad, berth_listener l)
         fail(0, "it was not told of the bytes");
     if (looks.worst > BUDGET)
         fail(0, "one look took %lld us", (long long)(looks.worst / 1000));
-    if (!strcmp(kind, "resync") && average > 8 * calm + 1000) /* it is not to pay for the sessions of others */
+    if (!strcmp(kind, "resync") &&
+        average > 8 * calm + 1000) /* it is not to pay for the sessions of others */
         fail(0, "a look costs %lld ns, and %lld without the flood", (long long)average, (long long)calm);
     if (wakes.n && wakes.all / (int64_t)wakes.n > longer(MS / 2))
         fail(0, "one write took %lld us on average", (long long)(wakes.all / (int64_t)wakes.n / 1000));

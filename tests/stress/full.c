@@ -2,10 +2,10 @@
  *
  *   full connect|accept|listeners
  *
- * connect: with a full table, what is in reserve is enough for the first meetings; then a connect fails at once, and says
- * why; with descriptors free again it works. Nothing is silent in between.
- * listeners: and a client whose listeners come and go does not fill up.
- * accept: the same on the other side. Connectors may have to wait, as on the kernel, but each is served in the end.
+ * connect: with a full table, what is in reserve is enough for the first meetings; then a connect fails at
+ * once, and says why; with descriptors free again it works. Nothing is silent in between. listeners: and a
+ * client whose listeners come and go does not fill up. accept: the same on the other side. Connectors may
+ * have to wait, as on the kernel, but each is served in the end.
  */
 #include <fcntl.h>
 #include <signal.h>

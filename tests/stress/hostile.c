@@ -2,10 +2,11 @@
  *
  *   hostile [seed [seconds [directory]]]     the server does chroot to that directory, where it has no /proc
  *
- * A server echoes; an honest client asks it all the time and checks each byte and how long it takes. Meanwhile one process after
- * the other attaches, connects and talks like anybody, by the library's own code, and then scribbles over what it may write:
- * slots, counters, ring words, queues, channel words, its worker page, segment headers; or does not drain, or lets the server
- * read holes. It may hurt its own sessions and nothing else.
+ * A server echoes; an honest client asks it all the time and checks each byte and how long it takes.
+ * Meanwhile one process after the other attaches, connects and talks like anybody, by the library's own code,
+ * and then scribbles over what it may write: slots, counters, ring words, queues, channel words, its worker
+ * page, segment headers; or does not drain, or lets the server read holes. It may hurt its own sessions and
+ * nothing else.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -224,7 +225,7 @@ static void block_bell(uint64_t *r)
 {
     struct peer_box *box = C->boxes;
     char some[PAGE_BYTES] = {0};
-    static int given = -1;
+    static int given = -1, fill = -1;
     if (!box)
         return;
     if (given < 0) {
@@ -234,11 +235,14 @@ static void block_bell(uint64_t *r)
         if (control_request(&msg, NULL, 0, &is, sizeof is, fds, &nfds) != 0 || nfds != 3)
             fail(0, "the server's descriptors");
         given = fds[2];
+        char path[32];
+        (void)snprintf(path, sizeof path, "/proc/self/fd/%d", given);
+        fill = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC); /* so as not to be made to wait itself */
     }
     (void)fcntl(given, F_SETFL, 0);
     if (next_random(r) % 8 == 0)
         (void)fcntl(given, F_SETPIPE_SZ, next_random(r) % 2 ? 4096 : 65536);
-    while (write(box->worker->bell_fd, some, next_random(r) % 2 ? 1 : sizeof some) > 0)
+    while (write(fill, some, next_random(r) % 2 ? 1 : sizeof some) > 0)
         ;
     struct token t = {.magic = TOKEN_MAGIC}; /* and what it listens by, in whole tokens */
     if (C->routes && next_random(r) % 64 == 0)

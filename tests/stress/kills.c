@@ -1,12 +1,15 @@
-/* kills.c - processes that use libberth in every way are killed at random moments, while others go on undisturbed.
+/* kills.c - processes that use libberth in every way are killed at random moments, while others go on
+ * undisturbed.
  *
- * The survivors: an echo server, clients that exchange streams with it and check each byte, and a caller that connects to
- * whatever victim listens and takes refusals, resets and early ends from it, but no wrong byte and no silence. The
- * victims: clients that write much and little, clients that only connect and close, listeners that serve and that
- * never accept, processes that attach and detach, and some that fork. One is killed every millisecond or so and replaced.
+ * The survivors: an echo server, clients that exchange streams with it and check each byte, and a caller that
+ * connects to whatever victim listens and takes refusals, resets and early ends from it, but no wrong byte
+ * and no silence. The victims: clients that write much and little, clients that only connect and close,
+ * listeners that serve and that never accept, processes that attach and detach, and some that fork. One is
+ * killed every millisecond or so and replaced.
  *
- * The first process never attaches. It takes words on its standard input (run N, stop) and answers each with a line, so
- * that the test that started it can look at survivors and daemon in between (tests/e2e/test_kill.py).
+ * The first process never attaches. It takes words on its standard input (run N, stop) and answers each with
+ * a line, so that the test that started it can look at survivors and daemon in between
+ * (tests/e2e/test_kill.py).
  */
 #include <signal.h>
 #include <stdio.h>
@@ -34,7 +37,8 @@ static const struct echo_rules rules = {.wait = 100 * MS};
 
 /* ---- streams ---- */
 
-/* Sends `total` bytes and reads them back. 0, or how the peer failed us; a wrong byte or silence is the end of the test. */
+/* Sends `total` bytes and reads them back. 0, or how the peer failed us; a wrong byte or silence is the end
+ * of the test. */
 static int exchange(berth_session s, uint64_t *r, uint64_t total, int tolerant)
 {
     static uint8_t out[100000], in[100000];
@@ -174,7 +178,8 @@ static void drown(uint64_t *r)
             (void)berth_read(s[i], much, sizeof much, 1 * MS);
             break;
         default:
-            (void)berth_write(s[i], much, next_random(r) % (next_random(r) % 2 ? 2000 : sizeof much) + 1, 2 * MS);
+            (void)berth_write(s[i], much, next_random(r) % (next_random(r) % 2 ? 2000 : sizeof much) + 1,
+                              2 * MS);
         }
     }
 }
@@ -212,7 +217,8 @@ static void be_victim(int n, uint64_t r)
     int kind = (int)(next_random(&r) % 8);
     if (enter(kind < 4 ? "victim" : "listener") != 0)
         exit(3);
-    if (with_forks && next_random(&r) % 4 == 0 && fork() == 0) { /* the child dies soon after, in its own way */
+    /* the child dies soon after, in its own way */
+    if (with_forks && next_random(&r) % 4 == 0 && fork() == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         alarm(1);
         r += 17;

@@ -2,19 +2,21 @@
  *
  *   mutate [seed [seconds]]
  *
- * One process after the other attaches, listens, connects and talks by the library's own code, and goes on doing so, while
- * other threads of it write words into all that it may write: slots, slot_info, channel lines, event queues, chunk table,
- * segment headers, worker page; wild values, and such as are nearly right, some of them for a moment only, so that two
- * reads of one word differ. Three kinds of processes meet it or live beside it:
+ * One process after the other attaches, listens, connects and talks by the library's own code, and goes on
+ * doing so, while other threads of it write words into all that it may write: slots, slot_info, channel
+ * lines, event queues, chunk table, segment headers, worker page; wild values, and such as are nearly right,
+ * some of them for a moment only, so that two reads of one word differ. Three kinds of processes meet it or
+ * live beside it:
  *
- *   the victim     accepts by event sets (level and edge) and by blocking calls, and connects to the mutator, reads, writes,
- *                  takes spans and polls. It must not crash, use wild memory (the sanitizers tell), or stay in a call.
- *   the friends    ask the victim, on each of its listeners, and compare each byte. One of them is the victim itself, which
- *                  asks an honest server.
+ *   the victim     accepts by event sets (level and edge) and by blocking calls, and connects to the mutator,
+ *                  reads, writes, takes spans and polls. It must not crash, use wild memory (the sanitizers
+ *                  tell), or stay in a call.
+ *   the friends    ask the victim, on each of its listeners, and compare each byte. One of them is the victim
+ *                  itself, which asks an honest server.
  *   the strangers  a pair that has nothing to do with the mutator.
  *
- * Now and then the mutator is stopped, as it stands, and everybody else rests: then the victim must rest, too. hostile.c has
- * what a peer can do without another thread.
+ * Now and then the mutator is stopped, as it stands, and everybody else rests: then the victim must rest,
+ * too. hostile.c has what a peer can do without another thread.
  */
 #include <fcntl.h>
 #include <pthread.h>
@@ -388,7 +390,8 @@ static void victim(berth_listener level)
     begin_thread(serve_edge, &edge);
     begin_thread(ask_honest_server, NULL);
     for (int i = 0; i < BLOCKING + CONNECTORS; i++) {
-        hands[i] = (struct hand){.index = i, .l = blocking, .r = (seed + (uint64_t)i) * 0x9e3779b97f4a7c15ull | 1};
+        hands[i] =
+            (struct hand){.index = i, .l = blocking, .r = (seed + (uint64_t)i) * 0x9e3779b97f4a7c15ull | 1};
         begin_thread(i < BLOCKING ? serve_blocking : connect_on, &hands[i]);
     }
     echo_serve(level, &(struct echo_rules){.hostile = 1, .wait = SEC / 10});
@@ -684,10 +687,12 @@ int main(int argc, char **argv)
     printf("%llu mutators (%llu ended of themselves) wrote %llu words in %llu sessions\n",
            (unsigned long long)rounds, (unsigned long long)ended, (unsigned long long)board->words,
            (unsigned long long)board->met);
-    printf("the victim: %llu calls, %llu sessions taken by blocking calls, %llu dialed; at most %lld of %lld ms in "
+    printf("the victim: %llu calls, %llu sessions taken by blocking calls, %llu dialed; at most %lld of %lld "
+           "ms in "
            "%llu rests\n",
-           (unsigned long long)board->calls, (unsigned long long)board->taken, (unsigned long long)board->dialed,
-           (long long)(busiest / MS), (long long)(REST / MS), (unsigned long long)rests);
+           (unsigned long long)board->calls, (unsigned long long)board->taken,
+           (unsigned long long)board->dialed, (long long)(busiest / MS), (long long)(REST / MS),
+           (unsigned long long)rests);
     static const char *const who[ASKERS] = {"a friend", "the victim itself", "a stranger"};
     uint64_t all = 0;
     for (int i = 0; i < ASKERS; i++) {

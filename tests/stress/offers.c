@@ -1,7 +1,7 @@
 /* offers.c - a connection that is offered twice, because a worker died that may have had it, is served once.
  *
- * This process connects, and is told of a death by hand. The far side accepts and reads when it is told to, so that either can be
- * caught while the other has done nothing since.
+ * This process connects, and is told of a death by hand. The far side accepts and reads when it is told to,
+ * so that either can be caught while the other has done nothing since.
  */
 #include <stdio.h>
 #include <string.h>

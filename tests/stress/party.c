@@ -1,4 +1,5 @@
-/* party.c - what the processes of these programs begin with; a wrong step ends the process with a sentence and status 1. */
+/* party.c - what the processes of these programs begin with; a wrong step ends the process with a sentence
+ * and status 1. */
 #include "party.h"
 
 #include <stdarg.h>

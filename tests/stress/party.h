@@ -20,7 +20,8 @@ extern char uri[64]; /* where the last listener is */
 
 uint64_t next_random(uint64_t *state);          /* state is not 0 */
 uint8_t byte_at(uint64_t key, uint64_t offset); /* of the stream with that key */
-int64_t time_of(clockid_t clock);               /* ns; of CLOCK_THREAD_CPUTIME_ID, CLOCK_PROCESS_CPUTIME_ID too */
+/* ns; of CLOCK_THREAD_CPUTIME_ID, CLOCK_PROCESS_CPUTIME_ID too */
+int64_t time_of(clockid_t clock);
 int64_t now(void);
 void pause_ms(long ms);
 

@@ -1,7 +1,7 @@
 /* segment.c - a peer whose words name a segment that never comes.
  *
- * Who blocks in a read waits for it, bounded, and is told so by an error of its own; who does not block is not kept; and other
- * sessions, of the same two processes even, go on.
+ * Who blocks in a read waits for it, bounded, and is told so by an error of its own; who does not block is
+ * not kept; and other sessions, of the same two processes even, go on.
  */
 #include <stdio.h>
 #include <string.h>
@@ -66,7 +66,8 @@ int main(void)
     if (took < 3 * SEC || took > 3 * SEC + longer(3 * SEC))
         fail(0, "it was told after %lld ms", (long long)(took / MS));
     if (time_of(CLOCK_PROCESS_CPUTIME_ID) - cpu > SEC)
-        fail(0, "it used %lld ms of a CPU to wait", (long long)((time_of(CLOCK_PROCESS_CPUTIME_ID) - cpu) / MS));
+        fail(0, "it used %lld ms of a CPU to wait",
+             (long long)((time_of(CLOCK_PROCESS_CPUTIME_ID) - cpu) / MS));
     begin = now();
     n = berth_read(lying, buf, sizeof buf, 0);
     if (n != BERTH_E_WOULD_BLOCK)

@@ -2,19 +2,22 @@
  *
  *   soak seconds [seed [break]]
  *
- * Three processes, each an app of its own, each with a listener and threads that connect to any of the three (itself too)
- * and threads that accept. A thread uses sessions in one of three ways: blocking (a thread for each direction), without blocking
- * (a few at a time, in turn), by an event set (many at a time; level or edge). All run into each other: who connects in one
- * way may be accepted in another.
+ * Three processes, each an app of its own, each with a listener and threads that connect to any of the three
+ * (itself too) and threads that accept. A thread uses sessions in one of three ways: blocking (a thread for
+ * each direction), without blocking (a few at a time, in turn), by an event set (many at a time; level or
+ * edge). All run into each other: who connects in one way may be accepted in another.
  *
- * A session begins with a `plan`, which the connector writes, so that both sides know what must come: two streams of random
- * length at once, in messages of 1 byte to 1 MiB, by fifos of 4 KiB to 4 MiB, whose bytes tell their place (byte_at). It ends
- *   HALVES   each side shuts its direction down when its stream is over, while the other goes on. All must come, and the end
+ * A session begins with a `plan`, which the connector writes, so that both sides know what must come: two
+ * streams of random length at once, in messages of 1 byte to 1 MiB, by fifos of 4 KiB to 4 MiB, whose bytes
+ * tell their place (byte_at). It ends
+ *   HALVES   each side shuts its direction down when its stream is over, while the other goes on. All must
+ *            come, and the end
  *   CLOSE    one side closes at a random moment, bytes unread or not: the other sees the end or a reset
  *   ABORT    one side resets at a random moment: the other sees a reset
  *   EARLY    the connector goes at once, without a plan
- * What each process counts in shared memory must agree in the end. Then sessions, their memory and their descriptors must have
- * gone: "quiet" is said, for who asks the daemon; after a line on stdin all detach, and each looks at what it has left itself.
+ * What each process counts in shared memory must agree in the end. Then sessions, their memory and their
+ * descriptors must have gone: "quiet" is said, for who asks the daemon; after a line on stdin all detach, and
+ * each looks at what it has left itself.
  *
  * break: a byte of each 200th message is wrong. So one can see that this would be seen.
  */
@@ -45,7 +48,8 @@ enum way { BLOCKING, TURNS, LEVEL, EDGE, WAYS };
 struct plan {
     uint64_t key;
     uint64_t length[2]; /* of the stream to the acceptor, and of that to the connector */
-    uint64_t cut;       /* CLOSE, ABORT: after so many bytes in both directions, as the one who ends it counts */
+    /* CLOSE, ABORT: after so many bytes in both directions, as the one who ends it counts */
+    uint64_t cut;
     uint32_t kind;
     uint32_t ends; /* who ends it: 1 the connector */
 };
@@ -99,7 +103,8 @@ static void any_limits(berth_session s, uint64_t *r)
 
 static struct plan any_plan(uint64_t *r)
 {
-    struct plan p = {.key = next_random(r), .ends = next_random(r) % 2, .kind = (uint32_t)(next_random(r) % 8)};
+    struct plan p = {
+        .key = next_random(r), .ends = next_random(r) % 2, .kind = (uint32_t)(next_random(r) % 8)};
     p.kind = p.kind < 4 ? HALVES : p.kind < 6 ? CLOSE : p.kind < 7 ? ABORT : EARLY;
     p.length[0] = any_size(r, STREAM_MOST_LOG2);
     p.length[1] = any_size(r, STREAM_MOST_LOG2);
@@ -136,7 +141,8 @@ static void ended(struct flow *f, ssize_t code, const char *what)
         return;
     if (code != 0 && code != BERTH_E_RESET && code != BERTH_E_CLOSED)
         fail(code, "%s, after %llu bytes of %llu in, %llu of %llu out", what, (unsigned long long)f->got,
-             (unsigned long long)in_length(f), (unsigned long long)f->sent, (unsigned long long)out_length(f));
+             (unsigned long long)in_length(f), (unsigned long long)f->sent,
+             (unsigned long long)out_length(f));
     int whole = code == 0 && f->got == in_length(f);
     if (whole)
         return;
@@ -200,7 +206,8 @@ static void check_came(struct flow *f, const uint8_t *buf, size_t n)
 {
     uint64_t key = ~out_key(f), at = f->got;
     if (n > in_length(f) - at)
-        fail(0, "%zu bytes came after %llu of %llu", n, (unsigned long long)at, (unsigned long long)in_length(f));
+        fail(0, "%zu bytes came after %llu of %llu", n, (unsigned long long)at,
+             (unsigned long long)in_length(f));
     for (size_t i = 0; i < n; i++) {
         unsigned long long place = at + i;
         if (buf[i] != byte_at(key, place))
@@ -423,7 +430,8 @@ static void use_by_events(struct user *u)
         struct flow *next = used < TOGETHER && goes_on(u) ? flow_next(u, 0) : NULL;
         if (next) {
             next->watching = wanted(next, u->way);
-            expect(berth_waitset_add(set, next->s, next->watching, (uint64_t)(uintptr_t)next), "a session's add");
+            expect(berth_waitset_add(set, next->s, next->watching, (uint64_t)(uintptr_t)next),
+                   "a session's add");
             used++;
         }
         struct berth_event ev[TOGETHER];
@@ -453,7 +461,8 @@ static void use_by_events(struct user *u)
 static void *use(void *arg)
 {
     struct user *u = arg;
-    static void (*const uses[WAYS])(struct user *) = {use_blocking, use_in_turns, use_by_events, use_by_events};
+    static void (*const uses[WAYS])(struct user *) = {use_blocking, use_in_turns, use_by_events,
+                                                      use_by_events};
     u->buf = malloc(MESSAGE_MOST);
     if (!u->buf)
         fail(0, "no memory for messages");
@@ -579,7 +588,8 @@ static void check_counts(void)
     }
     if (c->bytes_in != c->bytes_out)
         fail(0, "%lu bytes out, %lu in", c->bytes_out, c->bytes_in);
-    printf("%lu sessions (%lu whole, with %lu bytes; %lu early, of which %lu were accepted), %lu resets, %lu ends "
+    printf("%lu sessions (%lu whole, with %lu bytes; %lu early, of which %lu were accepted), %lu resets, %lu "
+           "ends "
            "seen "
            "in the middle\n",
            sessions, c->connected[HALVES], c->bytes_out, c->connected[EARLY], c->accepted[EARLY], c->resets,

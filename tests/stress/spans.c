@@ -1,7 +1,8 @@
 /* spans.c - who waits while somebody else has a span of the session open.
  *
- * A thread or a process holds a span; others wait for its end. They must sleep, be told at once when it is closed, and not wait for ever
- * when its holder is killed in it, or closes the session meanwhile. All can be cancelled, and have deadlines.
+ * A thread or a process holds a span; others wait for its end. They must sleep, be told at once when it is
+ * closed, and not wait for ever when its holder is killed in it, or closes the session meanwhile. All can be
+ * cancelled, and have deadlines.
  */
 #include <pthread.h>
 #include <signal.h>
@@ -17,7 +18,7 @@
 
 #define HELD (400 * MS)
 #define SOON longer(100 * MS)
-#define CPU longer(20 * MS) /* a waiter that spun would need HELD */
+#define CPU (HELD / 4) /* a waiter that spun would need HELD */
 #define WAITERS 4
 
 static berth_session mine;
@@ -41,7 +42,8 @@ static void span_open(uint32_t events)
 
 static void span_close(uint32_t events)
 {
-    expect(events == EPOLLOUT ? client_write_commit(mine, 0) : client_read_consume(mine, 0), "the span is closed");
+    expect(events == EPOLLOUT ? client_write_commit(mine, 0) : client_read_consume(mine, 0),
+           "the span is closed");
 }
 
 struct waiter {

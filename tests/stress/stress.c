@@ -1,9 +1,10 @@
 /* stress.c - a server and clients that exchange random streams, checked byte for byte.
  *
- * Each client process opens sessions one after another or many at a time, sends a pseudo-random stream in pieces of random
- * size and checks the echo. The server serves all of them through one event set, or by a thread-free blocking loop.
- * Sessions end by half close, by close, or by reset, chosen at random; what must hold is that no byte is lost, none
- * is wrong, and nobody hangs. Prints the seed; the same seed makes the same choices.
+ * Each client process opens sessions one after another or many at a time, sends a pseudo-random stream in
+ * pieces of random size and checks the echo. The server serves all of them through one event set, or by a
+ * thread-free blocking loop. Sessions end by half close, by close, or by reset, chosen at random; what must
+ * hold is that no byte is lost, none is wrong, and nobody hangs. Prints the seed; the same seed makes the
+ * same choices.
  */
 #include <signal.h>
 #include <stdio.h>

@@ -1,4 +1,5 @@
-/* abi_test.c - what abi.h promises beyond its own asserts: words that pack and unpack, offsets of every field. */
+/* abi_test.c - what abi.h promises beyond its own asserts: words that pack and unpack, offsets of every
+ * field. */
 #include "check.h"
 
 #include "shm/abi.h"
@@ -60,9 +61,9 @@ struct field {
     const char *name;
     size_t offset, want;
 };
-#define FIELD(type, member, want)                                                                                  \
-    {                                                                                                              \
-#type "." #member, offsetof(struct type, member), want                                                     \
+#define FIELD(type, member, want)                                                                            \
+    {                                                                                                        \
+#type "." #member, offsetof(struct type, member), want                                               \
     }
 
 static void every_field_is_where_the_abi_has_it(void **state)

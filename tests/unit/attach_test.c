@@ -45,7 +45,8 @@ static void what_hello_says(void **state)
     assert_int_equal(result(&c), 0);
     assert_int_equal(result(&c), 0);
     if (take(&c, CTL_DETACH)) {
-        struct answer done = {.h = {.type = CTL_DONE, .len = sizeof done.h, .seq = c.seq}, .len = sizeof done.h};
+        struct answer done = {.h = {.type = CTL_DONE, .len = sizeof done.h, .seq = c.seq},
+                              .len = sizeof done.h};
         answer(&c, &done);
     }
     finish(&c);
@@ -61,8 +62,8 @@ static void attach_and_look(void)
     (void)berth_detach();
 }
 
-/* Before it has a number, or with its parent's, a worker looks at another word than its own. Where they stand alike by chance it
- * would take for old what was sent to it first. */
+/* Before it has a number, or with its parent's, a worker looks at another word than its own. Where they stand
+ * alike by chance it would take for old what was sent to it first. */
 static void a_new_worker_looks_once(void **state)
 {
     (void)state;
@@ -72,7 +73,8 @@ static void a_new_worker_looks_once(void **state)
     assert_int_equal(result(&c), 1);
     assert_int_equal(result(&c), 0);
     if (take(&c, CTL_DETACH)) {
-        struct answer done = {.h = {.type = CTL_DONE, .len = sizeof done.h, .seq = c.seq}, .len = sizeof done.h};
+        struct answer done = {.h = {.type = CTL_DONE, .len = sizeof done.h, .seq = c.seq},
+                              .len = sizeof done.h};
         answer(&c, &done);
     }
     finish(&c);
@@ -80,7 +82,8 @@ static void a_new_worker_looks_once(void **state)
 
 static struct ctl_listener numbered(uint32_t number)
 {
-    return (struct ctl_listener){.h = {.type = CTL_BACKLOG, .len = sizeof(struct ctl_listener)}, .backlog = number};
+    return (struct ctl_listener){.h = {.type = CTL_BACKLOG, .len = sizeof(struct ctl_listener)},
+                                 .backlog = number};
 }
 
 static void *sleep_in_poll(void *fd)
@@ -109,7 +112,8 @@ static void send_more_than_goes(void)
     _exit(control_unsent());
 }
 
-/* A daemon that does not read: what finds no room is kept, and sent by whoever sleeps, though its sender never calls again. */
+/* A daemon that does not read: what finds no room is kept, and sent by whoever sleeps, though its sender
+ * never calls again. */
 static void what_was_kept_is_sent_by_a_sleeper(void **state)
 {
     (void)state;
@@ -122,7 +126,8 @@ static void what_was_kept_is_sent_by_a_sleeper(void **state)
     finish(&c);
 }
 
-static void attach_with(void (*change)(struct answer *a, int i), int i, int lowest, int highest, const char *what)
+static void attach_with(void (*change)(struct answer *a, int i), int i, int lowest, int highest,
+                        const char *what)
 {
     struct child c = start(attach_and_tell);
     accept_child(&c);

@@ -12,10 +12,10 @@
 #include "../slowness.h"
 
 /* A condition with a sentence for the person who sees it fail. */
-#define check(cond, ...)                                                                                           \
-    do {                                                                                                           \
-        if (!(cond))                                                                                               \
-            fail_msg(__VA_ARGS__);                                                                                 \
+#define check(cond, ...)                                                                                     \
+    do {                                                                                                     \
+        if (!(cond))                                                                                         \
+            fail_msg(__VA_ARGS__);                                                                           \
     } while (0)
 
 /* splitmix64: tests print the seed they start from */

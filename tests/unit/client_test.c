@@ -1,8 +1,10 @@
-/* client_test.c - libberth's calls against a fake daemon: handles that are none, and answers and news of every kind. */
+/* client_test.c - libberth's calls against a fake daemon: handles that are none, and answers and news of
+ * every kind. */
 #include "fake_daemon.h"
 
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -13,6 +15,7 @@
 #include "base/clock.h"
 #include "client/outbox.h"
 #include "client/rings.h"
+#include "client/slots.h"
 #include "client/state.h"
 #include "shm/ctlsock.h"
 #include "shm/segment.h"
@@ -151,8 +154,10 @@ static void listen_with(void (*change)(struct answer *a, int i), int i, int lowe
     check(take(&c, CTL_LISTEN), "no LISTEN came");
     assert_int_equal(c.nfds, 1);
     struct answer a = {.len = sizeof a.listened};
-    a.listened = (struct ctl_listened){
-        .h = {.type = CTL_LISTENED, .len = sizeof a.listened, .seq = c.seq}, .listener = 9, .epoch = 1, .port = 80};
+    a.listened = (struct ctl_listened){.h = {.type = CTL_LISTENED, .len = sizeof a.listened, .seq = c.seq},
+                                       .listener = 9,
+                                       .epoch = 1,
+                                       .port = 80};
     change(&a, i);
     answer(&c, &a);
     close(c.sock);
@@ -248,7 +253,8 @@ static void connect_body(void)
     uint64_t out = 12345;
     tell(attach());
     int rc = berth_connect(&none, 0, &out);
-    tell(rc == BERTH_E_NO_ROUTE || rc == BERTH_E_REFUSED); /* nobody is asked: no message goes to the daemon */
+    /* nobody is asked: no message goes to the daemon */
+    tell(rc == BERTH_E_NO_ROUTE || rc == BERTH_E_REFUSED);
     rc = berth_connect(&ep, 2 * NS_PER_SEC, &out);
     tell(rc);
     tell(rc == 0 || out == 12345);
@@ -297,8 +303,8 @@ static void connect_with(void (*change)(struct answer *a, int i), int i, int low
     const void *map;
     uint64_t size;
     const char *why = "";
-    check(segment_open(segment, SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why) == 0, "outbox segment: %s",
-          why);
+    check(segment_open(segment, SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why) == 0,
+          "outbox segment: %s", why);
     const struct segment_header *sh = map;
     assert_int_equal(sh->magic, ABI_MAGIC_OUTBOX);
     assert_int_equal(sh->outbox, m->outbox);
@@ -307,11 +313,12 @@ static void connect_with(void (*change)(struct answer *a, int i), int i, int low
     segment_unmap(map, size);
     close(segment);
     struct answer a = {.len = sizeof a.introduced, .fds = {token[1]}, .nfds = 1};
-    a.introduced = (struct ctl_introduced){.h = {.type = CTL_INTRODUCED, .len = sizeof a.introduced, .seq = c.seq},
-                                           .listener = LISTENER,
-                                           .epoch = 1,
-                                           .app = SERVER_APP,
-                                           .backlog = 16};
+    a.introduced =
+        (struct ctl_introduced){.h = {.type = CTL_INTRODUCED, .len = sizeof a.introduced, .seq = c.seq},
+                                .listener = LISTENER,
+                                .epoch = 1,
+                                .app = SERVER_APP,
+                                .backlog = 16};
     change(&a, i);
     answer(&c, &a);
     if (lowest != 0) {
@@ -444,8 +451,64 @@ static void what_a_reader_can_pin_is_bounded(void **state)
     assert_int_equal(result(&c), 0);
     int retired = result(&c), bytes = result(&c);
     check(retired > 0, "nothing was given back at all");
-    check(retired <= (int)(KEPT_LIMIT >> 10), "%d KB were retired, and a reader may have kept them all", retired);
+    check(retired <= (int)(KEPT_LIMIT >> 10), "%d KB were retired, and a reader may have kept them all",
+          retired);
     check(bytes <= (int)(KEPT_LIMIT >> 10), "%d KB are in use", bytes);
+    finish(&c);
+}
+
+/* ---- two that meet a worker at the same time ---- */
+
+#define MEETINGS 200u
+
+struct meeting {
+    struct own_box *box;
+    uint32_t channel[MEETINGS];
+    uint32_t *here;
+};
+
+static void *meets(void *arg)
+{
+    struct meeting *m = arg;
+    for (uint32_t i = 0; i < MEETINGS; i++) {
+        (void)fetch_add_sc(m->here, 1u);
+        while (load_sc(m->here) < 2 * (i + 1)) /* to the same moment, which a sleep is not */
+            ;
+        if (outbox_channel_alloc(m->box, 1000 + i, &m->channel[i]) != 0)
+            _exit(11);
+    }
+    return NULL;
+}
+
+static void meeting_body(void)
+{
+    tell(attach());
+    int fd = -1, twice = 0;
+    struct own_box *box = outbox_create(SERVER_APP, &fd);
+    if (!box)
+        _exit(9);
+    close(fd);
+    uint32_t here = 0;
+    pthread_t t;
+    struct meeting one = {.box = box, .here = &here}, other = one;
+    if (pthread_create(&t, NULL, meets, &one) != 0)
+        _exit(10);
+    meets(&other);
+    pthread_join(t, NULL);
+    for (uint32_t i = 0; i < MEETINGS; i++)
+        twice += one.channel[i] != other.channel[i];
+    tell(twice);
+    tell(outbox_rec_channels(outbox_rec_of(box)));
+}
+
+static void a_worker_is_faced_by_one_channel(void **state)
+{
+    struct child c = start(meeting_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    int twice = result(&c);
+    check(twice == 0, "%d of %u workers were given two channels", twice, MEETINGS);
+    assert_int_equal(result(&c), MEETINGS);
     finish(&c);
 }
 
@@ -483,9 +546,9 @@ static int any_descriptor(uint64_t r)
 static void push_random(struct child *c, uint64_t *seed)
 {
     static const uint16_t types[] = {
-        CTL_PEER,    CTL_PEER,       CTL_DEAD,      CTL_MEMBER_DEAD, CTL_RETIRED,  CTL_LISTENER_GONE,
-        CTL_EVICTED, CTL_SEGMENT_IS, CTL_OUTBOX_IS, CTL_WELCOME,     CTL_LISTENED, 0,
-        999};
+        CTL_PEER,   CTL_PEER,  CTL_DEAD,   CTL_MEMBER_DEAD, CTL_RETIRED,   CTL_LISTENER_GONE, CTL_EVICTED,
+        CTL_MOVING, CTL_MOVED, CTL_RECALL, CTL_SEGMENT_IS,  CTL_OUTBOX_IS, CTL_WELCOME,       CTL_LISTENED,
+        0,          999};
     uint64_t r = next_random(seed);
     union {
         struct ctl_header h;
@@ -544,10 +607,15 @@ static void random_pushes_are_survived(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(calls_without_attach),       cmocka_unit_test(foreign_handles_are_errors_everywhere),
-        cmocka_unit_test(a_second_attach_is_refused), cmocka_unit_test(listen_answers),
-        cmocka_unit_test(a_daemon_that_goes_away),    cmocka_unit_test(connect_answers),
-        cmocka_unit_test(random_pushes_are_survived), cmocka_unit_test(what_a_reader_can_pin_is_bounded),
+        cmocka_unit_test(calls_without_attach),
+        cmocka_unit_test(foreign_handles_are_errors_everywhere),
+        cmocka_unit_test(a_second_attach_is_refused),
+        cmocka_unit_test(listen_answers),
+        cmocka_unit_test(a_daemon_that_goes_away),
+        cmocka_unit_test(connect_answers),
+        cmocka_unit_test(random_pushes_are_survived),
+        cmocka_unit_test(what_a_reader_can_pin_is_bounded),
+        cmocka_unit_test(a_worker_is_faced_by_one_channel),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -1,4 +1,5 @@
-/* crowd_test.c - when an event loop gives up spinning: with more loops in the conversation than CPUs, and somebody waiting. */
+/* crowd_test.c - when an event loop gives up spinning: with more loops in the conversation than CPUs, and
+ * somebody waiting. */
 #include "check.h"
 
 #include <signal.h>

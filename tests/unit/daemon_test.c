@@ -1,4 +1,5 @@
-/* daemon_test.c - the daemon against a fake app that asks properly: each answer, and each error code that the daemon can give. */
+/* daemon_test.c - the daemon against a fake app that asks properly: each answer, and each error code that the
+ * daemon can give. */
 #include "check.h"
 
 #include <errno.h>
@@ -22,26 +23,10 @@
 
 #include "base/clock.h"
 #include "berth/error.h"
+#include "expect.h"
 #include "fake_app.h"
 #include "session/directory.h"
 #include "shm/ctlsock.h"
-
-#define expect(code, call)                                                                                         \
-    do {                                                                                                           \
-        int got_ = (call);                                                                                         \
-        check(got_ == (code), "%s gave %s, not %s", #call, berth_error_name(got_), berth_error_name(code));        \
-    } while (0)
-
-/* What follows from another connection's end holds a moment later: the daemon acts on ends after each round of messages. */
-#define expect_soon(code, call)                                                                                    \
-    do {                                                                                                           \
-        int soon_ = (call);                                                                                        \
-        for (int i_ = 0; i_ < 500 && soon_ != (code); i_++) {                                                      \
-            usleep(2000);                                                                                          \
-            soon_ = (call);                                                                                        \
-        }                                                                                                          \
-        check(soon_ == (code), "%s gave %s, not %s", #call, berth_error_name(soon_), berth_error_name(code));      \
-    } while (0)
 
 static void hello_versions_and_options(void **state)
 {
@@ -189,23 +174,6 @@ static void global_scope_has_no_route(void **state)
     fake_close(&a);
 }
 
-static bool in_directory(int fd, const char *addr4, uint16_t port)
-{
-    struct directory *dir = mmap(NULL, DIRECTORY_BYTES, PROT_READ, MAP_SHARED, fd, 0);
-    assert_true(dir != MAP_FAILED);
-    check(mmap(NULL, DIRECTORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED,
-          "an app can map the directory writable");
-    assert_int_equal(dir->magic, ABI_MAGIC_DIR);
-    endpoint dst;
-    unsigned b[4];
-    assert_int_equal(sscanf(addr4, "%u.%u.%u.%u", &b[0], &b[1], &b[2], &b[3]), 4);
-    endpoint_from_v4(&dst, b[0] << 24 | b[1] << 16 | b[2] << 8 | b[3], port);
-    struct dir_entry e;
-    bool found = directory_lookup(dir, &dst, 0, &e);
-    munmap(dir, DIRECTORY_BYTES);
-    return found;
-}
-
 static void directory_follows_the_listeners(void **state)
 {
     struct fake_app a, b;
@@ -214,11 +182,13 @@ static void directory_follows_the_listeners(void **state)
     fake_attach(&a, &the_daemon, "listener");
     assert_false(in_directory(dir, "127.0.0.1", 5500));
     expect(0, fake_listen(&a, "127.0.0.1", 5500, 0, NULL));
-    struct ctl_listener un = {.h = {.type = CTL_UNLISTEN, .len = sizeof un}, .listener = a.in.listened.listener};
+    struct ctl_listener un = {.h = {.type = CTL_UNLISTEN, .len = sizeof un},
+                              .listener = a.in.listened.listener};
     assert_true(in_directory(dir, "127.0.0.1", 5500));
     assert_false(in_directory(dir, "127.0.0.1", 5501));
     struct ctl_listener foreign = un;
-    assert_int_equal(fake_send(&b, &foreign, sizeof foreign, NULL, 0), 0); /* not the owner: nothing happens */
+    /* not the owner: nothing happens */
+    assert_int_equal(fake_send(&b, &foreign, sizeof foreign, NULL, 0), 0);
     foreign.h.type = CTL_SHUT;
     assert_int_equal(fake_send(&b, &foreign, sizeof foreign, NULL, 0), 0);
     expect(0, fake_status(&b));
@@ -276,7 +246,8 @@ static void introduction(void **state)
     assert_int_equal(read(p.queue, &got, sizeof got), sizeof got);
     assert_memory_equal(&t, &got, sizeof t);
 
-    struct ctl_introduce again = {.listener = p.listener, .outbox = p.outbox}; /* no segment the second time */
+    /* no segment the second time */
+    struct ctl_introduce again = {.listener = p.listener, .outbox = p.outbox};
     expect(0, fake_request(&p.client, CTL_INTRODUCE, &again, sizeof again, NULL, 0));
     again = (struct ctl_introduce){.listener = p.listener, .outbox = outbox_handle_make(p.client.worker, 77)};
     expect(BERTH_E_BAD_HANDLE, fake_request(&p.client, CTL_INTRODUCE, &again, sizeof again, NULL, 0));
@@ -296,7 +267,8 @@ static void outboxes_go_to_whom_they_face(void **state)
     assert_int_equal(p.server.in.outbox_is.worker, p.client.worker);
     assert_int_equal(p.server.in.outbox_is.app, p.client.app);
     assert_int_equal(p.server.in.outbox_is.dead, 0);
-    assert_true(mmap(NULL, SEGMENT_MIN, PROT_READ | PROT_WRITE, MAP_SHARED, p.server.in_fds[0], 0) == MAP_FAILED);
+    assert_true(mmap(NULL, SEGMENT_MIN, PROT_READ | PROT_WRITE, MAP_SHARED, p.server.in_fds[0], 0) ==
+                MAP_FAILED);
     expect(BERTH_E_PERMISSION, get(&stranger, CTL_GET_OUTBOX, p.outbox, 0));
     expect(BERTH_E_BAD_HANDLE, get(&stranger, CTL_GET_OUTBOX, 12345, 0));
     expect(BERTH_E_PERMISSION, get(&stranger, CTL_GET_SEGMENT, p.outbox, 0));
@@ -379,7 +351,8 @@ static void announce_reaches_the_peer(void **state)
     introduce(&p, 6100);
     outbox_handle mine = outbox_handle_make(p.server.worker, 1);
     int fd = fake_outbox_segment(mine, 0, p.client.app);
-    struct ctl_outbox m = {.h = {.type = CTL_OUTBOX, .len = sizeof m}, .outbox = mine, .facing_app = p.client.app};
+    struct ctl_outbox m = {
+        .h = {.type = CTL_OUTBOX, .len = sizeof m}, .outbox = mine, .facing_app = p.client.app};
     assert_int_equal(fake_send(&p.server, &m, sizeof m, &fd, 1), 0);
     close(fd);
     m = (struct ctl_outbox){
@@ -553,7 +526,8 @@ static void in_a_second(int64_t since, const char *what)
           (long long)((clock_now() - since) / NS_PER_MS));
 }
 
-/* A message that breaks the rules, with a description of the pipe that is nobody's any more once it is closed. */
+/* A message that breaks the rules, with a description of the pipe that is nobody's any more once it is
+ * closed. */
 static void send_the_last(struct fake_app *a, int pipe_fd, int times)
 {
     struct ctl_header h = {.type = CTL_STATUS, .len = sizeof h, .seq = 1};
@@ -714,23 +688,6 @@ static void no_daemon_no_connection(void **state)
     expect(BERTH_E_INVALID, ctl_connect(longer));
 }
 
-/* Last: after all of the above nothing is left in the daemon. */
-static void nothing_is_left(void **state)
-{
-    struct fake_app a;
-    fake_connect(&a, &the_daemon);
-    fake_expect_left(&a, 0, 0, 1); /* this connection */
-    fake_close(&a);
-}
-
-static int start(void **state)
-{
-    daemon_start(&the_daemon);
-    usleep(20000);
-    daemon_baseline = daemon_descriptors(&the_daemon);
-    return 0;
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -758,5 +715,5 @@ int main(void)
         cmocka_unit_test(no_daemon_no_connection),
         cmocka_unit_test(nothing_is_left),
     };
-    return cmocka_run_group_tests(tests, start, daemon_stop_clean);
+    return cmocka_run_group_tests(tests, daemon_start_clean, daemon_stop_clean);
 }

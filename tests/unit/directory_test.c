@@ -1,5 +1,5 @@
-/* directory_test.c - lookups as Linux would decide them, the table against a plain list, readers against a writer that
- * never rests (run under TSan too), against one that died, and against garbage. */
+/* directory_test.c - lookups as Linux would decide them, the table against a plain list, readers against a
+ * writer that never rests (run under TSan too), against one that died, and against garbage. */
 #include "check.h"
 
 #include <arpa/inet.h>
@@ -207,7 +207,8 @@ static void writer_refuses_what_it_must(void **state)
     assert_int_equal(directory_update(dir, &e), BERTH_E_BAD_HANDLE);
     add(dir, e);
     assert_int_equal(directory_add(dir, &e), BERTH_E_BUSY);
-    assert_int_equal(directory_set_local(dir, (const uint8_t(*)[16])many, DIR_LOCAL_ADDRS + 1), BERTH_E_LIMIT);
+    assert_int_equal(directory_set_local(dir, (const uint8_t(*)[16])many, DIR_LOCAL_ADDRS + 1),
+                     BERTH_E_LIMIT);
     assert_int_equal(directory_set_local(dir, (const uint8_t(*)[16])many, DIR_LOCAL_ADDRS), 0);
     free(dir);
 }
@@ -235,7 +236,8 @@ static void full_at_three_quarters(void **state)
     free(dir);
 }
 
-/* The table against a plain array, with few ports and few addresses so that runs and duplicates are common. */
+/* The table against a plain array, with few ports and few addresses so that runs and duplicates are common.
+ */
 static void random_changes_agree_with_a_list(void **state)
 {
     enum { MODEL = 600 };
@@ -337,7 +339,8 @@ static void readers_never_see_half_a_change(void **state)
         pthread_join(readers[i], NULL);
     assert_int_equal(r.torn, 0);
     assert_true(r.hits > 0);
-    /* a reader gives up on a writer that the scheduler keeps from its processor for long: rare, and no more than that */
+    /* a reader gives up on a writer that the scheduler keeps from its processor for long: rare, and no more
+     * than that */
     check(r.misses * 100 <= r.hits, "a listener that was always there was missed %llu times of %llu",
           (unsigned long long)r.misses, (unsigned long long)r.hits);
     free(r.dir);

@@ -79,7 +79,8 @@ static void short_and_foreign_sockaddrs_are_refused(void **state)
     assert_int_equal(endpoint_from_sockaddr(&ep, (struct sockaddr *)&in6, 23), BERTH_E_INVALID);
     assert_int_equal(endpoint_from_sockaddr(&ep, &un, sizeof un), BERTH_E_ADDRESS);
     assert_memory_equal(&ep, &before, sizeof ep);
-    assert_int_equal(endpoint_from_sockaddr(&ep, (struct sockaddr *)&in6, 24), 0); /* without scope id: RFC 2133 */
+    /* without scope id: RFC 2133 */
+    assert_int_equal(endpoint_from_sockaddr(&ep, (struct sockaddr *)&in6, 24), 0);
 }
 
 static void classes(void **state)

@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "berth/error.h"
 #include "daemon/daemon.h"
+#include "session/directory.h"
 #include "session/endpoint.h"
 #include "shm/ctlsock.h"
 #include "shm/segment.h"
@@ -96,6 +97,29 @@ int daemon_descriptors(const struct test_daemon *d)
 
 struct test_daemon the_daemon;
 int daemon_baseline;
+
+/* It may be about to put something in stock: until nothing changes any more. */
+void daemon_rests(struct fake_app *a, int descriptors)
+{
+    daemon_baseline = -1;
+    for (int same = 0; same < 4;) {
+        usleep(20000);
+        assert_int_equal(fake_status(a), 0);
+        int now = daemon_descriptors(&the_daemon) - descriptors;
+        same = now == daemon_baseline ? same + 1 : 0;
+        daemon_baseline = now;
+    }
+}
+
+int daemon_start_clean(void **state)
+{
+    struct fake_app a;
+    daemon_start(&the_daemon);
+    fake_connect(&a, &the_daemon);
+    daemon_rests(&a, 1); /* this connection */
+    fake_close(&a);
+    return 0;
+}
 
 int daemon_stop_clean(void **state)
 {
@@ -210,7 +234,8 @@ int fake_outbox_segment(outbox_handle handle, uint32_t index, uint32_t facing_ap
     return fd;
 }
 
-void fake_hello_fill(struct ctl_hello *m, const char *name, const char *ns, const char *secret, uint32_t flags)
+void fake_hello_fill(struct ctl_hello *m, const char *name, const char *ns, const char *secret,
+                     uint32_t flags)
 {
     memset(m, 0, sizeof *m);
     m->magic = CTL_MAGIC;
@@ -272,6 +297,14 @@ void fake_expect_left(struct fake_app *a, uint32_t workers, uint32_t apps, int d
     assert_int_equal(a->in.status.apps, apps);
 }
 
+void nothing_is_left(void **state)
+{
+    struct fake_app a;
+    fake_connect(&a, &the_daemon);
+    fake_expect_left(&a, 0, 0, 1); /* this connection */
+    fake_close(&a);
+}
+
 /* ---- requests ---- */
 
 int fake_listen(struct fake_app *a, const char *addr, uint16_t port, uint8_t flags, int *read_end)
@@ -304,7 +337,8 @@ int fake_ns(struct fake_app *a, uint16_t type, const char *id, const char *secre
     return fake_request(a, type, &m, sizeof m, NULL, 0);
 }
 
-int fake_introduce(struct fake_app *a, uint32_t listener, uint32_t n, uint32_t facing_app, outbox_handle *outbox)
+int fake_introduce(struct fake_app *a, uint32_t listener, uint32_t n, uint32_t facing_app,
+                   outbox_handle *outbox)
 {
     struct ctl_introduce m = {.listener = listener, .outbox = outbox_handle_make(a->worker, n)};
     int segment = fake_outbox_segment(m.outbox, 0, facing_app);
@@ -313,4 +347,21 @@ int fake_introduce(struct fake_app *a, uint32_t listener, uint32_t n, uint32_t f
     int rc = fake_request(a, CTL_INTRODUCE, &m, sizeof m, &segment, 1);
     close(segment);
     return rc;
+}
+
+bool in_directory(int fd, const char *addr4, uint16_t port)
+{
+    struct directory *dir = mmap(NULL, DIRECTORY_BYTES, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(dir != MAP_FAILED);
+    check(mmap(NULL, DIRECTORY_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) == MAP_FAILED,
+          "an app can map the directory writable");
+    assert_int_equal(dir->magic, ABI_MAGIC_DIR);
+    endpoint dst;
+    unsigned b[4];
+    assert_int_equal(sscanf(addr4, "%u.%u.%u.%u", &b[0], &b[1], &b[2], &b[3]), 4);
+    endpoint_from_v4(&dst, b[0] << 24 | b[1] << 16 | b[2] << 8 | b[3], port);
+    struct dir_entry e;
+    bool found = directory_lookup(dir, &dst, 0, &e);
+    munmap(dir, DIRECTORY_BYTES);
+    return found;
 }

@@ -1,5 +1,5 @@
-/* fake_app.h - an app worker written from control.h alone, without libberth: it says exactly what a test wants it to say. And
- * a daemon of the test's own to say it to. */
+/* fake_app.h - an app worker written from control.h alone, without libberth: it says exactly what a test
+ * wants it to say. And a daemon of the test's own to say it to. */
 #ifndef BERTH_TESTS_FAKE_APP_H
 #define BERTH_TESTS_FAKE_APP_H
 
@@ -17,7 +17,8 @@ struct test_daemon {
 };
 
 void daemon_start(struct test_daemon *d);
-int daemon_stop(struct test_daemon *d); /* SIGTERM; its exit status as waitpid has it; the directory is gone */
+/* SIGTERM; its exit status as waitpid has it; the directory is gone */
+int daemon_stop(struct test_daemon *d);
 bool daemon_alive(const struct test_daemon *d);
 int daemon_descriptors(const struct test_daemon *d); /* how many it has open */
 
@@ -26,7 +27,8 @@ int daemon_descriptors(const struct test_daemon *d); /* how many it has open */
 extern struct test_daemon the_daemon;
 extern int daemon_baseline; /* descriptors it had open when the tests began */
 
-int daemon_stop_clean(void **state); /* group tear-down: it must end with status 0 */
+int daemon_start_clean(void **state); /* group set-up */
+int daemon_stop_clean(void **state);  /* group tear-down: it must end with status 0 */
 
 /* ---- an app ---- */
 
@@ -65,20 +67,28 @@ void fake_close(struct fake_app *a);
 
 /* Sends a packet as it is. 0 or an enum berth_error. */
 int fake_send(struct fake_app *a, const void *msg, size_t len, const int *fds, int nfds);
-/* The next packet whatever it is, within 5 seconds, into a->in: its length; 0 at the end of the connection. Descriptors of the
- * one before are closed. */
+/* The next packet whatever it is, within 5 seconds, into a->in: its length; 0 at the end of the connection.
+ * Descriptors of the one before are closed. */
 int fake_receive(struct fake_app *a);
-/* A request with header filled in, and its reply: status of the reply, or DAEMON_GONE. Others that come meanwhile are dropped. */
+/* A request with header filled in, and its reply: status of the reply, or DAEMON_GONE. Others that come
+ * meanwhile are dropped. */
 int fake_request(struct fake_app *a, uint16_t type, void *msg, size_t len, const int *fds, int nfds);
-/* True if the next thing that comes is the end of the connection (errors and notices before it are skipped). */
+/* True if the next thing that comes is the end of the connection (errors and notices before it are skipped).
+ */
 bool fake_ended(struct fake_app *a);
 
-void fake_hello_fill(struct ctl_hello *m, const char *name, const char *ns, const char *secret, uint32_t flags);
+void fake_hello_fill(struct ctl_hello *m, const char *name, const char *ns, const char *secret,
+                     uint32_t flags);
 int fake_hello(struct fake_app *a, const struct ctl_hello *m);
 void fake_attach(struct fake_app *a, const struct test_daemon *d, const char *name); /* must succeed */
 int fake_status(struct fake_app *a); /* a STATUS round trip: is the daemon still at its work? */
-/* What others left must soon be gone: that many workers, apps, and descriptors beyond the baseline are there. */
+/* What others left must soon be gone: that many workers, apps, and descriptors beyond the baseline are there.
+ */
 void fake_expect_left(struct fake_app *a, uint32_t workers, uint32_t apps, int descriptors);
+void nothing_is_left(
+    void **state); /* a test, after all others: no worker, app or descriptor is left in the daemon */
+/* Waits until the daemon rests; then daemon_baseline is what it has open, but for so many that are the tests'. */
+void daemon_rests(struct fake_app *a, int descriptors);
 
 /* ---- requests ---- */
 int fake_listen(struct fake_app *a, const char *addr, uint16_t port, uint8_t flags,
@@ -87,7 +97,12 @@ int fake_ns(struct fake_app *a, uint16_t type, const char *id, const char *secre
 int fake_page(uint32_t worker); /* a sealed worker page */
 int fake_outbox_segment(outbox_handle h, uint32_t index,
                         uint32_t facing_app); /* a sealed segment that tells the truth */
-/* INTRODUCE with a new outbox number `n`; outbox is what it was named. a->in.introduced, its pipe in a->in_fds[0] */
-int fake_introduce(struct fake_app *a, uint32_t listener, uint32_t n, uint32_t facing_app, outbox_handle *outbox);
+/* INTRODUCE with a new outbox number `n`; outbox is what it was named. a->in.introduced, its pipe in
+ * a->in_fds[0] */
+int fake_introduce(struct fake_app *a, uint32_t listener, uint32_t n, uint32_t facing_app,
+                   outbox_handle *outbox);
+
+/* Is there a listener for that endpoint in the directory of that descriptor? */
+bool in_directory(int fd, const char *addr4, uint16_t port);
 
 #endif

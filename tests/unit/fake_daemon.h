@@ -1,7 +1,8 @@
 /* fake_daemon.h - a daemon that answers libberth as a test's script says: well, wrongly, half, late or never.
  *
- * Each case is one child process that uses the public API, for a process is one worker; this process is the daemon it talks to.
- * The child tells what its calls returned over a pipe, and must end by itself with status 0.
+ * Each case is one child process that uses the public API, for a process is one worker; this process is the
+ * daemon it talks to. The child tells what its calls returned over a pipe, and must end by itself with status
+ * 0.
  */
 #ifndef BERTH_TESTS_FAKE_DAEMON_H
 #define BERTH_TESTS_FAKE_DAEMON_H

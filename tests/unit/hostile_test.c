@@ -1,9 +1,9 @@
-/* hostile_test.c - the daemon against an app that lies: malformed, truncated, reordered, replayed and random messages, foreign
- * descriptors, floods that nobody reads.
+/* hostile_test.c - the daemon against an app that lies: malformed, truncated, reordered, replayed and random
+ * messages, foreign descriptors, floods that nobody reads.
  *
- * What must hold each time: the liar gets an error or the end of its connection; a bystander, attached all the time, is
- * answered; in the end the daemon holds no descriptor more than before and stops with status 0 (so that a sanitizer
- * has its say).
+ * What must hold each time: the liar gets an error or the end of its connection; a bystander, attached all
+ * the time, is answered; in the end the daemon holds no descriptor more than before and stops with status 0
+ * (so that a sanitizer has its say).
  */
 #include "check.h"
 
@@ -48,10 +48,16 @@ static const struct {
     {CTL_HELLO, sizeof(struct ctl_hello), 2, true},
     {CTL_CHILD, sizeof(struct ctl_child), 1, false},
     {CTL_CHILD_HELLO, sizeof(struct ctl_child_hello), 1, true},
+    {CTL_PART, sizeof(struct ctl_header), 0, false},
     {CTL_DETACH, sizeof(struct ctl_header), 0, true},
     {CTL_LISTEN, sizeof(struct ctl_listen), 1, true},
     {CTL_UNLISTEN, sizeof(struct ctl_listener), 0, false},
     {CTL_SHUT, sizeof(struct ctl_listener), 0, false},
+    {CTL_HIDE, sizeof(struct ctl_listener), 1, true},
+    {CTL_GIVE, sizeof(struct ctl_move), 3, true},
+    {CTL_TAKE, sizeof(struct ctl_move), 1, true},
+    {CTL_MOVED, sizeof(struct ctl_move), 0, false},
+    {CTL_REPLAY, sizeof(struct ctl_replay), 1, false},
     {CTL_BACKLOG, sizeof(struct ctl_listener), 0, false},
     {CTL_INTRODUCE, sizeof(struct ctl_introduce), 0, true},
     {CTL_OUTBOX, sizeof(struct ctl_outbox), 1, false},
@@ -67,6 +73,7 @@ static const struct {
     {CTL_SHOW, sizeof(struct ctl_show), 0, true},
     {CTL_NS_ADD, sizeof(struct ctl_ns), 0, true},
     {CTL_NS_DEL, sizeof(struct ctl_ns), 0, true},
+    {CTL_MEMORY, sizeof(struct ctl_memory), 0, true},
     {CTL_STATUS, sizeof(struct ctl_header), 0, true},
 };
 #define ROWS (sizeof rows / sizeof rows[0])
@@ -80,8 +87,8 @@ static void liar(struct fake_app *a, bool attached)
 }
 
 /* Sends one packet and demands the end of the connection, with PROTOCOL before it if anything. */
-static void must_end_it(struct fake_app *a, const void *msg, size_t len, const int *fds, int nfds, const char *what,
-                        int number)
+static void must_end_it(struct fake_app *a, const void *msg, size_t len, const int *fds, int nfds,
+                        const char *what, int number)
 {
     (void)fake_send(a, msg, len, fds, nfds);
     int told = 0;
@@ -210,7 +217,9 @@ static void wrong_numbers_of_descriptors(void **state)
         fds[i] = a_descriptor(0);
     for (size_t r = 0; r < ROWS; r++) {
         for (int n = 0; n <= (int)CTL_FDS_MAX; n++) {
-            if (n == rows[r].fds || (rows[r].type == CTL_INTRODUCE && n < 2) || rows[r].type == CTL_CHILD_HELLO)
+            if (n == rows[r].fds || ((rows[r].type == CTL_INTRODUCE || rows[r].type == CTL_HIDE) && n < 2) ||
+                rows[r].type == CTL_CHILD_HELLO || (rows[r].type == CTL_GIVE && n > 0 && n < 4) ||
+                (rows[r].type == CTL_HELLO && n == 3))
                 continue;
             memset(&m, 0, sizeof m);
             m.h = (struct ctl_header){.type = rows[r].type, .len = (uint16_t)rows[r].len, .seq = 1};
@@ -236,7 +245,8 @@ static void more_descriptors_than_any_message_has(void **state)
         char bytes[CMSG_SPACE(MANY * sizeof(int))];
     } room = {0};
     struct iovec iov = {&h, sizeof h};
-    struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = room.bytes, .msg_controllen = sizeof room};
+    struct msghdr mh = {
+        .msg_iov = &iov, .msg_iovlen = 1, .msg_control = room.bytes, .msg_controllen = sizeof room};
     struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
@@ -287,15 +297,18 @@ static void foreign_descriptors_in_hello(void **state)
     hello_with(1, a_descriptor(4), "an unsealed worker page");
     hello_with(1, sealed(PAGE_BYTES, ABI_MAGIC_PAGE, ABI_VERSION), "a short worker page");
     hello_with(1, sealed(1 << 20, ABI_MAGIC_PAGE, ABI_VERSION), "a long worker page");
-    hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_DIR, ABI_VERSION), "a worker page with another's magic");
-    hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_PAGE, ABI_VERSION + 1), "a worker page of another version");
+    hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_DIR, ABI_VERSION),
+               "a worker page with another's magic");
+    hello_with(1, sealed(WORKER_PAGE_BYTES, ABI_MAGIC_PAGE, ABI_VERSION + 1),
+               "a worker page of another version");
     still_serving("foreign descriptors in HELLO");
 }
 
 static void listen_with(int fd, const char *what)
 {
     struct fake_app a;
-    struct ctl_listen l = {.h = {.type = CTL_LISTEN, .len = sizeof l, .seq = 1}, .port = 7000, .proto = PROTO_TCP};
+    struct ctl_listen l = {
+        .h = {.type = CTL_LISTEN, .len = sizeof l, .seq = 1}, .port = 7000, .proto = PROTO_TCP};
     memcpy(l.addr, "\0\0\0\0\0\0\0\0\0\0\xff\xff\x7f\0\0\1", 16);
     check(fd >= 0, "%s: %s", what, strerror(errno));
     liar(&a, true);
@@ -347,7 +360,8 @@ static void foreign_descriptors_elsewhere(void **state)
     }
     int p[2];
     assert_int_equal(pipe2(p, O_CLOEXEC), 0);
-    struct ctl_listen l = {.h = {.type = CTL_LISTEN, .len = sizeof l, .seq = 1}, .port = 7000, .proto = PROTO_TCP};
+    struct ctl_listen l = {
+        .h = {.type = CTL_LISTEN, .len = sizeof l, .seq = 1}, .port = 7000, .proto = PROTO_TCP};
     liar(&a, true);
     must_end_it(&a, &l, sizeof l, &p[0], 1, "the read end of the pipe for LISTEN", 0);
     close(p[0]);
@@ -419,7 +433,10 @@ static void unterminated_strings(void **state)
         fake_connect(&a, &the_daemon);
         fake_hello_fill(&m, "liar", NULL, NULL, CTL_SCOPE_LOCAL);
         m.h = (struct ctl_header){.type = CTL_HELLO, .len = sizeof m, .seq = 1};
-        memset(which == 0 ? m.name : which == 1 ? m.ns : m.secret, 'x', which == 2 ? CTL_SECRET_MAX : CTL_NAME_MAX);
+        memset(which == 0   ? m.name
+               : which == 1 ? m.ns
+                            : m.secret,
+               'x', which == 2 ? CTL_SECRET_MAX : CTL_NAME_MAX);
         int fds[] = {a_descriptor(2), fake_page(0)};
         must_end_it(&a, &m, sizeof m, fds, 2, "unterminated string", which);
         for (int i = 0; i < 2; i++)
@@ -525,7 +542,9 @@ static void reordered_messages(void **state)
         union fake_packet m = {0};
         m.h.type = types[i];
         bool listener = types[i] == CTL_UNLISTEN || types[i] == CTL_SHUT || types[i] == CTL_BACKLOG;
-        m.h.len = listener ? sizeof m.listener : types[i] == CTL_RETURN_PORTS ? sizeof m.ports : sizeof m.outbox;
+        m.h.len = listener                       ? sizeof m.listener
+                  : types[i] == CTL_RETURN_PORTS ? sizeof m.ports
+                                                 : sizeof m.outbox;
         for (size_t k = sizeof m.h; k < m.h.len; k++)
             m.bytes[k] = (uint8_t)(k * 37);
         liar(&a, true);
@@ -678,7 +697,7 @@ static void strangers_who_say_nothing(void **state)
         fake_close(&a[i]);
 }
 
-static void nothing_is_left(void **state)
+static void bystander_is_left(void **state)
 {
     still_serving("everything");
     fake_expect_left(&bystander, 1, 1, 0);
@@ -688,8 +707,7 @@ static int start(void **state)
 {
     daemon_start(&the_daemon);
     fake_attach(&bystander, &the_daemon, "bystander");
-    usleep(20000);
-    daemon_baseline = daemon_descriptors(&the_daemon);
+    daemon_rests(&bystander, 0);
     return 0;
 }
 
@@ -719,7 +737,7 @@ int main(void)
         cmocka_unit_test(random_messages),
         cmocka_unit_test(one_who_never_reads),
         cmocka_unit_test(strangers_who_say_nothing),
-        cmocka_unit_test(nothing_is_left),
+        cmocka_unit_test(bystander_is_left),
     };
     return cmocka_run_group_tests(tests, start, stop);
 }

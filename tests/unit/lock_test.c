@@ -1,5 +1,5 @@
-/* lock_test.c - the family lock among threads (TSan's part), among processes killed at random while they hold it, wait for
- * it or take it over, and its hand-over and take-over times. */
+/* lock_test.c - the family lock among threads (TSan's part), among processes killed at random while they hold
+ * it, wait for it or take it over, and its hand-over and take-over times. */
 #include "check.h"
 
 #include <errno.h>
@@ -112,11 +112,12 @@ static void waits_for_releases(int *waits, int *slow)
     pthread_join(t, NULL);
 }
 
-/* A sleeper is woken by the release and does not live off its 10 ms timeout: then half of the waits would take that long. */
+/* A sleeper is woken by the release and does not live off its 10 ms timeout: then half of the waits would
+ * take that long. */
 static void release_wakes_the_sleeper(void **state)
 {
     int slow = 0, waits = 0;
-    for (int turn = 0; turn < 5; turn++) { /* a busy machine wakes late too, but not each time */
+    for (int turn = 0; turn < 20; turn++) { /* a busy machine wakes late too, but not each time */
         waits_for_releases(&waits, &slow);
         assert_true(waits > 10);
         if (slow * 4 < waits)

@@ -1,4 +1,5 @@
-/* memory_test.c - the library's own memory: what it gives is zeroed, aligned, nobody else's, and to be had in handlers. */
+/* memory_test.c - the library's own memory: what it gives is zeroed, aligned, nobody else's, and to be had in
+ * handlers. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>

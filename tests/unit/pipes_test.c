@@ -1,6 +1,8 @@
-/* pipes_test.c - writing into pipes of others under a description that they share, as where there is no /proc to open one's own.
+/* pipes_test.c - writing into pipes of others under a description that they share, as where there is no /proc
+ * to open one's own.
  *
- * A full table of descriptors stands for the missing /proc: the pipe cannot be opened anew, and stays as it came.
+ * A full table of descriptors stands for the missing /proc: the pipe cannot be opened anew, and stays as it
+ * came.
  */
 #include "check.h"
 
@@ -120,7 +122,8 @@ static void no_reader_is_no_signal(void **state)
             put_without_reader(already);
         int status = -1;
         assert_int_equal(waitpid(pid, &status, 0), pid);
-        check(status == 0, "put into a pipe without reader, a signal pending %d: status %#x", already, status);
+        check(status == 0, "put into a pipe without reader, a signal pending %d: status %#x", already,
+              status);
     }
 }
 
@@ -172,12 +175,76 @@ static void flags_of_ones_own(void **state)
     close(p[1]);
 }
 
+/* It is written as it came, under the same number, until it is written often; nothing is lost where it changes. */
+static void opened_when_it_pays(void **state)
+{
+    int p[2];
+    char got[64];
+    assert_int_equal(pipe2(p, O_NONBLOCK), 0);
+    int fd = own_pipe_later(both_ends(p[1])), shared = dup(fd);
+    assert_true(client_owns_fd(fd));
+    assert_int_equal(fcntl(shared, F_SETFL, O_NONBLOCK | O_APPEND), 0);
+    assert_true(fcntl(fd, F_GETFL) & O_APPEND);
+    for (char i = 0; i < 20; i++) {
+        if (i == 3) /* by now it would block */
+            assert_int_equal(fcntl(shared, F_SETFL, O_APPEND), 0);
+        assert_int_equal(pipe_put(fd, (char[64]){i}, 64), 64);
+    }
+    assert_int_equal(fcntl(fd, F_GETFL) & (O_ACCMODE | O_NONBLOCK | O_APPEND), O_RDWR | O_NONBLOCK);
+    assert_true(client_owns_fd(fd));
+    for (char i = 0; i < 20; i++) {
+        assert_int_equal(read(p[0], got, sizeof got), 64);
+        assert_int_equal(got[0], i);
+    }
+    fill(fd);
+    assert_int_equal(pipe_put(fd, "token", 5), -EAGAIN);
+    own_fd_close(fd);
+    close(shared);
+    close(p[0]);
+    close(p[1]);
+}
+
+/* Also when the last numbers are taken, and there is room below them. */
+static void room_is_what_is_free(void **state)
+{
+    struct rlimit was, few;
+    int taken[40] = {0}, n = 0;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &was), 0);
+    few = (struct rlimit){40, was.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    C->bell_fd = open("/dev/null", O_RDONLY);
+    assert_true(fds_room(16)); /* the last ones */
+    int last = fcntl(C->bell_fd, F_DUPFD, 39);
+    assert_int_equal(last, 39);
+    assert_true(fds_room(16)); /* others */
+    while ((taken[n] = dup(C->bell_fd)) >= 0)
+        n++;
+    assert_false(fds_room(1));
+    assert_true(n > 16);
+    close(taken[n - 1]);
+    close(taken[0]);
+    close(taken[n / 2]);
+    assert_true(fds_room(3));
+    assert_false(fds_room(4));
+    close(last);
+    assert_true(fds_room(4));
+    assert_false(fds_room(5));
+    for (int i = 1; i < n - 1; i++) {
+        if (i != n / 2)
+            close(taken[i]);
+    }
+    close(C->bell_fd);
+    C->bell_fd = -1;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &was), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_pipe_is_no_wait), cmocka_unit_test(what_is_put_stays_what_it_was),
         cmocka_unit_test(no_reader_is_no_signal), cmocka_unit_test(a_full_bell_rings),
-        cmocka_unit_test(flags_of_ones_own),
+        cmocka_unit_test(flags_of_ones_own),      cmocka_unit_test(opened_when_it_pays),
+        cmocka_unit_test(room_is_what_is_free),
     };
     alarm((unsigned)longer(60));
     signal(SIGPIPE, SIG_IGN);

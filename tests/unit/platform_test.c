@@ -1,6 +1,8 @@
-/* platform_test.c - the kernel facts that berth is built on, each with a sentence on what a kernel without it lacks.
+/* platform_test.c - the kernel facts that berth is built on, each with a sentence on what a kernel without it
+ * lacks.
  *
- * Linux 5.14 (SO_NETNS_COOKIE) and glibc 2.35 (rseq) have them all. A failure here explains a failure elsewhere.
+ * Linux 5.14 (SO_NETNS_COOKIE) and glibc 2.35 (rseq) have them all. A failure here explains a failure
+ * elsewhere.
  */
 #include "check.h"
 
@@ -79,7 +81,7 @@ static pid_t must_fork(void)
     return pid;
 }
 
-/* ---- seals --------------------------------------------------------------------------------------------------- */
+/* ---- seals --------------------------------------------------------------------------------------------- */
 
 static void a_sealed_memfd_gets_no_new_writer(void **state)
 {
@@ -89,7 +91,8 @@ static void a_sealed_memfd_gets_no_new_writer(void **state)
     check(again == MAP_FAILED && errno == EPERM, "F_SEAL_FUTURE_WRITE does not refuse a writable map");
     void *readable = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, m.fd, 0);
     check(readable != MAP_FAILED, "F_SEAL_FUTURE_WRITE refuses a read-only map");
-    check(mprotect(readable, SIZE, PROT_READ | PROT_WRITE) < 0, "mprotect makes a sealed read-only map writable");
+    check(mprotect(readable, SIZE, PROT_READ | PROT_WRITE) < 0,
+          "mprotect makes a sealed read-only map writable");
     check(pwrite(m.fd, "x", 1, 0) < 0 && errno == EPERM, "write() goes through F_SEAL_FUTURE_WRITE");
     check(ftruncate(m.fd, SIZE * 2) < 0 && errno == EPERM, "F_SEAL_GROW does not hold");
     check(ftruncate(m.fd, 0) < 0 && errno == EPERM, "F_SEAL_SHRINK does not hold");
@@ -113,11 +116,13 @@ static void sealed_blocks_come_but_do_not_go(void **state)
     struct made m = make(SIZE);
     check(fallocate(m.fd, 0, 0, SIZE) == 0, "fallocate of a sealed memfd: %s", strerror(errno));
     check(fallocate(m.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, PAGE_BYTES) < 0,
-          "a hole can be punched in a sealed memfd: a reader that checked its blocks could be charged after all");
+          "a hole can be punched in a sealed memfd: a reader that checked its blocks could be charged after "
+          "all");
     check(madvise(m.map, PAGE_BYTES, MADV_REMOVE) < 0, "MADV_REMOVE punches a hole in a sealed memfd");
     struct stat st;
     assert_int_equal(fstat(m.fd, &st), 0);
-    check((uint64_t)st.st_blocks * 512 >= SIZE, "st_blocks of a full memfd says %lld", (long long)st.st_blocks);
+    check((uint64_t)st.st_blocks * 512 >= SIZE, "st_blocks of a full memfd says %lld",
+          (long long)st.st_blocks);
     drop(m, SIZE);
 }
 
@@ -134,7 +139,7 @@ static void a_forked_child_writes_through_the_inherited_map(void **state)
     drop(m, SIZE);
 }
 
-/* ---- futex ---------------------------------------------------------------------------------------------------- */
+/* ---- futex --------------------------------------------------------------------------------------------- */
 
 static int sleep_on(const uint32_t *word, uint32_t value)
 {
@@ -180,7 +185,7 @@ static void a_reader_sleeps_on_a_read_only_map(void **state)
     drop(m, SIZE);
 }
 
-/* ---- pipes and epoll ------------------------------------------------------------------------------------------ */
+/* ---- pipes and epoll ----------------------------------------------------------------------------------- */
 
 static int ready(int ep, int timeout_ms)
 {
@@ -255,7 +260,7 @@ static void epoll_pwait2_takes_nanoseconds(void **state)
     int64_t best = INT64_MAX;
     for (int i = 0; i < 20; i++) {
         int64_t start = clock_now();
-        long rc = sys_epoll_pwait2(ep, &ev, 1, &ts, NULL);
+        long rc = sys_call6(SYS_epoll_pwait2, ep, sys_arg(&ev), 1, sys_arg(&ts), 0, 8);
         check(rc == 0, "epoll_pwait2 (Linux 5.11) gives %ld", rc);
         int64_t took = clock_now() - start;
         check(took >= 200 * NS_PER_US, "epoll_pwait2 came back after %lld ns of 200000", (long long)took);
@@ -274,15 +279,16 @@ static void splices_do_not_wait_for_pipes(void **state)
     assert_int_equal(pipe2(from, O_CLOEXEC), 0);
     assert_int_equal(pipe2(to, O_CLOEXEC), 0);
     alarm((unsigned)longer(20));
-    check(splice(from[0], NULL, to[1], NULL, 64, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN, "empty to empty: %s",
-          strerror(errno));
+    check(splice(from[0], NULL, to[1], NULL, 64, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN,
+          "empty to empty: %s", strerror(errno));
     int slots = fcntl(to[1], F_GETPIPE_SZ) / 4096;
     for (int i = 0; i < slots; i++)
         check(vmsplice(to[1], &v, 1, SPLICE_F_NONBLOCK) == 8, "page %d into a pipe of %d: %s", i, slots,
               strerror(errno));
     check(vmsplice(to[1], &v, 1, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN, "vmsplice into a full pipe");
     assert_int_equal(write(from[1], some, 8), 8);
-    check(splice(from[0], NULL, to[1], NULL, 64, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN, "into a full pipe");
+    check(splice(from[0], NULL, to[1], NULL, 64, SPLICE_F_NONBLOCK) < 0 && errno == EAGAIN,
+          "into a full pipe");
     alarm(0);
     for (int i = 0; i < 2; i++) {
         close(from[i]);
@@ -290,7 +296,7 @@ static void splices_do_not_wait_for_pipes(void **state)
     }
 }
 
-/* ---- the accept queue: a pipe of 64-byte records ----------------------------------------------------------------- */
+/* ---- the accept queue: a pipe of 64-byte records ------------------------------------------------------- */
 
 static void a_pipe_holds_a_thousand_records(void **state)
 {
@@ -422,7 +428,7 @@ static void one_record_wakes_one_exclusive_sleeper(void **state)
     close(p[1]);
 }
 
-/* ---- identity and death --------------------------------------------------------------------------------------------- */
+/* ---- identity and death -------------------------------------------------------------------------------- */
 
 static uint64_t cookie_of(int fd, int option, const char *name)
 {
@@ -435,7 +441,8 @@ static uint64_t cookie_of(int fd, int option, const char *name)
 
 static void a_socket_tells_its_network_namespace(void **state)
 {
-    int a = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), b = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int a = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
+        b = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     uint64_t here = cookie_of(a, SO_NETNS_COOKIE, "SO_NETNS_COOKIE (Linux 5.14)");
     if (b >= 0) {
         check(cookie_of(b, SO_NETNS_COOKIE, "SO_NETNS_COOKIE") == here, "one network namespace, two cookies");
@@ -459,7 +466,8 @@ static void a_socket_tells_its_network_namespace(void **state)
 
 static void a_socket_cookie_survives_dup_and_fork(void **state)
 {
-    int a = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), b = dup(a), other = socket(AF_INET, SOCK_STREAM, 0);
+    int a = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), b = dup(a),
+        other = socket(AF_INET, SOCK_STREAM, 0);
     uint64_t cookie = cookie_of(a, SO_COOKIE, "SO_COOKIE");
     check(cookie != 0 && cookie_of(b, SO_COOKIE, "SO_COOKIE") == cookie, "dup changes SO_COOKIE");
     check(cookie_of(other, SO_COOKIE, "SO_COOKIE") != cookie, "two sockets share an SO_COOKIE");
@@ -521,7 +529,8 @@ static void a_pidfd_is_readable_for_a_zombie(void **state)
 static void a_page_can_be_wiped_on_fork(void **state)
 {
     char *page = mmap(NULL, PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    check(madvise(page, PAGE_BYTES, MADV_WIPEONFORK) == 0, "MADV_WIPEONFORK (Linux 4.14): %s", strerror(errno));
+    check(madvise(page, PAGE_BYTES, MADV_WIPEONFORK) == 0, "MADV_WIPEONFORK (Linux 4.14): %s",
+          strerror(errno));
     page[0] = 1;
     pid_t pid = must_fork();
     if (pid == 0)
@@ -531,7 +540,7 @@ static void a_page_can_be_wiped_on_fork(void **state)
     munmap(page, PAGE_BYTES);
 }
 
-/* ---- the rest ---------------------------------------------------------------------------------------------------------- */
+/* ---- the rest ------------------------------------------------------------------------------------------ */
 
 static const volatile struct rseq *my_rseq(void)
 {
@@ -574,7 +583,7 @@ static void an_unconnected_tcp_socket_looks_hung_up(void **state)
     close(fd);
 }
 
-/* ---- what segment_open refuses -------------------------------------------------------------------------------------------- */
+/* ---- what segment_open refuses ------------------------------------------------------------------------- */
 
 static void refused(int fd, bool populated, const char *what)
 {
@@ -635,8 +644,8 @@ static void segments_that_are_refused(void **state)
 
 static void a_hugetlb_memfd_is_refused(void **state)
 {
-    int fd =
-        memfd_with(MFD_ALLOW_SEALING | MFD_HUGETLB, SIZE * 2, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE);
+    int fd = memfd_with(MFD_ALLOW_SEALING | MFD_HUGETLB, SIZE * 2,
+                        F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE);
     if (fd < 0) {
         print_message("no hugetlb memfd here: %s\n", strerror(errno));
         skip();

@@ -1,5 +1,5 @@
-/* session_test.c - the public API over a real daemon: what sessions do, and the error codes that only they can give. Client and
- * server are one process and mostly one thread, which must work, too. */
+/* session_test.c - the public API over a real daemon: what sessions do, and the error codes that only they
+ * can give. Client and server are one process and mostly one thread, which must work, too. */
 #include "check.h"
 
 #include <pthread.h>
@@ -14,11 +14,11 @@
 #include "berth/berth.h"
 #include "fake_app.h"
 
-#define expect(code, call)                                                                                         \
-    do {                                                                                                           \
-        long got_ = (long)(call);                                                                                  \
-        check(got_ == (long)(code), "%s gave %ld %s, not %ld", #call, got_,                                        \
-              got_ < 0 ? berth_error_name((int)got_) : "", (long)(code));                                          \
+#define expect(code, call)                                                                                   \
+    do {                                                                                                     \
+        long got_ = (long)(call);                                                                            \
+        check(got_ == (long)(code), "%s gave %ld %s, not %ld", #call, got_,                                  \
+              got_ < 0 ? berth_error_name((int)got_) : "", (long)(code));                                    \
     } while (0)
 
 struct duo {
@@ -182,7 +182,8 @@ static void writing_to_one_that_closed(void **state)
     ssize_t n = 1;
     for (int i = 0; i < 100 && n > 0; i++)
         n = berth_write(d.client, "x", 1, NS_PER_MS);
-    check(n == BERTH_E_CLOSED || n == BERTH_E_RESET, "writing to a closed peer gives %s", berth_error_name((int)n));
+    check(n == BERTH_E_CLOSED || n == BERTH_E_RESET, "writing to a closed peer gives %s",
+          berth_error_name((int)n));
     close_duo(&d);
 }
 
@@ -190,7 +191,8 @@ static void nobody_listens(void **state)
 {
     berth_session s = 42;
     int rc = berth_connect_uri("tcp://127.0.0.1:1", longer(NS_PER_SEC), &s);
-    check(rc == BERTH_E_NO_ROUTE || rc == BERTH_E_REFUSED, "connect to nobody gives %s", berth_error_name(rc));
+    check(rc == BERTH_E_NO_ROUTE || rc == BERTH_E_REFUSED, "connect to nobody gives %s",
+          berth_error_name(rc));
     expect(BERTH_E_NO_ROUTE, berth_connect_uri("tcp://203.0.113.9:80", longer(NS_PER_SEC), &s));
     expect(BERTH_E_URI, berth_connect_uri("tcp://127.0.0.1:0", longer(NS_PER_SEC), &s));
     expect(BERTH_E_URI, berth_connect_uri("tcp:/127.0.0.1:80", longer(NS_PER_SEC), &s));
@@ -396,7 +398,8 @@ static void every_byte_in_order(void **state)
         if (n == 0)
             break;
         for (ssize_t i = 0; i < n; i++)
-            check(buf[i] == byte_at(at + (uint64_t)i), "byte %llu is wrong", (unsigned long long)at + (uint64_t)i);
+            check(buf[i] == byte_at(at + (uint64_t)i), "byte %llu is wrong",
+                  (unsigned long long)at + (uint64_t)i);
         at += (uint64_t)n;
         if (next_random(&seed) % 200 == 0)
             usleep(500);

@@ -55,7 +55,8 @@ static void test_ends_by_itself(void **state)
     assert_string_equal(in, "six arg");
     (void)close(fds[0]);
     (void)close(fds[1]);
-    /* arguments five and six arrive: a futex whose bits match nobody's times out, without any bit it is refused */
+    /* arguments five and six arrive: a futex whose bits match nobody's times out, without any bit it is
+     * refused */
     uint32_t word = 5;
     struct timespec ts = {1, 0};
     assert_int_equal(sys_sleep6(&mark, SYS_futex, sys_arg(&word), 9, 5, sys_arg(&ts), 0, 1), -ETIMEDOUT);
@@ -79,7 +80,8 @@ static void test_a_handler_before_the_sleep_counts(void **state)
     assert_int_equal(sleep_ms(&mark, 1), 0);
 }
 
-/* A timer goes off at every place between the mark and the sleep, thousands of times: the sleep of 10 s must end each time. */
+/* A timer goes off at every place between the mark and the sleep, thousands of times: the sleep of 10 s must
+ * end each time. */
 static void never_lost(int flags)
 {
     install(flags);

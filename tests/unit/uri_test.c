@@ -40,10 +40,12 @@ static void good_uris(void **state)
         char host[256], text[80];
         int rc = uri_parse(rows[i].uri, false, &ep, host, sizeof host, &err);
         check(rc == 0, "%s was refused at %zu: %s", rows[i].uri, err.at, err.text);
-        check(endpoint_format(&ep, text, sizeof text) == (int)strlen(rows[i].formatted), "%s: length", rows[i].uri);
+        check(endpoint_format(&ep, text, sizeof text) == (int)strlen(rows[i].formatted), "%s: length",
+              rows[i].uri);
         check(!strcmp(text, rows[i].formatted), "%s gave %s", rows[i].uri, text);
         check(!strcmp(host, rows[i].host), "%s gave the host '%s'", rows[i].uri, host);
-        check(ep.family == rows[i].family && ep.proto == BERTH_PROTO_TCP, "%s: family or protocol", rows[i].uri);
+        check(ep.family == rows[i].family && ep.proto == BERTH_PROTO_TCP, "%s: family or protocol",
+              rows[i].uri);
     }
 }
 
@@ -159,9 +161,11 @@ static void bad_uris(void **state)
         int rc = uri_parse(rows[i].uri, false, &ep, host, sizeof host, &err);
         int want = strstr(rows[i].part, "not offered yet") ? BERTH_E_UNSUPPORTED : BERTH_E_URI;
         check(rc == want, "'%s' gave %d", rows[i].uri, rc);
-        check(err.at == rows[i].at, "'%s': error at %zu, not %zu: %s", rows[i].uri, err.at, rows[i].at, err.text);
+        check(err.at == rows[i].at, "'%s': error at %zu, not %zu: %s", rows[i].uri, err.at, rows[i].at,
+              err.text);
         check(strstr(err.text, rows[i].part), "'%s' says: %s", rows[i].uri, err.text);
-        check(!memcmp(&ep, &before, sizeof ep) && !strcmp(host, "before"), "'%s' touched an output", rows[i].uri);
+        check(!memcmp(&ep, &before, sizeof ep) && !strcmp(host, "before"), "'%s' touched an output",
+              rows[i].uri);
     }
 }
 

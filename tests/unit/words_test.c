@@ -1,8 +1,8 @@
 /* words_test.c - shm/slot.h and shm/queue.h as two threads use them: nothing is lost, torn or seen too early.
  *
- * Each side sleeps in the way the protocol has it: set the mark, look again, sleep; the other stores the counter, fences,
- * and looks at the mark. A lost wake-up is a sleep that only the time limit ends. Under TSan every plain access to what the
- * words guard is checked as well. */
+ * Each side sleeps in the way the protocol has it: set the mark, look again, sleep; the other stores the
+ * counter, fences, and looks at the mark. A lost wake-up is a sleep that only the time limit ends. Under TSan
+ * every plain access to what the words guard is checked as well. */
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdlib.h>
@@ -215,7 +215,8 @@ static void test_a_lonely_mark_comes_down(void **state)
     assert_int_equal(slot_arm_among(&want, 10, 0, &peer), -1);
     assert_int_equal(want, count_word(10, 0));
     assert_int_equal(slot_arm_among(&want, 12, 0, &peer), 1);
-    assert_int_equal(slot_arm_among(&want, 10, 0, &peer), 0); /* that of one who has seen as much as there is */
+    /* that of one who has seen as much as there is */
+    assert_int_equal(slot_arm_among(&want, 10, 0, &peer), 0);
     assert_int_equal(count_offset(want), 12);
     assert_int_equal(slot_arm_among(&want, 12, 0, &peer), 0);
     peer.tail = count_word(12, COUNT_FLAG);

@@ -1,4 +1,5 @@
-/* cancel.c - pthread_cancel: of a thread that is blocked, and of one whose call would not block. The socket serves on. */
+/* cancel.c - pthread_cancel: of a thread that is blocked, and of one whose call would not block. The socket
+ * serves on. */
 #include "calls.h"
 
 static struct scene sc;

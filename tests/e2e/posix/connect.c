@@ -1,4 +1,5 @@
-/* connect.c - as soon as the server has accepted, every thread may use the client's socket, whether or not connect() has returned. */
+/* connect.c - as soon as the server has accepted, every thread may use the client's socket, whether or not
+ * connect() has returned. */
 #include "posix.h"
 
 static int fd;

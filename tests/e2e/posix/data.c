@@ -1,5 +1,5 @@
-/* data.c - how many bytes a call waits for and gives: low-water marks, MSG_WAITALL, MSG_PEEK, MSG_TRUNC, nothing at all, timeouts; and
- * which lengths and addresses are refused. */
+/* data.c - how many bytes a call waits for and gives: low-water marks, MSG_WAITALL, MSG_PEEK, MSG_TRUNC,
+ * nothing at all, timeouts; and which lengths and addresses are refused. */
 #include "posix.h"
 
 #pragma GCC diagnostic ignored "-Wstringop-overflow" /* that is what it is about */
@@ -231,7 +231,8 @@ static void lengths(void)
 {
     static struct iovec many[IOV_MAX + 1];
     struct iovec iov[2] = {{buf, 3}, {buf, (size_t)-1}};
-    struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2}, too_many = {.msg_iov = many, .msg_iovlen = IOV_MAX + 1};
+    struct msghdr m = {.msg_iov = iov, .msg_iovlen = 2},
+                  too_many = {.msg_iov = many, .msg_iovlen = IOV_MAX + 1};
     char name[128];
     pair(s);
     tell("123456");

@@ -1,5 +1,6 @@
-/* posix.h - for small programs that print what blocking calls do, so that a run on the kernel and one under berth can be
- * compared. Prints nothing that may differ between two runs on the kernel: no times, no numbers of ports or descriptors.
+/* posix.h - for small programs that print what blocking calls do, so that a run on the kernel and one under
+ * berth can be compared. Prints nothing that may differ between two runs on the kernel: no times, no numbers
+ * of ports or descriptors.
  */
 #ifndef BERTH_TESTS_POSIX_H
 #define BERTH_TESTS_POSIX_H
@@ -35,13 +36,13 @@ __attribute__((unused)) static const char *why(long result)
 }
 
 /* Prints the text, the result and, where it is -1, the error. */
-#define SAY(call)                                                                                                  \
-    do {                                                                                                           \
-        errno = 0;                                                                                                 \
-        long said = (long)(call);                                                                                  \
-        int saved = errno;                                                                                         \
-        printf("%s = %ld%s%s\n", #call, said, said < 0 ? " " : "", said < 0 ? strerrorname_np(saved) : "");        \
-        (void)fflush(stdout);                                                                                      \
+#define SAY(call)                                                                                            \
+    do {                                                                                                     \
+        errno = 0;                                                                                           \
+        long said = (long)(call);                                                                            \
+        int saved = errno;                                                                                   \
+        printf("%s = %ld%s%s\n", #call, said, said < 0 ? " " : "", said < 0 ? strerrorname_np(saved) : "");  \
+        (void)fflush(stdout);                                                                                \
     } while (0)
 
 static inline int listener(void)

@@ -1,4 +1,5 @@
-/* signals.c - every call that blocks, interrupted by handlers of every kind: which go on, which end with EINTR (signal(7)). */
+/* signals.c - every call that blocks, interrupted by handlers of every kind: which go on, which end with
+ * EINTR (signal(7)). */
 #include "calls.h"
 
 #include <sys/ucontext.h>

@@ -137,8 +137,9 @@ void prefork(void)
         fail(0, "the clients failed");
 }
 
-/* Workers are killed at any moment, also between the token and the accept, and others take their place. A worker has one
- * session at a time, so a kill may cost one; whatever else was in its hands comes to another worker. */
+/* Workers are killed at any moment, also between the token and the accept, and others take their place. A
+ * worker has one session at a time, so a kill may cost one; whatever else was in its hands comes to another
+ * worker. */
 #define CALLERS 8
 
 struct tally {

@@ -1,4 +1,4 @@
-/* dying.c - death between any two stores; the daemon may be dead as well. */
+/* dying.c - death between any two stores; the daemon may be dead as well, or the memory be a relative's. */
 #include "protocols.h"
 
 #include <fcntl.h>
@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -64,7 +65,8 @@ static void victim(void *arg)
         exit(0);
     uint8_t buf[2000] = {0};
     for (int i = 0; i < 20; i++) {
-        if (berth_write(s, buf, (size_t)100 * (size_t)i + 1, SEC) <= 0 || berth_read(s, buf, sizeof buf, SEC) <= 0)
+        if (berth_write(s, buf, (size_t)100 * (size_t)i + 1, SEC) <= 0 ||
+            berth_read(s, buf, sizeof buf, SEC) <= 0)
             exit(0);
     }
     berth_close(s);
@@ -88,8 +90,8 @@ static void expect_ends(int *begun, int *ended, int64_t patience)
     }
 }
 
-/* seed: the first store at which the victim ends, by itself where the build can do so, else by SIGKILL at some moment.
- * With BERTH_TEST_DAEMON, its pid: the daemon is killed at the first death too. */
+/* seed: the first store at which the victim ends, by itself where the build can do so, else by SIGKILL at
+ * some moment. With BERTH_TEST_DAEMON, its pid: the daemon is killed at the first death too. */
 void fault(void)
 {
     const char *daemon = getenv("BERTH_TEST_DAEMON");
@@ -116,5 +118,74 @@ void fault(void)
     }
     printf("%d sessions ended\n", ended);
     kill(far, SIGKILL);
+    waitpid(far, NULL, 0);
+}
+
+/* ---- the event of a relative's ---- */
+
+static void two_watched(berth_listener l)
+{
+    berth_session s[2] = {take(l), take(l)};
+    berth_waitset *set = berth_waitset_create();
+    char buf[64];
+    for (int i = 0; i < 2; i++) {
+        if (!set || berth_waitset_add(set, s[i], BERTH_IN, (uint64_t)i) != 0)
+            fail(0, "waitset");
+    }
+    for (;;) {
+        struct berth_event ev[2];
+        int found = berth_waitset_wait(set, ev, 2, -1);
+        for (int i = 0; i < found; i++) {
+            ssize_t n = berth_read(s[ev[i].data], buf, sizeof buf, 0);
+            if (n > 0 && ev[i].data == 1)
+                put_all(s[1], buf, (size_t)n);
+            else if (n == 0)
+                return;
+        }
+    }
+}
+
+static void tells(void *arg)
+{
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (berth_write(*(const berth_session *)arg, "x", 1, PATIENCE) != 1)
+        fail(0, "a child's byte");
+}
+
+/* A child writes into a session of its parent's, and ends at its first store, at its second, and so on until
+ * it comes to its end a few times (it may have less to do at times). Their peer waits for events only, and
+ * one queue tells it of both sessions: it must hear of what the parent writes into the other one. */
+void event_killed(void)
+{
+    pid_t far = far_side(two_watched);
+    attach("near");
+    berth_session s[2] = {dial(), dial()};
+    uint64_t r = seed * 0x9e3779b97f4a7c15ull | 1;
+    int faults = getenv("BERTH_FAULTS") != NULL;
+    char echo;
+    put_all(s[0], "a", 1);
+    put_all(s[1], "b", 1);
+    get_all(s[1], &echo, 1);
+    int died = 0, lived = 0, status = -1;
+    for (int n = 1; faults ? lived < 8 : n <= (rounds ? rounds : 40); n++) {
+        char number[24];
+        pause_ms(1); /* it sleeps, and waits for an event */
+        snprintf(number, sizeof number, "%d", n);
+        setenv("BERTH_FAULT_STORE", number, 1); /* read by the child alone */
+        pid_t pid = start(tells, &s[0]);
+        struct timespec ts = {0, (long)(next_random(&r) % 2000000)};
+        nanosleep(&ts, NULL);
+        if (!faults)
+            kill(pid, SIGKILL);
+        waitpid(pid, &status, 0);
+        *(status ? &died : &lived) += 1;
+        put_all(s[1], "c", 1);
+        get_all(s[1], &echo, 1);
+    }
+    if (faults && died < 20)
+        fail(0, "%d deaths", died);
+    printf("%d deaths\n", died);
+    berth_close(s[0]);
+    berth_close(s[1]);
     waitpid(far, NULL, 0);
 }

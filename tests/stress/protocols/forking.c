@@ -277,7 +277,8 @@ void daemonize(void)
     waitpid(far, NULL, 0);
 }
 
-/* The parent's ring moves, after the fork, to a segment that only the parent can write; then the child writes. */
+/* The parent's ring moves, after the fork, to a segment that only the parent can write; then the child
+ * writes. */
 static int go[2];
 
 static void far_late(berth_listener l)
@@ -334,7 +335,8 @@ void growth(void)
     reap(far, "the far side");
 }
 
-/* A child that had its part leaves; the parent goes on as before. And one that closes what the parent still uses. */
+/* A child that had its part leaves; the parent goes on as before. And one that closes what the parent still
+ * uses. */
 void child_leaves(void)
 {
     pid_t far = far_side(far_echo);
@@ -392,7 +394,8 @@ static void serve_in_children(berth_listener l)
     }
 }
 
-/* A server that forks for each session, and closes its own copy: the end is seen when the child ends, however it does. */
+/* A server that forks for each session, and closes its own copy: the end is seen when the child ends, however
+ * it does. */
 void fork_per_session(void)
 {
     pid_t server = far_side(serve_in_children);
@@ -410,7 +413,8 @@ void fork_per_session(void)
     waitpid(server, NULL, 0);
 }
 
-/* A session that the parent made after the fork is the parent's alone: the child can see its record, and not use it. */
+/* A session that the parent made after the fork is the parent's alone: the child can see its record, and not
+ * use it. */
 void not_owner(void)
 {
     pid_t far = far_side(far_echo);
@@ -446,8 +450,8 @@ void not_owner(void)
     waitpid(far, NULL, 0);
 }
 
-/* A thread uses berth for the first time, and then goes on, while others fork: whatever it had begun, its own sessions stay as
- * they are, and the children can use berth too, and so can theirs. */
+/* A thread uses berth for the first time, and then goes on, while others fork: whatever it had begun, its own
+ * sessions stay as they are, and the children can use berth too, and so can theirs. */
 static void use_it(uint64_t r)
 {
     uint8_t out[6000], in[6000];
@@ -507,8 +511,8 @@ static void any_child(void *arg)
         _exit(0);
 }
 
-/* The same with threads that began long ago, and with children that end at once, at the same time as others are forked: what they
- * leave behind is let go of while sessions are made and closed. */
+/* The same with threads that began long ago, and with children that end at once, at the same time as others
+ * are forked: what they leave behind is let go of while sessions are made and closed. */
 static void among_users(void *arg)
 {
     pthread_t user[2];

@@ -8,8 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Who hears late that a relative has died must not take another, which has the place since, for the dead one. The deaf one is
- * stopped while a child dies and the next comes. */
+/* Who hears late that a relative has died must not take another, which has the place since, for the dead one.
+ * The deaf one is stopped while a child dies and the next comes. */
 void late_word(void)
 {
     pid_t far = far_side(far_echo_threads);
@@ -99,8 +99,9 @@ void twins(void)
     waitpid(far, NULL, 0);
 }
 
-/* A server that forks for each session; before it accepted any it forked one that has a session of its own, lives on, and is
- * the first to hear of every death. What the others held it has no part in, and it must not stand in the way. */
+/* A server that forks for each session; before it accepted any it forked one that has a session of its own,
+ * lives on, and is the first to hear of every death. What the others held it has no part in, and it must not
+ * stand in the way. */
 static void serve_beside_a_sibling(void)
 {
     signal(SIGCHLD, SIG_IGN);
@@ -177,8 +178,8 @@ static void far_brief(berth_listener l)
     }
 }
 
-/* A child with a connection that was not accepted before the fork, and a parent that does nothing: the child alone finds the
- * answer, also one that was given and ended long before it looked. */
+/* A child with a connection that was not accepted before the fork, and a parent that does nothing: the child
+ * alone finds the answer, also one that was given and ended long before it looked. */
 void heir_of_an_offer(void)
 {
     pid_t far = far_side(far_brief);

@@ -2,10 +2,10 @@
  *
  *   protocols SCENARIO [seed [rounds]]
  *
- * Every scenario is a peer (an app of its own, "the far side") and processes of this app that fork, die or exit. Each byte
- * is checked: what two processes write into one direction carries the writer in its high bit and a count in the rest, so
- * that each writer's bytes are seen to be whole and in order however they are mixed. Any wait that takes longer than
- * PATIENCE is a failure: a wake-up was lost.
+ * Every scenario is a peer (an app of its own, "the far side") and processes of this app that fork, die or
+ * exit. Each byte is checked: what two processes write into one direction carries the writer in its high bit
+ * and a count in the rest, so that each writer's bytes are seen to be whole and in order however they are
+ * mixed. Any wait that takes longer than PATIENCE is a failure: a wake-up was lost.
  */
 #include "protocols.h"
 
@@ -45,6 +45,7 @@ static const struct scenario {
     {"two-sets", two_sets},
     {"one-word", one_word},
     {"fault", fault},
+    {"event-killed", event_killed},
 };
 
 int main(int argc, char **argv)

@@ -58,5 +58,6 @@ void waiters(void);
 void two_sets(void);
 void one_word(void);
 void fault(void);
+void event_killed(void);
 
 #endif

@@ -53,8 +53,8 @@ static void sink(berth_listener l)
             if (!k)
                 continue;
             ssize_t got;
-            while ((got = berth_read(k->s, buf, next_random(&r) % (next_random(&r) % 3 ? 5000 : sizeof buf) + 1,
-                                     0)) > 0)
+            while ((got = berth_read(k->s, buf,
+                                     next_random(&r) % (next_random(&r) % 3 ? 5000 : sizeof buf) + 1, 0)) > 0)
                 sink_check(k, buf, (size_t)got);
             if (got == BERTH_E_WOULD_BLOCK)
                 continue;

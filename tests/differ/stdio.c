@@ -1,0 +1,162 @@
+/* stdio.c - connections that come to an executed program while others have them, too: as its standard input and
+ * output, or under another number, meant for it or only forgotten to close. */
+#include "differ.h"
+
+#include <sys/wait.h>
+
+/* What a shell does for `command <&s` and `command >&s`. -1: that one is left alone. */
+static void run(int s, int in, int out, const char *command)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        if ((in && dup2(s, 0) < 0) || (out && dup2(s, 1) < 0))
+            _exit(120);
+        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+        _exit(121);
+    }
+    int status = -1;
+    (void)waitpid(pid, &status, 0);
+    say("%s: %d", command, WIFEXITED(status) ? WEXITSTATUS(status) : -1);
+}
+
+static void reads(int s, long bytes)
+{
+    char got[64] = "";
+    long n = 0;
+    for (long r; n < bytes && (r = recv(s, got + n, (size_t)(bytes - n), 0)) > 0;)
+        n += r;
+    say("%ld: %.*s", n, (int)n, got);
+}
+
+CASE(writer, "a command writes; this process goes on with the connection, both ways")
+{
+    struct pair p = pair_here();
+    run(p.c, 0, 1, "echo first");
+    reads(p.s, 6);
+    SAY(send(p.s, "answer", 6, 0));
+    reads(p.c, 6);
+    SAY(send(p.c, "more", 4, 0));
+    reads(p.s, 4);
+    SAY(close(p.c));
+    SAY(recv(p.s, (char[9]){0}, 9, 0));
+}
+
+CASE(writer_leaves_the_answer, "the answer comes while the command still runs, and is this process's")
+{
+    struct pair p = pair_here();
+    SAY(send(p.s, "early", 5, 0));
+    run(p.c, 0, 1, "echo first");
+    reads(p.s, 6);
+    reads(p.c, 5);
+    SAY(send(p.c, "more", 4, 0));
+    reads(p.s, 4);
+}
+
+CASE(writers, "several, one after the other, with words of this process's between")
+{
+    struct pair p = pair_here();
+    for (int i = 0; i < 3; i++) {
+        run(p.s, 0, 1, "echo again");
+        reads(p.c, 6);
+        SAY(send(p.s, "own", 3, 0));
+        reads(p.c, 3);
+    }
+    SAY(send(p.c, "still", 5, 0));
+    reads(p.s, 5);
+}
+
+CASE(reader, "a command reads all that has been sent; this process goes on with the connection")
+{
+    struct pair p = pair_here();
+    SAY(send(p.c, "a line\n", 7, 0));
+    run(p.s, 1, 0, "read a; test \"$a\" = 'a line'");
+    SAY(send(p.s, "answer", 6, 0));
+    reads(p.c, 6);
+    SAY(send(p.c, "more", 4, 0));
+    reads(p.s, 4);
+}
+
+CASE(both, "a command reads and answers; this process goes on with the connection")
+{
+    struct pair p = pair_here();
+    SAY(send(p.c, "a line\n", 7, 0));
+    run(p.s, 1, 1, "read a; echo $a");
+    reads(p.c, 7);
+    SAY(send(p.s, "answer", 6, 0));
+    reads(p.c, 6);
+}
+
+CASE(both_alone, "a command reads and answers, and its end is the connection's: nobody else has it")
+{
+    struct pair p = pair_here();
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (dup2(p.s, 0) < 0 || dup2(p.s, 1) < 0)
+            _exit(120);
+        close(p.c);
+        close(p.s);
+        execl("/bin/sh", "sh", "-c", "read a; echo $a", (char *)NULL);
+        _exit(121);
+    }
+    SAY(close(p.s));
+    SAY(send(p.c, "a line\n", 7, 0));
+    reads(p.c, 7);
+    SAY(recv(p.c, (char[9]){0}, 9, 0));
+    int status = -1;
+    (void)waitpid(pid, &status, 0);
+    say("%d", status);
+}
+
+/* ---- under another number ---- */
+
+static void serves(enum heir how)
+{
+    struct pair p = pair_here();
+    SAY(send(p.c, "early", 5, 0));
+    struct far far = far_heir(how, p.s);
+    SAY(close(p.s));
+    say("%s", far_do(&far, "mine 0 0;readone"));
+    SAY(recv(p.c, (char[9]){0}, 1, MSG_DONTWAIT));
+    say("%s", far_do(&far, "send 3000;shutdown wr"));
+    say("%ld", take(p.c, 0, 3000, 0));
+    SAY(recv(p.c, (char[9]){0}, 9, 0));
+    far_kill(&far);
+}
+
+CASE(meant_by_exec, "a server that gives a connection to a program, and closes it then")
+{
+    serves(BY_EXEC);
+}
+
+CASE(meant_by_spawn, "the same by posix_spawn")
+{
+    serves(BY_SPAWN);
+}
+
+CASE(forgotten, "a program has it and does not know: this process goes on, also when that has ended")
+{
+    struct pair p = pair_here();
+    struct far far = far_heir(BY_EXEC, p.s);
+    for (int i = 0; i < 2; i++) {
+        SAY(send(p.c, "question", 8, 0));
+        nap(300);
+        reads(p.s, 8);
+        SAY(send(p.s, "answer", 6, 0));
+        reads(p.c, 6);
+        if (i == 0)
+            far_kill(&far);
+    }
+    SAY(close(p.s));
+    SAY(recv(p.c, (char[9]){0}, 9, 0));
+}
+
+CASE(forgotten_holds_it_open, "closed here, a connection is open as long as that program lives")
+{
+    struct pair p = pair_here();
+    struct far far = far_heir(BY_EXEC, p.s);
+    SAY(close(p.s));
+    say("%s", polled(p.c, POLLIN, 200));
+    far_kill(&far);
+    say("%s", polled_soon(p.c, POLLIN));
+    SAY(recv(p.c, (char[9]){0}, 9, 0));
+}
