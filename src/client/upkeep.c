@@ -36,42 +36,52 @@ void session_try_link(struct session *s)
 
 #define LOOKED_AT 8 /* of those that nobody has accepted yet */
 #define SELDOM_NS (16 * NS_PER_MS)
+#define SELDOMEST_NS (256 * NS_PER_MS)
 
-/* Who has accepted has told the daemon before he could write a byte: in two rounds of the daemon's it has come
- * to that, and we have heard of it. Only where our token has been taken, and now and then; seldom where
- * one of its app is known, for he who has accepted is most likely that. */
-void acceptors_ask(void)
+/* The app whose worker has taken a token of ours and has said nothing yet; 0: none. */
+static uint32_t taker(bool seldom)
 {
-    static __thread int64_t asked;
     struct roll_walk w;
-    uint32_t taken = 0; /* app */
+    uint32_t app = 0;
     int n = LOOKED_AT;
-    int64_t since = clock_now() - asked;
-    if (since < NS_PER_MS)
-        return;
     hold_begin(); /* the walk is on our stack */
     walk_begin(&w, &C->unmet);
     for (const struct session *s; (s = walk_next(&w));) {
-        if (!taken && n-- > 0 && session_state(s) == SESSION_OFFERED && !session_peer_outbox(s) &&
+        if (!app && n-- > 0 && session_state(s) == SESSION_OFFERED && !session_peer_outbox(s) &&
             session_flags(s) & SF_CONNECTOR && !route_full_of_ours(session_listener(s)))
-            taken = session_app(s);
+            app = session_app(s);
     }
     hold_end();
     plock_take(&C->lock);
-    if (taken && since < SELDOM_NS && peer_app_met(taken))
-        taken = 0;
+    if (app && seldom && peer_app_met(app))
+        app = 0;
     plock_release(&C->lock);
-    for (int i = 0; taken && i < 2; i++) {
+    return app;
+}
+
+/* Who has accepted has told the daemon before he could write a byte: in two rounds of the daemon's it has come
+ * to that, and we have heard of it. Only where our token has been taken, and now and then; seldom where one of
+ * its app is known, for he who has accepted is most likely that; and ever more seldom where asking was in
+ * vain, for who took the token may have been stopped. */
+void acceptors_ask(void)
+{
+    static __thread int64_t asked, pause = NS_PER_MS;
+    int64_t since = clock_now() - asked;
+    if (since < pause || !taker(since < SELDOM_NS))
+        return;
+    for (int i = 0; i < 2; i++) {
         struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask};
         struct ctl_status_is is;
         asked = clock_now();
         if (control_request(&ask, NULL, 0, &is, sizeof is, NULL, NULL) != 0)
             return; /* it is slow, or gone: word comes when it comes */
     }
-    if (taken) {
-        control_poll();
-        events_poll(true);
-    }
+    control_poll();
+    events_poll(true);
+    if (!taker(false))
+        pause = NS_PER_MS;
+    else if (pause < SELDOMEST_NS)
+        pause *= 2;
 }
 
 void session_meet(struct session *s)

@@ -18,6 +18,7 @@
  * Now and then the mutator is stopped, as it stands, and everybody else rests: then the victim must rest,
  * too. hostile.c has what a peer can do without another thread.
  */
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -580,14 +581,11 @@ static void mutator(uint64_t r, bool ends_in_order)
 static pid_t victim_pid;
 
 /* Its stack tells where: the sanitizers print it at an abort. */
-__attribute__((noreturn)) static void victim_fails(int hand, const char *how)
+__attribute__((noreturn)) static void victim_fails(int tid, const char *how)
 {
-    fprintf(stderr, "mutate: the victim %s (thread %d), the mutator's seed is 0x%llx\n", how, hand,
+    fprintf(stderr, "mutate: the victim %s (thread %d), the mutator's seed is 0x%llx\n", how, tid,
             (unsigned long long)turn);
-    if (hand >= 0)
-        syscall(SYS_tgkill, victim_pid, board->tid[hand], SIGABRT);
-    else
-        kill(victim_pid, SIGABRT);
+    syscall(SYS_tgkill, victim_pid, tid, SIGABRT);
     waitpid(victim_pid, NULL, 0);
     exit(1);
 }
@@ -603,24 +601,71 @@ static void look_after(const pid_t *pids, int n)
     for (int i = 0; i < BLOCKING + CONNECTORS; i++) {
         int64_t beat = load_relaxed(&board->beat[i]);
         if (beat && now() - beat > 2 * LONGEST_CALL)
-            victim_fails(i, "hangs");
+            victim_fails(board->tid[i], "hangs");
     }
+}
+
+/* What each thread of the victim has used of the processors, and of which it was most since `before`. */
+struct used {
+    int tid;
+    int64_t cpu;
+};
+
+#define MOST_THREADS 64
+
+static int threads_used(struct used *all)
+{
+    char name[300];
+    int n = 0;
+    snprintf(name, sizeof name, "/proc/%d/task", (int)victim_pid);
+    DIR *tasks = opendir(name);
+    for (struct dirent *d; tasks && n < MOST_THREADS && (d = readdir(tasks));) {
+        snprintf(name, sizeof name, "/proc/%d/task/%s/schedstat", (int)victim_pid, d->d_name);
+        FILE *f = fopen(name, "re");
+        char line[100];
+        if (f && fgets(line, sizeof line, f))
+            all[n++] = (struct used){(int)strtol(d->d_name, NULL, 10), strtoll(line, NULL, 10)};
+        if (f)
+            (void)fclose(f);
+    }
+    if (tasks)
+        (void)closedir(tasks);
+    return n;
+}
+
+static int busiest_thread(const struct used *before, int n)
+{
+    struct used after[MOST_THREADS];
+    int m = threads_used(after), tid = victim_pid;
+    int64_t most = -1;
+    for (int i = 0; i < m; i++) {
+        int64_t cpu = after[i].cpu;
+        for (int k = 0; k < n; k++)
+            cpu -= before[k].tid == after[i].tid ? before[k].cpu : 0;
+        fprintf(stderr, "mutate: thread %d of the victim used %lld us\n", after[i].tid,
+                (long long)(cpu / 1000));
+        if (cpu > most)
+            most = cpu, tid = after[i].tid;
+    }
+    return tid;
 }
 
 /* The mutator stands still and nobody asks: what the victim still does, it does in vain. */
 static int64_t rest(pid_t bad)
 {
     clockid_t clock;
+    struct used threads[MOST_THREADS];
     kill(bad, SIGSTOP);
     store_release(&board->rest, 1);
     pause_ms(200);
     if (clock_getcpuclockid(victim_pid, &clock) != 0)
         return 0; /* gone: look_after tells */
+    int n = threads_used(threads);
     int64_t before = time_of(clock);
     pause_ms(REST / MS);
     int64_t used = time_of(clock) - before;
     if (used > REST_CPU)
-        victim_fails(-1, "does not rest");
+        victim_fails(busiest_thread(threads, n), "does not rest");
     store_release(&board->rest, 0);
     return used;
 }
