@@ -72,13 +72,42 @@ static void last_holder(struct session *s)
     holders_add(s, C->member);
 }
 
+/* Does anybody who lives hold it, or have it mapped? `alive` is from before: a child that was forked since is not
+ * in it, and who forked it may have let go of the session, or ended. So where nobody is found the set is read,
+ * then who lives: a child is given its place first, then its bits. If the set is still the same after that,
+ * whoever could have added a bit meanwhile was in it, and did not live. */
+static bool held_by_living(const struct session *s, const struct member_set *alive)
+{
+    if (holders_any(s, alive))
+        return true;
+    struct member_set held = holders_copy(s), now = members_alive(), again;
+    while (!members_any(&held, &now) && (again = holders_copy(s), !members_same(&held, &again))) {
+        held = again;
+        now = members_alive();
+    }
+    return members_any(&held, &now);
+}
+
+static bool mapped_by_living(const struct outbox_rec *r, const struct member_set *alive)
+{
+    if (members_any(&r->mapped, alive))
+        return true;
+    struct member_set mapped = members_copy(&r->mapped), now = members_alive(), again;
+    while (!members_any(&mapped, &now) &&
+           (again = members_copy(&r->mapped), !members_same(&mapped, &again))) {
+        mapped = again;
+        now = members_alive();
+    }
+    return members_any(&mapped, &now);
+}
+
 /* What it made, where nobody else has it. */
 static void outboxes_release(uint32_t member, const struct member_set *alive)
 {
     struct family *f = C->family;
     for (uint32_t i = 0, n = family_outboxes(f); i < n; i++) {
         struct outbox_rec *r = &f->outbox[i];
-        if (!outbox_rec_used(r) || r->owner_member != member || members_any(&r->mapped, alive))
+        if (!outbox_rec_used(r) || r->owner_member != member || mapped_by_living(r, alive))
             continue;
         for (uint32_t rec = 0, rings = family_rings(f); rec < rings; rec++) {
             if (ring_rec_outbox(&f->ring[rec]) == i && f->ring[rec].word) {
@@ -108,7 +137,7 @@ static void session_let_go(struct session *s, uint32_t member, const struct memb
     struct own_box *own = outbox_by_index(s->own_outbox);
     bool reached = own && outbox_slot(own, s->own_slot);
     bool adopt = dropped && state == SESSION_ZOMBIE;
-    bool last = dropped && !adopt && state != SESSION_FREE && !holders_any(s, alive);
+    bool last = dropped && !adopt && state != SESSION_FREE && !held_by_living(s, alive);
     if (last && reached)
         last_holder(s);
     half_unlock(&s->tx_lock);
@@ -139,7 +168,7 @@ static bool let_go(uint32_t member, const struct member_set *alive)
         if (session_state_acquire(s) == SESSION_FREE || !holders_has(s, member) || dropped_unused(s, member))
             continue;
         uint32_t own = session_own_outbox(s);
-        if (own < OUTBOXES_MAX && !outbox_by_index(own) && members_any(&C->family->outbox[own].mapped, alive))
+        if (own < OUTBOXES_MAX && !outbox_by_index(own) && mapped_by_living(&C->family->outbox[own], alive))
             all = false;
         else
             session_let_go(s, member, alive);

@@ -58,6 +58,14 @@ static inline void holders_first(struct session *s, uint32_t member)
     member_alone(holders_word(s, member / 64), member);
 }
 
+static inline struct member_set holders_copy(const struct session *s)
+{
+    struct member_set copy = {{{0}}};
+    for (uint32_t i = 0, n = holders_words(); i < n; i++)
+        copy.word[i].bits = word_bits(holders_word(s, i));
+    return copy;
+}
+
 static inline bool holders_any(const struct session *s, const struct member_set *alive)
 {
     uint64_t both = 0;

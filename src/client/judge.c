@@ -201,8 +201,7 @@ static bool moved(struct watch *w, const struct session *s, const struct session
  * themselves. */
 static void look_at_those(struct evset *set, int depth)
 {
-    if (load_relaxed(&C->inherited_unconfirmed))
-        shared_confirm();
+    shared_confirm();
     for (struct watch *w = set->all; w; w = w->set_next) { /* links first: that may take any lock */
         if (w->inner && depth < SETS_DEEP)
             look_at_those(w->inner, depth + 1);

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/atomic.h"
 
@@ -105,6 +106,11 @@ static inline bool members_any(const struct member_set *set, const struct member
     for (uint32_t i = 0; i < MEMBER_WORDS; i++)
         both |= word_bits(&set->word[i]) & alive->word[i].bits;
     return both != 0;
+}
+
+static inline bool members_same(const struct member_set *a, const struct member_set *b)
+{
+    return memcmp(a, b, sizeof *a) == 0;
 }
 
 /* Of those alive, is any but `member` in it? */

@@ -88,8 +88,7 @@ static void on_announced(const struct ctl_outbox *m)
 {
     peer_heard(m->worker, m->outbox);
     sessions_heard();
-    if (load_relaxed(&C->inherited_unheard))
-        shared_confirm();
+    shared_confirm();
 }
 
 /* An answer that came when nobody waited for it any more: what it gave is given back, where nobody has a use
@@ -137,7 +136,9 @@ static void on_push(struct push *p)
             moves_unmet(h->seq);
         else if (moves_wait())
             moves_go_on();
-        if (h->type == CTL_OUTBOX_IS)
+        if (h->type == CTL_OUTBOX_IS && h->seq == NONE)
+            shared_outbox_answered(h->status);
+        else if (h->type == CTL_OUTBOX_IS)
             listener_answered(h->status, h->seq);
         used = p->nfds;
         break;

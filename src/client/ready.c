@@ -19,6 +19,7 @@
 #include "client/family.h"
 #include "client/peer.h"
 #include "client/session.h"
+#include "client/share.h"
 #include "client/sleeper.h"
 #include "client/upkeep.h"
 #include "client/wake.h"
@@ -44,6 +45,8 @@ static bool ring_missing(const struct session *s, struct session_cache *c, const
 bool bytes_missing(struct session *s, struct session_cache *c)
 {
     const struct slot *peer = load_acquire(&c->peer);
+    if (!peer && session_flags(s) & SF_DEAD)
+        return peer_awaited(s, c);
     return peer && !(session_flags(s) & (SF_TENTATIVE | SF_RESET)) &&
            count_offset(slot_tail(peer)) != session_head(s) && ring_missing(s, c, peer);
 }
@@ -54,7 +57,9 @@ bool session_has(struct session *s, struct session_cache *c, uint64_t least)
     if (flags & (SF_RESET | SF_SHUT_RD | SF_DEAD))
         return !(flags & SF_DEAD) || !bytes_missing(s, c); /* those of the dead can still be had */
     const struct slot *peer = load_acquire(&c->peer);
-    if (!peer || flags & SF_TENTATIVE)
+    if (!peer)
+        return peer_unreachable(s, c);
+    if (flags & SF_TENTATIVE)
         return false;
     uint64_t word = slot_tail(peer), there = count_offset(word) - session_head(s);
     if ((!there || there < reachable(peer, least)) && !(word & COUNT_FLAG))
@@ -73,6 +78,8 @@ bool stream_writable(struct session *s, struct session_cache *c)
         return true;
     if (session_state(s) == SESSION_QUEUED || session_flags(s) & SF_TENTATIVE)
         return false;
+    if (peer_unreachable(s, c))
+        return true;
     uint64_t size = session_tx_size(s);
     if (!size || size * 4 <= session_tx_limit(s))
         return true; /* none yet, or it can grow: by four, see send_room */
@@ -92,6 +99,8 @@ bool stream_writable(struct session *s, struct session_cache *c)
 static bool bytes_here(void *arg)
 {
     struct session *s = session_get(*(session_handle *)arg);
+    if (s && !load_acquire(&session_cache_of(s)->peer))
+        session_try_link(s);
     return !s || !bytes_missing(s, session_cache_of(s));
 }
 
@@ -226,6 +235,8 @@ static inline bool ready_plain(struct session *s, struct session_cache *c, uint3
             return false;
         *events = seen || note_seen(s, c) ? READY_IN : READY_MISSING;
     }
+    if (peer_unreachable(s, c))
+        return true;
     uint64_t size = session_tx_size(s);
     if (!size || size * 4 <= session_tx_limit(s) ||
         size - (session_tail(s) - count_offset(taken)) >= size / 4)

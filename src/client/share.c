@@ -17,10 +17,55 @@
 
 static uint32_t peers_asked[8], peers_asks; /* apps, see ask_peers */
 
+/* ---- a peer that another member has met ---- */
+
+/* The daemon answers in order. Who forks asks anew: its child has a connection of its own. */
+static outbox_handle outboxes_asked[16], outbox_refused;
+static uint32_t outboxes_first, outboxes_last; /* under C->lock */
+
+/* False: it has been asked for, and no answer has come. */
+static bool enter_asked(outbox_handle handle)
+{
+    plock_take(&C->lock);
+    uint32_t room = sizeof outboxes_asked / sizeof outboxes_asked[0], at = outboxes_first;
+    while (at != outboxes_last && outboxes_asked[at % room] != handle)
+        at++;
+    bool entered = at == outboxes_last && at - outboxes_first < room;
+    if (entered)
+        outboxes_asked[outboxes_last++ % room] = handle;
+    plock_release(&C->lock);
+    return entered;
+}
+
+void shared_outbox_answered(int status)
+{
+    plock_take(&C->lock);
+    uint32_t room = sizeof outboxes_asked / sizeof outboxes_asked[0];
+    if (outboxes_first != outboxes_last) {
+        outbox_handle asked = outboxes_asked[outboxes_first++ % room];
+        if (status && status != BERTH_E_NO_MEMORY)
+            store_release(&outbox_refused, asked);
+    }
+    plock_release(&C->lock);
+}
+
+bool peer_unreachable(const struct session *s, const struct session_cache *c)
+{
+    if (__builtin_expect(!(session_flags(s) & SF_SHARED), 1) || load_acquire(&c->peer))
+        return false;
+    outbox_handle at = session_peer_outbox(s);
+    return at && (C->daemon_lost || load_acquire(&outbox_refused) == at) && !peer_box_first(at);
+}
+
+bool peer_awaited(const struct session *s, const struct session_cache *c)
+{
+    return session_flags(s) & SF_SHARED && !load_acquire(&c->peer) && session_peer_outbox(s) &&
+           !peer_unreachable(s, c);
+}
+
 static void ask_outbox(outbox_handle handle)
 {
-    static outbox_handle asked;
-    if (exchange_sc(&asked, handle) == handle)
+    if (load_acquire(&outbox_refused) == handle || !enter_asked(handle))
         return;
     struct ctl_outbox msg = {.h = {.type = CTL_GET_OUTBOX, .len = sizeof msg, .seq = NONE}, .outbox = handle};
     (void)control_send(&msg, NULL, 0); /* no daemon: no answer, as if it had none */
@@ -41,6 +86,8 @@ static void ask_peers(uint32_t app)
 void share_forget(void)
 {
     memset(peers_asked, 0, sizeof peers_asked);
+    outboxes_first = outboxes_last = 0;
+    outbox_refused = 0;
 }
 
 /* Another member has met the acceptor. */
@@ -117,7 +164,9 @@ bool session_seek(struct session *s)
 void shared_confirm(void)
 {
     uint32_t left = 0, unheard = 0;
-    for (struct session *s = NULL; C->inherited_unconfirmed && (s = session_after(s));) {
+    if (__builtin_expect(!load_relaxed(&C->inherited_unconfirmed), 1))
+        return;
+    for (struct session *s = NULL; (s = session_after(s));) {
         if (!session_held_by(s, C->member) || session_flags(s) & (SF_CONNECTOR | SF_CONFIRMED) ||
             worker_is_us(session_owner(s)))
             continue;
@@ -132,5 +181,5 @@ void shared_confirm(void)
         watches_ready(c);
     }
     store_relaxed(&C->inherited_unheard, unheard);
-    C->inherited_unconfirmed = left;
+    store_relaxed(&C->inherited_unconfirmed, left);
 }

@@ -12,5 +12,10 @@ void share_forget(void);   /* in a forked child */
 /* A connector's session whose acceptor is not known, or whose offer found no room: looks again, without the
  * daemon's news. True: they may help. */
 bool session_seek(struct session *s);
+void shared_outbox_answered(int status); /* by the daemon, to who asked for the outbox of a peer */
+/* Of a shared session whose peer another member has met: its memory is not here, and will not come (no lock is
+ * held or needed) / may come. */
+bool peer_unreachable(const struct session *s, const struct session_cache *c);
+bool peer_awaited(const struct session *s, const struct session_cache *c);
 
 #endif

@@ -31,6 +31,7 @@
 #include "client/ready.h"
 #include "client/rings.h"
 #include "client/session.h"
+#include "client/share.h"
 #include "client/span.h"
 #include "client/stream.h"
 #include "client/upkeep.h"
@@ -125,6 +126,24 @@ static ssize_t nothing_to_read(struct session *s, struct session_cache *c, uint6
     return BERTH_E_WOULD_BLOCK;
 }
 
+/* Where the peer is not known here, or its words may be about another acceptor's bytes. What session_has tells
+ * as readable has an answer here other than WOULD_BLOCK. */
+static __attribute__((noinline)) ssize_t not_met(const struct session *s, struct session_cache *c)
+{
+    uint32_t flags = session_flags(s), state = session_state(s);
+    if (flags & SF_RESET)
+        return reset_error(s);
+    if (flags & SF_SHUT_RD)
+        return 0;
+    if (peer_awaited(s, c))
+        return BERTH_E_WOULD_BLOCK;
+    if (flags & SF_DEAD || peer_unreachable(s, c))
+        return BERTH_E_RESET; /* what it sent cannot be had */
+    return flags & (SF_TENTATIVE | SF_SHARED) || state == SESSION_QUEUED || state == SESSION_OFFERED
+               ? BERTH_E_WOULD_BLOCK
+               : BERTH_E_BAD_HANDLE;
+}
+
 static __attribute__((noinline)) void pace(struct session *s)
 {
     int64_t now = clock_now();
@@ -176,20 +195,8 @@ static inline ssize_t receive_look(struct session *s, struct session_cache *c, s
         session_peer_anew(s, c);
     if (s->tail_seen > s->head && c->rx_ring && !(flags & (SF_SHARED | SF_TENTATIVE)))
         return s->tail_seen - s->head >= want ? (ssize_t)(s->tail_seen - s->head) : look_further(s, c);
-    if (__builtin_expect(flags & SF_TENTATIVE,
-                         0)) /* the peer's words may be about another acceptor's bytes */
-        return flags & SF_RESET ? reset_error(s) : BERTH_E_WOULD_BLOCK;
-    if (!load_acquire(&c->peer)) {
-        uint32_t state = session_state(s);
-        flags = session_flags(s);
-        if (flags & SF_RESET)
-            return reset_error(s);
-        if (flags & SF_SHUT_RD)
-            return 0;
-        if (state == SESSION_QUEUED || state == SESSION_OFFERED || shared)
-            return BERTH_E_WOULD_BLOCK;
-        return BERTH_E_BAD_HANDLE;
-    }
+    if (__builtin_expect(flags & SF_TENTATIVE, 0) || !load_acquire(&c->peer))
+        return not_met(s, c);
     if (__builtin_expect(session_one_way(s) > ONE_WAY, 0))
         pace(s);
     uint64_t word = slot_tail(c->peer);
@@ -277,6 +284,7 @@ static inline void ask_around(struct session *s, struct session_cache *c, uint64
 {
     if (__builtin_expect(session_flags(s) & SF_TENTATIVE, 0)) {
         sessions_confirm();
+        shared_confirm();
     } else if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= session_head(s), 1)) {
         asked_in_vain();
     } else {
@@ -453,7 +461,7 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
             return BERTH_E_CLOSED;
         if (flags & SF_RESET)
             return reset_error(s);
-        if (flags & SF_TENTATIVE)
+        if (flags & SF_TENTATIVE && !(flags & SF_DEAD))
             return BERTH_E_WOULD_BLOCK;
         return cut_or_closed(s, c);
     }
@@ -468,6 +476,8 @@ static ssize_t send_room(struct session *s, struct session_cache *c, size_t want
         session_set_head_seen(s, head);
     } else if (session_state(s) == SESSION_QUEUED) {
         return BERTH_E_WOULD_BLOCK;
+    } else if (peer_unreachable(s, c)) {
+        return BERTH_E_RESET;
     }
     if (__builtin_expect(flags & SF_SHARED, 0))
         c->tx_ring = NULL; /* another process may have swapped it */

@@ -102,6 +102,14 @@ static int pair_make(struct sock *s, uint64_t h, int *theirs, int *ours)
 
 /* ---- the relay's process ------------------------------------------------------------------------------- */
 
+/* Whoever holds a session keeps the socket that stands for it (passed.c): the daemon would take the end of its
+ * last copy for a shutdown by somebody else. */
+static bool stands_in(int fd)
+{
+    const struct sock *s = fd < fds_used() && fd_words[fd] ? sock_of(fd_words[fd]) : NULL;
+    return s && s->kind == SOCK_SESSION && s->stand_in;
+}
+
 void relay_strip(session_handle h, int *fd_kept)
 {
     int keep = *fd_kept;
@@ -117,25 +125,27 @@ void relay_strip(session_handle h, int *fd_kept)
         if (!wanted)
             sock_become(s, SOCK_FREE);
     }
-    for (int fd = 0; fd < fds_used(); fd++) {
-        if (fd_words[fd])
-            fd_words[fd] = 0;
-    }
     long null = sys_call(SYS_openat, (long)AT_FDCWD, "/dev/null", (long)O_RDWR, 0L);
     long high = sys_fcntl(keep, F_DUPFD_CLOEXEC, 3L);
     if (high >= 0)
         *fd_kept = keep = (int)high;
-    for (int fd = 0; fd < 3 && null >= 0; fd++)
-        (void)sys_call(SYS_dup3, null, (long)fd, 0L, 0L);
+    for (int fd = 0; fd < 3 && null >= 0; fd++) {
+        if (!stands_in(fd)) /* not likely: what is passed there is relayed */
+            (void)sys_call(SYS_dup3, null, (long)fd, 0L, 0L);
+    }
     int from = 3, known = (int)client_fds_bound();
-    for (int fd = 3; fd < known || fd <= keep; fd++) {
-        if (fd != keep && !client_owns_fd(fd))
+    for (int fd = 3; fd < known || fd < fds_used() || fd <= keep; fd++) {
+        if (fd != keep && !client_owns_fd(fd) && !stands_in(fd))
             continue;
         if (fd > from)
             (void)sys_call(SYS_close_range, (long)from, (long)fd - 1, 0L, 0L);
         from = fd + 1;
     }
     (void)sys_call(SYS_close_range, (long)from, (long)UINT_MAX, 0L, 0L);
+    for (int fd = 0; fd < fds_used(); fd++) {
+        if (fd_words[fd])
+            fd_words[fd] = 0;
+    }
     (void)sys_call(SYS_chdir, "/", 0L, 0L, 0L);
     (void)sys_call(SYS_setsid, 0L, 0L, 0L, 0L);
 }
