@@ -76,11 +76,15 @@ int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t size, int *
     return 0;
 }
 
-/* Records are zero while they are free. One is several pages: they are given back, not cleared. */
+/* Records are zero while they are free. One is several pages: they are given back, not cleared. `used` goes last,
+ * and by a store of its own: from then on the record may be another process's. */
 void outbox_record_free(struct outbox_rec *r)
 {
-    if (madvise(r, sizeof *r, MADV_REMOVE) != 0)
-        memset(r, 0, sizeof *r);
+    uint8_t *rest = (uint8_t *)r + PAGE_BYTES;
+    if (madvise(rest, sizeof *r - PAGE_BYTES, MADV_REMOVE) != 0)
+        memset(rest, 0, sizeof *r - PAGE_BYTES);
+    memset((uint8_t *)r + offsetof(struct outbox_rec, handle), 0,
+           PAGE_BYTES - offsetof(struct outbox_rec, handle));
     outbox_rec_set_used(r, 0);
 }
 
@@ -90,7 +94,7 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
     uint32_t index = NONE;
     family_lock_acquire(&f->lock, C->member);
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
-        if (!f->outbox[i].used) {
+        if (!outbox_rec_used(&f->outbox[i])) {
             memset(&f->outbox[i], 0, offsetof(struct outbox_rec, seg)); /* the rest is zero: it was freed */
             f->outbox[i].owner_member = C->member;
             if (i >= f->outboxes)

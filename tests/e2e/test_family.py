@@ -291,6 +291,69 @@ s.sendall(b"good")
 print(s.recv(100).decode())
 """
 
+# Who is to have a connection later holds the listener for a moment as well, so that it is offered to both, and whoever
+# accepts does not know at once that he was chosen. He forks, and the child waits in a blocking read.
+CHOSEN_LATER = """
+import array, os, signal, socket, subprocess, sys
+def rest(s):
+    while data := s.recv(4000):
+        s.sendall(data)
+    os._exit(0)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+server = os.fork()
+if server == 0:
+    while True:
+        ours, theirs = socket.socketpair()
+        if os.fork() == 0:
+            ours.close()
+            listener.close()
+            _, anc, _, _ = theirs.recvmsg(1, socket.CMSG_SPACE(4))
+            if anc:
+                rest(socket.socket(fileno=array.array("i", anc[0][2])[0]))
+            os._exit(0)
+        theirs.close()
+        s, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            s.sendall(s.recv(4000))
+            ours.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno()]))])
+            s.close()
+            os._exit(0)
+        s.close()
+        ours.close()
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+code = subprocess.run([sys.executable, "-c", sys.argv[1], str(listener.getsockname()[1])]).returncode
+os.kill(server, signal.SIGKILL)
+sys.exit(code)
+"""
+
+SIX_CLIENTS = """
+import socket, sys, threading
+from slowness import slow
+from streams import exact
+wrong = []
+def ask():
+    for _ in range(40):
+        try:
+            with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=slow(10)) as s:
+                for _ in range(5):
+                    s.sendall(b"q" * 3000)
+                    if (n := len(exact(s, 3000))) != 3000:
+                        wrong.append(f"{n} bytes of 3000")
+                s.shutdown(socket.SHUT_WR)
+                if s.recv(1):
+                    wrong.append("bytes after the end")
+        except OSError as e:
+            wrong.append(str(e))
+threads = [threading.Thread(target=ask) for _ in range(6)]
+for t in threads:
+    t.start()
+for t in threads:
+    t.join()
+print("wrong:", wrong, flush=True)
+"""
+
 
 @harness.needs_preload_into_python
 class Family(harness.TestCase):
@@ -346,6 +409,11 @@ class Family(harness.TestCase):
                 both = self.start_under(PYTHON, "-c", UNHEARD, self.free_port(), how)
                 self.wait_until(lambda both=both: both.out.count("\n") == 3 or not both.running(), "three ends", 60)
                 self.assertEqual((both.out, both.err), ("".join(f"{i} b''\n" for i in range(3)), ""))
+
+    def test_child_that_reads_hears_that_it_was_chosen(self):
+        self.daemon()
+        done = self.run_under(PYTHON, "-c", CHOSEN_LATER, SIX_CLIENTS, seconds=90)
+        self.assertEqual((done.code, done.out), (0, "wrong: []\n"), repr(done))
 
     def test_workers_that_come_and_go_one_by_one(self):
         self.serve(harness.ECHO_SERVER)
