@@ -347,6 +347,7 @@ static void session_inherit(struct session *s, const struct session_more *more, 
         roll_enter(s, roll_of(c->box));
     store_relaxed(&C->sharing, true);
     C->inherited_unconfirmed += !(s->flags & (SF_CONNECTOR | SF_CONFIRMED));
+    C->inherited_tentative += !(s->flags & (SF_CONNECTOR | SF_CONFIRMED)) && s->flags & SF_TENTATIVE;
     C->inherited_unheard += !(s->flags & (SF_CONNECTOR | SF_CONFIRMED)) && session_unheard(c);
 }
 
@@ -379,7 +380,7 @@ static void channels_inherit(void)
     C->walks = NULL;
     C->polled = C->armed = C->paired = NULL;
     C->polled_count = 0;
-    C->inherited_unconfirmed = C->inherited_unheard = 0;
+    C->inherited_unconfirmed = C->inherited_unheard = C->inherited_tentative = 0;
 }
 
 static FORK_CODE void after_fork_child(void)

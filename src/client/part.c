@@ -299,6 +299,7 @@ static void state_begin(void)
     store_relaxed(&C->unheard, 0u);
     store_relaxed(&C->inherited_unconfirmed, 0u);
     store_relaxed(&C->inherited_unheard, 0u);
+    store_relaxed(&C->inherited_tentative, 0u);
     store_relaxed(&C->starved, false);
     store_relaxed(&C->last_heard, false);
     store_relaxed(&C->reoffer_at, (int64_t)0);

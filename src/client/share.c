@@ -163,7 +163,7 @@ bool session_seek(struct session *s)
 /* As sessions_confirm, for what was accepted before the fork. */
 void shared_confirm(void)
 {
-    uint32_t left = 0, unheard = 0;
+    uint32_t left = 0, unheard = 0, tentative = 0;
     if (__builtin_expect(!load_relaxed(&C->inherited_unconfirmed), 1))
         return;
     for (struct session *s = NULL; (s = session_after(s));) {
@@ -175,11 +175,13 @@ void shared_confirm(void)
             struct peer_box *box = c->box;
             left++;
             unheard += session_unheard(c);
+            tentative += (session_flags(s) & SF_TENTATIVE) != 0;
             if (box && box->own) /* whoever forked us is answered, and not we */
                 channel_announce_once(box);
         }
         watches_ready(c);
     }
     store_relaxed(&C->inherited_unheard, unheard);
+    store_relaxed(&C->inherited_tentative, tentative);
     store_relaxed(&C->inherited_unconfirmed, left);
 }

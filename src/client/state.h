@@ -245,6 +245,7 @@ struct client {
     uint32_t ancestors;
     uint32_t inherited_unconfirmed;
     uint32_t inherited_unheard;
+    uint32_t inherited_tentative; /* whoever sleeps looks at them again: their bytes may be here */
     bool sharing; /* there are sessions that another member holds too, or that were inherited */
     bool about_to_fork;
     uint32_t homeward; /* sessions whose peer still looks at where they were, see home.c */
