@@ -88,8 +88,7 @@ static void on_announced(const struct ctl_outbox *m)
 {
     peer_heard(m->worker, m->outbox);
     sessions_heard();
-    if (load_relaxed(&C->inherited_unheard) || load_relaxed(&C->inherited_tentative))
-        shared_confirm();
+    shared_look();
 }
 
 /* An answer that came when nobody waited for it any more: what it gave is given back, where nobody has a use

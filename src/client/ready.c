@@ -235,8 +235,6 @@ static inline bool ready_plain(struct session *s, struct session_cache *c, uint3
             return false;
         *events = seen || note_seen(s, c) ? READY_IN : READY_MISSING;
     }
-    if (peer_unreachable(s, c))
-        return true;
     uint64_t size = session_tx_size(s);
     if (!size || size * 4 <= session_tx_limit(s) ||
         size - (session_tail(s) - count_offset(taken)) >= size / 4)

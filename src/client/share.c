@@ -185,3 +185,9 @@ void shared_confirm(void)
     store_relaxed(&C->inherited_tentative, tentative);
     store_relaxed(&C->inherited_unconfirmed, left);
 }
+
+void shared_look(void)
+{
+    if (load_relaxed(&C->inherited_unheard) || load_relaxed(&C->inherited_tentative))
+        shared_confirm();
+}

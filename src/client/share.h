@@ -8,6 +8,7 @@
  */
 bool shared_link(struct session *s);
 void shared_confirm(void); /* inherited sessions that the connector may not know of */
+void shared_look(void);    /* the same, where bytes may be here that nobody tells of */
 void share_forget(void);   /* in a forked child */
 /* A connector's session whose acceptor is not known, or whose offer found no room: looks again, without the
  * daemon's news. True: they may help. */

@@ -182,8 +182,7 @@ void sessions_settle(void)
     sessions_confirm();
     if (load_relaxed(&C->sharing))
         sessions_go_home();
-    if (load_relaxed(&C->inherited_unheard) || load_relaxed(&C->inherited_tentative))
-        shared_confirm();
+    shared_look();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
         sessions_offer_again();
     uint32_t before;

@@ -620,6 +620,8 @@ static int threads_used(struct used *all)
     snprintf(name, sizeof name, "/proc/%d/task", (int)victim_pid);
     DIR *tasks = opendir(name);
     for (struct dirent *d; tasks && n < MOST_THREADS && (d = readdir(tasks));) {
+        if (d->d_name[0] == '.')
+            continue;
         snprintf(name, sizeof name, "/proc/%d/task/%s/schedstat", (int)victim_pid, d->d_name);
         FILE *f = fopen(name, "re");
         char line[100];
