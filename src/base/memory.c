@@ -1,6 +1,9 @@
 /* memory.c - blocks of a power of two, cut from regions and never given back to the kernel; what is larger is
  * a mapping of its own.
  *
+ * Those that are larger than a page's part come from regions of their own: what is small and often written lies close
+ * together, for each page that is written is one to copy after a fork.
+ *
  * A block that was put back is the next of its size to be got. Regions are never unmapped: what the library
  * keeps is little, and comes and goes with the program's sockets. The sanitizers see nothing of that, so
  * builds with them take malloc's.
@@ -49,8 +52,12 @@ struct block {
 };
 
 static struct block *free_blocks[CLASSES];
-static char *region;
-static size_t region_left;
+#define BIG 2048u
+
+static struct region {
+    char *next;
+    size_t left;
+} regions[2]; /* for small ones, for big ones */
 
 static unsigned class_of(size_t size)
 {
@@ -81,18 +88,16 @@ static void put(void *p, unsigned c)
 }
 
 /* What is left of the last region becomes blocks. */
-static bool new_region(void)
+static bool new_region(struct region *r)
 {
     char *fresh = map(REGION_BYTES);
     for (unsigned c = CLASSES; fresh && c-- > 0;) {
         size_t size = (size_t)SMALLEST << c;
-        for (; region_left >= size; region += size, region_left -= size)
-            put(region, c);
+        for (; r->left >= size; r->next += size, r->left -= size)
+            put(r->next, c);
     }
-    if (fresh) {
-        region = fresh;
-        region_left = REGION_BYTES;
-    }
+    if (fresh)
+        *r = (struct region){fresh, REGION_BYTES};
     return fresh != NULL;
 }
 
@@ -106,12 +111,13 @@ void *memory_get_raw(size_t size)
     size_t whole = (size_t)SMALLEST << c;
     plock_take(&memory_lock);
     struct block *b = free_blocks[c];
+    struct region *r = &regions[whole >= BIG];
     if (b) {
         free_blocks[c] = b->next;
-    } else if (region_left >= whole || new_region()) {
-        b = (struct block *)region;
-        region += whole;
-        region_left -= whole;
+    } else if (r->left >= whole || new_region(r)) {
+        b = (struct block *)r->next;
+        r->next += whole;
+        r->left -= whole;
     }
     plock_release(&memory_lock);
     return b;

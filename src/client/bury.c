@@ -112,7 +112,7 @@ static void outboxes_release(uint32_t member, const struct member_set *alive)
     struct family *f = C->family;
     for (uint32_t i = 0, n = family_outboxes(f); i < n; i++) {
         struct outbox_rec *r = &f->outbox[i];
-        if (!outbox_rec_used(r) || r->owner_member != member || mapped_by_living(r, alive))
+        if (!family_outbox_used(f, i) || r->owner_member != member || mapped_by_living(r, alive))
             continue;
         for (uint32_t rec = 0, rings = family_rings(f); rec < rings; rec++) {
             if (ring_rec_outbox(&f->ring[rec]) == i && f->ring[rec].word) {
@@ -120,7 +120,7 @@ static void outboxes_release(uint32_t member, const struct member_set *alive)
                 ring_rec_free(rec);
             }
         }
-        outbox_record_free(r);
+        outbox_record_free(i);
     }
 }
 
@@ -213,7 +213,7 @@ static void member_bury(uint32_t member, uint32_t generation)
     member_set_life(m, member_life(PID_GONE, generation));
     outboxes_release(member, &alive);
     for (uint32_t i = 0, n = family_outboxes(C->family); i < n; i++) {
-        if (outbox_rec_used(&C->family->outbox[i]))
+        if (family_outbox_used(C->family, i))
             (void)members_drop(&C->family->outbox[i].mapped, member);
     }
     member_set_life(m, member_life(0, (generation + 1) & GENERATION_MASK));

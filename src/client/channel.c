@@ -31,7 +31,7 @@
 
 static const struct channel *their_channel(const struct peer_box *box)
 {
-    return (const struct channel *)(const void *)(box->seg[0] + OUTBOX_CHANNELS) +
+    return (const struct channel *)(const void *)(box->memory->first + OUTBOX_CHANNELS) +
            load_relaxed(&box->their_channel);
 }
 
@@ -108,7 +108,8 @@ void channel_event(struct session *s, struct session_cache *c)
 /* Looks in the peer's outbox for the channel that is for us. */
 static void find_theirs(struct peer_box *box)
 {
-    const struct channel *table = (const struct channel *)(const void *)(box->seg[0] + OUTBOX_CHANNELS);
+    const struct channel *table =
+        (const struct channel *)(const void *)(box->memory->first + OUTBOX_CHANNELS);
     for (uint32_t i = 0; i < CHANNELS_MAX; i++) {
         uint64_t word = channel_queue(&table[i]);
         if (!word)

@@ -31,7 +31,7 @@
 /* How many of their slots there are to look at: none if no offer of ours is open. */
 static uint32_t slots_to_scan(const struct peer_box *box)
 {
-    const struct segment_header *h = (const struct segment_header *)(const void *)box->seg[0];
+    const struct segment_header *h = (const struct segment_header *)(const void *)box->memory->first;
     uint32_t chunks = segment_chunks(h);
     if (!load_relaxed(&C->unmet.first) && !load_relaxed(&C->sharing))
         return 0;

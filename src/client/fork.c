@@ -44,6 +44,7 @@
 #include "client/link.h"
 #include "client/listener.h"
 #include "client/lost.h"
+#include "client/move.h"
 #include "client/news.h"
 #include "client/openfile.h"
 #include "client/outbox.h"
@@ -192,6 +193,7 @@ static void locals_release(void)
         plock_release(local[i]);
 }
 
+/* dispatch_lock is held: what is not on the list of news is worked off. */
 static void announce_child(void)
 {
     int pair[2];
@@ -200,6 +202,10 @@ static void announce_child(void)
         return;
     struct ctl_child msg = {.h = {.type = CTL_CHILD, .len = sizeof msg},
                             .member = member_id_of(child_member)};
+    if (!control_pushed() && !moves_wait()) {
+        msg.flags = CTL_CHILD_KNOWS;
+        msg.news = load_relaxed(&C->news_seen);
+    }
     if (control_send(&msg, &pair[0], 1) == 0)
         child_end = pair[1];
     else
@@ -277,10 +283,10 @@ static void prepare(void)
     (void)members_drop(&C->family->set_waiters, child_member); /* who had its place before */
     member_set_changes_done(&C->family->member[child_member],
                             member_changes_done(&C->family->member[C->member]));
-    announce_child();
     store_release(&berth_family_shared, true); /* for good: a lock is a lock from now on */
     /* nobody hears meanwhile that a relative died, and finds that nothing is shared any more */
     control_fork_lock();
+    announce_child();
     family_member_parent();
     share_sessions(child_member);
     if (locked)
@@ -375,7 +381,8 @@ static void channels_inherit(void)
         b->last_told = false;
         b->polled = b->behind = b->again = b->rescan = false; /* the queues are the parent's */
         b->announced = b->heard;
-        memset(b->seg_asked, 0, sizeof b->seg_asked); /* and so are the answers */
+        if (b->memory->others) /* and so are the answers */
+            memset(b->memory->others->asked, 0, sizeof b->memory->others->asked);
     }
     C->walks = NULL;
     C->polled = C->armed = C->paired = NULL;

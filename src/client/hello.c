@@ -16,6 +16,7 @@
 #include "client/hello.h"
 #include "client/ports.h"
 #include "client/routes.h"
+#include "client/wake.h"
 #include "shm/page.h"
 #include "shm/segment.h"
 
@@ -120,20 +121,6 @@ int hello_request(void *msg, const int *fds, int nfds)
     while (n > 0)
         (void)sys_close(got[--n]);
     return is.version == CTL_VERSION ? BERTH_E_PROTOCOL : BERTH_E_VERSION;
-}
-
-/* Of those that we were forked from: those whose sessions we hold. */
-static void ancestors_keep(void)
-{
-    uint32_t kept = 0;
-    for (uint32_t a = 0; a < C->ancestors; a++) {
-        bool wanted = false;
-        for (struct session *s = NULL; !wanted && (s = session_after(s));)
-            wanted = session_held_by(s, C->member) && session_owner(s) == C->ancestor[a].worker;
-        if (wanted)
-            C->ancestor[kept++] = C->ancestor[a];
-    }
-    C->ancestors = kept;
 }
 
 static int child_hello(int page_fd)

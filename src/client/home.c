@@ -26,6 +26,9 @@
  * Both ends may do this at the same time. Then word of the peer's new place names our old slot: the zombie
  * that has it knows the record (move.c).
  *
+ *   4. When it has no session any more in the outboxes of those that it was forked from, it leaves them: it is
+ *      not woken by their bells, and the daemon tells it nothing of what moves there.
+ *
  * Only a process of one thread does it: others would look at the slot that the session is leaving.
  */
 #include "client/home.h"
@@ -42,14 +45,20 @@
 #include "client/peer.h"
 #include "client/rolls.h"
 #include "client/session.h"
+#include "client/wake.h"
 #include "shm/slot.h"
 
-#define SLEEPS 32u    /* between two looks for what could come home */
+#define SLEEPS 8u        /* until the first look for what could come home, and between two */
+#define MOST_SLEEPS 256u /* the same after so many in vain: the peer answers after a few, or never */
+#define SOON 16u
 #define RELATIVES 4u  /* so many more than this process must be alive: few are woken for nothing by few */
 #define UNDER_WAY 16u /* at one time */
+#define LEAVE_LOOKS 8u
 
 static session_handle under_way[UNDER_WAY];
-static uint32_t sleeps;  /* while there is one thread */
+static uint32_t sleeps, looks_at; /* while there is one thread; when there are so many, it looks */
+static uint32_t in_vain;          /* looks */
+static uint32_t leaving; /* so many looks more, whether there is something left of ours where it was */
 static uint32_t looking; /* a thread is at those under way: there may be more by now */
 
 /* ---- one session --------------------------------------------------------------------------------------- */
@@ -230,16 +239,40 @@ static bool in_a_crowd(void)
     return others >= RELATIVES;
 }
 
-void sessions_go_home(void)
+/* The outboxes of which nothing is ours any more. They stay mapped: we may have to close what a relative leaves there. */
+static void leave_outboxes(void)
 {
-    uint32_t nobody = 0;
-    if (load_relaxed(&C->homeward) && compare_exchange_sc(&looking, &nobody, 1u)) {
-        look_at_those_under_way();
-        store_release(&looking, 0u);
+    uint64_t used[OUTBOXES_MAX / 64] = {0};
+    for (struct session *s = NULL; (s = session_after(s));) {
+        uint32_t own = session_own_outbox(s);
+        if (own < OUTBOXES_MAX && session_held_by(s, C->member))
+            used[own / 64] |= 1ull << own % 64;
     }
-    if (!__libc_single_threaded || !load_relaxed(&C->sharing) || ++sleeps % SLEEPS || C->forked ||
-        C->daemon_lost || !in_a_crowd())
-        return;
+    plock_take(&C->lock);
+    for (struct own_box *b = C->outboxes; b; b = b->next) {
+        struct ctl_outbox msg = {.h = {.type = CTL_LEAVE, .len = sizeof msg},
+                                 .outbox = outbox_rec_of(b)->handle};
+        if (!b->left && !worker_is_us(outbox_worker(msg.outbox)) &&
+            !(used[b->index / 64] >> b->index % 64 & 1))
+            b->left = control_send(&msg, NULL, 0) == 0;
+    }
+    plock_release(&C->lock);
+}
+
+/* What has come home may wait for its peer where it was, for a moment. */
+static void leave_parents(void)
+{
+    leaving--;
+    leave_outboxes();
+    ancestors_keep();
+    if (!C->ancestors)
+        leaving = 0;
+}
+
+/* True: some are on their way. */
+static bool bring_home(void)
+{
+    uint32_t before = C->homeward;
     for (struct session *s = NULL; C->homeward < UNDER_WAY && (s = session_after(s));) {
         if (session_held_by(s, C->member) && session_flags(s) & SF_SHARED &&
             !worker_is_us(session_owner(s)) && goes_home(s)) {
@@ -247,11 +280,34 @@ void sessions_go_home(void)
             store_relaxed(&C->homeward, C->homeward + 1);
         }
     }
+    return C->homeward > before;
+}
+
+void sessions_go_home(void)
+{
+    uint32_t nobody = 0;
+    if (load_relaxed(&C->homeward) && compare_exchange_sc(&looking, &nobody, 1u)) {
+        look_at_those_under_way();
+        if (!C->homeward)
+            leaving = LEAVE_LOOKS;
+        store_release(&looking, 0u);
+    }
+    if (!__libc_single_threaded || !load_relaxed(&C->sharing) || C->forked || C->daemon_lost)
+        return;
+    if (++sleeps >= looks_at) {
+        bool found = in_a_crowd() && bring_home();
+        in_vain = found ? 0 : in_vain + 1;
+        leaving += !leaving;
+        looks_at = sleeps + (in_vain < SOON ? SLEEPS : MOST_SLEEPS);
+    }
+    if (leaving && !C->homeward && !load_relaxed(&C->joint))
+        leave_parents();
 }
 
 void home_forked(void)
 {
     store_relaxed(&C->homeward, 0u);
     store_relaxed(&looking, 0u);
-    sleeps = 0;
+    sleeps = in_vain = leaving = 0;
+    looks_at = SLEEPS;
 }

@@ -78,14 +78,15 @@ int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t size, int *
 
 /* Records are zero while they are free. One is several pages: they are given back, not cleared. `used` goes last,
  * and by a store of its own: from then on the record may be another process's. */
-void outbox_record_free(struct outbox_rec *r)
+void outbox_record_free(uint32_t index)
 {
+    struct outbox_rec *r = &C->family->outbox[index];
     uint8_t *rest = (uint8_t *)r + PAGE_BYTES;
     if (madvise(rest, sizeof *r - PAGE_BYTES, MADV_REMOVE) != 0)
         memset(rest, 0, sizeof *r - PAGE_BYTES);
     memset((uint8_t *)r + offsetof(struct outbox_rec, handle), 0,
            PAGE_BYTES - offsetof(struct outbox_rec, handle));
-    outbox_rec_set_used(r, 0);
+    family_set_outbox_used(C->family, index, false);
 }
 
 struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
@@ -94,14 +95,14 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
     uint32_t index = NONE;
     family_lock_acquire(&f->lock, C->member);
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
-        if (!outbox_rec_used(&f->outbox[i])) {
+        if (!family_outbox_used(f, i)) {
             memset(&f->outbox[i], 0, offsetof(struct outbox_rec, seg)); /* the rest is zero: it was freed */
             f->outbox[i].owner_member = C->member;
             if (i >= f->outboxes)
                 family_set_outboxes(f, i + 1);
             members_only(&f->outbox[i].mapped, C->member);
             /* last: who lets go of the dead one's looks without the lock */
-            outbox_rec_set_used(&f->outbox[i], 1);
+            family_set_outbox_used(f, i, true);
             if (i >= f->outboxes)
                 family_set_outboxes(f, i + 1);
             index = i;
@@ -129,7 +130,7 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
 fail_segment:
     munmap(box, sizeof *box);
 fail_map:
-    outbox_record_free(r);
+    outbox_record_free(index);
     return NULL;
 }
 
@@ -169,7 +170,7 @@ void outbox_unmap(struct own_box *box)
                 ring_rec_free(rec);
             }
         }
-        outbox_record_free(r);
+        outbox_record_free(box->index);
     }
     for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++) {
         if (box->seg[i])

@@ -27,7 +27,7 @@ must_use int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t si
 bool outbox_ring_fetch(struct own_box *box, uint64_t word); /* maps a segment that another member made */
 void outbox_bury(struct own_box *box);                      /* nothing of it is in use any more */
 void outbox_unmap(struct own_box *box);
-void outbox_record_free(struct outbox_rec *r); /* of an outbox that nobody has any more */
+void outbox_record_free(uint32_t index); /* of an outbox that nobody has any more */
 uint8_t *outbox_ring_at(struct own_box *box, uint64_t word, bool *writable); /* NULL: not mapped here */
 uint8_t *outbox_chunk_added(struct own_box *box, uint32_t chunk);
 struct slot_info *outbox_info(struct own_box *box, uint32_t index);

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/control.h"
 #include "client/fds.h"
@@ -41,14 +42,14 @@ static void enter(struct peer_box *b)
  * its own. Both share the mappings. */
 static struct peer_box *face(struct peer_box *from, uint32_t me)
 {
-    struct peer_box *b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (b == MAP_FAILED)
+    struct peer_box *b = memory_get(sizeof *b);
+    if (!b)
         return NULL;
     plock_take(&C->boxes_lock);
     for (struct peer_box *other = *bucket(from->handle); other; other = other->next_hash) {
         if (other->handle == from->handle && other->me == me) {
             plock_release(&C->boxes_lock);
-            munmap(b, sizeof *b);
+            memory_put(b, sizeof *b);
             return other;
         }
     }
@@ -56,8 +57,8 @@ static struct peer_box *face(struct peer_box *from, uint32_t me)
     b->worker = from->worker;
     b->me = me;
     b->own_channel = b->their_channel = NONE;
-    memcpy(b->seg, from->seg, sizeof b->seg);
-    memcpy(b->seg_size, from->seg_size, sizeof b->seg_size);
+    b->memory = from->memory;
+    b->memory->refs++;
     b->worker->refs++;
     enter(b);
     plock_release(&C->boxes_lock);
@@ -114,10 +115,8 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
     int err = segment_open(page_fd, WORKER_PAGE_BYTES, WORKER_PAGE_BYTES, false, &page, &size, &why);
     (void)sys_close(page_fd); /* so that there is one to open the bell with */
     int bell_fd = own_pipe_later(bell);
-    struct peer_worker *w = MAP_FAILED;
-    if (!err)
-        w = mmap(NULL, sizeof *w, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (w == MAP_FAILED) {
+    struct peer_worker *w = err ? NULL : memory_get(sizeof *w);
+    if (!w) {
         log_warn("worker %u: its page is refused: %s", is->worker, why);
         if (!err)
             segment_unmap(page, size);
@@ -137,6 +136,30 @@ static struct peer_worker *worker_add(const struct ctl_outbox_is *is, int page_f
     return w;
 }
 
+/* NULL: there is no room for it. */
+static struct peer_box *box_make(outbox_handle handle, const void *map, uint64_t size)
+{
+    struct peer_box *b = memory_get(sizeof *b);
+    struct peer_memory *memory = b ? memory_get(sizeof *memory) : NULL;
+    if (!memory) {
+        memory_put(b, sizeof *b);
+        return NULL;
+    }
+    *memory = (struct peer_memory){.refs = 1, .first = map, .first_size = size};
+    b->handle = handle;
+    b->memory = memory;
+    b->me = load_relaxed(&C->worker);
+    b->own_channel = b->their_channel = NONE;
+    return b;
+}
+
+static void box_unmake(struct peer_box *b)
+{
+    if (b)
+        memory_put(b->memory, sizeof *b->memory);
+    memory_put(b, sizeof *b);
+}
+
 struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
 {
     struct peer_box *b = peer_box_find(is->outbox);
@@ -147,16 +170,17 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
     }
     const void *map = NULL;
     uint64_t size = 0;
-    const char *why = "out of memory";
-    b = mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int err = b == MAP_FAILED ? BERTH_E_NO_MEMORY
-                              : segment_open(fds[0], SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why);
+    const char *why = "";
+    int err = segment_open(fds[0], SEGMENT_MIN, SEGMENT_MAX, false, &map, &size, &why);
     if (!err) {
         const struct segment_header *h = map;
         if (segment_magic(h) != ABI_MAGIC_OUTBOX || h->version != ABI_VERSION || h->outbox != is->outbox ||
             h->lines_per_slot != 2) {
             why = "the header is not that of the outbox it is said to be";
             err = BERTH_E_PROTOCOL;
+        } else if (!(b = box_make(is->outbox, map, size))) {
+            why = "out of memory";
+            err = BERTH_E_NO_MEMORY;
         }
     }
     (void)sys_close(fds[0]);
@@ -169,16 +193,10 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
         log_warn("outbox %llx is refused: %s", (unsigned long long)is->outbox, why);
         if (map)
             segment_unmap(map, size);
-        if (b != MAP_FAILED)
-            munmap(b, sizeof *b);
+        box_unmake(b);
         return NULL;
     }
-    b->handle = is->outbox;
     b->worker = w;
-    b->seg[0] = map;
-    b->seg_size[0] = size;
-    b->me = load_relaxed(&C->worker);
-    b->own_channel = b->their_channel = NONE;
     plock_take(&C->boxes_lock);
     w->refs++;
     enter(b);
@@ -186,31 +204,18 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
     return b;
 }
 
-/* Is there another like it, in use or in its grave? */
-static bool another_box(const struct peer_box *box,
-                        bool (*like)(const struct peer_box *, const struct peer_box *))
+/* Is there another one, in use or in its grave, with the same channel? A worker that had several outboxes in turn has one
+ * channel of ours for them all. */
+static bool channel_of_another(const struct peer_box *box)
 {
-    for (const struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
-        if (b != box && like(b, box))
-            return true;
-    }
-    for (const struct peer_box *b = C->box_graves; b; b = b->next) {
-        if (b != box && like(b, box))
-            return true;
+    const struct peer_box *lists[] = {load_acquire(&C->boxes), C->box_graves};
+    for (size_t i = 0; i < 2; i++) {
+        for (const struct peer_box *b = lists[i]; b; b = b->next) {
+            if (b != box && b->own == box->own && b->own_channel == box->own_channel)
+                return true;
+        }
     }
     return false;
-}
-
-/* Two faces of one outbox share its mappings; one that was buried, and then met again, has its own. */
-static bool same_mappings(const struct peer_box *a, const struct peer_box *b)
-{
-    return a->seg[0] == b->seg[0];
-}
-
-/* A worker that had several outboxes in turn has one channel of ours for them all. */
-static bool same_channel(const struct peer_box *a, const struct peer_box *b)
-{
-    return a->own == b->own && a->own_channel == b->own_channel;
 }
 
 /* Our outbox may have gone before the box. C->lock is held. */
@@ -223,13 +228,24 @@ static bool channel_is_ours(const struct peer_box *box)
            chan_rec_peer_worker(&outbox_rec_of(own)->chan[box->own_channel]) == box->worker->id;
 }
 
+static void memory_unmap(struct peer_memory *m)
+{
+    segment_unmap(m->first, m->first_size);
+    for (uint32_t i = 1; m->others && i < OUTBOX_SEGMENTS; i++) {
+        if (m->others->at[i])
+            segment_unmap(m->others->at[i], m->others->size[i]);
+    }
+    memory_put(m->others, sizeof *m->others);
+    memory_put(m, sizeof *m);
+}
+
 void peer_box_unmap(struct peer_box *box, bool all)
 {
     struct peer_worker *w = box->worker;
-    if (!all && load_relaxed(&w->dead) && channel_is_ours(box) && !another_box(box, same_channel))
+    if (!all && load_relaxed(&w->dead) && channel_is_ours(box) && !channel_of_another(box))
         outbox_channel_free(box->own, box->own_channel);
     plock_take(&C->boxes_lock);
-    bool shared = another_box(box, same_mappings);
+    bool last = --box->memory->refs == 0;
     uint32_t refs = --w->refs;
     plock_release(&C->boxes_lock);
     if (refs == 0 && (all || load_relaxed(&w->dead))) {
@@ -242,13 +258,11 @@ void peer_box_unmap(struct peer_box *box, bool all)
         segment_unmap(w->page, WORKER_PAGE_BYTES);
         own_fd_close(w->bell_fd);
         vigil_end(w->vigil);
-        munmap(w, sizeof *w);
+        memory_put(w, sizeof *w);
     }
-    for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++) {
-        if (box->seg[i] && !shared)
-            segment_unmap(box->seg[i], box->seg_size[i]);
-    }
-    munmap(box, sizeof *box);
+    if (last)
+        memory_unmap(box->memory);
+    memory_put(box, sizeof *box);
 }
 
 /* Phase one of forgetting an outbox of a dead worker: out of every table. C->lock and C->poll_lock are held.
@@ -286,74 +300,97 @@ void peer_box_bury(struct peer_box *box)
     store_relaxed(&C->box_graves, box);
 }
 
-static void ask_segment(struct peer_box *box, uint32_t index)
+/* NULL: there is no room for the table. */
+static struct peer_segments *others_of(struct peer_memory *m)
 {
-    if (exchange_sc(&box->seg_asked[index], 1))
+    struct peer_segments *others = load_acquire(&m->others);
+    if (others)
+        return others;
+    plock_take(&C->boxes_lock);
+    if (!(others = m->others) && (others = memory_get(sizeof *others)))
+        store_release(&m->others, others);
+    plock_release(&C->boxes_lock);
+    return others;
+}
+
+static void ask_segment(const struct peer_box *box, struct peer_segments *others, uint32_t index)
+{
+    if (exchange_sc(&others->asked[index], 1))
         return;
     struct ctl_outbox msg = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof msg, .seq = NONE},
                              .outbox = box->handle,
                              .index = index};
     if (control_send(&msg, NULL, 0) != 0)
-        store_relaxed(&box->seg_asked[index], 0);
+        store_relaxed(&others->asked[index], 0);
 }
 
-static const uint8_t *segment_base(struct peer_box *box, uint32_t index, int *err)
+static const uint8_t *segment_base(const struct peer_box *box, uint32_t index, uint64_t *size, int *err)
 {
-    const uint8_t *base = load_acquire(&box->seg[index]);
-    if (base)
+    if (index == 0) {
+        *size = box->memory->first_size;
+        return box->memory->first;
+    }
+    struct peer_segments *others = others_of(box->memory);
+    const uint8_t *base = others ? load_acquire(&others->at[index]) : NULL;
+    *err = BERTH_E_WOULD_BLOCK;
+    if (base) {
+        *size = others->size[index];
         return base;
-    if (load_acquire(&box->seg_asked[index]) != 2 && load_acquire(&C->last_heard)) {
+    }
+    if (!others)
+        return NULL; /* the next one who looks tries again */
+    if (load_acquire(&others->asked[index]) != 2 && load_acquire(&C->last_heard)) {
         log_warn("segment %u of outbox %llx: the daemon ended before it brought it", index,
                  (unsigned long long)box->handle);
-        store_release(&box->seg_asked[index], 2);
+        store_release(&others->asked[index], 2);
     }
-    if (load_acquire(&box->seg_asked[index]) == 2) {
+    if (load_acquire(&others->asked[index]) == 2)
         *err = BERTH_E_PROTOCOL;
-        return NULL;
-    }
-    ask_segment(box, index);
-    *err = BERTH_E_WOULD_BLOCK;
+    else
+        ask_segment(box, others, index);
     return NULL;
+}
+
+/* Its descriptor is the caller's to close. `why`: it is refused. */
+static int segment_enter(struct peer_segments *others, outbox_handle handle, uint32_t index, int fd,
+                         const char **why)
+{
+    const void *map;
+    uint64_t size;
+    int err = segment_open(fd, PAGE_BYTES, SEGMENT_MAX, false, &map, &size, why);
+    if (err)
+        return err;
+    const struct segment_header *h = map;
+    if (segment_magic(h) != ABI_MAGIC_RINGS || h->outbox != handle || h->index != index) {
+        segment_unmap(map, size);
+        *why = "its header names another segment";
+        return BERTH_E_PROTOCOL;
+    }
+    others->size[index] = size;
+    store_release(&others->at[index], map);
+    return 0;
 }
 
 int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int status, struct peer_box **out)
 {
     struct peer_box *box = *out = peer_box_find(handle);
-    if (!box || index >= OUTBOX_SEGMENTS) {
-        if (fd >= 0)
-            (void)sys_close(fd);
-        return BERTH_E_BAD_HANDLE;
-    }
-    const void *map;
-    uint64_t size;
+    struct peer_segments *others =
+        box && index > 0 && index < OUTBOX_SEGMENTS ? others_of(box->memory) : NULL;
     const char *why = "the daemon does not have it";
-    if (box->seg[index]) {
-        status = 0;
-    } else if (status == 0 && fd >= 0 &&
-               (status = segment_open(fd, PAGE_BYTES, SEGMENT_MAX, false, &map, &size, &why)) == 0) {
-        const struct segment_header *h = map;
-        if (segment_magic(h) != ABI_MAGIC_RINGS || h->outbox != handle || h->index != index) {
-            segment_unmap(map, size);
-            status = BERTH_E_PROTOCOL;
-            why = "its header names another segment";
-        } else {
-            plock_take(&C->lock); /* one that is buried meanwhile would lead to the graves */
-            for (struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
-                if (b->handle == handle) {
-                    b->seg_size[index] = size;
-                    store_release(&b->seg[index], map);
-                }
-            }
-            plock_release(&C->lock);
-        }
-    }
+    int err = BERTH_E_BAD_HANDLE;
+    if (others && load_acquire(&others->at[index]))
+        err = 0;
+    else if (others && (status || fd < 0))
+        err = status;
+    else if (others)
+        err = segment_enter(others, handle, index, fd, &why);
     if (fd >= 0)
         (void)sys_close(fd);
-    if (status != 0) {
+    if (err && others) {
         log_warn("segment %u of outbox %llx is refused: %s", index, (unsigned long long)handle, why);
-        store_release(&box->seg_asked[index], 2);
+        store_release(&others->asked[index], 2);
     }
-    return status;
+    return err;
 }
 
 /* Its owner says that every ring in it is drained. Should that be a lie, a thread of ours may be reading
@@ -362,11 +399,11 @@ int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, int statu
 void peer_segment_retired(outbox_handle handle, uint32_t index)
 {
     plock_take(&C->lock);
-    struct peer_box *box = peer_box_find(handle);
-    if (box && index > 0 && index < OUTBOX_SEGMENTS && box->seg[index]) {
-        (void)mmap((void *)(uintptr_t)box->seg[index], box->seg_size[index], PROT_READ,
+    const struct peer_box *box = peer_box_find(handle);
+    const struct peer_segments *others = box ? box->memory->others : NULL;
+    if (others && index > 0 && index < OUTBOX_SEGMENTS && others->at[index])
+        (void)mmap((void *)(uintptr_t)others->at[index], others->size[index], PROT_READ,
                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-    }
     plock_release(&C->lock);
 }
 
@@ -379,11 +416,12 @@ static const uint8_t *located(struct peer_box *box, uint64_t word, uint64_t size
         *err = BERTH_E_PROTOCOL;
         return NULL;
     }
-    const uint8_t *base = segment_base(box, index, err);
+    uint64_t whole;
+    const uint8_t *base = segment_base(box, index, &whole, err);
     if (!base)
         return NULL;
     uint64_t pool = index == 0 ? OUTBOX_POOL : RINGS_POOL;
-    if (offset < pool || offset > box->seg_size[index] || size > box->seg_size[index] - offset) {
+    if (offset < pool || offset > whole || size > whole - offset) {
         *err = BERTH_E_PROTOCOL;
         return NULL;
     }
@@ -405,10 +443,10 @@ static inline const uint8_t *chunk_at(struct peer_box *box, uint32_t chunk, int 
 {
     *err = BERTH_E_PROTOCOL;
     if (chunk == 0)
-        return box->seg[0] + OUTBOX_CHUNK0;
+        return box->memory->first + OUTBOX_CHUNK0;
     if (chunk >= CHUNKS_MAX)
         return NULL;
-    uint64_t word = segment_chunk(box->seg[0], chunk);
+    uint64_t word = segment_chunk(box->memory->first, chunk);
     return word ? located(box, word, CHUNK_BYTES, err) : NULL;
 }
 

@@ -59,7 +59,6 @@ struct chan_rec {
 
 struct outbox_rec {
     struct family_lock lock;
-    uint32_t used;
     outbox_handle handle;
     uint32_t facing_app;
     uint32_t owner_member;
@@ -264,6 +263,8 @@ struct family {
     struct family_lock options_lock;
     uint32_t options;     /* ever used */
     uint32_t option_free; /* index + 1 */
+    uint32_t outbox_used
+        [OUTBOXES_MAX]; /* not in the records: who looks for a free one would touch a page of each */
     struct outbox_rec outbox[OUTBOXES_MAX];
     struct ring_rec ring[RINGS_MAX];
     struct session session[SESSIONS_MAX];
@@ -487,17 +488,6 @@ static inline void ring_rec_set_word(struct ring_rec *r, uint64_t word)
     store_release(&r->word, word);
 }
 
-/* Acquire pairs with outbox_rec_set_used: whose it is, is there. */
-static inline uint32_t outbox_rec_used(const struct outbox_rec *r)
-{
-    return load_acquire(&r->used);
-}
-
-static inline void outbox_rec_set_used(struct outbox_rec *r, uint32_t used)
-{
-    store_release(&r->used, used);
-}
-
 /* Written under the outbox's lock. Acquire pairs with outbox_rec_set_channels: those counted are there. */
 static inline uint32_t outbox_rec_channels(const struct outbox_rec *r)
 {
@@ -693,6 +683,17 @@ static inline uint32_t family_rings(const struct family *f)
 static inline void family_set_rings(struct family *f, uint32_t n)
 {
     store_release(&f->rings, n);
+}
+
+/* Acquire pairs with family_set_outbox_used: whose it is, is there. */
+static inline bool family_outbox_used(const struct family *f, uint32_t index)
+{
+    return load_acquire(&f->outbox_used[index]);
+}
+
+static inline void family_set_outbox_used(struct family *f, uint32_t index, bool used)
+{
+    store_release(&f->outbox_used[index], (uint32_t)used);
 }
 
 static inline uint32_t family_outboxes(const struct family *f)

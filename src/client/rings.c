@@ -191,6 +191,8 @@ bool outboxes_reserve(void)
     for (struct own_box *box = C->outboxes; box; box = box->next) {
         struct outbox_rec *r = outbox_rec_of(box);
         uint32_t last = outbox_rec_segments(r);
+        if (box->left)
+            continue;
         while (last-- > 0 && !box->writable[last])
             ;
         if (last != NONE && r->seg[last].size - r->seg[last].bump < RESERVE)

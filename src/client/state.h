@@ -108,6 +108,21 @@ struct peer_worker {
     struct peer_worker *next;
 };
 
+/* The segments of an outbox of another worker that were asked for, of those beyond the first. */
+struct peer_segments {
+    const uint8_t *at[OUTBOX_SEGMENTS];
+    uint64_t size[OUTBOX_SEGMENTS];
+    uint8_t asked[OUTBOX_SEGMENTS]; /* 1: the answer is to come, 2: it does not come */
+};
+
+/* What all faces of an outbox have in common. Most have one segment. */
+struct peer_memory {
+    uint32_t refs; /* boxes. Under boxes_lock */
+    const uint8_t *first;
+    uint64_t first_size;
+    struct peer_segments *others; /* NULL: none was asked for yet */
+};
+
 struct peer_box { /* an outbox of another worker, facing our app */
     outbox_handle handle;
     struct peer_worker *worker;
@@ -129,15 +144,13 @@ struct peer_box { /* an outbox of another worker, facing our app */
     uint32_t idle;     /* rounds without an event */
     uint32_t me;       /* as which worker we face it: ours, or the one that we were forked from */
     bool polled;
-    bool announced; /* the daemon was asked to tell its worker of us */
-    bool heard;     /* and has told it */
-    bool tardy;     /* it named a segment that never came */
-    bool starved;   /* there was no channel for it when one was wanted */
-    const uint8_t *seg[OUTBOX_SEGMENTS];
-    uint64_t seg_size[OUTBOX_SEGMENTS];
-    uint8_t seg_asked[OUTBOX_SEGMENTS];
-    int64_t buried;        /* when it was taken out of every table */
-    struct peer_box *next; /* in client.boxes, or in the graveyard */
+    bool announced;             /* the daemon was asked to tell its worker of us */
+    bool heard;                 /* and has told it */
+    bool tardy;                 /* it named a segment that never came */
+    bool starved;               /* there was no channel for it when one was wanted */
+    struct peer_memory *memory; /* another face of the same outbox has the same */
+    int64_t buried;             /* when it was taken out of every table */
+    struct peer_box *next;      /* in client.boxes, or in the graveyard */
     struct peer_box *next_hash;
     struct peer_box *next_polled;
 };
@@ -147,6 +160,7 @@ struct own_box {
     uint8_t *seg[OUTBOX_SEGMENTS];
     uint64_t seg_size[OUTBOX_SEGMENTS];
     bool writable[OUTBOX_SEGMENTS];
+    bool left; /* a parent's, and none of its sessions is ours any more */
     int64_t buried;
     struct own_box *next;
 };

@@ -27,6 +27,27 @@ void relatives_kick(void)
         bell_ring(C->ancestor[i].bell_fd);
 }
 
+static bool holds_sessions_of(uint32_t worker)
+{
+    for (struct session *s = NULL; (s = session_after(s));) {
+        if (session_held_by(s, C->member) && session_owner(s) == worker)
+            return true;
+    }
+    return false;
+}
+
+void ancestors_keep(void)
+{
+    uint32_t kept = 0, inner = load_acquire(&C->inner);
+    for (uint32_t a = 0; a < C->ancestors; a++) {
+        if (holds_sessions_of(C->ancestor[a].worker))
+            C->ancestor[kept++] = C->ancestor[a];
+        else if (inner)
+            (void)sys_epoll_ctl((int)inner - 1, EPOLL_CTL_DEL, C->ancestor[a].bell_fd, NULL);
+    }
+    store_relaxed(&C->ancestors, kept);
+}
+
 void bells_watch(int epfd, uint64_t data)
 {
     for (uint32_t i = 0; i < load_relaxed(&C->ancestors); i++) {

@@ -6,6 +6,7 @@
 
 void shared_kick(const struct session *s); /* every holder that sleeps */
 void relatives_kick(void);                 /* every process of the family that sleeps on its bell */
+void ancestors_keep(void); /* forgets those whose sessions we do not hold. By the only thread */
 void bells_watch(int epfd, uint64_t data); /* enters the bells of our ancestors */
 
 #endif

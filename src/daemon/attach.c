@@ -177,12 +177,20 @@ static bool is_control_socket(int fd)
     return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && peer.pid != getpid();
 }
 
+/* Has the parent, of whom the child is a copy, worked off all that was ever sent to it? */
+static bool knows_all(const struct conn *c, const struct ctl_child *m)
+{
+    const struct worker *w = c->worker;
+    return m->flags & CTL_CHILD_KNOWS && list_empty(&c->out) &&
+           directory_news_now(w->app->space->directory, w->id) == m->news;
+}
+
 int handle_child(struct daemon *d, struct request *r)
 {
     struct worker *parent = r->conn->worker, *child;
     struct conn *c;
     bool apart = r->msg->child.flags & CTL_CHILD_APART;
-    if (r->msg->child.flags & ~CTL_CHILD_APART)
+    if (r->msg->child.flags & ~(CTL_CHILD_APART | CTL_CHILD_KNOWS))
         return BERTH_E_PROTOCOL;
     if (!is_control_socket(r->fds[0]))
         return BERTH_E_PROTOCOL;
@@ -202,7 +210,7 @@ int handle_child(struct daemon *d, struct request *r)
         c->state = CONN_CHILD;
         child->member = r->msg->child.member;
         err = apart ? worker_inherit_listeners(child, parent) : worker_inherit(child, parent);
-        if (!err && !apart && (d->move_count || d->homes_count))
+        if (!err && !apart && !knows_all(r->conn, &r->msg->child))
             moves_inherited(d, child);
     }
     if (err) {

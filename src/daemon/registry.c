@@ -228,24 +228,40 @@ static void tell_offerers(struct daemon *d, const struct worker *w)
     }
 }
 
+/* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before w is told of
+ * in the parent's name. */
+static void holder_goes(struct daemon *d, struct outbox *o, struct worker *w)
+{
+    (void)ptrset_remove(&o->holders, w);
+    if (o->holders.count)
+        return;
+    if (o->owner != w)
+        d->notices++;
+    tell_readers(d, o);
+    if (o->owner != w)
+        d->notices++;
+    outbox_die(d, o);
+}
+
 static void let_go_outboxes(struct daemon *d, struct worker *w)
 {
-    /* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before
-     * w is told of in the parent's name. */
     while (w->held.count) {
-        struct outbox *o = w->held.item[w->held.count - 1];
-        w->held.count--;
-        (void)ptrset_remove(&o->holders, w);
-        if (o->holders.count)
-            continue;
-        if (o->owner != w)
-            d->notices++;
-        tell_readers(d, o);
-        if (o->owner != w)
-            d->notices++;
-        outbox_die(d, o);
+        struct outbox *o = w->held.item[--w->held.count];
+        holder_goes(d, o, w);
     }
     ptrset_free(&w->held);
+}
+
+/* What becomes of the sessions in it is not told to this worker any more, nor to the children that it forks. */
+int handle_leave(struct daemon *d, struct request *r)
+{
+    struct worker *w = r->conn->worker;
+    struct outbox *o = outbox_known(d, r->msg->outbox.outbox);
+    if (!o || o->owner == w || !ptrset_has(&o->holders, w))
+        return 0; /* it has gone meanwhile */
+    (void)ptrset_remove(&w->held, o);
+    holder_goes(d, o, w);
+    return 0;
 }
 
 /* Before it lets go of them. */

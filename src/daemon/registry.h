@@ -361,6 +361,7 @@ int handle_outbox(struct daemon *d, struct request *r);
 int handle_announce(struct daemon *d, struct request *r);
 int handle_segment(struct daemon *d, struct request *r);
 int handle_retire(struct daemon *d, struct request *r);
+int handle_leave(struct daemon *d, struct request *r);
 int handle_get_outbox(struct daemon *d, struct request *r);
 int handle_get_peers(struct daemon *d, struct request *r);
 int handle_get_segment(struct daemon *d, struct request *r);

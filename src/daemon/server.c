@@ -70,6 +70,7 @@ static const struct row rows[CTL_TYPES] = {
     [CTL_ANNOUNCE] = {EXACTLY(ctl_outbox), WORKER, 0, 0, 0, 0, handle_announce},
     [CTL_SEGMENT] = {EXACTLY(ctl_outbox), WORKER, 1, 1, 0, 0, handle_segment},
     [CTL_RETIRE] = {EXACTLY(ctl_outbox), WORKER, 0, 0, 0, 0, handle_retire},
+    [CTL_LEAVE] = {EXACTLY(ctl_outbox), WORKER, 0, 0, 0, 0, handle_leave},
     [CTL_GET_OUTBOX] = {EXACTLY(ctl_outbox), WORKER, 0, 0, CTL_OUTBOX_IS, sizeof(struct ctl_outbox_is),
                         handle_get_outbox},
     [CTL_GET_SEGMENT] = {EXACTLY(ctl_outbox), WORKER, 0, 0, CTL_SEGMENT_IS, sizeof(struct ctl_segment_is),

@@ -30,6 +30,8 @@
  *                                                       ANNOUNCED comes
  *   SEGMENT            the segment                      none (bad: connection closed)
  *   RETIRE                                              none; peers get RETIRED
+ *   LEAVE                                               none: of an outbox of a parent's, in which the sender
+ *                                                       has no session any more
  *   GET_OUTBOX                                          OUTBOX_IS                   segment 0, page, bell
  *   GET_SEGMENT                                         SEGMENT_IS                  the segment
  *   GET_PEERS                                           none; PEER for each living or left outbox of that app
@@ -56,7 +58,7 @@
 
 #include "shm/abi.h"
 
-#define CTL_VERSION 5u
+#define CTL_VERSION 6u
 #define CTL_MAGIC 0x48545242u /* "BRTH" */
 #define CTL_MAX 4096u         /* the longest packet */
 #define CTL_FDS_MAX 4u
@@ -115,6 +117,7 @@ enum ctl_type {
     CTL_MEMORY_IS,
     CTL_PART,
     CTL_REPLAY,
+    CTL_LEAVE,
     CTL_TYPES
 };
 
@@ -168,12 +171,16 @@ struct ctl_welcome {
 struct ctl_child {
     struct ctl_header h;
     uint32_t member; /* the family's own name for it, given back in MEMBER_DEAD */
-    uint32_t flags;  /* CTL_CHILD_APART */
+    uint32_t flags;  /* CTL_CHILD_* */
+    uint32_t news;   /* CTL_CHILD_KNOWS */
+    uint32_t pad;
 };
 
 /* It is the sender itself, about to become another user: it begins a family, holds its listeners and nothing
  * else, and is not trusted as its app's user any more. */
 #define CTL_CHILD_APART 1u
+/* What the daemon had sent to the parent when its word of news was `news` is worked off, and so the child knows it. */
+#define CTL_CHILD_KNOWS 2u
 
 struct ctl_child_hello {
     struct ctl_header h;
@@ -230,7 +237,7 @@ struct ctl_introduced {
     uint32_t backlog;
 };
 
-/* OUTBOX, ANNOUNCE, ANNOUNCED, GET_OUTBOX, GET_PEERS, RETIRE, GET_SEGMENT, SEGMENT, RETIRED */
+/* OUTBOX, ANNOUNCE, ANNOUNCED, GET_OUTBOX, GET_PEERS, RETIRE, LEAVE, GET_SEGMENT, SEGMENT, RETIRED */
 struct ctl_outbox {
     struct ctl_header h;
     outbox_handle outbox;
@@ -358,7 +365,7 @@ struct ctl_status_is {
 CTL_ASSERT(sizeof(struct ctl_header) == 16);
 CTL_ASSERT(sizeof(struct ctl_hello) == 312);
 CTL_ASSERT(sizeof(struct ctl_welcome) == 176);
-CTL_ASSERT(sizeof(struct ctl_child) == 24);
+CTL_ASSERT(sizeof(struct ctl_child) == 32);
 CTL_ASSERT(sizeof(struct ctl_child_hello) == 24);
 CTL_ASSERT(sizeof(struct ctl_listen) == 56);
 CTL_ASSERT(sizeof(struct ctl_listened) == 32);

@@ -257,7 +257,7 @@ class App:
     def fork(self, member=1):
         """The child of a fork: an App that speaks at the other end of a new pair."""
         a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.send("CHILD", struct.pack("=II", member, 0), (a.fileno(),))
+        self.send("CHILD", struct.pack("=IIII", member, 0, 0, 0), (a.fileno(),))
         a.close()
         return App(sock=b)
 

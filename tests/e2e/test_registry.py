@@ -399,6 +399,35 @@ class Death(RegistryTest):
             self.assertEqual(self.dead(member, "MEMBER_DEAD"), (number, 5))
         self.assertTrue(server.quiet())
 
+    def test_a_child_that_leaves_the_outbox_holds_it_no_more(self):
+        server, client, box = self.pair()
+        self.assertEqual(server.get_outbox(box.handle)[0], 0)
+        child = client.fork(5)
+        self.addCleanup(child.close)
+        self.assertEqual(child.child_hello(), 0)
+        client.send("LEAVE", outbox_body(box.handle))  # its own it cannot leave
+        server.send("LEAVE", outbox_body(box.handle))  # nor what it does not hold
+        for _ in range(2):
+            child.send("LEAVE", outbox_body(box.handle))
+        for app in (client, server, child):
+            self.assertEqual(app.status()[0], 0)
+        self.assertTrue(server.quiet())
+        client.close()
+        self.assertEqual(self.dead(server), (client.worker, client.app))
+
+    def test_the_last_holder_leaves_the_outbox(self):
+        server, client, box = self.pair()
+        self.assertEqual(server.get_outbox(box.handle)[0], 0)
+        child = client.fork(5)
+        self.addCleanup(child.close)
+        self.assertEqual(child.child_hello(), 0)
+        client.close()
+        self.assertEqual(self.dead(child, "MEMBER_DEAD"), (client.worker, 0))
+        self.assertTrue(server.quiet())
+        child.send("LEAVE", outbox_body(box.handle))
+        self.assertEqual(self.dead(server), (client.worker, client.app))
+        self.assertEqual(child.status()[0], 0)
+
     def test_child_adds_to_the_parents_outbox(self):
         server, client, box = self.pair()
         child = client.fork()

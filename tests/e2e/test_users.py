@@ -116,7 +116,7 @@ def attack(master):
         done["pause"] = ask(CTL["PAUSE"], b"")
         for member in (0, 1, 2, 3):               # "my children", which then end
             a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            socket.send_fds(s, [struct.pack("=HHIiIII", CTL["CHILD"], 24, 0, 0, 0, member, 0)], [a.fileno()])
+            socket.send_fds(s, [struct.pack("=HHIiIIIII", CTL["CHILD"], 32, 0, 0, 0, member, 0, 0, 0)], [a.fileno()])
             a.close()
             b.close()
         done["detach"] = ask(CTL["DETACH"], b"")

@@ -153,7 +153,7 @@ static void hostile(void)
     struct channel *ch = outbox_channel(box->own, box->own_channel);
     struct chan_rec *chan = &outbox_rec_of(box->own)->chan[box->own_channel];
     const struct channel *theirs =
-        (const struct channel *)(const void *)(box->seg[0] + OUTBOX_CHANNELS) + box->their_channel;
+        (const struct channel *)(const void *)(box->memory->first + OUTBOX_CHANNELS) + box->their_channel;
     uint64_t *q = (uint64_t *)(void *)outbox_ring_at(box->own, chan->queue, NULL);
     if (!strcmp(kind, "sleepers")) {
         pthread_attr_t small;

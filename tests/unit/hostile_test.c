@@ -64,6 +64,7 @@ static const struct {
     {CTL_ANNOUNCE, sizeof(struct ctl_outbox), 0, false},
     {CTL_SEGMENT, sizeof(struct ctl_outbox), 1, false},
     {CTL_RETIRE, sizeof(struct ctl_outbox), 0, false},
+    {CTL_LEAVE, sizeof(struct ctl_outbox), 0, false},
     {CTL_GET_OUTBOX, sizeof(struct ctl_outbox), 0, true},
     {CTL_GET_SEGMENT, sizeof(struct ctl_outbox), 0, true},
     {CTL_GET_PEERS, sizeof(struct ctl_outbox), 0, false},

@@ -4,12 +4,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/seccomp.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -291,25 +293,35 @@ static void a_scribbled_word_is_taken_over(void **state)
     munmap(a, sizeof *a);
 }
 
+#ifndef BERTH_DELAYS
+/* What it costs is printed; that the kernel has no part in it is what the kernel itself looks at. */
 static void uncontended_cost(void **state)
 {
-    struct family_lock l = {0};
-    int64_t best = INT64_MAX;
-    for (int t = 0; t < 5; t++) {
-        int64_t start = clock_now();
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct family_lock l = {0};
+        if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0)
+            _exit(1);
         for (int i = 0; i < 100000; i++) {
             if (family_lock_take(&l, 3, &immortals) != 0)
                 abort();
             family_lock_release(&l);
         }
-        int64_t took = clock_now() - start;
-        best = took < best ? took : best;
+        syscall(SYS_exit, 0);
     }
-    print_message("take and release: %.1f ns\n", (double)best / 100000);
-    assert_true(best < 100000 * 1000); /* no system call in it, whatever the sanitizer */
+    int status;
+    waitpid(pid, &status, 0);
+    assert_int_equal(status, 0);
+    struct family_lock l = {0};
+    int64_t start = clock_now();
+    for (int i = 0; i < 100000; i++) {
+        if (family_lock_take(&l, 3, &immortals) != 0)
+            abort();
+        family_lock_release(&l);
+    }
+    print_message("take and release: %.1f ns\n", (double)(clock_now() - start) / 100000);
 }
-
-#ifdef BERTH_DELAYS
+#else
 static void take(struct plock *a, struct plock *b, bool try_second)
 {
     plock_take(a);
@@ -384,8 +396,9 @@ int main(void)
         cmocka_unit_test(dead_holder_is_relieved_in_time),
         cmocka_unit_test(a_scribbled_word_is_taken_over),
         cmocka_unit_test(holders_killed_at_random),
+#ifndef BERTH_DELAYS
         cmocka_unit_test(uncontended_cost),
-#ifdef BERTH_DELAYS
+#else
         cmocka_unit_test(the_order_is_kept),
 #endif
     };

@@ -162,7 +162,7 @@ static void flags_that_are_none(void **state)
     struct fake_app a;
     int end;
     fake_attach(&a, &the_daemon, "liar");
-    send_child(&a, 1, 2, &end);
+    send_child(&a, 1, 4, &end);
     assert_true(fake_ended(&a));
     close(end);
     fake_close(&a);
