@@ -130,7 +130,7 @@ static void find_theirs(struct peer_box *box)
 bool channel_announce(const struct peer_box *box)
 {
     struct ctl_outbox msg = {.h = {.type = CTL_ANNOUNCE, .len = sizeof msg},
-                             .outbox = outbox_rec_of(box->own)->handle,
+                             .outbox = box->own->handle,
                              .worker = box->worker->id};
     return control_send(&msg, NULL, 0) == 0;
 }

@@ -47,9 +47,8 @@ static struct own_box *facing_box(uint32_t app, int *err)
     if (box || *err == BERTH_E_DAEMON_GONE || C->segment_size > C->outbox_limit ||
         !(box = outbox_create(app, &fd)))
         return box;
-    struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
-                             .outbox = outbox_rec_of(box)->handle,
-                             .facing_app = app};
+    struct ctl_outbox msg = {
+        .h = {.type = CTL_OUTBOX, .len = sizeof msg}, .outbox = box->handle, .facing_app = app};
     *err = control_send(&msg, &fd, 1);
     (void)sys_close(fd);
     if (!*err)
@@ -71,7 +70,7 @@ static int introduce_held(const struct dir_entry *e)
     plock_take(&C->lock);
     struct own_box *box = facing_box(e->app, &err);
     uint32_t box_index = box ? box->index : NONE;
-    outbox_handle handle = box ? outbox_rec_of(box)->handle : 0;
+    outbox_handle handle = box ? box->handle : 0;
     if (box) {
         struct ctl_introduce msg = {.h = {.type = CTL_INTRODUCE, .len = sizeof msg},
                                     .listener = e->listener,
@@ -87,8 +86,7 @@ static int introduce_held(const struct dir_entry *e)
     (void)fds_keep();
     struct route *r = err || got < 1 ? NULL : memory_get(sizeof *r);
     plock_take(&C->lock);
-    if (r && box && outbox_by_index(box_index) == box && !box->buried &&
-        outbox_rec_of(box)->handle == handle) {
+    if (r && box && outbox_by_index(box_index) == box && !box->buried && box->handle == handle) {
         *r = (struct route){.listener = is.listener,
                             .epoch = is.epoch,
                             .app = is.app,

@@ -142,10 +142,13 @@ static void share_sessions(uint32_t member)
 
 static void share_outboxes(uint32_t member)
 {
-    for (struct own_box *b = C->outboxes; b; b = b->next)
-        members_add(&outbox_rec_of(b)->mapped, member);
-    for (struct own_box *b = C->own_graves; b; b = b->next)
-        members_add(&outbox_rec_of(b)->mapped, member);
+    const struct own_box *lists[] = {C->outboxes, C->own_graves};
+    for (size_t i = 0; i < 2; i++) {
+        for (const struct own_box *b = lists[i]; b; b = b->next) {
+            if (outbox_current(b))
+                members_add(&outbox_rec_of(b)->mapped, member);
+        }
+    }
 }
 
 /* In the order of state.h (control_fork_lock is before them), so that no thread holds any of them while it is

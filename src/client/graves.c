@@ -29,7 +29,7 @@ static void bury_loose(void)
     for (struct own_box *b = C->outboxes, *next; b; b = next) {
         const struct outbox_rec *r = outbox_rec_of(b);
         next = b->next;
-        if (outbox_worker(r->handle) != C->worker || route_has_box(b) || app_has_box(r->facing_app))
+        if (outbox_worker(b->handle) != C->worker || route_has_box(b) || app_has_box(r->facing_app))
             continue;
         if (outbox_rec_slots_live(r))
             store_relaxed(&C->own_loose, 1);

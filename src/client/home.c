@@ -250,8 +250,7 @@ static void leave_outboxes(void)
     }
     plock_take(&C->lock);
     for (struct own_box *b = C->outboxes; b; b = b->next) {
-        struct ctl_outbox msg = {.h = {.type = CTL_LEAVE, .len = sizeof msg},
-                                 .outbox = outbox_rec_of(b)->handle};
+        struct ctl_outbox msg = {.h = {.type = CTL_LEAVE, .len = sizeof msg}, .outbox = b->handle};
         if (!b->left && !worker_is_us(outbox_worker(msg.outbox)) &&
             !(used[b->index / 64] >> b->index % 64 & 1))
             b->left = control_send(&msg, NULL, 0) == 0;

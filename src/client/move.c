@@ -48,7 +48,7 @@ static struct waiting_move *waiting_first; /* under dispatch_lock */
 struct session *session_at_place(const struct ctl_place *mine)
 {
     struct own_box *box = C->outboxes;
-    while (box && outbox_rec_of(box)->handle != mine->outbox)
+    while (box && box->handle != mine->outbox)
         box = box->next;
     if (!box || mine->slot >= outbox_rec_slots(outbox_rec_of(box)))
         return NULL;
@@ -63,7 +63,7 @@ struct session *session_at_place(const struct ctl_place *mine)
 
 struct ctl_place session_place(const struct session *s, const struct session_cache *c)
 {
-    return (struct ctl_place){outbox_rec_of(outbox_by_index(s->own_outbox))->handle, s->own_slot,
+    return (struct ctl_place){outbox_by_index(s->own_outbox)->handle, s->own_slot,
                               slot_generation_known(c->own)};
 }
 

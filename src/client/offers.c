@@ -68,7 +68,7 @@ int offer(struct session *s, struct route *r)
     struct slot *slot = outbox_slot(r->box, s->own_slot);
     struct token t = {.magic = TOKEN_MAGIC,
                       .listener = s->listener,
-                      .outbox = outbox_rec_of(r->box)->handle,
+                      .outbox = r->box->handle,
                       .slot = s->own_slot,
                       .generation = slot->generation,
                       .offer_seq = s->offer_seq,

@@ -23,8 +23,8 @@
 struct own_box *outbox_of(uint32_t facing_app, uint32_t worker)
 {
     for (struct own_box *b = C->outboxes; b; b = b->next) {
-        const struct outbox_rec *r = outbox_rec_of(b);
-        if (r->facing_app == facing_app && outbox_worker(r->handle) == worker)
+        if (outbox_worker(b->handle) == worker && outbox_current(b) &&
+            outbox_rec_of(b)->facing_app == facing_app)
             return b;
     }
     return NULL;
@@ -95,7 +95,7 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
     uint32_t index = NONE;
     family_lock_acquire(&f->lock, C->member);
     for (uint32_t i = 0; i < OUTBOXES_MAX; i++) {
-        if (!family_outbox_used(f, i)) {
+        if (!family_outbox_used(f, i) && !load_relaxed(&C->own_by_index[i])) {
             memset(&f->outbox[i], 0, offsetof(struct outbox_rec, seg)); /* the rest is zero: it was freed */
             f->outbox[i].owner_member = C->member;
             if (i >= f->outboxes)
@@ -117,9 +117,10 @@ struct own_box *outbox_create(uint32_t facing_app, int *fd_out)
     struct own_box *box = mmap(NULL, sizeof *box, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (box == MAP_FAILED)
         goto fail_map;
-    r->handle = outbox_handle_make(C->worker, count);
-    r->facing_app = facing_app;
     box->index = index;
+    box->handle = outbox_handle_make(C->worker, count);
+    outbox_rec_set_handle(r, box->handle);
+    r->facing_app = facing_app;
     if (outbox_segment_add(box, 0, C->segment_size, fd_out) != 0)
         goto fail_segment;
     box->next = C->outboxes;
@@ -145,9 +146,9 @@ void outbox_bury(struct own_box *box)
             break;
         }
     }
-    if (outbox_worker(r->handle) == C->worker) {
+    if (outbox_worker(box->handle) == C->worker) {
         struct ctl_outbox msg = {
-            .h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = r->handle, .index = 0};
+            .h = {.type = CTL_RETIRE, .len = sizeof msg}, .outbox = box->handle, .index = 0};
         (void)control_send(&msg, NULL, 0); /* a daemon that has ended has let go of it */
         if (r->segments > 1)
             fetch_add_sc(&C->extra_segments, 1u - r->segments);
@@ -160,9 +161,11 @@ void outbox_bury(struct own_box *box)
 void outbox_unmap(struct own_box *box)
 {
     struct outbox_rec *r = outbox_rec_of(box);
+    bool current = outbox_current(box);
     store_release(&C->own_by_index[box->index], NULL);
-    (void)members_drop(&r->mapped, C->member);
-    if (outbox_worker(r->handle) == C->worker) {
+    if (current)
+        (void)members_drop(&r->mapped, C->member);
+    if (current && outbox_worker(box->handle) == C->worker) {
         for (uint32_t rec = 0, n = family_rings(C->family); rec < n; rec++) {
             struct ring_rec *ring = &C->family->ring[rec];
             if (ring_rec_outbox(ring) == box->index && ring->word) {
@@ -185,9 +188,8 @@ bool outbox_ring_fetch(struct own_box *box, uint64_t word)
     uint32_t index = ring_segment(word);
     if (index >= OUTBOX_SEGMENTS || box->seg[index])
         return index < OUTBOX_SEGMENTS;
-    struct ctl_outbox msg = {.h = {.type = CTL_GET_SEGMENT, .len = sizeof msg},
-                             .outbox = outbox_rec_of(box)->handle,
-                             .index = index};
+    struct ctl_outbox msg = {
+        .h = {.type = CTL_GET_SEGMENT, .len = sizeof msg}, .outbox = box->handle, .index = index};
     struct ctl_segment_is is;
     const void *map;
     const char *why = "";
@@ -216,7 +218,7 @@ struct own_box *answering_outbox(struct peer_box *box, int *err)
     if (!own) {
         if ((own = outbox_create(box->worker->app, &fd))) {
             struct ctl_outbox msg = {.h = {.type = CTL_OUTBOX, .len = sizeof msg},
-                                     .outbox = outbox_rec_of(own)->handle,
+                                     .outbox = own->handle,
                                      .facing_app = box->worker->app};
             *err = control_send(&msg, &fd, 1);
             (void)sys_close(fd);

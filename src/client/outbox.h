@@ -13,14 +13,22 @@ struct own_box *outbox_find(uint32_t facing_app);
 struct own_box *outbox_of(uint32_t facing_app, uint32_t worker);
 struct own_box *answering_outbox(struct peer_box *box, int *err); /* NULL, and why */
 
-static inline struct own_box *outbox_by_index(uint32_t index)
-{
-    return index < OUTBOXES_MAX ? load_acquire(&C->own_by_index[index]) : NULL;
-}
-
 static inline struct outbox_rec *outbox_rec_of(const struct own_box *box)
 {
     return &C->family->outbox[box->index];
+}
+
+/* Is the record still this outbox's? A child has its parent's outboxes mapped. When the parent gives one back whose record
+ * may soon be another outbox's, the child has nothing in it any more, and is not told. */
+static inline bool outbox_current(const struct own_box *box)
+{
+    return outbox_rec_handle(outbox_rec_of(box)) == box->handle;
+}
+
+static inline struct own_box *outbox_by_index(uint32_t index)
+{
+    struct own_box *box = index < OUTBOXES_MAX ? load_acquire(&C->own_by_index[index]) : NULL;
+    return box && outbox_current(box) ? box : NULL;
 }
 
 must_use int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t size, int *fd_out);

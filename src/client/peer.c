@@ -224,7 +224,7 @@ static bool channel_is_ours(const struct peer_box *box)
     const struct own_box *own = C->outboxes;
     while (own && own != box->own)
         own = own->next;
-    return own && box->own_channel != NONE &&
+    return own && outbox_current(own) && box->own_channel != NONE &&
            chan_rec_peer_worker(&outbox_rec_of(own)->chan[box->own_channel]) == box->worker->id;
 }
 
@@ -499,7 +499,7 @@ void peer_heard(uint32_t worker, outbox_handle of_ours)
 {
     plock_take(&C->lock);
     for (struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
-        if (b->worker->id == worker && b->own && outbox_rec_of(b->own)->handle == of_ours)
+        if (b->worker->id == worker && b->own && b->own->handle == of_ours)
             store_release(&b->heard, true);
     }
     plock_release(&C->lock);

@@ -47,7 +47,7 @@ int replay_ask(struct session *s)
     struct ctl_replay msg = {.h = {.type = CTL_REPLAY, .len = sizeof msg}, .listener = session_listener(s)};
     if (!box || !own)
         return BERTH_E_BAD_HANDLE;
-    msg.at = (struct ctl_place){outbox_rec_of(box)->handle, session_own_slot(s), slot_generation_known(own)};
+    msg.at = (struct ctl_place){box->handle, session_own_slot(s), slot_generation_known(own)};
     long fd = connect_by_kernel(s);
     if (fd == -EMFILE) {
         client_fds_release();

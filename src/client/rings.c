@@ -191,7 +191,7 @@ bool outboxes_reserve(void)
     for (struct own_box *box = C->outboxes; box; box = box->next) {
         struct outbox_rec *r = outbox_rec_of(box);
         uint32_t last = outbox_rec_segments(r);
-        if (box->left)
+        if (box->left || !outbox_current(box))
             continue;
         while (last-- > 0 && !box->writable[last])
             ;
@@ -243,7 +243,8 @@ void outbox_shrink(void)
     for (struct own_box *box = C->outboxes; box; box = box->next) {
         struct outbox_rec *r = outbox_rec_of(box);
         uint32_t index = outbox_rec_segments(r) - 1;
-        if (index == 0 || now - outbox_rec_grown_at(r) < KEEP_NS || index >= RETIRE_BELOW)
+        if (!outbox_current(box) || index == 0 || now - outbox_rec_grown_at(r) < KEEP_NS ||
+            index >= RETIRE_BELOW)
             continue;
         outbox_sweep(box);
         family_lock_acquire(&r->lock, C->member);

@@ -52,7 +52,7 @@ static void cache_make(struct session *s, struct session_cache *c, uint32_t gene
     outbox_handle peer = session_peer_outbox(s);
     struct own_box *own = own_index == NONE ? NULL : outbox_by_index(own_index);
     c->own = own ? outbox_slot(own, session_own_slot(s)) : NULL;
-    struct peer_box *box = peer && own ? peer_box_of(peer, outbox_worker(outbox_rec_of(own)->handle)) : NULL;
+    struct peer_box *box = peer && own ? peer_box_of(peer, outbox_worker(own->handle)) : NULL;
     store_relaxed(&c->box, box);
     store_relaxed(&c->peer, box ? peer_slot(box, session_peer_slot(s)) : NULL);
     if (own)
@@ -114,7 +114,7 @@ static void peer_anew(struct session *s, struct session_cache *c)
     if (!old || !at)
         return;
     if (own)
-        box = peer_box_of(at, outbox_worker(outbox_rec_of(own)->handle));
+        box = peer_box_of(at, outbox_worker(own->handle));
     if (box) {
         p = peer_slot(box, session_peer_slot(s));
         fetch_add_sc(&box->sessions, 1);

@@ -156,7 +156,8 @@ struct peer_box { /* an outbox of another worker, facing our app */
 };
 
 struct own_box {
-    uint32_t index; /* in family.outbox */
+    uint32_t index;       /* in family.outbox */
+    outbox_handle handle; /* who made it gives its record back when it is done with it, see outbox_current */
     uint8_t *seg[OUTBOX_SEGMENTS];
     uint64_t seg_size[OUTBOX_SEGMENTS];
     bool writable[OUTBOX_SEGMENTS];

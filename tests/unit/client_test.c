@@ -512,6 +512,40 @@ static void a_worker_is_faced_by_one_channel(void **state)
     finish(&c);
 }
 
+/* ---- an outbox that its maker has given back, while a child has it mapped ---- */
+
+static void given_back_body(void)
+{
+    tell(attach());
+    int fd = -1, other_fd = -1;
+    struct own_box *box = outbox_create(SERVER_APP, &fd);
+    if (!box)
+        _exit(9);
+    outbox_bury(box);
+    outbox_record_free(box->index); /* as the parent does, which made it; we are the child */
+    struct own_box *other = outbox_create(SERVER_APP, &other_fd);
+    if (!other)
+        _exit(10);
+    close(fd);
+    close(other_fd);
+    tell(outbox_by_index(box->index) == NULL);
+    C->own_graves = box->next;
+    outbox_unmap(box);
+    tell(outbox_by_index(other->index) == other);
+    tell(outbox_find(SERVER_APP) == other);
+    tell(members_has(&outbox_rec_of(other)->mapped, C->member));
+}
+
+static void an_outbox_given_back_is_not_taken_for_another(void **state)
+{
+    struct child c = start(given_back_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    for (int i = 0; i < 4; i++)
+        check(result(&c) == 1, "answer %d", i);
+    finish(&c);
+}
+
 static int any_descriptor(uint64_t r)
 {
     int fd;
@@ -616,6 +650,7 @@ int main(void)
         cmocka_unit_test(random_pushes_are_survived),
         cmocka_unit_test(what_a_reader_can_pin_is_bounded),
         cmocka_unit_test(a_worker_is_faced_by_one_channel),
+        cmocka_unit_test(an_outbox_given_back_is_not_taken_for_another),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
