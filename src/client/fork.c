@@ -299,9 +299,20 @@ static void prepare(void)
     files_share(child_member);
 }
 
+/* Of the handlers below, in this fork: they are there twice where the fork came while another thread entered them. The
+ * child finds them in libc's list, and that thread, which would have said so, is not there. The first run takes the
+ * locks, the last one releases them. */
+static __thread uint32_t runs;
+
 static void before_fork(void)
 {
-    plock_take(&attach_lock); /* what another thread began is done, or will be begun anew by the child */
+    hold_begin(); /* a handler of a signal may fork, too */
+    bool first = runs++ == 0;
+    if (first)
+        plock_take(&attach_lock); /* what another thread began is done, or will be begun anew by the child */
+    hold_end();
+    if (!first)
+        return;
     forking = C->attached;
     child_end = -1;
     child_member = NONE;
@@ -314,6 +325,8 @@ static void before_fork(void)
 
 static FORK_CODE void after_fork_parent(void)
 {
+    if (--runs)
+        return;
     if (locked)
         locals_release();
     if (forking) {
@@ -396,6 +409,8 @@ static void channels_inherit(void)
 static FORK_CODE void after_fork_child(void)
 {
     bool worker = forking;
+    if (--runs)
+        return;
     if (locked)
         locals_release();
     /* a thread of the parent may have had it: it is held over waits, and protects no data */

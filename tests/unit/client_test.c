@@ -2,6 +2,7 @@
  * every kind. */
 #include "fake_daemon.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -10,6 +11,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -512,6 +514,46 @@ static void a_worker_is_faced_by_one_channel(void **state)
     finish(&c);
 }
 
+/* ---- handlers of forks that libc has twice ---- */
+
+int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso);
+
+/* As a child finds it whose parent forked while another thread was in here. */
+int pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void))
+{
+    for (int i = 0; i < 2; i++) {
+        if (__register_atfork(prepare, parent, child, NULL) != 0)
+            return ENOMEM;
+    }
+    return 0;
+}
+
+static void forks_body(void)
+{
+    tell(attach());
+    alarm((unsigned)(longer(10 * NS_PER_SEC) / NS_PER_SEC));
+    for (int i = 0; i < 2; i++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            alarm(10);
+            pid = fork();
+            _exit(pid < 0 || (pid > 0 && waitpid(pid, NULL, 0) != pid));
+        }
+        int status = -1;
+        waitpid(pid, &status, 0);
+        tell(status);
+    }
+}
+
+static void handlers_of_forks_may_be_there_twice(void **state)
+{
+    struct child c = start(forks_body);
+    welcome_child(&c);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(result(&c), 0);
+    finish(&c);
+}
+
 /* ---- an outbox that its maker has given back, while a child has it mapped ---- */
 
 static void given_back_body(void)
@@ -651,6 +693,7 @@ int main(void)
         cmocka_unit_test(what_a_reader_can_pin_is_bounded),
         cmocka_unit_test(a_worker_is_faced_by_one_channel),
         cmocka_unit_test(an_outbox_given_back_is_not_taken_for_another),
+        cmocka_unit_test(handlers_of_forks_may_be_there_twice),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
