@@ -332,11 +332,11 @@ static const uint8_t *segment_base(const struct peer_box *box, uint32_t index, u
     }
     struct peer_segments *others = others_of(box->memory);
     const uint8_t *base = others ? load_acquire(&others->at[index]) : NULL;
-    *err = BERTH_E_WOULD_BLOCK;
     if (base) {
         *size = others->size[index];
         return base;
     }
+    *err = BERTH_E_WOULD_BLOCK;
     if (!others)
         return NULL; /* the next one who looks tries again */
     if (load_acquire(&others->asked[index]) != 2 && load_acquire(&C->last_heard)) {
