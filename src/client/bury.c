@@ -111,16 +111,9 @@ static void outboxes_release(uint32_t member, const struct member_set *alive)
 {
     struct family *f = C->family;
     for (uint32_t i = 0, n = family_outboxes(f); i < n; i++) {
-        struct outbox_rec *r = &f->outbox[i];
-        if (!family_outbox_used(f, i) || r->owner_member != member || mapped_by_living(r, alive))
-            continue;
-        for (uint32_t rec = 0, rings = family_rings(f); rec < rings; rec++) {
-            if (ring_rec_outbox(&f->ring[rec]) == i && f->ring[rec].word) {
-                f->ring[rec].word = 0;
-                ring_rec_free(rec);
-            }
-        }
-        outbox_record_free(i);
+        const struct outbox_rec *r = &f->outbox[i];
+        if (family_outbox_used(f, i) && r->owner_member == member && !mapped_by_living(r, alive))
+            outbox_record_free(i);
     }
 }
 

@@ -76,11 +76,18 @@ int outbox_segment_add(struct own_box *box, uint32_t index, uint64_t size, int *
     return 0;
 }
 
-/* Records are zero while they are free. One is several pages: they are given back, not cleared. `used` goes last,
- * and by a store of its own: from then on the record may be another process's. */
+/* With those of its rings. Records are zero while they are free. One is several pages: they are given back, not
+ * cleared. `used` goes last, and by a store of its own: from then on the record may be another process's. */
 void outbox_record_free(uint32_t index)
 {
     struct outbox_rec *r = &C->family->outbox[index];
+    for (uint32_t rec = 0, n = family_rings(C->family); rec < n; rec++) {
+        struct ring_rec *ring = &C->family->ring[rec];
+        if (ring_rec_outbox(ring) == index && ring->word) {
+            ring->word = 0;
+            ring_rec_free(rec);
+        }
+    }
     uint8_t *rest = (uint8_t *)r + PAGE_BYTES;
     if (madvise(rest, sizeof *r - PAGE_BYTES, MADV_REMOVE) != 0)
         memset(rest, 0, sizeof *r - PAGE_BYTES);
@@ -165,16 +172,8 @@ void outbox_unmap(struct own_box *box)
     store_release(&C->own_by_index[box->index], NULL);
     if (current)
         (void)members_drop(&r->mapped, C->member);
-    if (current && outbox_worker(box->handle) == C->worker) {
-        for (uint32_t rec = 0, n = family_rings(C->family); rec < n; rec++) {
-            struct ring_rec *ring = &C->family->ring[rec];
-            if (ring_rec_outbox(ring) == box->index && ring->word) {
-                ring->word = 0;
-                ring_rec_free(rec);
-            }
-        }
+    if (current && outbox_worker(box->handle) == C->worker)
         outbox_record_free(box->index);
-    }
     for (uint32_t i = 0; i < OUTBOX_SEGMENTS; i++) {
         if (box->seg[i])
             munmap(box->seg[i], box->seg_size[i]);
