@@ -372,12 +372,17 @@ class Death(RegistryTest):
             other = self.app(False)
             self.wait_until(lambda: not other.show("WORKERS"), "both deaths")
 
-    def test_forked_child_goes_on_with_the_sessions(self):
+    def family(self):
+        """A pair whose client has forked a child, which is its member 5. The server was given the client's outbox."""
         server, client, box = self.pair()
         self.assertEqual(server.get_outbox(box.handle)[0], 0)
         child = client.fork(5)
         self.addCleanup(child.close)
         self.assertEqual(child.child_hello(), 0)
+        return server, client, box, child
+
+    def test_forked_child_goes_on_with_the_sessions(self):
+        server, client, box, child = self.family()
         client.close()
         self.assertEqual(self.dead(child, "MEMBER_DEAD"), (client.worker, 0))
         self.assertTrue(server.quiet())
@@ -386,10 +391,7 @@ class Death(RegistryTest):
         self.assertEqual(self.dead(server), (client.worker, client.app))
 
     def test_of_a_child_only_the_family_hears(self):
-        server, client, box = self.pair()
-        self.assertEqual(server.get_outbox(box.handle)[0], 0)
-        child = client.fork(5)
-        self.assertEqual(child.child_hello(), 0)
+        server, client, box, child = self.family()
         number = child.worker
         grandchild = child.fork(6)
         self.addCleanup(grandchild.close)
@@ -400,11 +402,7 @@ class Death(RegistryTest):
         self.assertTrue(server.quiet())
 
     def test_a_child_that_leaves_the_outbox_holds_it_no_more(self):
-        server, client, box = self.pair()
-        self.assertEqual(server.get_outbox(box.handle)[0], 0)
-        child = client.fork(5)
-        self.addCleanup(child.close)
-        self.assertEqual(child.child_hello(), 0)
+        server, client, box, child = self.family()
         client.send("LEAVE", outbox_body(box.handle))  # its own it cannot leave
         server.send("LEAVE", outbox_body(box.handle))  # nor what it does not hold
         for _ in range(2):
@@ -416,11 +414,7 @@ class Death(RegistryTest):
         self.assertEqual(self.dead(server), (client.worker, client.app))
 
     def test_the_last_holder_leaves_the_outbox(self):
-        server, client, box = self.pair()
-        self.assertEqual(server.get_outbox(box.handle)[0], 0)
-        child = client.fork(5)
-        self.addCleanup(child.close)
-        self.assertEqual(child.child_hello(), 0)
+        server, client, box, child = self.family()
         client.close()
         self.assertEqual(self.dead(child, "MEMBER_DEAD"), (client.worker, 0))
         self.assertTrue(server.quiet())
