@@ -1,8 +1,8 @@
 /* memory.c - blocks of a power of two, cut from regions and never given back to the kernel; what is larger is
  * a mapping of its own.
  *
- * Those that are larger than a page's part come from regions of their own: what is small and often written lies close
- * together, for each page that is written is one to copy after a fork.
+ * Those that are larger than a page's part come from regions of their own: what is small and often written lies
+ * close together, for each page that is written is one to copy after a fork.
  *
  * A block that was put back is the next of its size to be got. Regions are never unmapped: what the library
  * keeps is little, and comes and goes with the program's sockets. The sanitizers see nothing of that, so
@@ -46,14 +46,13 @@ void memory_put(void *p, size_t size)
 #define LARGEST ((size_t)SMALLEST << (CLASSES - 1))
 #define REGION_BYTES (256u * 1024)
 #define PAGE 4096u
+#define BIG (PAGE / 2)
 
 struct block {
     struct block *next;
 };
 
 static struct block *free_blocks[CLASSES];
-#define BIG 2048u
-
 static struct region {
     char *next;
     size_t left;

@@ -299,9 +299,9 @@ static void prepare(void)
     files_share(child_member);
 }
 
-/* Of the handlers below, in this fork: they are there twice where the fork came while another thread entered them. The
- * child finds them in libc's list, and that thread, which would have said so, is not there. The first run takes the
- * locks, the last one releases them. */
+/* Of the handlers below, in this fork. They are there twice in who was forked while another thread entered them: the
+ * child finds them in libc's list, but that thread, which would have said so, is not there. The first run takes
+ * the locks, the last one releases them. */
 static __thread uint32_t runs;
 
 static void before_fork(void)

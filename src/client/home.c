@@ -17,6 +17,8 @@
  *      zombie that gives it back when the peer has come past.
  *   3. Until the peer has come, it looks at the old slot when it wants to know whom to wake. So the session
  *      counts as shared, and a sleep is a short one.
+ *   4. When it has no session any more in the outboxes of those that it was forked from, it leaves them: it is
+ *      not woken by their bells, and the daemon tells it nothing of what moves there.
  *
  * Who is killed before the daemon was told leaves the session where it was, and a relative ends it. Who is
  * killed after that has left it whole in its own outbox, with which it ends: the relatives find a record
@@ -25,9 +27,6 @@
  *
  * Both ends may do this at the same time. Then word of the peer's new place names our old slot: the zombie
  * that has it knows the record (move.c).
- *
- *   4. When it has no session any more in the outboxes of those that it was forked from, it leaves them: it is
- *      not woken by their bells, and the daemon tells it nothing of what moves there.
  *
  * Only a process of one thread does it: others would look at the slot that the session is leaving.
  */
@@ -51,9 +50,9 @@
 #define SLEEPS 8u        /* until the first look for what could come home, and between two */
 #define MOST_SLEEPS 256u /* the same after so many in vain: the peer answers after a few, or never */
 #define SOON 16u
-#define RELATIVES 4u  /* so many more than this process must be alive: few are woken for nothing by few */
-#define UNDER_WAY 16u /* at one time */
-#define LEAVE_LOOKS 8u
+#define RELATIVES 4u   /* so many more than this process must be alive: few are woken for nothing by few */
+#define UNDER_WAY 16u  /* at one time */
+#define LEAVE_LOOKS 8u /* what has come home leaves a zombie where it was, for a moment */
 
 static session_handle under_way[UNDER_WAY];
 static uint32_t sleeps, looks_at; /* while there is one thread; when there are so many, it looks */
@@ -239,7 +238,8 @@ static bool in_a_crowd(void)
     return others >= RELATIVES;
 }
 
-/* The outboxes of which nothing is ours any more. They stay mapped: we may have to close what a relative leaves there. */
+/* The outboxes of which nothing is ours any more. They stay mapped: we may have to close what a relative leaves
+ * there. */
 static void leave_outboxes(void)
 {
     uint64_t used[OUTBOXES_MAX / 64] = {0};
@@ -258,7 +258,6 @@ static void leave_outboxes(void)
     plock_release(&C->lock);
 }
 
-/* What has come home may wait for its peer where it was, for a moment. */
 static void leave_parents(void)
 {
     leaving--;

@@ -18,8 +18,8 @@ static inline struct outbox_rec *outbox_rec_of(const struct own_box *box)
     return &C->family->outbox[box->index];
 }
 
-/* Is the record still this outbox's? A child has its parent's outboxes mapped. When the parent gives one back whose record
- * may soon be another outbox's, the child has nothing in it any more, and is not told. */
+/* Is the record still this outbox's? A child has its parent's outboxes mapped. When the parent gives one back, whose
+ * record may soon be another outbox's, the child has nothing in it any more, and is not told. */
 static inline bool outbox_current(const struct own_box *box)
 {
     return outbox_rec_handle(outbox_rec_of(box)) == box->handle;

@@ -204,8 +204,8 @@ struct peer_box *peer_box_add(const struct ctl_outbox_is *is, const int fds[3])
     return b;
 }
 
-/* Is there another one, in use or in its grave, with the same channel? A worker that had several outboxes in turn has one
- * channel of ours for them all. */
+/* Is there another one, in use or in its grave, with the same channel? A worker that had several outboxes in turn
+ * has one channel of ours for them all. */
 static bool channel_of_another(const struct peer_box *box)
 {
     const struct peer_box *lists[] = {load_acquire(&C->boxes), C->box_graves};

@@ -228,8 +228,8 @@ static void tell_offerers(struct daemon *d, const struct worker *w)
     }
 }
 
-/* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before w is told of
- * in the parent's name. */
+/* Readers of an outbox of w's own are told once for all of them; an outbox of a parent's that died before w is
+ * told of in the parent's name. */
 static void holder_goes(struct daemon *d, struct outbox *o, struct worker *w)
 {
     (void)ptrset_remove(&o->holders, w);

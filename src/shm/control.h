@@ -179,7 +179,7 @@ struct ctl_child {
 /* It is the sender itself, about to become another user: it begins a family, holds its listeners and nothing
  * else, and is not trusted as its app's user any more. */
 #define CTL_CHILD_APART 1u
-/* What the daemon had sent to the parent when its word of news was `news` is worked off, and so the child knows it. */
+/* What the daemon had sent to the parent when its word of news was `news` is worked off: the child knows it. */
 #define CTL_CHILD_KNOWS 2u
 
 struct ctl_child_hello {
