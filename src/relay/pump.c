@@ -103,6 +103,13 @@ static void now_used(void)
     (void)sys_futex_wake(&used, 1L);
 }
 
+/* By a program under berth that uses the socket (shim/lent.c). */
+static void told_used(int sig)
+{
+    (void)sig;
+    now_used();
+}
+
 /* With what has been heard of processes that have ended. */
 static bool others_have_it(const struct relay *r)
 {
@@ -273,6 +280,8 @@ void relay_signals(void)
     (void)sigaction(SIGHUP, &act, NULL);
     act.sa_handler = interrupted;
     (void)sigaction(SIGUSR1, &act, NULL);
+    act.sa_handler = told_used;
+    (void)sigaction(SIGURG, &act, NULL);
     sigset_t none;
     sigemptyset(&none);
     (void)pthread_sigmask(SIG_SETMASK, &none, NULL);

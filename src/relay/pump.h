@@ -6,9 +6,9 @@
 
 /* When a relay begins to take what the session has, where other processes hold it as well. */
 enum relay_reads {
-    RELAY_READS,        /* at once */
-    RELAY_READS_LATER,  /* whoever has the socket is most likely to write only: in a moment */
-    RELAY_READS_IF_USED /* he may not know that he has it: when he has written, or the others have closed it */
+    RELAY_READS,       /* at once */
+    RELAY_READS_LATER, /* whoever has the socket is most likely to write only: in a moment */
+    RELAY_READS_IF_USED /* he may not know that he has it: when he has written, has said so (SIGURG), or the others have closed it */
 };
 
 /* Until both directions have ended; then the process ends, too. Ends and resets pass through as they are. For

@@ -149,7 +149,7 @@ void sessions_go_away(void)
     if (!any_session() ||
         sys_call(SYS_socketpair, (long)AF_UNIX, (long)(SOCK_SEQPACKET | SOCK_CLOEXEC), 0L, pair) < 0)
         return;
-    bool there = relay_fork(keep, &pair[1], pair[0]);
+    bool there = relay_fork(keep, &pair[1], pair[0], false);
     sys_close(pair[1]);
     if (!there) {
         sys_close(pair[0]);

@@ -60,7 +60,7 @@ static void before_exec(void)
         } else if (kind == SOCK_SESSION && stays && (fd <= 2 || session_alone(h, patience))) {
             if (!exec_passes(fd))
                 fd_to_kernel(fd);
-        } else if (kind == SOCK_SESSION && stays && lent < LENT_MAX && fd_lent(fd)) {
+        } else if (kind == SOCK_SESSION && stays && lent < LENT_MAX && exec_lends(fd)) {
             lent++;
         } else if (stays && kind != SOCK_SESSION) {
             listener_leaves(fd, getpid());

@@ -207,10 +207,17 @@ static int sock_fcntl(int fd, struct sock *s, enum sock_kind kind, int cmd, void
     return real.fcntl(fd, cmd, arg);
 }
 
+/* What is about the number, not the file. */
+static bool of_number(int cmd)
+{
+    return cmd == F_GETFD || cmd == F_SETFD || cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC;
+}
+
 static int any_fcntl(int fd, int cmd, void *arg)
 {
     struct sock *s;
-    enum sock_kind kind = fd_kind(fd, &s);
+    uint64_t h;
+    enum sock_kind kind = of_number(cmd) ? fd_look(fd, &s, &h) : fd_view(fd, &s, &h);
     if (unlikely(kind != SOCK_FREE))
         return sock_fcntl(fd, s, kind, cmd, arg);
     int ret = real.fcntl(fd, cmd, arg);

@@ -141,5 +141,6 @@ void listeners_came(void)
             continue;
         listener_came(fd);
         session_came(fd);
+        lent_came(fd);
     }
 }

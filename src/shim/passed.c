@@ -152,20 +152,30 @@ void exec_begins(void)
     passed_count = 0;
 }
 
-bool exec_passes(int fd)
+static bool noted(int fd)
 {
-    if (!session_passes(fd))
-        return false;
     if (passed_count < PASSED_MAX)
         passed[passed_count++] = fd;
     return true;
 }
 
+bool exec_passes(int fd)
+{
+    return session_passes(fd) && noted(fd);
+}
+
+bool exec_lends(int fd)
+{
+    return fd_lent(fd) && noted(fd);
+}
+
 void exec_failed(void)
 {
     int saved = errno;
-    for (uint32_t i = 0; i < passed_count; i++)
+    for (uint32_t i = 0; i < passed_count; i++) {
         session_came(passed[i]);
+        lent_came(passed[i]);
+    }
     passed_count = 0;
     errno = saved;
 }

@@ -163,7 +163,7 @@ static void relay_run(void *arg)
     relay_pump(r.h, r.fd, r.reads);
 }
 
-bool relay_fork(void (*run)(void *arg), void *arg, int theirs)
+bool relay_fork(void (*run)(void *arg), void *arg, int theirs, bool owner)
 {
     sigset_t all, old;
     sigfillset(&all);
@@ -171,9 +171,11 @@ bool relay_fork(void (*run)(void *arg), void *arg, int theirs)
     int status = -1;
     pid_t pid = fork();
     if (pid == 0) {
+        pid = fork();
+        if (pid > 0 && owner)
+            sys_fcntl(theirs, F_SETOWN, (long)pid);
         if (theirs >= 0)
             sys_close(theirs);
-        pid = fork();
         if (pid == 0)
             run(arg);
         for (;;)
@@ -186,10 +188,10 @@ bool relay_fork(void (*run)(void *arg), void *arg, int theirs)
 }
 
 /* Forks it off. False when there could be none. */
-static bool relay_start(session_handle h, int ours, int theirs, enum relay_reads reads)
+static bool relay_start(session_handle h, int ours, int theirs, enum relay_reads reads, bool owner)
 {
     struct relayed r = {h, ours, reads};
-    return relay_fork(relay_run, &r, theirs);
+    return relay_fork(relay_run, &r, theirs, owner);
 }
 
 int relay_to(int family, const endpoint *from, const endpoint *to, session_handle h, int64_t patience)
@@ -203,7 +205,7 @@ int relay_to(int family, const endpoint *from, const endpoint *to, session_handl
     (void)sys_call6(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, sys_arg(&tv), sizeof tv, 0);
     len = sock_fill_addr(family, to, (struct sockaddr *)&ss, sizeof ss);
     long err = sys_call(SYS_connect, fd, &ss, (long)len, 0L);
-    if (err == 0 && !relay_start(h, (int)fd, -1, RELAY_READS))
+    if (err == 0 && !relay_start(h, (int)fd, -1, RELAY_READS, false))
         err = -EAGAIN;
     sys_close((int)fd);
     return (int)err;
@@ -315,7 +317,10 @@ int relay_make(struct sock *s, session_handle h, enum relay_reads reads)
     int err = session_pair(s, h, &theirs, &ours);
     if (err < 0)
         return err;
-    bool started = relay_start(h, ours, theirs, client_shared(h) ? reads : RELAY_READS);
+    if (!client_shared(h))
+        reads = RELAY_READS;
+    bool marked = reads == RELAY_READS_IF_USED && lent_mark(theirs);
+    bool started = relay_start(h, ours, theirs, reads, marked);
     sys_close(ours);
     if (!started)
         sys_close(theirs);

@@ -66,6 +66,7 @@ enum sock_kind {
     SOCK_LISTENER,
     SOCK_EPOLL,
     SOCK_AWAY,
+    SOCK_LENT,
     SOCK_INTERNAL
 };
 
@@ -151,6 +152,7 @@ static inline enum sock_kind fd_look(int fd, struct sock **sock, uint64_t *handl
 
 void sessions_went_back(void);    /* passed.c: those that were recalled become the kernel's */
 enum sock_kind away_used(int fd); /* away.c: it becomes the kernel's, SOCK_FREE */
+enum sock_kind lent_used(int fd); /* lent.c: likewise */
 
 /* The same for who does something with it. */
 static inline enum sock_kind fd_view(int fd, struct sock **sock, uint64_t *handle)
@@ -160,6 +162,8 @@ static inline enum sock_kind fd_view(int fd, struct sock **sock, uint64_t *handl
         return kind;
     if (unlikely(kind == SOCK_AWAY))
         return away_used(fd);
+    if (unlikely(kind == SOCK_LENT))
+        return lent_used(fd);
     if (likely(kind != SOCK_SESSION))
         return kind;
     sessions_went_back();
@@ -299,7 +303,7 @@ extern uint8_t relay_unaccepted; /* a session was connected since it was last kn
 void relay_before_fork(void);
 /* they were the parent's, and could not be had here: their descriptors find the end */
 void sessions_lost(void);
-/* the same of a session that other processes hold, too, for a program that may not know that it has it */
+/* the same of a session that other processes hold, too, for a program that may not know that it has it (lent.c) */
 bool fd_lent(int fd);
 void fd_to_kernel(int fd); /* whatever it is becomes a plain socket of the kernel's, if it can */
 
@@ -325,15 +329,20 @@ bool session_passes(int fd);       /* to another program; false: it does not, or
 void session_came(int fd);         /* if it is one */
 void exec_begins(void);
 bool exec_passes(int fd); /* as session_passes */
+bool exec_lends(int fd);  /* as fd_lent */
 void exec_failed(void);   /* and what was passed is taken back */
 
-/* Forks off a process, nobody's child, that runs that and does not return; `theirs` is closed there. False:
- * there could be none. Strips itself of all but that descriptor, and that session or (0) all. */
-bool relay_fork(void (*run)(void *arg), void *arg, int theirs);
+/* Forks off a process, nobody's child, that runs that and does not return; `theirs` is closed there, and has it as its
+ * owner if it is to. False: there could be none. Strips itself of all but that descriptor, and that session or (0) all. */
+bool relay_fork(void (*run)(void *arg), void *arg, int theirs, bool owner);
 void relay_strip(session_handle h, int *fd_kept);
 /* a kernel socket with a relay behind it, or -errno */
 int relay_make(struct sock *s, session_handle h, enum relay_reads reads);
 void sock_put_over(struct sock *s, int with); /* under every number it has. Under shim_lock */
+
+/* ---- lent.c ---- */
+bool lent_mark(int fd); /* false: the program has signals of it, which stay */
+void lent_came(int fd); /* if it is one */
 
 /* ---- away.c ---- */
 extern uint32_t away_count;

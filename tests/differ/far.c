@@ -139,6 +139,10 @@ static long obey(const char *order)
         return receive(n);
     if (strcmp(word, "readone") == 0)
         return receive_once(n);
+    if (strcmp(word, "readable") == 0) {
+        struct pollfd p = {.fd = far_s, .events = POLLIN};
+        return poll(&p, 1, (int)n);
+    }
     if (strcmp(word, "drain") == 0)
         return drain(far_s, 1L << 40);
     if (strcmp(word, "shutdown") == 0)

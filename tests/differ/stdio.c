@@ -112,10 +112,10 @@ CASE(both_alone, "a command reads and answers, and its end is the connection's: 
 static void serves(enum heir how)
 {
     struct pair p = pair_here();
-    SAY(send(p.c, "early", 5, 0));
+    SAY(give(p.c, 0, 5));
     struct far far = far_heir(how, p.s);
     SAY(close(p.s));
-    say("%s", far_do(&far, "mine 0 0;readone"));
+    say("%s", far_do(&far, "mine 0 0;recv 5"));
     SAY(recv(p.c, (char[9]){0}, 1, MSG_DONTWAIT));
     say("%s", far_do(&far, "send 3000;shutdown wr"));
     say("%ld", take(p.c, 0, 3000, 0));
@@ -131,6 +131,35 @@ CASE(meant_by_exec, "a server that gives a connection to a program, and closes i
 CASE(meant_by_spawn, "the same by posix_spawn")
 {
     serves(BY_SPAWN);
+}
+
+CASE(waited_for, "a program reads first, and this process, which keeps the connection, waits for it")
+{
+    struct pair p = pair_here();
+    SAY(give(p.c, 0, 5));
+    struct far far = far_heir(BY_EXEC, p.s);
+    say("%s", far_do(&far, "mine 0 0;recv 5"));
+    SAY(give(p.c, 5, 4));
+    say("%s", far_do(&far, "readable 5000;recv 4"));
+    say("%s", far_do(&far, "send 3000"));
+    say("%ld", take(p.c, 0, 3000, 0));
+    far_kill(&far);
+    SAY(send(p.s, "own", 3, 0));
+    reads(p.c, 3);
+    SAY(send(p.c, "still", 5, 0));
+    reads(p.s, 5);
+}
+
+CASE(handed_on, "the same by a shell that has it and does not know, to a program that it starts")
+{
+    struct pair p = pair_here();
+    if (dup2(p.s, 9) != 9)
+        say("no 9");
+    SAY(send(p.c, "a line\n", 7, 0));
+    run(-1, 0, 0, "sh -c 'read a <&9; echo $a >&9'");
+    reads(p.c, 7);
+    SAY(send(p.c, "still", 5, 0));
+    reads(p.s, 5);
 }
 
 CASE(forgotten, "a program has it and does not know: this process goes on, also when that has ended")

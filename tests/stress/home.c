@@ -202,7 +202,8 @@ static void call(int go)
          * are many, may lead to a second offer */
         uint64_t key = next_random(&r) | 1, again = 0;
         berth_session s = dial();
-        ssize_t n = berth_write(s, &key, sizeof key, PATIENCE); /* whom it is for may have been killed already */
+        ssize_t n =
+            berth_write(s, &key, sizeof key, PATIENCE); /* whom it is for may have been killed already */
         n = n == sizeof key ? berth_read(s, &again, sizeof again, PATIENCE) : n;
         if (n != sizeof again && !killing)
             fail(n, "no answer");
