@@ -13,10 +13,13 @@
  *            looks like, says nothing about it.
  *   MOVED    where it is. The record, the slot and this process's cache change under both locks. Relatives
  *            hear of it, too: whoever is first changes record and slot, each its own cache. One that has not
- *            heard yet goes on with the old slot, in which nothing moves any more.
+ *            heard yet goes on with the old slot, in which nothing moves any more. One that hears late does not go
+ *            back: the places of a session are counted.
  * MOVED to nowhere: nobody has taken it. It ends as if the worker had died.
  *
- * The slot may lie in memory that is not here yet: then the message waits for it (moves_go_on).
+ * The slot may lie in memory that is not here yet: then the message waits for it (moves_go_on), and the session is
+ * as if it were still on its way. Where it has gone on from there meanwhile, nobody follows it to there any more:
+ * whoever had it there may have ended.
  */
 #include <limits.h>
 
@@ -117,7 +120,7 @@ static void moves(struct session *s, const struct ctl_move *m)
     half_unlock(&s->rx_lock);
 }
 
-void peer_moves(const struct ctl_move *m)
+static void is_under_way(const struct ctl_move *m)
 {
     struct session *s = session_at_place(&m->peer);
     struct ctl_move there = *m;
@@ -126,6 +129,25 @@ void peer_moves(const struct ctl_move *m)
     moves(s, m);
     if (went_home(s, &there, &s))
         moves(s, &there);
+}
+
+/* The moves that wait to be followed: those of that session, and those to the place that it has left. */
+static void waiting_drop(const struct ctl_place *peer, const struct ctl_place *left)
+{
+    for (struct waiting_move **p = &waiting_first, *w; (w = *p);) {
+        if ((peer && ctl_place_same(&w->m.peer, peer)) || ctl_place_same(&w->m.to, left)) {
+            store_relaxed(p, w->next);
+            memory_put(w, sizeof *w);
+        } else {
+            p = &w->next;
+        }
+    }
+}
+
+void peer_moves(const struct ctl_move *m)
+{
+    waiting_drop(NULL, &m->from);
+    is_under_way(m);
 }
 
 static void ended(struct session *s)
@@ -166,6 +188,17 @@ static void change_over(struct session *s, struct session_cache *c, struct peer_
         session_dead(s, session_flags(s));
 }
 
+/* Is that where the other end has gone to from where we know it? Both locks are held. */
+static bool leads_on(const struct session *s, const struct session_cache *c, const struct ctl_move *m,
+                     const struct slot *p)
+{
+    if (peer_is_at(s, &m->to))
+        return true; /* a relative was faster: the cache follows */
+    if (!(session_moving(s) & MOVING_PEER) && !peer_is_at(s, &m->from))
+        return false;
+    return session_moving(s) & MOVING_GONE || (int16_t)(slot_place(p) - slot_peer_place(c->own)) > 0;
+}
+
 /* WOULD_BLOCK: it waits for memory. */
 static int follow_as(struct session *s, const struct ctl_move *m)
 {
@@ -191,9 +224,8 @@ static int follow_as(struct session *s, const struct ctl_move *m)
     plock_take(&C->zombie_lock);
     half_lock(&s->rx_lock);
     half_lock(&s->tx_lock);
-    bool zombie = false,
-         may = session_held(s) && still_of(s, c, &m->peer) && load_relaxed(&c->peer) != p &&
-               (session_moving(s) & MOVING_PEER || peer_is_at(s, &m->from) || peer_is_at(s, &m->to));
+    bool zombie = false, may = session_held(s) && still_of(s, c, &m->peer) && load_relaxed(&c->peer) != p &&
+                               leads_on(s, c, m, p);
     if (may) {
         zombie = zombie_leave(s); /* the list is the old outbox's */
         change_over(s, c, box, &m->to, p);
@@ -220,19 +252,6 @@ static int follow(const struct ctl_move *m)
         return BERTH_E_BAD_HANDLE;
     int err = follow_as(s, m);
     return went_home(s, &there, &s) ? follow_as(s, &there) : err;
-}
-
-/* It has gone on before its last place could be met. */
-static void waiting_drop(const struct ctl_place *peer)
-{
-    for (struct waiting_move **p = &waiting_first, *w; (w = *p);) {
-        if (ctl_place_same(&w->m.peer, peer)) {
-            store_relaxed(p, w->next);
-            memory_put(w, sizeof *w);
-        } else {
-            p = &w->next;
-        }
-    }
 }
 
 static void ended_at(const struct ctl_place *peer)
@@ -263,6 +282,8 @@ static void follow_or_wait(const struct ctl_move *m, uint32_t asked)
         ended_at(&m->peer);
         return;
     }
+    if (!ctl_place_same(&m->from, &m->to))
+        is_under_way(m); /* whose death at the old place says nothing of it, either */
     bool met = peer_box_first(m->to.outbox) != NULL;
     *w = (struct waiting_move){.m = *m,
                                .asked = met     ? 0
@@ -274,7 +295,7 @@ static void follow_or_wait(const struct ctl_move *m, uint32_t asked)
 
 void peer_moved(const struct ctl_move *m)
 {
-    waiting_drop(&m->peer);
+    waiting_drop(&m->peer, &m->from);
     follow_or_wait(m, 0);
 }
 

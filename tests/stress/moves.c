@@ -218,6 +218,27 @@ static void hold_plain(int fd, struct baton b)
     close(fd);
 }
 
+/* False: it is over already. Where a process is killed its callers offer again what somebody else of the app may
+ * have accepted: of two that accept only one has the connection. */
+static bool get_key(session_handle s, uint64_t *key)
+{
+    for (size_t done = 0; done < sizeof *key;) {
+        struct iovec v = {(uint8_t *)key + done, sizeof *key - done};
+        ssize_t n = client_readv(s, &v, 1, 0);
+        if (n == 0 || (n < 0 && n != BERTH_E_WOULD_BLOCK)) {
+            if (!killing)
+                fail(n, "no key");
+            (void)client_close(s);
+            return false;
+        }
+        done += n > 0 ? (size_t)n : 0;
+        struct client_poll_item item = {.handle = s, .events = EPOLLIN};
+        if (n < 0)
+            (void)client_poll(&item, 1, NULL, 0, SEC, NULL, NULL);
+    }
+    return true;
+}
+
 static __attribute__((noreturn)) void holder(int me, int go)
 {
     uint64_t r = seed * 77 + (uint64_t)me + 1;
@@ -237,21 +258,9 @@ static __attribute__((noreturn)) void holder(int me, int go)
         session_handle s;
         struct pollfd p = {.fd = way[me][0], .events = POLLIN};
         if (l && client_accept(l, &s) == 0) {
-            b = (struct baton){.key = 1};
-            uint8_t key[8];
-            struct iovec v = {key, sizeof key};
-            for (size_t done = 0; done < sizeof key;) {
-                v = (struct iovec){key + done, sizeof key - done};
-                ssize_t n = client_readv(s, &v, 1, 0);
-                if (n == 0 || (n < 0 && n != BERTH_E_WOULD_BLOCK))
-                    fail(n, "no key");
-                done += n > 0 ? (size_t)n : 0;
-                struct client_poll_item item = {.handle = s, .events = EPOLLIN};
-                if (n < 0)
-                    (void)client_poll(&item, 1, NULL, 0, SEC, NULL, NULL);
-            }
-            memcpy(&b.key, key, sizeof key);
-            hold(s, -1, b, me, &r);
+            b = (struct baton){0};
+            if (get_key(s, &b.key))
+                hold(s, -1, b, me, &r);
             continue;
         }
         int fd = get_handed(way[me][0], &b);

@@ -1,0 +1,171 @@
+/* move_test.c - word of where the other end of a session goes, in orders that only a busy machine brings: told
+ * before the place can be met, told of a place that it has left again, told late.
+ */
+#include "fake_daemon.h"
+
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "client/move.h"
+#include "client/outbox.h"
+#include "client/peer.h"
+#include "client/session.h"
+#include "client/slots.h"
+#include "client/state.h"
+#include "shm/segment.h"
+#include "shm/slot.h"
+
+#define PEERS 3
+
+struct scene {
+    struct session *s;
+    struct ctl_place mine, peer[PEERS];
+};
+
+static int page_of(uint32_t worker)
+{
+    int fd;
+    void *map;
+    if (segment_create("berth-fake-page", WORKER_PAGE_BYTES, &fd, &map) != 0)
+        _exit(20);
+    struct worker_page *page = map;
+    page->magic = ABI_MAGIC_PAGE;
+    page->version = ABI_VERSION;
+    page->worker = worker;
+    segment_unmap(map, WORKER_PAGE_BYTES);
+    return fd;
+}
+
+/* One of ours, which is a peer's as well: with one slot, which is the other end's there. */
+static struct ctl_place place_of_peer(uint16_t place)
+{
+    uint32_t slot, worker = 20u + place;
+    int fds[3] = {-1, page_of(worker), -1}, pipe_of[2];
+    struct own_box *box = outbox_create(50u + place, &fds[0]);
+    if (!box || outbox_slot_alloc(box, &slot) != 0 || pipe(pipe_of) < 0)
+        _exit(21);
+    fds[2] = pipe_of[1];
+    slot_set_place(outbox_slot(box, slot), place);
+    struct ctl_outbox_is is = {.outbox = box->handle, .worker = worker, .app = SERVER_APP};
+    if (!peer_box_add(&is, fds))
+        _exit(22);
+    return (struct ctl_place){box->handle, slot, slot_generation(outbox_slot(box, slot))};
+}
+
+/* A session of ours whose other end is at the first of the places. */
+static struct scene scene(void)
+{
+    struct scene sc;
+    uint32_t slot;
+    int fd;
+    struct own_box *own = outbox_create(SERVER_APP, &fd);
+    if (!own || outbox_slot_alloc(own, &slot) != 0 || !(sc.s = session_alloc()))
+        _exit(23);
+    close(fd);
+    for (uint16_t i = 0; i < PEERS; i++)
+        sc.peer[i] = place_of_peer(i);
+    session_meets(sc.s, own, slot, peer_box_find(sc.peer[0].outbox), &sc.peer[0]);
+    session_fill_slot(sc.s, own);
+    session_set_state(sc.s, SESSION_OPEN);
+    slot_set_state(outbox_slot(own, slot), SLOT_OPEN);
+    sc.mine = session_place(sc.s, session_cache_make(sc.s));
+    return sc;
+}
+
+static struct ctl_move word(const struct scene *sc, const struct ctl_place *from, const struct ctl_place *to)
+{
+    return (struct ctl_move){.from = *from, .to = *to, .peer = sc->mine};
+}
+
+static void moved(const struct scene *sc, const struct ctl_place *from, const struct ctl_place *to)
+{
+    struct ctl_move m = word(sc, from, to);
+    plock_take(&C->poll_lock);
+    peer_moved(&m);
+    plock_release(&C->poll_lock);
+}
+
+static void moves(const struct scene *sc, const struct ctl_place *from)
+{
+    struct ctl_move m = word(sc, from, &(struct ctl_place){0});
+    plock_take(&C->poll_lock);
+    peer_moves(&m);
+    plock_release(&C->poll_lock);
+}
+
+static bool is_at(const struct scene *sc, const struct ctl_place *place)
+{
+    struct ctl_place at = session_peer_place(sc->s);
+    return ctl_place_same(&at, place);
+}
+
+static bool under_way(const struct scene *sc)
+{
+    return session_moving(sc->s) & MOVING_PEER;
+}
+
+/* ---- a place that is not here yet, and is left before it comes ---- */
+
+static void left_again_body(void)
+{
+    tell(attach());
+    struct scene sc = scene();
+    struct ctl_place unmet = {(outbox_handle)30 << 32 | 1, 0, 1};
+    moved(&sc, &sc.peer[0], &unmet);
+    tell(moves_wait());
+    tell(under_way(&sc)); /* so that the end of who had it says nothing */
+    moves(&sc, &unmet);
+    tell(
+        !moves_wait()); /* else it would be met, and be thought to be there, when who had it there may have ended */
+    tell(under_way(&sc));
+    moved(&sc, &unmet, &sc.peer[2]);
+    tell(is_at(&sc, &sc.peer[2]) && !under_way(&sc));
+}
+
+static void what_has_left_a_place_is_not_followed_to_it(void **state)
+{
+    struct child c = start(left_again_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    for (int i = 0; i < 5; i++)
+        check(result(&c) == 1, "answer %d", i);
+    finish(&c);
+}
+
+/* ---- heard late: as a relative hears what another one has followed already ---- */
+
+static void late_body(void)
+{
+    tell(attach());
+    struct scene sc = scene();
+    moves(&sc, &sc.peer[0]);
+    moved(&sc, &sc.peer[0], &sc.peer[1]);
+    tell(is_at(&sc, &sc.peer[1]) && !under_way(&sc));
+    moves(&sc, &sc.peer[1]);
+    moved(&sc, &sc.peer[1], &sc.peer[2]);
+    tell(is_at(&sc, &sc.peer[2]) && !under_way(&sc));
+    moves(&sc, &sc.peer[2]); /* and on it goes */
+    moved(&sc, &sc.peer[0], &sc.peer[1]);
+    tell(is_at(&sc, &sc.peer[2]));
+    tell(under_way(&sc));
+}
+
+static void who_hears_late_does_not_go_back(void **state)
+{
+    struct child c = start(late_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    for (int i = 0; i < 4; i++)
+        check(result(&c) == 1, "answer %d", i);
+    finish(&c);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_has_left_a_place_is_not_followed_to_it),
+        cmocka_unit_test(who_hears_late_does_not_go_back),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
