@@ -82,28 +82,16 @@ static struct member_set mapped_of(const void *outbox)
     return members_copy(&((const struct outbox_rec *)outbox)->mapped);
 }
 
-/* Does anybody of the set live? The set is read, then who lives: a child is given its place first, then its bits.
- * If the set is still the same after that, whoever could have added a bit meanwhile was in it, and did not live. */
-static bool any_lives(struct member_set (*set_of)(const void *), const void *of)
-{
-    struct member_set set = set_of(of), now = members_alive(), again;
-    while (!members_any(&set, &now) && (again = set_of(of), !members_same(&set, &again))) {
-        set = again;
-        now = members_alive();
-    }
-    return members_any(&set, &now);
-}
-
 /* `alive` is from before: a child that was forked since is not in it, and who forked it may have let go of the
  * session, or ended. So where nobody is found it is looked again. */
 static bool held_by_living(const struct session *s, const struct member_set *alive)
 {
-    return holders_any(s, alive) || any_lives(holders_of, s);
+    return holders_any(s, alive) || members_any_lives(holders_of, s);
 }
 
 static bool mapped_by_living(const struct outbox_rec *r, const struct member_set *alive)
 {
-    return members_any(&r->mapped, alive) || any_lives(mapped_of, r);
+    return members_any(&r->mapped, alive) || members_any_lives(mapped_of, r);
 }
 
 /* What it made, where nobody else has it. */

@@ -292,6 +292,18 @@ struct member_set members_alive(void)
     return alive;
 }
 
+/* Does anybody of the set live? The set is read, then who lives: a child is given its place first, then its bits.
+ * If the set is still the same after that, whoever could have added a bit meanwhile was in it, and did not live. */
+bool members_any_lives(struct member_set (*set_of)(const void *), const void *of)
+{
+    struct member_set set = set_of(of), now = members_alive(), again;
+    while (!members_any(&set, &now) && (again = set_of(of), !members_same(&set, &again))) {
+        set = again;
+        now = members_alive();
+    }
+    return members_any(&set, &now);
+}
+
 bool member_lives(uint32_t member)
 {
     uint64_t life = member_life_now(&C->family->member[member]);

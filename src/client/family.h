@@ -17,6 +17,8 @@ must_use uint32_t ring_rec_alloc(void); /* NONE: none left */
 void ring_rec_free(uint32_t rec);
 uint32_t members_used(void); /* no member has a higher index than this, less one */
 struct member_set members_alive(void);
+/* Of the set that `set_of` reads off `of`: others may add a child to it meanwhile. */
+bool members_any_lives(struct member_set (*set_of)(const void *of), const void *of);
 bool member_lives(uint32_t member); /* asks the kernel: word of a death may be on its way */
 bool member_dead(void *unused, uint32_t id);
 void family_member_parent(void);     /* of the child that is forked next */

@@ -91,10 +91,14 @@ static struct joint_file *file_at(uint32_t file)
     return file && file <= FILES_MAX && C->attached ? &C->family->file[file - 1] : NULL;
 }
 
+static struct member_set holders_of(const void *file)
+{
+    return members_copy(&((const struct joint_file *)file)->holders);
+}
+
 static bool held(const struct joint_file *f)
 {
-    struct member_set alive = members_alive();
-    return members_any(&f->holders, &alive);
+    return members_any_lives(holders_of, f);
 }
 
 /* One that is free, else one whose holders have all ended without a word. */
