@@ -154,11 +154,14 @@ static int move_home(struct session *s, struct session_cache *c, struct peer_box
     return 0;
 }
 
-/* Does the peer know us by our slot? */
+/* Does the peer know us by our slot? A slot of another outbox may have the same number: so the places are compared, too.
+ * What has left the peer's place for its own is not made to say so (change_over): whoever is known has been
+ * followed from where the peer is, and what the peer tells from then on names this place. */
 static bool is_known(const struct session *s, const struct session_cache *c)
 {
     const struct slot *peer = load_acquire(&c->peer);
-    return peer && slot_peer(peer) == ((uint64_t)slot_generation_known(c->own) << 32 | s->own_slot);
+    return peer && slot_peer(peer) == ((uint64_t)slot_generation_known(c->own) << 32 | s->own_slot) &&
+           slot_peer_place(peer) == slot_place(c->own);
 }
 
 /* True: it is on its way. */

@@ -113,6 +113,59 @@ CASE(a_server_of_hundreds, "a server forks for each of hundreds of connections, 
     say("ended: %d", ended);
 }
 
+#define CALLERS 20
+#define WORDS 100
+
+/* Each leaves its connection to a child of its own. */
+static _Noreturn void calls_by_a_child(void)
+{
+    int c = dial(), status = -1;
+    pid_t pid = fork();
+    if (pid > 0) {
+        close(c);
+        waitpid(pid, &status, 0);
+        _exit(status != 0);
+    }
+    for (int i = 0; i < WORDS; i++) {
+        unsigned char word = (unsigned char)i, back = 0;
+        if (i % 3 == 0)
+            usleep(200);
+        if (send(c, &word, 1, 0) != 1 || recv(c, &back, 1, 0) != 1 || back != word)
+            _exit(1);
+    }
+    _exit(0);
+}
+
+CASE(both_leave_it_to_children,
+     "a server and its callers fork for each connection; both ends are the children's")
+{
+    int l = listener(128), right = 0;
+    pid_t server = fork();
+    if (server == 0) {
+        signal(SIGCHLD, SIG_IGN);
+        for (int s; (s = accept(l, NULL, NULL)) >= 0; close(s)) {
+            unsigned char word;
+            if (fork() > 0)
+                continue;
+            close(l);
+            while (recv(s, &word, 1, 0) == 1 && send(s, &word, 1, 0) == 1)
+                ;
+            _exit(0);
+        }
+        _exit(1);
+    }
+    close(l);
+    for (int i = 0; i < CALLERS; i++) {
+        if (fork() == 0)
+            calls_by_a_child();
+    }
+    for (int i = 0, status; i < CALLERS && wait(&status) > 0; i++)
+        right += status == 0;
+    say("right: %d", right);
+    kill(server, SIGKILL);
+    waitpid(server, NULL, 0);
+}
+
 CASE(workers_that_accept, "hundreds of forked workers accept at one listener")
 {
     int l = listener(128);
