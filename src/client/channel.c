@@ -175,6 +175,30 @@ void channel_pair(struct peer_box *box)
     plock_release(&C->lock);
 }
 
+/* Most peers tell us of their outbox when they have a channel for us in it (ANNOUNCE). Where we have asked for the
+ * outbox ourselves nobody does: its owner hears of ours, and makes the channel, when it comes to that. */
+void channels_pair(void)
+{
+    bool left = false;
+    if (!exchange_sc(&C->unpaired, false))
+        return;
+    for (struct peer_box *b = load_acquire(&C->boxes); b; b = load_acquire(&b->next)) {
+        if (b->me != load_relaxed(&C->worker) || load_relaxed(&b->worker->dead) ||
+            !load_relaxed(&b->sessions) || load_acquire(&b->their_channel) != NONE)
+            continue;
+        channel_pair(b);
+        left |= load_acquire(&b->their_channel) == NONE;
+    }
+    if (left)
+        store_sc(&C->unpaired, true);
+}
+
+void channel_await(const struct peer_box *box)
+{
+    if (load_acquire(&box->their_channel) == NONE)
+        store_sc(&C->unpaired, true);
+}
+
 void channels_enter(void)
 {
     if (!load_relaxed(&C->paired))
@@ -229,6 +253,8 @@ bool channel_has_news(const struct peer_box *box)
  * has been handed to it after this, finds it. */
 bool events_waiting(void)
 {
+    if (load_relaxed(&C->unpaired))
+        channels_pair();
     if (!load_relaxed(&C->polled) && !load_relaxed(&C->paired))
         return false;
     plock_take(&C->poll_lock); /* whoever has it may have lost the CPU, and hundreds may want to sleep */

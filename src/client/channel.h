@@ -22,6 +22,9 @@ bool channel_has_news(const struct peer_box *box);
 uint32_t channel_pop(struct peer_box *box, uint32_t slots[POP_MAX], bool *all); /* how many it took */
 /* anything in a polled channel? */
 bool events_waiting(void);
+/* A session may bring news by a channel that its owner has yet to make. */
+void channel_await(const struct peer_box *box);
+void channels_pair(void); /* looks for those */
 void channel_rearm(void); /* sends seldom used channels to sleep */
 
 /* Our tail went from one offset to the other: the peer is told if it waits for that. */

@@ -125,6 +125,8 @@ static void serve(struct peer_box *box, uint32_t events, uint32_t looks)
 /* One thread at a time: what it finds it hands to whoever waits for it. `all`: the armed ones too. */
 void events_poll(bool all)
 {
+    if (__builtin_expect(load_relaxed(&C->unpaired), 0))
+        channels_pair();
     if ((!load_relaxed(&C->polled) && !load_relaxed(&C->armed) && !load_relaxed(&C->paired)) ||
         !plock_try(&C->poll_lock))
         return;

@@ -123,6 +123,7 @@ static int take(const struct ctl_move *m, const struct given *g, const uint8_t *
         return err;
     }
     *out = session_handle_of(s);
+    channel_await(box);
     if ((err = tell_where(s, m, box, own)) != 0) {
         (void)session_finish(*out, true);
         return err;

@@ -149,7 +149,8 @@ long drain(int fd, long count);                    /* reads and forgets; how man
  *     far_pass sends) · again (listen, at the listener) · flags (is it non-blocking?) ·
  *     try (accepts if there is anybody) · mine SENT RECEIVED (what it inherited or received is its
  *     connection, on which so much has gone) · exec SENT RECEIVED (executes itself and goes on: "again") ·
- *     option keepalive · peername (its address)
+ *     option keepalive · peername (its address) ·
+ *     readable MS (by poll) · awaited MS (by a new epoll set, level)
  */
 enum far_kind {
     FORKED, /* a child of this process */

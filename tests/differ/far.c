@@ -143,6 +143,13 @@ static long obey(const char *order)
         struct pollfd p = {.fd = far_s, .events = POLLIN};
         return poll(&p, 1, (int)n);
     }
+    if (strcmp(word, "awaited") == 0) {
+        struct epoll_event ev = {.events = EPOLLIN};
+        int ep = epoll_create1(0);
+        long found = epoll_ctl(ep, EPOLL_CTL_ADD, far_s, &ev) < 0 ? -1 : epoll_wait(ep, &ev, 1, (int)n);
+        close(ep);
+        return found;
+    }
     if (strcmp(word, "drain") == 0)
         return drain(far_s, 1L << 40);
     if (strcmp(word, "shutdown") == 0)

@@ -373,6 +373,62 @@ CASE(sender_goes_on, "sent, and never taken out: who has sent it goes on")
     say("read: %ld, %ld", take(p.s, 1000, 10, 0), take(p.c, 500, 10, 0));
 }
 
+static void received_is_awaited(enum far_kind caller, enum far_kind receiver)
+{
+    int l = listener(8);
+    struct far from = far_new(caller), to = far_new(receiver);
+    say("%s", far_do(&from, "connect %d;send 1", ntohs(differ_at.sin_port)));
+    int s = accept(l, NULL, NULL);
+    say("%ld, %ld", take(s, 0, 1, 0), give(s, 0, 1));
+    say("%s", far_do(&from, "recv 1"));
+    far_pass(&to, s);
+    close(s);
+    say("%s", far_do(&to, "mine 1 1"));
+    for (int i = 0; i < 4; i++) {
+        far_begin(&to, "awaited 20000;recv 1;send 1");
+        nap(50); /* so that it waits */
+        say("%s", far_do(&from, "send 1;recv 1"));
+        say("%s", far_answer(&to));
+    }
+}
+
+CASE(awaited_from_one_who_looks_elsewhere,
+     "who has sent the bytes waits for something that is no socket then")
+{
+    int l = listener(8);
+    struct far from = far_new(FRESH), to = far_new(FRESH);
+    say("%s", far_do(&from, "connect %d;send 1", ntohs(differ_at.sin_port)));
+    int s = accept(l, NULL, NULL);
+    say("%ld, %ld", take(s, 0, 1, 0), give(s, 0, 1));
+    say("%s", far_do(&from, "recv 1"));
+    far_pass(&to, s);
+    close(s);
+    far_begin(&to, "mine 1 1;awaited 2000;recv 1");
+    nap(50);
+    say("%s", far_do(&from, "send 1"));
+    say("%s", far_answer(&to));
+}
+
+CASE(awaited_by_relatives, "caller, server and receiver are of one family; the receiver waits by epoll")
+{
+    received_is_awaited(FORKED, FORKED);
+}
+
+CASE(awaited_from_a_stranger, "the same, with a caller that is another program")
+{
+    received_is_awaited(FRESH, FORKED);
+}
+
+CASE(awaited_by_a_stranger, "the same, with a receiver that is another program")
+{
+    received_is_awaited(FORKED, FRESH);
+}
+
+CASE(awaited_by_strangers, "all three are programs of their own")
+{
+    received_is_awaited(FRESH, FRESH);
+}
+
 CASE(options_go_along, "what was set before, asked for after")
 {
     struct pair p = pair_here();
