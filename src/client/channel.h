@@ -27,20 +27,21 @@ void channel_await(const struct peer_box *box);
 void channels_pair(void); /* looks for those */
 void channel_rearm(void); /* sends seldom used channels to sleep */
 
-/* Our tail went from one offset to the other: the peer is told if it waits for that. */
-static inline void notify_data(struct session *s, struct session_cache *c, uint64_t old_offset,
+/* Our tail went from one offset to the other: the peer is told if it waits for that. True: it is. */
+static inline bool notify_data(struct session *s, struct session_cache *c, uint64_t old_offset,
                                uint64_t new_offset)
 {
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer)
-        return; /* it will be told when it is known: session_linked */
+        return false; /* it will be told when it is known: session_linked */
     uint64_t want = slot_want(peer);
     if (__builtin_expect(!slot_crossed(want, old_offset, new_offset), 1))
-        return;
+        return false;
     if (want & COUNT_FLAG)
         (void)sys_futex_wake(slot_tail_futex(c->own), (long)NOTIFY_WAKES);
     else
         channel_event(s, c);
+    return true;
 }
 
 /* The same of our head. */

@@ -30,6 +30,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/sys.h"
+#include "client/arrive.h"
 #include "client/aside.h"
 #include "client/attach.h"
 #include "client/bury.h"
@@ -444,6 +445,7 @@ static FORK_CODE void after_fork_child(void)
     C->unconfirmed = C->unheard = C->queued = 0;
     C->reoffer_at = 0;
     home_forked();
+    arrivals_forked();
     C->waiters_used = 0;
     share_forget();
     for (uint32_t i = 0; i < listeners_used(); i++) {
@@ -468,8 +470,9 @@ static FORK_CODE void after_fork_child(void)
 /* For order.h: those that are taken over a fork, or made anew in the child. */
 static bool knows(const void *lock)
 {
-    const void *others[] = {&attach_lock,   &auto_lock,    &hello_lock,     &C->cache_lock, &C->boxes_lock,
-                            &C->rolls_lock, &C->send_lock, &introduce_lock, &dispatch_lock, &quiet_lock};
+    const void *others[] = {&attach_lock,   &auto_lock,     &hello_lock,   &C->cache_lock,
+                            &C->boxes_lock, &C->rolls_lock, &C->send_lock, &introduce_lock,
+                            &dispatch_lock, &quiet_lock,    &arrivals_lock};
     for (size_t i = 0; i < sizeof local / sizeof local[0]; i++) {
         if (lock == local[i])
             return true;

@@ -100,6 +100,18 @@ static int write_down(const struct session *s, const struct session_cache *c, in
     return 0;
 }
 
+/* The peer's next byte has it look where we have gone (told_data in stream.c). One that writes without end is seen to
+ * have written by whoever takes the session. */
+static void want_next(const struct session_cache *c)
+{
+    uint64_t at = count_offset(slot_tail(c->peer)), now;
+    for (int i = 0; i < 16; i++, at = now) {
+        slot_arm(&c->own->want, at, 0);
+        if ((now = count_offset(slot_tail(c->peer))) == at)
+            break;
+    }
+}
+
 /* The daemon has it. Both locks are held. */
 static void let_go(struct session *s, struct session_cache *c)
 {
@@ -107,6 +119,7 @@ static void let_go(struct session *s, struct session_cache *c)
     session_set_moving(s, MOVING_GONE);
     session_set_state(s, SESSION_ZOMBIE);
     slot_set_state(c->own, SLOT_MOVED);
+    want_next(c);
     session_cache_keep(s, c);
 }
 

@@ -154,16 +154,6 @@ static int move_home(struct session *s, struct session_cache *c, struct peer_box
     return 0;
 }
 
-/* Does the peer know us by our slot? A slot of another outbox may have the same number: so the places are compared, too.
- * What has left the peer's place for its own is not made to say so (change_over): whoever is known has been
- * followed from where the peer is, and what the peer tells from then on names this place. */
-static bool is_known(const struct session *s, const struct session_cache *c)
-{
-    const struct slot *peer = load_acquire(&c->peer);
-    return peer && slot_peer(peer) == ((uint64_t)slot_generation_known(c->own) << 32 | s->own_slot) &&
-           slot_peer_place(peer) == slot_place(c->own);
-}
-
 /* True: it is on its way. */
 static bool goes_home(struct session *s)
 {
@@ -184,7 +174,7 @@ static bool goes_home(struct session *s)
     struct session *old = NULL;
     half_lock(&s->rx_lock);
     half_lock(&s->tx_lock);
-    bool may = may_give(s, c, true) && is_known(s, c) && !(session_moving(s) & MOVING_HOME);
+    bool may = may_give(s, c, true) && session_is_known(s, c) && !(session_moving(s) & MOVING_HOME);
     err = may ? move_home(s, c, box, own, &old) : BERTH_E_BUSY;
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
@@ -217,7 +207,7 @@ static bool still_under_way(session_handle h)
     struct session *s = session_get(h);
     if (!s || !(session_moving(s) & MOVING_HOME) || session_flags(s) & (SF_DEAD | SF_RESET))
         return false;
-    if (!is_known(s, session_cache_of(s)))
+    if (!session_is_known(s, session_cache_of(s)))
         return true;
     is_home(s);
     return false;

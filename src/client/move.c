@@ -75,6 +75,16 @@ struct ctl_place session_peer_place(const struct session *s)
     return (struct ctl_place){session_peer_outbox(s), session_peer_slot(s), s->peer_generation};
 }
 
+/* Does the peer know us by our slot? A slot of another outbox may have the same number: so the places are compared, too.
+ * What has left the peer's place for its own is not made to say so (change_over): whoever is known has been
+ * followed from where the peer is, and what the peer tells from then on names this place. */
+bool session_is_known(const struct session *s, const struct session_cache *c)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    return peer && slot_peer(peer) == ((uint64_t)slot_generation_known(c->own) << 32 | s->own_slot) &&
+           slot_peer_place(peer) == slot_place(c->own);
+}
+
 void session_is_nowhere(const struct ctl_place *place)
 {
     struct ctl_move m = {.h = {.type = CTL_MOVED, .len = sizeof m}, .from = *place};

@@ -9,6 +9,8 @@ struct session *session_at_place(const struct ctl_place *mine);
 /* Where it is, and its other end. Under its locks. */
 struct ctl_place session_place(const struct session *s, const struct session_cache *c);
 struct ctl_place session_peer_place(const struct session *s);
+bool session_is_known(const struct session *s,
+                      const struct session_cache *c); /* by the peer, where it is now */
 /* To the daemon: what was there is nowhere, or nobody's business any more. */
 void session_is_nowhere(const struct ctl_place *place);
 

@@ -36,6 +36,7 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "base/tasks.h"
+#include "client/arrive.h"
 #include "client/aside.h"
 #include "client/attach.h"
 #include "client/bury.h"
@@ -309,6 +310,7 @@ static void state_begin(void)
     share_forget();
     asides_forked();
     home_forked();
+    arrivals_forked();
     lost_forget();
     ports_forget();
     control_forget();

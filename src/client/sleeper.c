@@ -132,7 +132,8 @@ int64_t wait_cap(int64_t deadline)
     if (load_relaxed(&C->unwatched))
         not_beyond(&left, ALIVE_NS); /* then nobody tells us that one of them has died */
     if (load_relaxed(&C->unheard) || load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at) ||
-        load_relaxed(&C->inherited_unheard) || load_relaxed(&C->homeward) || control_unsent()) {
+        load_relaxed(&C->inherited_unheard) || load_relaxed(&C->homeward) || load_relaxed(&C->arriving) ||
+        control_unsent()) {
         /* a connector that has not heard of us cannot wake us: look each millisecond, ever more seldom; the
          * same for a full queue, a listener's or the daemon's */
         static __thread int64_t pause_ns;

@@ -563,6 +563,15 @@ static __attribute__((noinline)) void found_full(struct session *s, struct sessi
         watches_ready(c);
 }
 
+/* Has the peer been told at a place that it has left? Word of where it went may be here: whoever follows it tells it
+ * there. */
+static inline void look_where_it_is(const struct session_cache *c)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    if (__builtin_expect(peer && slot_state(peer) == SLOT_MOVED, 0))
+        control_poll();
+}
+
 /* Where the acceptor is not known it is looked for, after the store: whoever accepts looks at our tail after
  * it has said so (link.c). When it is found it is told of all. */
 static inline void told_data(struct session *s, struct session_cache *c, uint64_t old_offset,
@@ -570,8 +579,8 @@ static inline void told_data(struct session *s, struct session_cache *c, uint64_
 {
     if (__builtin_expect(!load_acquire(&c->peer), 0))
         session_look(s);
-    else
-        notify_data(s, c, old_offset, new_offset);
+    else if (notify_data(s, c, old_offset, new_offset))
+        look_where_it_is(c);
 }
 
 static ssize_t transmit(session_handle h, const struct iovec *iov, int count, size_t total)

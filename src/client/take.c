@@ -6,6 +6,7 @@
 #include "base/sys.h"
 #include "client/accept.h"
 #include "client/again.h"
+#include "client/arrive.h"
 #include "client/channel.h"
 #include "client/control.h"
 #include "client/give.h"
@@ -124,6 +125,7 @@ static int take(const struct ctl_move *m, const struct given *g, const uint8_t *
     }
     *out = session_handle_of(s);
     channel_await(box);
+    session_arrives(*out);
     if ((err = tell_where(s, m, box, own)) != 0) {
         (void)session_finish(*out, true);
         return err;

@@ -8,6 +8,7 @@
 #include "client/upkeep.h"
 #include "base/clock.h"
 #include "base/hold.h"
+#include "client/arrive.h"
 #include "client/control.h"
 #include "client/events.h"
 #include "client/graves.h"
@@ -182,6 +183,8 @@ void sessions_settle(void)
     sessions_confirm();
     if (load_relaxed(&C->sharing))
         sessions_go_home();
+    if (load_relaxed(&C->arriving))
+        arrivals_look();
     shared_look();
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
         sessions_offer_again();
