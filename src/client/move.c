@@ -141,11 +141,11 @@ static void is_under_way(const struct ctl_move *m)
         moves(s, &there);
 }
 
-/* The moves that wait to be followed: those of that session, and those to the place that it has left. */
-static void waiting_drop(const struct ctl_place *peer, const struct ctl_place *left)
+/* Of the moves that wait to be followed those to the place that *m leads from; `all`: and all of that session. */
+static void waiting_drop(const struct ctl_move *m, bool all)
 {
     for (struct waiting_move **p = &waiting_first, *w; (w = *p);) {
-        if ((peer && ctl_place_same(&w->m.peer, peer)) || ctl_place_same(&w->m.to, left)) {
+        if ((all && ctl_place_same(&w->m.peer, &m->peer)) || ctl_place_same(&w->m.to, &m->from)) {
             store_relaxed(p, w->next);
             memory_put(w, sizeof *w);
         } else {
@@ -156,7 +156,7 @@ static void waiting_drop(const struct ctl_place *peer, const struct ctl_place *l
 
 void peer_moves(const struct ctl_move *m)
 {
-    waiting_drop(NULL, &m->from);
+    waiting_drop(m, false);
     is_under_way(m);
 }
 
@@ -305,7 +305,7 @@ static void follow_or_wait(const struct ctl_move *m, uint32_t asked)
 
 void peer_moved(const struct ctl_move *m)
 {
-    waiting_drop(&m->peer, &m->from);
+    waiting_drop(m, true);
     follow_or_wait(m, 0);
 }
 
