@@ -155,8 +155,10 @@ bool session_judge(struct session *s, struct session_cache *c)
     bool knows = still && names == me;
     if (c->box && load_acquire(&c->box->their_channel) == NONE) {
         channel_pair(c->box);
-        if (load_acquire(&c->box->their_channel) == NONE && !over)
+        if (load_acquire(&c->box->their_channel) == NONE && !over) {
+            channel_await(c->box);
             return false; /* it may know us, but not yet how to tell: very soon */
+        }
     }
     if (!knows && !over)
         return false;

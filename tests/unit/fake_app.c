@@ -15,6 +15,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../slowness.h"
 #include "base/clock.h"
 #include "berth/error.h"
 #include "daemon/daemon.h"
@@ -284,11 +285,13 @@ int fake_status(struct fake_app *a)
 
 void fake_expect_left(struct fake_app *a, uint32_t workers, uint32_t apps, int descriptors)
 {
-    int more = 0;
-    for (int i = 0; i < 300; i++) {
+    int more;
+    int64_t end = clock_now() + longer(3 * NS_PER_SEC);
+    for (;;) {
         assert_int_equal(fake_status(a), 0);
         more = daemon_descriptors(&the_daemon) - daemon_baseline;
-        if (more <= descriptors && a->in.status.workers == workers && a->in.status.apps == apps)
+        if ((more <= descriptors && a->in.status.workers == workers && a->in.status.apps == apps) ||
+            clock_now() > end)
             break;
         usleep(10000);
     }
