@@ -104,7 +104,7 @@ static uint32_t judge_session(struct watch *w, bool take)
     struct session_cache *c = session_cache_of(s);
     if (session_state(s) == SESSION_QUEUED && !(session_flags(s) & SF_RESET))
         return 0;
-    uint32_t mask = watch_mask(w);
+    uint32_t mask = watch_mask(w), before = session_flags(s);
     bool edge = w->events & EPOLLET, came = !edge || edge_came(w, s, c, take);
     uint32_t now = session_ready(s, c) & mask;
     if (now && !edge) {
@@ -120,8 +120,9 @@ static uint32_t judge_session(struct watch *w, bool take)
         (void)stream_arm_write(s, c, 0);
     came = came || (edge && edge_came(w, s, c, take));
     now = came ? session_ready(s, c) & mask : 0;
-    if (now & READY_MISSING)
-        w->fresh = true; /* not told yet */
+    /* not told yet: what has come cannot be had, or it is not known whether it is ours (TENTATIVE) */
+    if (now & READY_MISSING || (!now && before & SF_TENTATIVE))
+        w->fresh = true;
     if (!now)
         stream_flush_head(s, true);
     return now;

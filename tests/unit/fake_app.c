@@ -15,7 +15,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../slowness.h"
 #include "base/clock.h"
 #include "berth/error.h"
 #include "daemon/daemon.h"

@@ -1,10 +1,12 @@
-/* move_test.c - word of where the other end of a session goes, in orders that only a busy machine brings: told
- * before the place can be met, told of a place that it has left again, told late.
+/* move_test.c - what is heard of the other end of a session, in orders that only a busy machine brings: of where it
+ * goes before the place can be met, of a place that it has left again, late; of its bytes before it is known whether
+ * they are ours.
  */
 #include "fake_daemon.h"
 
 #include <pthread.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
 #include "client/move.h"
@@ -13,6 +15,7 @@
 #include "client/session.h"
 #include "client/slots.h"
 #include "client/state.h"
+#include "client/watch.h"
 #include "shm/segment.h"
 #include "shm/slot.h"
 
@@ -161,11 +164,52 @@ static void who_hears_late_does_not_go_back(void **state)
     finish(&c);
 }
 
+/* ---- an edge of what cannot be had yet ---- */
+
+static struct slot *slot_at(const struct ctl_place *place)
+{
+    struct own_box *box = C->outboxes;
+    while (box && box->handle != place->outbox)
+        box = box->next;
+    return box ? outbox_slot(box, place->slot) : NULL;
+}
+
+static void tentative_body(void)
+{
+    tell(attach());
+    struct scene sc = scene();
+    struct epoll_event ev = {0};
+    struct slot *peer = slot_at(&sc.peer[0]);
+    struct evset *set = evset_create(-1);
+    session_add_flags(sc.s, SF_TENTATIVE);
+    if (!peer || !set || evset_add(set, session_handle_of(sc.s), 0, EPOLLIN | EPOLLRDHUP | EPOLLET, 7) != 0)
+        _exit(24);
+    slot_set_tail(peer, count_word(0, COUNT_FLAG));
+    watches_ready(session_cache_of(sc.s));
+    tell(evset_wait(set, &ev, 1, 0, NULL, NULL) == 0);
+    session_drop_flags(sc.s, SF_TENTATIVE);
+    watches_ready(session_cache_of(sc.s));
+    tell(evset_wait(set, &ev, 1, 0, NULL, NULL) == 1 && ev.events & EPOLLRDHUP);
+    watches_ready(session_cache_of(sc.s));
+    tell(evset_wait(set, &ev, 1, 0, NULL, NULL) == 0);
+}
+
+static void an_edge_is_told_when_its_bytes_are_ours(void **state)
+{
+    struct child c = start(tentative_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    for (int i = 0; i < 3; i++)
+        check(result(&c) == 1, "answer %d", i);
+    finish(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_has_left_a_place_is_not_followed_to_it),
         cmocka_unit_test(who_hears_late_does_not_go_back),
+        cmocka_unit_test(an_edge_is_told_when_its_bytes_are_ours),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
