@@ -1,7 +1,7 @@
 /* lent.c - sessions that a program was executed with while other processes go on with them.
  *
  * It has a socket of the kernel's for each, with a relay behind it that takes nothing out of the session before
- * the program has used the socket (relay.c). What is written the relay sees. That somebody waits to read it
+ * the program has used the socket (relay.c). What is written the relay sees. That somebody waits to read it it
  * cannot see, so a program under berth tells it: such a socket is marked (as a stand-in is, see passed.c) and
  * has the relay as its owner (F_SETOWN), and the first call on it that is about more than the number sends the
  * owner a signal. From then on it is a plain socket of the kernel's.
