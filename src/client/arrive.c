@@ -1,9 +1,9 @@
 /* arrive.c - sessions that were taken, and whose peer still looks at where they were.
  *
- * A peer that has not heard where its session went tells the old place of what it writes. It hears when it calls
- * berth: so for some seconds whoever takes a session, and sleeps, looks by himself, each millisecond and then ever
- * more seldom (wait_cap), whether something has come. A peer that comes by later finds where the session was left
- * (told_data in stream.c), and looks for word of it then.
+ * A peer that has not heard where its session went tells the old place of what it writes. It hears when it
+ * calls berth: so for some seconds whoever takes a session, and sleeps, looks by himself, each millisecond and
+ * then ever more seldom (wait_cap), whether something has come. A peer that comes by later finds where the
+ * session was left (told_data in stream.c), and looks for word of it then.
  */
 #include "client/arrive.h"
 #include "base/clock.h"

@@ -100,8 +100,8 @@ static int write_down(const struct session *s, const struct session_cache *c, in
     return 0;
 }
 
-/* The peer's next byte has it look where we have gone (told_data in stream.c). One that writes without end is seen to
- * have written by whoever takes the session. */
+/* The peer's next byte has it look where we have gone (told_data in stream.c). One that writes without end is
+ * seen to have written by whoever takes the session. */
 static void want_next(const struct session_cache *c)
 {
     uint64_t at = count_offset(slot_tail(c->peer)), now;

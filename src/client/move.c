@@ -75,8 +75,8 @@ struct ctl_place session_peer_place(const struct session *s)
     return (struct ctl_place){session_peer_outbox(s), session_peer_slot(s), s->peer_generation};
 }
 
-/* Does the peer know us by our slot? A slot of another outbox may have the same number: so the places are compared, too.
- * What has left the peer's place for its own is not made to say so (change_over): whoever is known has been
+/* Does the peer know us by our slot? A slot of another outbox may have the same number: so the places are
+ * compared, too. What has left the peer's place for its own is not made to say so (change_over): whoever is known has been
  * followed from where the peer is, and what the peer tells from then on names this place. */
 bool session_is_known(const struct session *s, const struct session_cache *c)
 {

@@ -263,9 +263,8 @@ struct client {
     uint32_t inherited_tentative; /* whoever sleeps looks at them again: their bytes may be here */
     bool sharing; /* there are sessions that another member holds too, or that were inherited */
     bool about_to_fork;
-    uint32_t
-        arriving;  /* sessions that were taken, and whose peer still looks at where they were, see arrive.c */
-    bool unpaired; /* there may be a peer with sessions whose channel for us is yet to be found */
+    uint32_t arriving; /* sessions that were taken, and whose peer still looks at where they were: arrive.c */
+    bool unpaired;     /* there may be a peer with sessions whose channel for us is yet to be found */
     uint32_t homeward; /* sessions whose peer still looks at where they were, see home.c */
     bool joint;        /* there are event sets that another member has, too */
     /* the set of what concerns every sleeper, see vigil.c: descriptor + 1, 0 until first needed */

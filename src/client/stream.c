@@ -563,8 +563,8 @@ static __attribute__((noinline)) void found_full(struct session *s, struct sessi
         watches_ready(c);
 }
 
-/* Has the peer been told at a place that it has left? Word of where it went may be here: whoever follows it tells it
- * there. */
+/* Has the peer been told at a place that it has left? Word of where it went may be here: whoever follows it
+ * tells it there. */
 static inline void look_where_it_is(const struct session_cache *c)
 {
     const struct slot *peer = load_acquire(&c->peer);

@@ -8,7 +8,8 @@
 enum relay_reads {
     RELAY_READS,       /* at once */
     RELAY_READS_LATER, /* whoever has the socket is most likely to write only: in a moment */
-    RELAY_READS_IF_USED /* he may not know that he has it: when he has written, has said so (SIGURG), or the others have closed it */
+    /* he may not know that he has it: when he has written, has said so (SIGURG), or the others have closed it */
+    RELAY_READS_IF_USED
 };
 
 /* Until both directions have ended; then the process ends, too. Ends and resets pass through as they are. For

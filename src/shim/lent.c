@@ -1,15 +1,14 @@
 /* lent.c - sessions that a program was executed with while other processes go on with them.
  *
- * It has a socket of the kernel's for each, with a relay behind it that takes nothing out of the session before
- * the program has used the socket (relay.c). What is written the relay sees. That somebody waits to read it it
- * cannot see, so a program under berth tells it: such a socket is marked (as a stand-in is, see passed.c) and
- * has the relay as its owner (F_SETOWN), and the first call on it that is about more than the number sends the
- * owner a signal. From then on it is a plain socket of the kernel's.
+ * It has a socket of the kernel's for each, with a relay behind it that takes nothing out of the session
+ * before the program has used the socket (relay.c). The relay sees what is written. It cannot see that somebody
+ * waits to read, so a program under berth says so: such a socket is marked (as a stand-in is, see passed.c) and
+ * has the relay as its owner (F_SETOWN), and the first call on it that is about more than the number sends
+ * the owner a signal. From then on it is a plain socket of the kernel's.
  *
  * The signal is SIGURG, which does nothing to a process that does not ask for it: the mark may be anybody's.
  */
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <signal.h>
 
 #include "base/sys.h"
@@ -25,8 +24,7 @@ bool lent_mark(int fd)
 
 void lent_came(int fd)
 {
-    if (fd < 0 || fd >= (int)FD_MAX || fd_word(fd) || sys_fcntl(fd, F_GETSIG, 0L) != LENT_MARK ||
-        socket_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP)
+    if (!came_marked(fd, LENT_MARK))
         return;
     shim_lock();
     struct sock *s = sock_alloc(SOCK_LENT, socket_option(fd, SOL_SOCKET, SO_DOMAIN));

@@ -75,11 +75,16 @@ static int64_t timeout_of(int fd, int name)
     return (int64_t)tv.tv_sec * NS_PER_SEC + tv.tv_usec * NS_PER_US;
 }
 
+bool came_marked(int fd, long mark)
+{
+    return fd >= 0 && fd < (int)FD_MAX && !fd_word(fd) && sys_fcntl(fd, F_GETSIG, 0L) == mark &&
+           socket_option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
+}
+
 void session_came(int fd)
 {
     session_handle h;
-    if (fd < 0 || fd >= (int)FD_MAX || fd_word(fd) || sys_fcntl(fd, F_GETSIG, 0L) != STAND_IN_MARK ||
-        socket_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP || shim_off() || program_alone())
+    if (!came_marked(fd, STAND_IN_MARK) || shim_off() || program_alone())
         return;
     int family = socket_option(fd, SOL_SOCKET, SO_DOMAIN), lowat = socket_option(fd, SOL_SOCKET, SO_RCVLOWAT);
     int err = client_take(fd, &h);

@@ -303,7 +303,7 @@ extern uint8_t relay_unaccepted; /* a session was connected since it was last kn
 void relay_before_fork(void);
 /* they were the parent's, and could not be had here: their descriptors find the end */
 void sessions_lost(void);
-/* the same of a session that other processes hold, too, for a program that may not know that it has it (lent.c) */
+/* the same of a session that other processes hold, too, for a program that may not know that it has it: lent.c */
 bool fd_lent(int fd);
 void fd_to_kernel(int fd); /* whatever it is becomes a plain socket of the kernel's, if it can */
 
@@ -324,16 +324,18 @@ bool session_alone(uint64_t h, int64_t end);
 extern const int64_t session_shared_ns; /* how long that is worth to be waited for */
 /* Has that session gone back meanwhile? Then the descriptor is the kernel's. */
 bool session_went_back(const struct sock *s, uint64_t h);
-uint32_t sessions_gone_back(void); /* how many, ever */
-bool session_passes(int fd);       /* to another program; false: it does not, or not as a session */
-void session_came(int fd);         /* if it is one */
+uint32_t sessions_gone_back(void);   /* how many, ever */
+bool session_passes(int fd);         /* to another program; false: it does not, or not as a session */
+void session_came(int fd);           /* if it is one */
+bool came_marked(int fd, long mark); /* a TCP socket of that mark, of which nothing is known here yet */
 void exec_begins(void);
 bool exec_passes(int fd); /* as session_passes */
 bool exec_lends(int fd);  /* as fd_lent */
 void exec_failed(void);   /* and what was passed is taken back */
 
-/* Forks off a process, nobody's child, that runs that and does not return; `theirs` is closed there, and has it as its
- * owner if it is to. False: there could be none. Strips itself of all but that descriptor, and that session or (0) all. */
+/* Forks off a process, nobody's child, that runs that and does not return; `theirs` is closed there, and has it
+ * as its owner if it is to. False: there could be none. Strips itself of all but that descriptor, and that
+ * session or (0) all. */
 bool relay_fork(void (*run)(void *arg), void *arg, int theirs, bool owner);
 void relay_strip(session_handle h, int *fd_kept);
 /* a kernel socket with a relay behind it, or -errno */

@@ -373,16 +373,22 @@ CASE(sender_goes_on, "sent, and never taken out: who has sent it goes on")
     say("read: %ld, %ld", take(p.s, 1000, 10, 0), take(p.c, 500, 10, 0));
 }
 
-static void received_is_awaited(enum far_kind caller, enum far_kind receiver)
+/* from <-> this process, which passes its end to the other. A byte has gone each way. */
+static void pass_on(struct far *from, struct far *to)
 {
     int l = listener(8);
-    struct far from = far_new(caller), to = far_new(receiver);
-    say("%s", far_do(&from, "connect %d;send 1", ntohs(differ_at.sin_port)));
+    say("%s", far_do(from, "connect %d;send 1", ntohs(differ_at.sin_port)));
     int s = accept(l, NULL, NULL);
     say("%ld, %ld", take(s, 0, 1, 0), give(s, 0, 1));
-    say("%s", far_do(&from, "recv 1"));
-    far_pass(&to, s);
+    say("%s", far_do(from, "recv 1"));
+    far_pass(to, s);
     close(s);
+}
+
+static void received_is_awaited(enum far_kind caller, enum far_kind receiver)
+{
+    struct far from = far_new(caller), to = far_new(receiver);
+    pass_on(&from, &to);
     say("%s", far_do(&to, "mine 1 1"));
     for (int i = 0; i < 4; i++) {
         far_begin(&to, "awaited 20000;recv 1;send 1");
@@ -395,14 +401,8 @@ static void received_is_awaited(enum far_kind caller, enum far_kind receiver)
 CASE(awaited_from_one_who_looks_elsewhere,
      "who has sent the bytes waits for something that is no socket then")
 {
-    int l = listener(8);
     struct far from = far_new(FRESH), to = far_new(FRESH);
-    say("%s", far_do(&from, "connect %d;send 1", ntohs(differ_at.sin_port)));
-    int s = accept(l, NULL, NULL);
-    say("%ld, %ld", take(s, 0, 1, 0), give(s, 0, 1));
-    say("%s", far_do(&from, "recv 1"));
-    far_pass(&to, s);
-    close(s);
+    pass_on(&from, &to);
     far_begin(&to, "mine 1 1;awaited 2000;recv 1");
     nap(50);
     say("%s", far_do(&from, "send 1"));

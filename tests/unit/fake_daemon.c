@@ -164,6 +164,16 @@ void welcome_child(struct child *c)
     answer(c, &a);
 }
 
+void all_is_true(void (*body)(void), int things)
+{
+    struct child c = start(body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    for (int i = 0; i < things; i++)
+        check(result(&c) == 1, "answer %d", i);
+    finish(&c);
+}
+
 int memfd_of(size_t size, uint32_t magic, uint16_t version, bool seal)
 {
     int fd;

@@ -68,6 +68,8 @@ bool take(struct child *c, uint32_t type);
 struct answer good_welcome(const struct child *c);
 void answer(struct child *c, const struct answer *a);
 void welcome_child(struct child *c); /* all that an attach takes */
+/* A body that attaches (0) and then tells of so many things that they are as they should be. */
+void all_is_true(void (*body)(void), int things);
 /* sealed: a segment with a directory's first words */
 int memfd_of(size_t size, uint32_t magic, uint16_t version, bool seal);
 

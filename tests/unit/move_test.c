@@ -1,11 +1,9 @@
-/* move_test.c - what is heard of the other end of a session, in orders that only a busy machine brings: of where it
- * goes before the place can be met, of a place that it has left again, late; of its bytes before it is known whether
- * they are ours.
+/* move_test.c - what is heard of the other end of a session, in orders that only a busy machine brings: of
+ * where it goes before the place can be met, of a place that it has left again, late; of its bytes before it is
+ * known whether they are ours.
  */
 #include "fake_daemon.h"
 
-#include <pthread.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -16,7 +14,6 @@
 #include "client/slots.h"
 #include "client/state.h"
 #include "client/watch.h"
-#include "shm/segment.h"
 #include "shm/slot.h"
 
 #define PEERS 3
@@ -24,36 +21,24 @@
 struct scene {
     struct session *s;
     struct ctl_place mine, peer[PEERS];
+    struct slot *first; /* the other end's, at the first of them */
 };
 
-static int page_of(uint32_t worker)
-{
-    int fd;
-    void *map;
-    if (segment_create("berth-fake-page", WORKER_PAGE_BYTES, &fd, &map) != 0)
-        _exit(20);
-    struct worker_page *page = map;
-    page->magic = ABI_MAGIC_PAGE;
-    page->version = ABI_VERSION;
-    page->worker = worker;
-    segment_unmap(map, WORKER_PAGE_BYTES);
-    return fd;
-}
-
 /* One of ours, which is a peer's as well: with one slot, which is the other end's there. */
-static struct ctl_place place_of_peer(uint16_t place)
+static struct ctl_place place_of_peer(uint16_t place, struct slot **its)
 {
     uint32_t slot, worker = 20u + place;
-    int fds[3] = {-1, page_of(worker), -1}, pipe_of[2];
+    int fds[3] = {-1, memfd_of(WORKER_PAGE_BYTES, ABI_MAGIC_PAGE, ABI_VERSION, true), -1}, pipe_of[2];
     struct own_box *box = outbox_create(50u + place, &fds[0]);
     if (!box || outbox_slot_alloc(box, &slot) != 0 || pipe(pipe_of) < 0)
         _exit(21);
     fds[2] = pipe_of[1];
-    slot_set_place(outbox_slot(box, slot), place);
+    *its = outbox_slot(box, slot);
+    slot_set_place(*its, place);
     struct ctl_outbox_is is = {.outbox = box->handle, .worker = worker, .app = SERVER_APP};
     if (!peer_box_add(&is, fds))
         _exit(22);
-    return (struct ctl_place){box->handle, slot, slot_generation(outbox_slot(box, slot))};
+    return (struct ctl_place){box->handle, slot, slot_generation(*its)};
 }
 
 /* A session of ours whose other end is at the first of the places. */
@@ -66,8 +51,8 @@ static struct scene scene(void)
     if (!own || outbox_slot_alloc(own, &slot) != 0 || !(sc.s = session_alloc()))
         _exit(23);
     close(fd);
-    for (uint16_t i = 0; i < PEERS; i++)
-        sc.peer[i] = place_of_peer(i);
+    for (uint16_t i = PEERS; i-- > 0;)
+        sc.peer[i] = place_of_peer(i, &sc.first);
     session_meets(sc.s, own, slot, peer_box_find(sc.peer[0].outbox), &sc.peer[0]);
     session_fill_slot(sc.s, own);
     session_set_state(sc.s, SESSION_OPEN);
@@ -119,8 +104,8 @@ static void left_again_body(void)
     tell(moves_wait());
     tell(under_way(&sc)); /* so that the end of who had it says nothing */
     moves(&sc, &unmet);
-    tell(
-        !moves_wait()); /* else it would be met, and be thought to be there, when who had it there may have ended */
+    /* else it would be met, and be thought to be there, when who had it there may have ended */
+    tell(!moves_wait());
     tell(under_way(&sc));
     moved(&sc, &unmet, &sc.peer[2]);
     tell(is_at(&sc, &sc.peer[2]) && !under_way(&sc));
@@ -128,12 +113,7 @@ static void left_again_body(void)
 
 static void what_has_left_a_place_is_not_followed_to_it(void **state)
 {
-    struct child c = start(left_again_body);
-    welcome_child(&c);
-    assert_int_equal(result(&c), 0);
-    for (int i = 0; i < 5; i++)
-        check(result(&c) == 1, "answer %d", i);
-    finish(&c);
+    all_is_true(left_again_body, 5);
 }
 
 /* ---- heard late: as a relative hears what another one has followed already ---- */
@@ -156,35 +136,21 @@ static void late_body(void)
 
 static void who_hears_late_does_not_go_back(void **state)
 {
-    struct child c = start(late_body);
-    welcome_child(&c);
-    assert_int_equal(result(&c), 0);
-    for (int i = 0; i < 4; i++)
-        check(result(&c) == 1, "answer %d", i);
-    finish(&c);
+    all_is_true(late_body, 4);
 }
 
 /* ---- an edge of what cannot be had yet ---- */
-
-static struct slot *slot_at(const struct ctl_place *place)
-{
-    struct own_box *box = C->outboxes;
-    while (box && box->handle != place->outbox)
-        box = box->next;
-    return box ? outbox_slot(box, place->slot) : NULL;
-}
 
 static void tentative_body(void)
 {
     tell(attach());
     struct scene sc = scene();
     struct epoll_event ev = {0};
-    struct slot *peer = slot_at(&sc.peer[0]);
     struct evset *set = evset_create(-1);
     session_add_flags(sc.s, SF_TENTATIVE);
-    if (!peer || !set || evset_add(set, session_handle_of(sc.s), 0, EPOLLIN | EPOLLRDHUP | EPOLLET, 7) != 0)
+    if (!set || evset_add(set, session_handle_of(sc.s), 0, EPOLLIN | EPOLLRDHUP | EPOLLET, 7) != 0)
         _exit(24);
-    slot_set_tail(peer, count_word(0, COUNT_FLAG));
+    slot_set_tail(sc.first, count_word(0, COUNT_FLAG));
     watches_ready(session_cache_of(sc.s));
     tell(evset_wait(set, &ev, 1, 0, NULL, NULL) == 0);
     session_drop_flags(sc.s, SF_TENTATIVE);
@@ -196,12 +162,7 @@ static void tentative_body(void)
 
 static void an_edge_is_told_when_its_bytes_are_ours(void **state)
 {
-    struct child c = start(tentative_body);
-    welcome_child(&c);
-    assert_int_equal(result(&c), 0);
-    for (int i = 0; i < 3; i++)
-        check(result(&c) == 1, "answer %d", i);
-    finish(&c);
+    all_is_true(tentative_body, 3);
 }
 
 int main(void)

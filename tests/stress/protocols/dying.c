@@ -196,4 +196,5 @@ void event_killed(void)
         if (now() > end)
             fail(0, "the other side hears of no end");
     }
+    berth_waitset_destroy(nothing);
 }
