@@ -146,8 +146,8 @@ static void move_free(struct daemon *d, struct move *m)
     d->move_count--;
     free(m);
     app->moves--;
-    app->shadows--;
     app_leave_nothing(d, app);
+    app->shadows--; /* not before: workers of the app's own may go with what they left */
     app_release(d, app);
 }
 

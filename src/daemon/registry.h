@@ -274,7 +274,7 @@ int app_create(struct daemon *d, const struct ctl_hello *hello, struct space *sp
                struct app **out);
 int worker_create(struct daemon *d, struct app *app, struct conn *conn, struct worker **out);
 struct worker *worker_find(struct daemon *d, uint32_t id); /* living ones only */
-/* what faces it of the dead goes, where nobody is left to want it */
+/* what faces it of the dead goes, where nobody is left to want it; the caller holds the app by a shadow */
 void app_leave_nothing(struct daemon *d, struct app *app);
 void app_release(struct daemon *d, struct app *app); /* frees an app without workers and shadows */
 int worker_inherit(struct worker *child, struct worker *parent);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/userfaultfd.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -343,6 +344,45 @@ static void the_dead_are_announced(void **state)
         told = p.server.in.h.type == CTL_DEAD && p.server.in.dead.worker == worker;
     assert_true(told);
     pair_close(&p);
+}
+
+static void tcp_pair(int end[2])
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof at;
+    int l = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(l, (struct sockaddr *)&at, sizeof at), 0);
+    assert_int_equal(listen(l, 1), 0);
+    assert_int_equal(getsockname(l, (struct sockaddr *)&at, &len), 0);
+    end[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(connect(end[0], (struct sockaddr *)&at, sizeof at), 0);
+    end[1] = accept(l, NULL, NULL);
+    assert_true(end[1] >= 0);
+    close(l);
+}
+
+/* A session of an app with itself is passed on, the app ends, and then nobody is left who could take it: what
+ * keeps the app goes together with what faces it. */
+static void passed_on_to_nobody(void **state)
+{
+    struct fake_app a, witness;
+    outbox_handle own;
+    int end[2], record = fake_page(0);
+    fake_attach(&witness, &the_daemon, "witness");
+    int before = daemon_descriptors(&the_daemon) - daemon_baseline;
+    fake_attach(&a, &the_daemon, "alone");
+    expect(0, fake_listen(&a, "127.0.0.1", 6050, 0, NULL));
+    expect(0, fake_introduce(&a, a.in.listened.listener, 1, a.app, &own));
+    tcp_pair(end);
+    struct ctl_move m = {.from.outbox = own, .peer.outbox = own};
+    expect(0, fake_request(&a, CTL_GIVE, &m, sizeof m, (int[]){record, end[0], end[1]}, 3));
+    close(record);
+    close(end[1]);
+    fake_close(&a);
+    fake_expect_left(&witness, 1, 1, before + 9); /* the session is kept */
+    close(end[0]);
+    fake_expect_left(&witness, 1, 1, before);
+    fake_close(&witness);
 }
 
 static void announce_reaches_the_peer(void **state)
@@ -707,6 +747,7 @@ int main(void)
         cmocka_unit_test(introductions_in_a_full_table),
         cmocka_unit_test(parked_questions_are_bounded),
         cmocka_unit_test(the_dead_are_announced),
+        cmocka_unit_test(passed_on_to_nobody),
         cmocka_unit_test(announce_reaches_the_peer),
         cmocka_unit_test(ports_are_leased_once),
         cmocka_unit_test(a_child_holds_what_its_parent_held),
