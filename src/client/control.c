@@ -465,17 +465,23 @@ static int reply_give(const struct control_ask *a, struct push *p, void *reply, 
     return status;
 }
 
-int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds)
+int control_await(struct control_ask *a)
 {
-    struct ctl_header done;
     plock_take(&C->ctl_lock);
     int err = C->daemon_lost && !load_acquire(&a->reply) ? BERTH_E_DAEMON_GONE : wait_reply(a);
     plock_release(&C->ctl_lock);
+    if (err == BERTH_E_TIMED_OUT)
+        was_late(2);
+    return err;
+}
+
+int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds)
+{
+    struct ctl_header done;
+    int err = control_await(a);
     ask_leave(a); /* from here on it is nobody's */
     if (a->reply)
         err = reply_give(a, a->reply, reply ? reply : &done, reply ? reply_size : sizeof done, rfds, nrfds);
-    else if (err == BERTH_E_TIMED_OUT)
-        was_late(2);
     if (control_pushed() || err == BERTH_E_DAEMON_GONE)
         own_kick(); /* somebody must work them off; the socket will not say so again */
     return err;

@@ -30,6 +30,9 @@ must_use int control_request(void *msg, const int *fds, int nfds, void *reply, s
 /* The same in two steps: the first never waits, and may be taken under any lock; where it is 0 the second
  * must follow. */
 must_use int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds);
+/* Until the answer is there, or what control_answer would say; as often as the caller likes, who may look once more
+ * after the deadline. control_answer follows, for it is still asked. */
+must_use int control_await(struct control_ask *a);
 must_use int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds);
 bool daemon_is_slow(void); /* it was late, and has said nothing since */
 void daemon_was_slow(void);

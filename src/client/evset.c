@@ -320,6 +320,8 @@ static int wait_held(struct wait *w)
             return BERTH_E_INTERRUPTED;
         if (joint_wait_begins())
             return BERTH_E_BUSY;
+        if (load_relaxed(&C->forked) && (n = set_wire(set)) != 0)
+            return n;
         n = sleep_once(w);
         if (n == -EINTR)
             return BERTH_E_INTERRUPTED;

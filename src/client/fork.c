@@ -206,7 +206,7 @@ static void announce_child(void)
         return;
     struct ctl_child msg = {.h = {.type = CTL_CHILD, .len = sizeof msg},
                             .member = member_id_of(child_member)};
-    if (!control_pushed() && !moves_wait()) {
+    if (!control_pushed() && !moves_wait() && !C->forked) {
         msg.flags = CTL_CHILD_KNOWS;
         msg.news = load_relaxed(&C->news_seen);
     }
@@ -274,7 +274,7 @@ static void crowd_prepare(void)
 
 static void prepare(void)
 {
-    int err = fork_child_ready();
+    int err = fork_child_goes_on();
     plock_take(&hello_lock);
     if (err)
         return;
@@ -457,6 +457,7 @@ static FORK_CODE void after_fork_child(void)
     }
     lost_forked();
     control_forget();
+    hello_forked();
     asides_forked();
     tokens_forked();
     peers_forked();

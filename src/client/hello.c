@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/control.h"
 #include "client/family.h"
@@ -108,26 +109,29 @@ int welcome(const struct ctl_welcome *w, const int fds[2])
     return 0;
 }
 
-/* The request of a HELLO or CHILD_HELLO, and what its WELCOME brings. */
+/* What was answered to HELLO or CHILD_HELLO, with n descriptors. */
+static int welcomed(const struct ctl_welcome *is, int *got, int n)
+{
+    if (n == 2 && is->version == CTL_VERSION)
+        return welcome(is, got);
+    while (n > 0)
+        (void)sys_close(got[--n]);
+    return is->version == CTL_VERSION ? BERTH_E_PROTOCOL : BERTH_E_VERSION;
+}
+
 int hello_request(void *msg, const int *fds, int nfds)
 {
     struct ctl_welcome is;
     int got[2] = {-1, -1}, n = 2;
     int err = control_request(msg, fds, nfds, &is, sizeof is, got, &n);
-    if (err)
-        return err;
-    if (n == 2 && is.version == CTL_VERSION)
-        return welcome(&is, got);
-    while (n > 0)
-        (void)sys_close(got[--n]);
-    return is.version == CTL_VERSION ? BERTH_E_PROTOCOL : BERTH_E_VERSION;
+    return err ? err : welcomed(&is, got, n);
 }
 
-static int child_hello(int page_fd)
+static struct ctl_child_hello child_hello(void)
 {
-    struct ctl_child_hello msg = {
-        .h = {.type = CTL_CHILD_HELLO, .len = sizeof msg}, .version = CTL_VERSION, .pid = (uint32_t)getpid()};
-    return hello_request(&msg, &page_fd, 1);
+    return (struct ctl_child_hello){.h = {.type = CTL_CHILD_HELLO, .len = sizeof(struct ctl_child_hello)},
+                                    .version = CTL_VERSION,
+                                    .pid = (uint32_t)getpid()};
 }
 
 static int go_on_alone(void)
@@ -150,23 +154,96 @@ static void parents_forget(void)
     plock_release(&C->lock);
 }
 
-static int say_hello(int page_fd)
-{
-    int err = C->daemon_lost ? BERTH_E_DAEMON_GONE : child_hello(page_fd);
-    return err == BERTH_E_DAEMON_GONE ? go_on_alone() : err;
-}
+/* ---- a child's first word ------------------------------------------------------------------------------ */
+
+/* The daemon may be slow, or stopped. Who has asked it once asks no second time: the answer is waited for by
+ * whoever comes next, who does not wait long. Until it is there the child is who its parent was (C->forked), and
+ * reads and writes what that left it; it sleeps on nothing but the clock. */
+static struct {
+    bool asked;
+    struct control_ask ask;
+    struct ancestor parent;
+} hello;
 
 int hello_apart(void)
 {
     int page_fd = -1;
+    hello.asked = false;
     in_place = true;
     int err = worker_page_create(&page_fd);
-    if (!err)
-        err = say_hello(page_fd);
+    if (!err) {
+        struct ctl_child_hello msg = child_hello();
+        err = C->daemon_lost ? BERTH_E_DAEMON_GONE : hello_request(&msg, &page_fd, 1);
+    }
+    if (err == BERTH_E_DAEMON_GONE)
+        err = go_on_alone();
     in_place = false;
     if (page_fd >= 0)
         (void)sys_close(page_fd);
     return err;
+}
+
+/* The child of one that nobody has answered has the same parent as that. */
+FORK_CODE void hello_forked(void)
+{
+    if (hello.asked)
+        C->page = hello.parent.page;
+    hello.asked = false;
+}
+
+static int ask(void)
+{
+    hello.parent = (struct ancestor){.worker = C->worker, .page = C->page, .bell_fd = C->bell_fd};
+    struct ctl_child_hello msg = child_hello();
+    int page_fd = -1;
+    if (load_acquire(&berth_family_quiet))
+        family_member_acts();
+    parents_forget();
+    int err = worker_page_create(&page_fd);
+    if (!err && !C->daemon_lost)
+        err = control_ask(&hello.ask, &msg, &page_fd, 1);
+    if (page_fd >= 0)
+        (void)sys_close(page_fd);
+    hello.asked = err == 0 && !C->daemon_lost;
+    return err == BERTH_E_DAEMON_GONE ? 0 : err;
+}
+
+static int hear(void)
+{
+    struct ctl_welcome is = {0};
+    int got[2] = {-1, -1}, n = 2;
+    int err = hello.asked ? control_await(&hello.ask) : BERTH_E_DAEMON_GONE;
+    if (err == BERTH_E_TIMED_OUT)
+        return err;
+    if (hello.asked)
+        err = control_answer(&hello.ask, &is, sizeof is, got, &n);
+    hello.asked = false;
+    return err ? err : welcomed(&is, got, n);
+}
+
+static int speak(void)
+{
+    fds_expect();
+    int err = hello.asked ? 0 : ask();
+    if (!err) {
+        err = hear();
+        if (err == BERTH_E_DAEMON_GONE)
+            err = go_on_alone();
+    }
+    (void)fds_keep();
+    if (err) {
+        if (!hello.asked)
+            C->page = hello.parent.page;
+        log_warn_once("a forked child could not say hello to the daemon: %s", berth_strerror(err));
+        return err;
+    }
+    if (C->ancestors == ANCESTORS_MAX)
+        log_warn_once("forked too often in a row: the oldest sessions may be slow to wake");
+    else
+        C->ancestor[C->ancestors++] = hello.parent;
+    ancestors_keep();
+    store_release(&C->forked, false);
+    return 0;
 }
 
 int fork_child_ready(void)
@@ -174,30 +251,13 @@ int fork_child_ready(void)
     if (__builtin_expect(!load_acquire(&C->forked), 1))
         return 0;
     plock_take(&hello_lock);
-    int err = 0;
-    if (C->forked) {
-        struct ancestor parent = {.worker = C->worker, .page = C->page, .bell_fd = C->bell_fd};
-        int page_fd = -1;
-        if (load_acquire(&berth_family_quiet))
-            family_member_acts();
-        parents_forget();
-        err = worker_page_create(&page_fd);
-        if (!err)
-            err = say_hello(page_fd);
-        if (page_fd >= 0)
-            (void)sys_close(page_fd);
-        if (!err) {
-            if (C->ancestors == ANCESTORS_MAX)
-                log_warn_once("forked too often in a row: the oldest sessions may be slow to wake");
-            else
-                C->ancestor[C->ancestors++] = parent;
-            ancestors_keep();
-            store_release(&C->forked, false);
-        } else {
-            C->page = parent.page;
-            log_warn_once("a forked child could not say hello to the daemon: %s", berth_strerror(err));
-        }
-    }
+    int err = C->forked ? speak() : 0;
     plock_release(&hello_lock);
     return err;
+}
+
+int fork_child_goes_on(void)
+{
+    int err = fork_child_ready();
+    return err == BERTH_E_TIMED_OUT ? 0 : err;
 }

@@ -12,8 +12,13 @@ bool memory_borrow(uint64_t size);
 must_use int worker_page_create(int *fd);
 must_use int welcome(const struct ctl_welcome *w, const int fds[2]); /* directory, bell: taken */
 must_use int hello_request(void *msg, const int *fds, int nfds);     /* of a HELLO or CHILD_HELLO */
-/* says hello if this is a child that has not; 0 or an error. For entries of the API */
+/* Says hello if this is a child that has not; 0 or an error. For entries of the API. TIMED_OUT: the daemon has been
+ * asked, and has not answered yet: after the first time, at once. */
 must_use int fork_child_ready(void);
+/* The same for what can do without the daemon: while it has not answered it is 0, and C->forked. Nobody kicks such a
+ * process, so it looks now and then, and comes here again before each sleep. */
+must_use int fork_child_goes_on(void);
+void hello_forked(void);        /* in a forked child: it has asked nothing */
 must_use int hello_apart(void); /* as a child that has nothing of its parent's. hello_lock is held */
 
 #endif

@@ -160,6 +160,8 @@ enum { WAIT_BELL, WAIT_FOUND, WAIT_NEWS };
 /* One of several sleepers is to be woken, so they sleep on an epoll descriptor with EPOLLEXCLUSIVE. */
 static int wait_ep(struct listener *l, int kernel_fd)
 {
+    if (load_acquire(&C->forked))
+        return -1; /* its bell is another's yet */
     plock_take(&C->lock);
     if (l->wait_ep < 0 || l->wait_ep_kernel != kernel_fd) {
         int old = l->wait_ep;
@@ -193,7 +195,8 @@ static long sleep_once(struct sleeper *sl, const struct listener *l, int ep, int
 {
     int64_t left = sleeper_prepare(sl);
     if (ep < 0) {
-        struct pollfd p[2] = {{.fd = l->pipe_rd, .events = POLLIN}, {.fd = kernel_fd, .events = POLLIN}};
+        struct pollfd p[2] = {{.fd = listener_queue(l), .events = POLLIN},
+                              {.fd = kernel_fd, .events = POLLIN}};
         return sleeper_poll(sl, p, 2, left < 0 || left > NO_DESCRIPTOR_NS ? NO_DESCRIPTOR_NS : left);
     }
     struct epoll_event ev[4];
@@ -228,7 +231,8 @@ static int look(void *arg)
     if (!l)
         return 1;
     events_poll(false);
-    struct pollfd p[2] = {{.fd = l->pipe_rd, .events = POLLIN}, {.fd = k->kernel_fd, .events = POLLIN}};
+    struct pollfd p[2] = {{.fd = listener_queue(l), .events = POLLIN},
+                          {.fd = k->kernel_fd, .events = POLLIN}};
     return listener_maybe(l) || sys_ppoll(p, 2, &zero, NULL) > 0;
 }
 
@@ -248,6 +252,9 @@ static int wait_held(listener_handle h, int kernel_fd, int64_t deadline, const s
         struct listener *l = listener_get(h);
         if (!l)
             return BERTH_E_BAD_HANDLE;
+        int err = fork_child_goes_on();
+        if (err)
+            return err;
         int ep = wait_ep(l, kernel_fd);
         events_poll(true);
         if (listener_maybe(l))

@@ -16,6 +16,8 @@ void listeners_away(uint32_t until);
 /* Without a system call, and without asking for anything: does one that was taken out of the queue wait, and
  * can it be answered? */
 bool listener_maybe(struct listener *l);
+int listener_queue(
+    const struct listener *l);             /* the descriptor that is readable when it may be so; -1: none */
 bool listener_waiting(struct listener *l); /* that, or something is in the queue; nothing is fetched */
 /* How many tokens have ever come at least, by whomever they were taken: an edge is one that has come since.
  * Wraps. */

@@ -345,7 +345,7 @@ static bool add_fd(struct call *k, int fd)
 
 static bool add_pipe(struct listener *l, void *arg)
 {
-    return add_fd(arg, l->pipe_rd);
+    return add_fd(arg, listener_queue(l));
 }
 
 /* What the set sleeps on goes into our epoll descriptor, by edge: the pipes of its listeners are in there,
@@ -376,13 +376,10 @@ static bool gather(struct call *k)
     return true;
 }
 
-int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n,
-                      struct pollfd *kfds, int nk, int64_t timeout_ns, const sigset_t *mask,
-                      struct client_room *rooms)
+static int poll_once(const struct sleep_mark *mark, struct client_poll_item *items, int n,
+                     struct pollfd *kfds, int nk, int64_t timeout_ns, const sigset_t *mask,
+                     struct client_room *rooms)
 {
-    int err = fork_child_ready();
-    if (err)
-        return err;
     struct call k = {
         .items = items, .kfds = kfds, .n = n, .nk = nk, .room = ON_STACK, .ep = -1, .rooms = rooms};
     k.sl = (struct sleeper){
@@ -406,4 +403,31 @@ int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *it
     }
     hold_end();
     return result;
+}
+
+/* A child that the daemon has not answered looks whether it has, from time to time. */
+#define UNANSWERED_NS (10 * NS_PER_MS)
+
+int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *items, int n,
+                      struct pollfd *kfds, int nk, int64_t timeout_ns, const sigset_t *mask,
+                      struct client_room *rooms)
+{
+    int64_t deadline = DEADLINE_NEVER;
+    for (bool first = true;; first = false) {
+        int err = fork_child_goes_on();
+        if (err)
+            return err;
+        if (__builtin_expect(!load_relaxed(&C->forked), 1) && first)
+            return poll_once(mark, items, n, kfds, nk, timeout_ns, mask, rooms);
+        if (first)
+            deadline = clock_deadline(timeout_ns);
+        int64_t left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_now();
+        if (left < 0 && deadline != DEADLINE_NEVER)
+            left = 0;
+        bool answered = !load_relaxed(&C->forked);
+        bool more = !answered && (left < 0 || left > UNANSWERED_NS);
+        int found = poll_once(mark, items, n, kfds, nk, more ? UNANSWERED_NS : left, mask, rooms);
+        if (found || !more)
+            return found;
+    }
 }

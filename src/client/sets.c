@@ -192,8 +192,8 @@ void watch_spend(struct watch *w)
 
 int set_wire_up(struct evset *set)
 {
-    int unready = fork_child_ready(); /* before its bell is looked at: a child gets another */
-    if (unready)
+    int unready = fork_child_goes_on(); /* before its bell is looked at: a child gets another */
+    if (unready || load_acquire(&C->forked))
         return unready;
     int32_t pid = set_process();
     if (__builtin_expect(set->wired && set->pid == pid && set->wait_ep >= 0, 1))

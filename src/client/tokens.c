@@ -275,6 +275,8 @@ static bool maybe(struct listener *l, bool ask)
 {
     struct token t;
     struct peer_box *box;
+    if (load_acquire(&C->forked))
+        return false; /* fork_child_goes_on: it can take none yet */
     return from_aside(l, &t, &box, false, ask) || (l->aside && aside_count(aside_of(l)) && control_in_vain());
 }
 
@@ -283,9 +285,15 @@ bool listener_maybe(struct listener *l)
     return maybe(l, false);
 }
 
+/* What a sleep for a token that can be answered looks at; -1: none can yet (fork_child_goes_on). */
+int listener_queue(const struct listener *l)
+{
+    return load_acquire(&C->forked) ? -1 : l->pipe_rd;
+}
+
 bool listener_waiting(struct listener *l)
 {
-    struct pollfd p = {.fd = l->pipe_rd, .events = POLLIN};
+    struct pollfd p = {.fd = listener_queue(l), .events = POLLIN};
     struct timespec zero = {0};
     return listener_maybe(l) || sys_ppoll(&p, 1, &zero, NULL) > 0;
 }
@@ -346,6 +354,8 @@ bool client_listener_ready(listener_handle h)
     struct listener *l = listener_get(h);
     if (!l)
         return true; /* a call will tell */
+    if (load_acquire(&C->forked))
+        return false;
     return maybe(l, true) || (berth_family_shared ? head_ready(l) : own_head_ready(l));
 }
 

@@ -115,6 +115,27 @@ class Handover(harness.TestCase):
             os.kill(new, signal.SIGQUIT)
             self.wait_until(lambda: not os.path.exists(f"/proc/{new}/exe"), "the new master's end", 30)
 
+    @harness.needs("nginx")
+    def test_nginx_reloads(self):
+        """Old workers end with what they have accepted; what is in the queue is the new ones'."""
+        for server, client in self.worlds():
+            self.port = self.free_port()
+            self.file("nginx.conf", NGINX.format(dir=self.scratch, port=self.port))
+            master = server("nginx", "-g", "daemon off;", "-c", os.path.join(self.scratch, "nginx.conf"), "-p", self.scratch, "-e", "stderr")
+            self.wait_listening(self.port)
+            self.wait_until(lambda: self.pid_in("nginx.pid"), "nginx")
+            pid = self.pid_in("nginx.pid")
+            loads = [self.load(client) for _ in range(4)]
+            for _ in range(4):
+                before = set(harness.children_of(pid))
+                os.kill(pid, signal.SIGHUP)
+                self.wait_until(lambda: not before & set(harness.children_of(pid)), "the end of the old workers", 30)
+            for load, write in loads:
+                answers = self.answers(load, write)
+                self.assertEqual(list(answers), ["well"], f"{answers}\n{master}")
+            os.kill(pid, signal.SIGQUIT)
+            master.wait(30)
+
     def haproxy(self, name):
         settings = ADMIN.format(dir=self.scratch)
         return self.file(name + ".cfg", HAPROXY.format(settings=settings, port=self.port, name=name))

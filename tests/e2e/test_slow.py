@@ -225,6 +225,86 @@ except OSError as e:
     print(errno.errorcode[e.errno], flush=True)
 """
 
+# Forks while the daemon is stopped. Each child waits for two bytes of a session that it was left, in a way of its own:
+# the second comes when the daemon is back.
+HEIRS = """
+import os, select, socket, sys, time
+unattended = socket.create_server(("127.0.0.1", 0))
+ways = ["recv", "poll", "select", "level", "edge", "nonblocking", "grandchild", "accept"]
+l = socket.create_server(("127.0.0.1", 0))
+pairs = []
+for way in ways:
+    c = socket.create_connection(l.getsockname())
+    s = l.accept()[0]
+    c.sendall(b"a")
+    assert s.recv(1) == b"a"
+    pairs.append((c, s))
+print("ready", flush=True)
+sys.stdin.readline()
+def wait_in(way, s):
+    if way == "poll":
+        p = select.poll()
+        p.register(s, select.POLLIN)
+        return lambda: p.poll()
+    if way == "select":
+        return lambda: select.select([s], [], [])
+    if way in ("level", "edge"):
+        e = select.epoll()
+        e.register(s, select.EPOLLIN | (select.EPOLLET if way == "edge" else 0))
+        return lambda: e.poll()
+    return lambda: None
+def recv(way, s):
+    while way == "nonblocking":
+        try:
+            return s.recv(1)
+        except BlockingIOError:
+            time.sleep(0.05)
+    return s.recv(1)
+def heir(way, s):
+    wait = wait_in(way, s)
+    if way == "accept":
+        other = l.accept()[0]
+        other.sendall(b"welcome")
+        print("accepted", flush=True)
+        return
+    if way == "nonblocking":
+        s.setblocking(False)
+    got = []
+    for i in range(2):
+        wait()
+        got.append(recv(way, s))
+        s.send(b"r")
+        os.write(1, f"{way} {got[-1].decode()}\\n".encode())
+    assert got == [b"b", b"c"], got
+    socket.create_connection(unattended.getsockname()).close()
+def fork(way, s, deep):
+    pid = os.fork()
+    if pid == 0:
+        if deep:
+            s.send(b"r")
+            select.select([s], [], [], 1.2)
+            fork(way, s, 0)
+            os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+        try:
+            heir(way, s)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return pid
+children = [fork(way, s, way == "grandchild") for way, (c, s) in zip(ways, pairs)]
+time.sleep(1.5)
+for c, s in pairs:
+    c.sendall(b"b")
+sys.stdin.readline()
+for c, s in pairs:
+    c.sendall(b"c")
+stranger = socket.create_connection(l.getsockname())
+assert stranger.recv(7) == b"welcome"
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+print("all well", flush=True)
+"""
+
 
 class Slow(harness.TestCase):
     def setUp(self):
@@ -254,6 +334,21 @@ class Slow(harness.TestCase):
         self.assertLess(sum(waited) + listening, harness.slow(1), c)
         self.assertLess(sorted(waited)[-2], harness.slow(0.1), "but for the first nobody waits")
         self.assertLess(listening, harness.slow(0.1))
+
+    @harness.needs_preload_into_python
+    def test_children_go_on_with_what_they_were_left(self):
+        p = self.start_under(PYTHON, "-c", HEIRS, stdin=subprocess.PIPE)
+        self.wait_until(lambda: "ready" in p.out, "its sessions")
+        self.stop_daemon()
+        p.process.stdin.write(b"go\n")
+        p.process.stdin.flush()
+        self.wait_until(lambda: p.out.count(" b\n") == 7, "the children's first bytes")
+        os.kill(self.process.pid, signal.SIGCONT)
+        p.process.stdin.write(b"go\n")
+        p.process.stdin.flush()
+        self.assertEqual(p.wait(), 0, p)
+        self.assertEqual(p.out.count(" c\n"), 7, p)
+        self.assertIn("all well", p.out)
 
     @harness.needs_preload_into_python
     def test_a_newcomer_waits_once(self):
