@@ -23,6 +23,7 @@ import slowness  # noqa: E402
 
 E2E_FILE_SECONDS = 900  # a whole file; each test has a limit of its own
 SOAK_FILE_SECONDS = 5400
+SHOWN = 6000  # characters of what a failed test has written, from its beginning and from its end
 
 
 class Tally:
@@ -35,7 +36,10 @@ class Tally:
         self.passed += 1
 
     def fail(self, name, text):
-        self.failed.append((name, text.strip()))
+        text = text.strip()
+        if len(text) > 2 * SHOWN:  # a program that wrote all the time
+            text = f"{text[:SHOWN]}\n[... {len(text) - 2 * SHOWN} characters ...]\n{text[-SHOWN:]}"
+        self.failed.append((name, text))
         print(f"FAILED  {name}", flush=True)
 
     def skip(self, name, reason):

@@ -117,7 +117,8 @@ int berth_unlisten(berth_listener listener);
 /* berth_connect, berth_connect_uri - open a session with whoever listens there.
  * Completes without the acceptor running. The first connect to an app costs a round trip to the daemon.
  * With timeout 0 and a full backlog: IN_PROGRESS and a handle that becomes writable when the connect is
- * through (berth_error then says how it went). Returns 0, IN_PROGRESS, REFUSED, NO_ROUTE, TIMED_OUT,
+ * through (berth_error then says how it went). Returns 0, IN_PROGRESS, REFUSED (an address of this host, where
+ * nobody listens under berth), NO_ROUTE (an address elsewhere, or new connections are paused), TIMED_OUT,
  * NOT_ATTACHED, ADDRESS, URI, LIMIT, NO_MEMORY, PERMISSION, INTERRUPTED, DAEMON_GONE. */
 int berth_connect(const struct berth_endpoint *ep, int64_t timeout_ns, berth_session *out);
 int berth_connect_uri(const char *uri, int64_t timeout_ns, berth_session *out);

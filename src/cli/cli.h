@@ -28,6 +28,10 @@ int cmd_bench(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_daemon(int argc, char **argv);
 
+/* ---- ns.c ---- */
+/* Can a namespace have that id? 0, or the exit status after a message. */
+int namespace_check(const char *command, const char *id);
+
 /* ---- help.c ---- */
 const char *help_text(const char *command); /* NULL: no such command. "" is the overview */
 int help_print(const char *command);        /* to stdout; 0 */

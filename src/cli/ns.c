@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -41,9 +42,20 @@ static int read_secret(FILE *in, const char *where, char out[CTL_SECRET_MAX])
 
 static int secret_from_file(const char *path, char out[CTL_SECRET_MAX])
 {
+    struct stat st;
     FILE *in = fopen(path, "re");
-    if (!in)
-        return usage_error("ns", "the secret file '%s' cannot be read: %s", path, strerror(errno));
+    if (!in || fstat(fileno(in), &st) < 0) {
+        int status = usage_error("ns", "the secret file '%s' cannot be read: %s", path, strerror(errno));
+        if (in)
+            (void)fclose(in);
+        return status;
+    }
+    if (S_ISREG(st.st_mode) &&
+        st.st_mode & 0077) { /* the same is demanded of one that the configuration names */
+        (void)fclose(in);
+        return usage_error("ns", "the secret file '%s' can be read by others than its owner: chmod 600 '%s'",
+                           path, path);
+    }
     (void)setvbuf(in, NULL, _IONBF, 0); /* leaves no copy behind */
     int status = read_secret(in, path, out);
     (void)fclose(in);
@@ -84,23 +96,27 @@ static int parse_mode(const char *text, uint32_t *out)
     return usage_error("ns", "mode '%s' is none of 0600, 0660, 0666", text);
 }
 
-static int fill_name(const char *what, const char *text, char out[CTL_NAME_MAX])
+static int fill_group(const char *text, char out[CTL_NAME_MAX])
 {
     size_t len = strlen(text);
     if (len == 0 || len >= CTL_NAME_MAX)
-        return usage_error("ns", "the %s '%s' has %zu characters; 1 to %u are possible", what, text, len,
+        return usage_error("ns", "the group '%s' has %zu characters; 1 to %u are possible", text, len,
                            CTL_NAME_MAX - 1);
     memcpy(out, text, len);
     return 0;
 }
 
 /* What the daemon demands of the id of a new one (ns_id_valid). */
-static int check_id(const char *id)
+int namespace_check(const char *command, const char *id)
 {
     static const char possible[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+    size_t len = strlen(id);
+    if (len == 0 || len >= CTL_NAME_MAX)
+        return usage_error(command, "the namespace '%s' has %zu characters; 1 to %u are possible", id, len,
+                           CTL_NAME_MAX - 1);
     if (id[strspn(id, possible)])
         return usage_error(
-            "ns", "the id '%s' is not possible: it may have letters, digits, dots, hyphens and underscores",
+            command, "no namespace is named '%s': a name has letters, digits, dots, hyphens and underscores",
             id);
     return 0;
 }
@@ -111,7 +127,7 @@ static int fill(const struct ns_options *o, struct ctl_ns *ask)
     if (o->secret_file && o->secret_stdin)
         return usage_error("ns", "--secret-file and --secret-stdin exclude each other");
     if (o->group)
-        err = fill_name("group", o->group, ask->group);
+        err = fill_group(o->group, ask->group);
     if (!err && o->mode)
         err = parse_mode(o->mode, &ask->mode);
     if (!err && o->secret_file)
@@ -151,11 +167,11 @@ static int ns_do(bool add, const char *id, const struct ns_options *o)
     struct ctl_ns ask = {.h = {.type = add ? CTL_NS_ADD : CTL_NS_DEL, .len = sizeof ask}};
     struct ctl_header done;
     char dir[RUNTIME_DIR_MAX];
-    int status = fill_name("id", id, ask.id);
-    if (!status && add)
-        status = check_id(id);
-    if (!status)
+    int status = namespace_check("ns", id);
+    if (!status) {
+        memcpy(ask.id, id, strlen(id) + 1);
         status = resolve_dir("ns", o->dir, dir);
+    }
     if (!status)
         status = fill(o, &ask);
     int sock;

@@ -251,10 +251,9 @@ static int set_secret_file(const char *file)
 static int set_environment(const struct run_options *o, const char *dir)
 {
     if (o->ns) {
-        size_t len = strlen(o->ns);
-        if (!len || len >= CTL_NAME_MAX)
-            return usage_error("run", "the namespace '%s' has %zu characters; 1 to %u are possible", o->ns,
-                               len, CTL_NAME_MAX - 1);
+        int err = namespace_check("run", o->ns);
+        if (err)
+            return err;
         (void)setenv("BERTH_NAMESPACE", o->ns, 1);
     }
     if (o->secret_file) {

@@ -11,6 +11,7 @@
 #include "client/outbox.h"
 #include "client/session.h"
 #include "client/watch.h"
+#include "session/directory.h"
 #include "session/uri.h"
 #include "shm/slot.h"
 
@@ -125,6 +126,9 @@ static int connect_patiently(const struct berth_endpoint *ep, int64_t timeout_ns
         struct timespec ts = clock_timespec(LATE_STEP_NS);
         (void)sys_ppoll(NULL, 0, &ts, NULL);
     }
+    /* the shim would ask the kernel now; here nobody else has that address */
+    if (err == BERTH_E_NO_ROUTE && !directory_paused(C->dir) && directory_is_local(C->dir, ep->addr))
+        err = BERTH_E_REFUSED;
     return err;
 }
 

@@ -125,6 +125,14 @@ class Command(harness.TestCase):
         self.daemon()
         secret = self.file("secret", "open sesame\nsecond line\n")
         self.check_berth("ns", "add", "red")
+        os.chmod(secret, 0o640)
+        others = self.berth("ns", "add", "blue", "--secret-file", secret)
+        self.assertEqual(others.code, 2, others)
+        self.assertIn(f"chmod 600 '{secret}'", others.err)
+        for name in ("a b", "", "x" * 64):
+            for command in (("ns", "add", name), ("ns", "del", name), ("run", "-n", name, "--", "true")):
+                self.assertEqual(self.berth(*command).code, 2, command)
+        os.chmod(secret, 0o600)
         self.check_berth("ns", "add", "blue", "--secret-file", secret, "--mode", "0600")
         self.check_berth("ns", "add", "green", "--secret-stdin", stdin="another\n")
         shown = self.check_berth("show", "namespaces").out
