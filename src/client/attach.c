@@ -180,6 +180,7 @@ void client_reset(void)
     own_fd_close(C->ctl);
     own_fd_close(C->bell_fd);
     crowd_forget();
+    (void)hello_reset();
     if (C->page)
         munmap(C->page, WORKER_PAGE_BYTES);
     if (C->dir)

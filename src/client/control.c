@@ -11,7 +11,8 @@
  * (wait_cap).
  *
  * A daemon that does not answer in time is *slow*: nobody waits for it any more until it has said something.
- * What it answers later belongs to nobody: it is a push, and what it brought is given back (news.c).
+ * What it answers later belongs to nobody: it is a push, and what it brought is given back (news.c); but for what
+ * somebody goes on waiting for (control_await).
  *
  * Descriptors that find the process's table full are lost on the way (recvmsg drops them). So those in
  * reserve (fds.c) are given up before a request that brings any; a push that came without its own says so
@@ -362,6 +363,11 @@ static void was_late(uint8_t how)
     store_release(&slow, how);
 }
 
+void daemon_has_answered(void)
+{
+    store_release(&slow, 0);
+}
+
 void daemon_was_slow(void)
 {
     was_late(1);
@@ -390,6 +396,15 @@ static void ask_leave(struct control_ask *a)
         }
     }
     plock_release(&pushes_lock);
+}
+
+void control_unask(struct control_ask *a)
+{
+    ask_leave(a);
+    for (int i = 0; a->reply && i < a->reply->nfds; i++)
+        (void)sys_close(a->reply->fds[i]);
+    if (a->reply)
+        memory_put(a->reply, sizeof *a->reply);
 }
 
 int control_ask(struct control_ask *a, void *msg, const int *fds, int nfds)

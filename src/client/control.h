@@ -34,8 +34,11 @@ must_use int control_ask(struct control_ask *a, void *msg, const int *fds, int n
  * after the deadline. control_answer follows, for it is still asked. */
 must_use int control_await(struct control_ask *a);
 must_use int control_answer(struct control_ask *a, void *reply, size_t reply_size, int *rfds, int *nrfds);
-bool daemon_is_slow(void); /* it was late, and has said nothing since */
+void control_unask(struct control_ask *a); /* its answer is wanted no more; instead of control_answer */
+bool daemon_is_slow(void);                 /* it was late, and has said nothing since */
 void daemon_was_slow(void);
+void daemon_has_answered(
+    void); /* the word that tells of it is another one now: what was noted of it means nothing */
 /* No reply is waited for, and nothing else: what the socket does not take is kept, with copies of the
  * descriptors, and sent later in order. */
 must_use int control_send(void *msg, const int *fds, int nfds);

@@ -106,7 +106,7 @@ static int look_at_kernel(struct evset *set, struct epoll_event *out, int max)
     struct timespec zero = {0};
     bool kicked = false;
     set->kernel_looked = clock_now();
-    if (set->wait_ep < 0)
+    if (!set_ours(set))
         return program_events(set, out, max);
     long got = epoll_wait_ns(set->wait_ep, ev, OWN_EVENTS, &zero);
     int n = got > 0 ? sort(set, ev, got, out, max, &kicked) : 0;
@@ -232,7 +232,8 @@ static int sleep_once(struct wait *w)
     if (load_sc(&set->ready_first))
         left = 0;
     long got;
-    if (set->wait_ep >= 0) {
+    bool ours = set_ours(set); /* else by the clock: no descriptor was to be had, or it is its parent's yet */
+    if (ours) {
         got = sleeper_epoll(&w->sl, set->wait_ep, ev, OWN_EVENTS, left);
     } else {
         struct pollfd p = {.fd = set->epfd, .events = POLLIN};
@@ -249,7 +250,7 @@ static int sleep_once(struct wait *w)
     if (got < 0)
         return (int)got;
     int n = sort(set, ev, got, w->out, w->max, &kicked);
-    if (kicked || left == 0 || set->wait_ep < 0) {
+    if (kicked || left == 0 || !ours) {
         sleeper_glance();
         events_poll(true);
     }
@@ -320,7 +321,7 @@ static int wait_held(struct wait *w)
             return BERTH_E_INTERRUPTED;
         if (joint_wait_begins())
             return BERTH_E_BUSY;
-        if (load_relaxed(&C->forked) && (n = set_wire(set)) != 0)
+        if ((n = set_wire(set)) != 0)
             return n;
         n = sleep_once(w);
         if (n == -EINTR)

@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/sys.h"
+#include "client/aside.h"
 #include "client/control.h"
 #include "client/family.h"
 #include "client/fds.h"
@@ -18,6 +19,7 @@
 #include "client/ports.h"
 #include "client/routes.h"
 #include "client/wake.h"
+#include "client/watch.h"
 #include "shm/page.h"
 #include "shm/segment.h"
 
@@ -99,6 +101,7 @@ int welcome(const struct ctl_welcome *w, const int fds[2])
     store_relaxed(&C->worker, w->worker);
     /* Until now another word was looked at, if any; by chance this one may stand where that stood. */
     store_relaxed(&C->news_seen, directory_news_now(C->dir, C->worker) - 1);
+    daemon_has_answered();
     if (!in_place) {
         C->app = w->app;
         C->uid = w->uid;
@@ -165,10 +168,19 @@ static struct {
     struct ancestor parent;
 } hello;
 
+bool hello_reset(void)
+{
+    if (!hello.asked)
+        return false;
+    control_unask(&hello.ask);
+    munmap(hello.parent.page, WORKER_PAGE_BYTES);
+    hello.asked = false;
+    return true;
+}
+
 int hello_apart(void)
 {
     int page_fd = -1;
-    hello.asked = false;
     in_place = true;
     int err = worker_page_create(&page_fd);
     if (!err) {
@@ -186,8 +198,10 @@ int hello_apart(void)
 /* The child of one that nobody has answered has the same parent as that. */
 FORK_CODE void hello_forked(void)
 {
-    if (hello.asked)
+    if (hello.asked) {
+        munmap(C->page, WORKER_PAGE_BYTES);
         C->page = hello.parent.page;
+    }
     hello.asked = false;
 }
 
@@ -200,11 +214,12 @@ static int ask(void)
         family_member_acts();
     parents_forget();
     int err = worker_page_create(&page_fd);
-    if (!err && !C->daemon_lost)
+    if (!err && !C->daemon_lost) {
         err = control_ask(&hello.ask, &msg, &page_fd, 1);
+        hello.asked = err == 0;
+    }
     if (page_fd >= 0)
         (void)sys_close(page_fd);
-    hello.asked = err == 0 && !C->daemon_lost;
     return err == BERTH_E_DAEMON_GONE ? 0 : err;
 }
 
@@ -213,36 +228,65 @@ static int hear(void)
     struct ctl_welcome is = {0};
     int got[2] = {-1, -1}, n = 2;
     int err = hello.asked ? control_await(&hello.ask) : BERTH_E_DAEMON_GONE;
-    if (err == BERTH_E_TIMED_OUT)
-        return err;
+    if (err && err != BERTH_E_DAEMON_GONE)
+        return err; /* it is still asked */
     if (hello.asked)
         err = control_answer(&hello.ask, &is, sizeof is, got, &n);
     hello.asked = false;
     return err ? err : welcomed(&is, got, n);
 }
 
+/* Other threads may be looking at the list, if they have waited before the daemon answered. */
+static void parent_is_ancestor(void)
+{
+    uint32_t n = C->ancestors;
+    if (n == ANCESTORS_MAX) {
+        log_warn_once("forked too often in a row: the oldest sessions may be slow to wake");
+    } else {
+        C->ancestor[n] = hello.parent;
+        store_release(&C->ancestors, n + 1);
+    }
+    ancestors_keep();
+}
+
+/* What lies aside is told by nobody again, and nobody could take it until now. */
+static void listeners_tell(void)
+{
+    for (uint32_t i = 0; i < listeners_used(); i++) {
+        struct listener *l = &C->listeners[i];
+        struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
+        if (a && aside_count(a))
+            listener_ready(l);
+    }
+}
+
+/* The descriptors in reserve are given up for the answer's, and taken back when that is there. */
 static int speak(void)
 {
-    fds_expect();
-    int err = hello.asked ? 0 : ask();
+    bool again = hello.asked;
+    if (!again)
+        fds_expect();
+    int err = again ? 0 : ask();
     if (!err) {
         err = hear();
         if (err == BERTH_E_DAEMON_GONE)
             err = go_on_alone();
     }
+    if (err && hello.asked) {
+        log_warn_once(
+            "the daemon does not answer a forked child: it goes on with what its parent has left it");
+        return err;
+    }
     (void)fds_keep();
     if (err) {
-        if (!hello.asked)
-            C->page = hello.parent.page;
+        C->page = hello.parent.page;
         log_warn_once("a forked child could not say hello to the daemon: %s", berth_strerror(err));
         return err;
     }
-    if (C->ancestors == ANCESTORS_MAX)
-        log_warn_once("forked too often in a row: the oldest sessions may be slow to wake");
-    else
-        C->ancestor[C->ancestors++] = hello.parent;
-    ancestors_keep();
+    parent_is_ancestor();
     store_release(&C->forked, false);
+    if (again)
+        listeners_tell();
     return 0;
 }
 

@@ -19,6 +19,7 @@ must_use int fork_child_ready(void);
  * process, so it looks now and then, and comes here again before each sleep. */
 must_use int fork_child_goes_on(void);
 void hello_forked(void);        /* in a forked child: it has asked nothing */
+bool hello_reset(void);         /* no answer is waited for any more. True: one was */
 must_use int hello_apart(void); /* as a child that has nothing of its parent's. hello_lock is held */
 
 #endif

@@ -46,7 +46,7 @@ static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_befo
 }
 
 /* those whose change is news to the program */
-#define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR)
+#define EDGE_FLAGS (SF_RESET | SF_DEAD | SF_SHUT_RD | SF_SHUT_WR | SF_TENTATIVE)
 
 /* An edge is told when something has come since the last one, whatever put the watch on the list: bytes and
  * room only where it asks for them. `note`: it counts as told. */
@@ -104,7 +104,7 @@ static uint32_t judge_session(struct watch *w, bool take)
     struct session_cache *c = session_cache_of(s);
     if (session_state(s) == SESSION_QUEUED && !(session_flags(s) & SF_RESET))
         return 0;
-    uint32_t mask = watch_mask(w), before = session_flags(s);
+    uint32_t mask = watch_mask(w);
     bool edge = w->events & EPOLLET, came = !edge || edge_came(w, s, c, take);
     uint32_t now = session_ready(s, c) & mask;
     if (now && !edge) {
@@ -120,8 +120,7 @@ static uint32_t judge_session(struct watch *w, bool take)
         (void)stream_arm_write(s, c, 0);
     came = came || (edge && edge_came(w, s, c, take));
     now = came ? session_ready(s, c) & mask : 0;
-    /* not told yet: what has come cannot be had, or it is not known whether it is ours (TENTATIVE) */
-    if (now & READY_MISSING || (!now && before & SF_TENTATIVE))
+    if (now & READY_MISSING) /* what has come cannot be had, and is not told yet */
         w->fresh = true;
     if (!now)
         stream_flush_head(s, true);

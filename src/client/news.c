@@ -275,7 +275,8 @@ void control_poll(void)
     control_flush();
     control_receive();
     dispatch_pushes();
-    if (!control_retry_at()) /* what is asked for again needs them */
+    if (!control_retry_at() &&
+        !C->forked) /* what is asked for again needs them, and the daemon's first answer */
         fds_keep_again();
     hold_end();
 }

@@ -348,7 +348,8 @@ static void control_is(int fd)
 static void leave(void)
 {
     static uint8_t nonblock[LISTENERS_MAX];
-    bool others = !__libc_single_threaded && !C->forked; /* who has not said hello has not slept */
+    /* who has not said hello has not slept, but for who waits for the answer */
+    bool others = (hello_reset() || !C->forked) && !__libc_single_threaded;
     if (!__libc_single_threaded)
         store_release(&C->forked, true);
     int ctl = new_control();

@@ -412,20 +412,17 @@ int client_poll_since(const struct sleep_mark *mark, struct client_poll_item *it
                       struct pollfd *kfds, int nk, int64_t timeout_ns, const sigset_t *mask,
                       struct client_room *rooms)
 {
-    int64_t deadline = DEADLINE_NEVER;
-    for (bool first = true;; first = false) {
+    if (__builtin_expect(!load_acquire(&C->forked), 1))
+        return poll_once(mark, items, n, kfds, nk, timeout_ns, mask, rooms);
+    int64_t deadline = clock_deadline(timeout_ns);
+    for (;;) {
         int err = fork_child_goes_on();
         if (err)
             return err;
-        if (__builtin_expect(!load_relaxed(&C->forked), 1) && first)
-            return poll_once(mark, items, n, kfds, nk, timeout_ns, mask, rooms);
-        if (first)
-            deadline = clock_deadline(timeout_ns);
         int64_t left = deadline == DEADLINE_NEVER ? -1 : deadline - clock_now();
         if (left < 0 && deadline != DEADLINE_NEVER)
             left = 0;
-        bool answered = !load_relaxed(&C->forked);
-        bool more = !answered && (left < 0 || left > UNANSWERED_NS);
+        bool more = load_acquire(&C->forked) && (left < 0 || left > UNANSWERED_NS);
         int found = poll_once(mark, items, n, kfds, nk, more ? UNANSWERED_NS : left, mask, rooms);
         if (found || !more)
             return found;

@@ -268,7 +268,7 @@ void evset_renumber(struct evset *set, int epfd)
 
 int evset_fd(struct evset *set)
 {
-    return set_wire(set) ? -1 : set->wait_ep;
+    return set_wire(set) || !set_ours(set) ? -1 : set->wait_ep;
 }
 
 /* ---- what is in a set ---------------------------------------------------------------------------------- */

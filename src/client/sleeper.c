@@ -153,7 +153,7 @@ static void any_asleep(void)
     uint32_t arm = family_next_arm(C->family);
     /* always odd; another thread's later value is as good */
     waiter_arm_as(&C->page->waiter[WAITER_ANY], arm);
-    for (uint32_t i = 0; i < load_relaxed(&C->ancestors); i++)
+    for (uint32_t i = 0; i < load_acquire(&C->ancestors); i++)
         waiter_arm_as(&C->ancestor[i].page->waiter[WAITER_ANY], arm);
 }
 

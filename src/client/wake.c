@@ -4,15 +4,19 @@
  * holders have and none reads.
  */
 #include "client/wake.h"
+
+#include <sys/mman.h>
+
 #include "base/sys.h"
 #include "client/family.h"
 #include "client/fds.h"
+#include "shm/page.h"
 
 void shared_kick(const struct session *s)
 {
     uint32_t owner = session_owner(s);
     int fd = C->bell_fd;
-    for (uint32_t i = 0; i < load_relaxed(&C->ancestors); i++) {
+    for (uint32_t i = 0; i < load_acquire(&C->ancestors); i++) {
         if (C->ancestor[i].worker == owner)
             fd = C->ancestor[i].bell_fd;
     }
@@ -23,7 +27,7 @@ void shared_kick(const struct session *s)
 void relatives_kick(void)
 {
     bell_ring(C->bell_fd);
-    for (uint32_t i = 0; i < load_relaxed(&C->ancestors); i++)
+    for (uint32_t i = 0; i < load_acquire(&C->ancestors); i++)
         bell_ring(C->ancestor[i].bell_fd);
 }
 
@@ -39,18 +43,25 @@ static bool holds_sessions_of(uint32_t worker)
 void ancestors_keep(void)
 {
     uint32_t kept = 0, inner = load_acquire(&C->inner);
+    if (!__libc_single_threaded)
+        return;
     for (uint32_t a = 0; a < C->ancestors; a++) {
-        if (holds_sessions_of(C->ancestor[a].worker))
-            C->ancestor[kept++] = C->ancestor[a];
-        else if (inner)
-            (void)sys_epoll_ctl((int)inner - 1, EPOLL_CTL_DEL, C->ancestor[a].bell_fd, NULL);
+        struct ancestor *one = &C->ancestor[a];
+        if (holds_sessions_of(one->worker)) {
+            C->ancestor[kept++] = *one;
+            continue;
+        }
+        if (inner)
+            (void)sys_epoll_ctl((int)inner - 1, EPOLL_CTL_DEL, one->bell_fd, NULL);
+        own_fd_close(one->bell_fd);
+        munmap(one->page, WORKER_PAGE_BYTES);
     }
     store_relaxed(&C->ancestors, kept);
 }
 
 void bells_watch(int epfd, uint64_t data)
 {
-    for (uint32_t i = 0; i < load_relaxed(&C->ancestors); i++) {
+    for (uint32_t i = 0; i < load_acquire(&C->ancestors); i++) {
         struct epoll_event ev = {.events = EPOLLIN | EPOLLET, .data.u64 = data};
         (void)sys_epoll_ctl(epfd, EPOLL_CTL_ADD, C->ancestor[i].bell_fd, &ev);
     }

@@ -235,6 +235,8 @@ static bool queues_empty(const struct app *app, struct outbox *o)
 
 static bool needed(struct daemon *d, struct outbox *o)
 {
+    if (!o->facing->worker_count && !o->facing->moves)
+        return false; /* nothing else holds that app (app_leave_nothing) */
     if (moves_want(d, o))
         return true;
     if (!o->facing->worker_count)
