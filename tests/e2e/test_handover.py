@@ -125,6 +125,7 @@ class Handover(harness.TestCase):
             self.wait_listening(self.port)
             self.wait_until(lambda: self.pid_in("nginx.pid"), "nginx")
             pid = self.pid_in("nginx.pid")
+            self.wait_until(lambda: len(harness.children_of(pid)) == 2, "its workers")
             loads = [self.load(client) for _ in range(4)]
             for _ in range(4):
                 before = set(harness.children_of(pid))

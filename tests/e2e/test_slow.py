@@ -226,11 +226,11 @@ except OSError as e:
 """
 
 # Forks while the daemon is stopped. Each child waits for two bytes of a session that it was left, in a way of its own:
-# the second comes when the daemon is back.
+# the second comes when the daemon is back. Then it is a worker like any other: it listens, and says where.
 HEIRS = """
-import os, select, socket, sys, time
+import os, select, socket, sys, threading, time
 unattended = socket.create_server(("127.0.0.1", 0))
-ways = ["recv", "poll", "select", "level", "edge", "nonblocking", "grandchild", "accept"]
+ways = ["recv", "poll", "select", "level", "edge", "inherited", "asleep", "nonblocking", "grandchild", "accept", "threads"]
 l = socket.create_server(("127.0.0.1", 0))
 pairs = []
 for way in ways:
@@ -239,6 +239,12 @@ for way in ways:
     c.sendall(b"a")
     assert s.recv(1) == b"a"
     pairs.append((c, s))
+doors = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+inherited, asleep = select.epoll(), select.epoll()
+inherited.register(pairs[ways.index("inherited")][1], select.EPOLLIN)
+inherited.poll(0)
+asleep.register(pairs[ways.index("asleep")][1], select.EPOLLIN)
+threading.Thread(target=lambda: asleep.poll(), daemon=True).start()
 print("ready", flush=True)
 sys.stdin.readline()
 def wait_in(way, s):
@@ -252,7 +258,16 @@ def wait_in(way, s):
         e = select.epoll()
         e.register(s, select.EPOLLIN | (select.EPOLLET if way == "edge" else 0))
         return lambda: e.poll()
+    if way in ("inherited", "asleep"):
+        return lambda: (inherited if way == "inherited" else asleep).poll()
     return lambda: None
+def serve(door):
+    e = select.epoll()
+    e.register(door, select.EPOLLIN)
+    e.poll()
+    s = door.accept()[0]
+    s.sendall(b"welcome")
+    s.recv(1)
 def recv(way, s):
     while way == "nonblocking":
         try:
@@ -265,7 +280,14 @@ def heir(way, s):
     if way == "accept":
         other = l.accept()[0]
         other.sendall(b"welcome")
-        print("accepted", flush=True)
+        os.write(1, b"accepted\\n")
+        return
+    if way == "threads":
+        both = [threading.Thread(target=serve, args=(door,)) for door in doors]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
         return
     if way == "nonblocking":
         s.setblocking(False)
@@ -277,9 +299,14 @@ def heir(way, s):
         os.write(1, f"{way} {got[-1].decode()}\\n".encode())
     assert got == [b"b", b"c"], got
     socket.create_connection(unattended.getsockname()).close()
+    own = [socket.create_server(("127.0.0.1", 0)) for _ in range(20)]
+    os.write(1, ("ports " + " ".join(str(o.getsockname()[1]) for o in own) + "\\n").encode())
+    os.read(over, 1)
 def fork(way, s, deep):
     pid = os.fork()
     if pid == 0:
+        if way != "grandchild" or deep:
+            os.close(ends)
         if deep:
             s.send(b"r")
             select.select([s], [], [], 1.2)
@@ -291,6 +318,7 @@ def fork(way, s, deep):
         finally:
             os._exit(1)
     return pid
+over, ends = os.pipe()
 children = [fork(way, s, way == "grandchild") for way, (c, s) in zip(ways, pairs)]
 time.sleep(1.5)
 for c, s in pairs:
@@ -298,8 +326,12 @@ for c, s in pairs:
 sys.stdin.readline()
 for c, s in pairs:
     c.sendall(b"c")
-stranger = socket.create_connection(l.getsockname())
-assert stranger.recv(7) == b"welcome"
+for door in (l, *doors):
+    stranger = socket.create_connection(door.getsockname())
+    assert stranger.recv(7) == b"welcome"
+    stranger.sendall(b"!")
+sys.stdin.readline()
+os.close(ends)
 for child in children:
     assert os.waitpid(child, 0)[1] == 0
 print("all well", flush=True)
@@ -342,12 +374,19 @@ class Slow(harness.TestCase):
         self.stop_daemon()
         p.process.stdin.write(b"go\n")
         p.process.stdin.flush()
-        self.wait_until(lambda: p.out.count(" b\n") == 7, "the children's first bytes")
+        self.wait_until(lambda: p.out.count(" b\n") == 9, "the children's first bytes")
         os.kill(self.process.pid, signal.SIGCONT)
         p.process.stdin.write(b"go\n")
         p.process.stdin.flush()
+        self.wait_until(lambda: p.out.count("ports ") == 9, "the children's listeners")
+        listeners = {one["endpoint"].rpartition(":")[2] for one in self.show("listeners")}
+        for line in p.out.splitlines():
+            if line.startswith("ports "):
+                self.assertLessEqual(set(line.split()[1:]), listeners, p)
+        p.process.stdin.write(b"end\n")
+        p.process.stdin.flush()
         self.assertEqual(p.wait(), 0, p)
-        self.assertEqual(p.out.count(" c\n"), 7, p)
+        self.assertEqual(p.out.count(" c\n"), 9, p)
         self.assertIn("all well", p.out)
 
     @harness.needs_preload_into_python
