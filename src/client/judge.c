@@ -216,8 +216,11 @@ static void look_at_those(struct evset *set, int depth)
         if (!s || !(session_flags(s) & SF_SHARED))
             continue;
         struct session_cache *c = session_cache_of(s);
-        if (w->events & EPOLLET ? moved(w, s, c) : session_ready(s, c) & watch_mask(w))
+        bool news = moved(w, s, c);
+        if (news && (w->events & EPOLLET || session_ready(s, c) & watch_mask(w)))
             watch_ready(w);
+        else if (!(w->events & EPOLLET) && session_ready(s, c) & watch_mask(w))
+            watch_stays(w);
     }
     plock_release(&C->watch_lock);
 }

@@ -139,7 +139,7 @@ void session_event(struct peer_box *box, uint32_t index)
         return;
     }
     if (load_acquire(&c->peer) == p)
-        watches_ready(c);
+        watches_look(c, slot_tail(p), slot_head(p));
 }
 
 /* Does the connector know our slot, does it know another's, or is it past knowing? */
@@ -194,7 +194,7 @@ static void confirm(bool heard)
     while (*link) {
         struct session *s = session_at(*link - 1);
         struct session_cache *c = session_cache_of(s);
-        bool judged = session_judge(s, c);
+        bool tentative = session_flags(s) & SF_TENTATIVE, judged = session_judge(s, c);
         if (judged) {
             session_list_set(link, s->next);
             s->next = 0;
@@ -204,7 +204,11 @@ static void confirm(bool heard)
         if (!judged)
             unheard += session_unheard(c);
         if (judged || may_be_ready(s, c)) {
-            watches_ready(c);
+            const struct slot *peer = load_acquire(&c->peer);
+            if (peer && !tentative)
+                watches_look(c, slot_tail(peer), slot_head(peer));
+            else
+                watches_ready(c);
             if (heard)
                 sleepers_wake(s);
         }

@@ -318,7 +318,11 @@ int client_set_lowat(session_handle h, uint32_t bytes)
     if (!s)
         return BERTH_E_BAD_HANDLE;
     session_set_lowat(s, bytes);
-    watches_ready(session_cache_of(s));
+    /* it is an edge where there are enough, also for who has been told of them (tcp_set_rcvlowat of the kernel) */
+    if (session_has(s, session_cache_of(s), session_lowat(s)))
+        watches_renew(session_cache_of(s));
+    else
+        watches_ready(session_cache_of(s));
     sleepers_wake(s);
     return 0;
 }

@@ -7,13 +7,11 @@
 #define BERTH_CLIENT_READY_H
 
 #include "client/state.h"
+#include "client/watch.h"
 
 /* In what session_ready gives, beside EPOLL*: there are bytes in a segment that is not mapped yet. It has
  * been asked for; fetch_bytes waits for it. */
 #define READY_MISSING 0x01000000u
-/* Linux tells both names of each. */
-#define READY_IN (EPOLLIN | EPOLLRDNORM)
-#define READY_OUT (EPOLLOUT | EPOLLWRNORM)
 
 uint32_t session_ready(struct session *s, struct session_cache *c);
 bool session_has(struct session *s, struct session_cache *c,

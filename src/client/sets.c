@@ -336,6 +336,11 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
                         .seen_arrivals = t->l ? listener_arrivals(t->l) - 1 : 0,
                         .told = true,
                         .fresh = true};
+    const struct slot *peer = t->s ? load_acquire(&session_cache_of(t->s)->peer) : NULL;
+    if (peer) {
+        w->heard_tail = slot_tail(peer);
+        w->heard_head = slot_head(peer);
+    }
     plock_take(&C->watch_lock);
     if (watch_find(set, *t->list, key)) {
         plock_release(&C->watch_lock);

@@ -175,6 +175,39 @@ bool watches_ready_quietly(struct session_cache *c)
     return wake;
 }
 
+void watches_renew(struct session_cache *c)
+{
+    plock_take(&C->watch_lock);
+    for (struct watch *w = c->watches; w; w = w->next)
+        w->fresh = w->fresh || w->events & READY_IN;
+    plock_release(&C->watch_lock);
+    watches_ready(c);
+}
+
+static bool has_moved(struct watch *w, uint64_t tail, uint64_t head)
+{
+    bool is = (tail ^ w->heard_tail) & COUNT_FLAG || (w->events & READY_IN && tail != w->heard_tail) ||
+              (head ^ w->heard_head) & COUNT_FLAG || (w->events & READY_OUT && head != w->heard_head);
+    w->heard_tail = tail;
+    w->heard_head = head;
+    return is;
+}
+
+void watches_look(struct session_cache *c, uint64_t tail, uint64_t head)
+{
+    bool wake = load_relaxed(&c->pollers) != 0;
+    if (load_acquire(&c->watches)) {
+        plock_take(&C->watch_lock);
+        for (struct watch *w = c->watches; w; w = w->next) {
+            ready_put(w, has_moved(w, tail, head) ? 0 : SETS_DEEP);
+            wake = wake || set_asleep(w->set);
+        }
+        plock_release(&C->watch_lock);
+    }
+    if (wake)
+        own_kick();
+}
+
 void watches_ready(struct session_cache *c)
 {
     if (watches_ready_quietly(c))

@@ -5,7 +5,13 @@
 #ifndef BERTH_CLIENT_WATCH_H
 #define BERTH_CLIENT_WATCH_H
 
+#include <sys/epoll.h>
+
 #include "client/state.h"
+
+/* Linux tells both names of each. */
+#define READY_IN (EPOLLIN | EPOLLRDNORM)
+#define READY_OUT (EPOLLOUT | EPOLLWRNORM)
 
 /* Ties a session, a listener or another set to a set. */
 struct watch {
@@ -19,7 +25,8 @@ struct watch {
     struct watch *set_next, *set_prev;
     struct watch *ready_next, *ready_prev;
     uint64_t data;
-    uint64_t seen_tail; /* the peer's word when it was last judged */
+    uint64_t seen_tail;              /* the peer's word when it was last judged */
+    uint64_t heard_tail, heard_head; /* the peer's words when sets around its set last heard of them */
     /* the same of a shared session when it was last looked at, see evset.c */
     uint64_t looked_tail, looked_head;
     uint32_t seen_flags, looked_flags;
@@ -72,6 +79,10 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
 
 /* Takes watch_lock. Somebody should look at the session again: its event sets, polls and blocked threads. */
 void watches_ready(struct session_cache *c);
+/* The same, with the peer's words: sets around its event sets hear of it only if those have moved. */
+void watches_look(struct session_cache *c, uint64_t tail, uint64_t head);
+void watches_renew(
+    struct session_cache *c); /* who watches it for bytes is told of those that are there once more */
 void listener_ready(struct listener *l); /* the same of a listener */
 /* A token of it has left the pipe and waits on: who watches it by edge is told only if that is news. */
 void listener_moved(struct listener *l, bool (*news)(const struct listener *l, const struct watch *w));

@@ -280,10 +280,10 @@ static bool exclusive_bad(const struct sock *s, int op, uint32_t events)
 
 static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_event *event)
 {
-    if (reg_find(ep, s, fd))
-        return EEXIST;
     if (exclusive_bad(s, EPOLL_CTL_ADD, event->events))
         return EINVAL;
+    if (reg_find(ep, s, fd))
+        return EEXIST;
     struct reg *r = memory_get(sizeof *r);
     if (!r)
         return ENOMEM;

@@ -94,6 +94,7 @@ CASE(exclusive, "EPOLLEXCLUSIVE: not with MOD, not with other bits, not for sets
     SAY(epoll_add(ep, p.s, EPOLLIN | EPOLLEXCLUSIVE | EPOLLPRI, 1));
     SAY(epoll_add(ep, other, EPOLLIN | EPOLLEXCLUSIVE, 1));
     SAY(epoll_add(ep, p.s, EPOLLIN | EPOLLEXCLUSIVE | EPOLLET, 1));
+    SAY(epoll_add(ep, p.s, EPOLLIN | EPOLLEXCLUSIVE | EPOLLRDHUP, 1));
     SAY(epoll_mod(ep, p.s, EPOLLIN, 2));
     SAY(epoll_mod(ep, p.s, EPOLLIN | EPOLLEXCLUSIVE, 2));
     SAY(send(p.c, "x", 1, 0));

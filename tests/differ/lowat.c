@@ -95,3 +95,24 @@ CASE(lowered, "readable as soon as it is lowered")
     say("%s", polled(p.s, POLLIN, 0));
     say("%s", epolled(ep, 8, 0));
 }
+
+static void lowered(unsigned how, int from)
+{
+    struct pair p = pair_here();
+    int more = 1000, less = 1, ep;
+    if (from == 1000)
+        SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &more, sizeof more));
+    ep = epoll_with(p.s, EPOLLIN | how, 1);
+    SAY(send(p.c, "hundred", 7, 0));
+    say("there: %s", epolled(ep, 4, 100));
+    SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &less, sizeof less));
+    say("lowered: %s", epolled(ep, 4, 1000));
+    say("then: %s", epolled(ep, 4, 20));
+}
+
+CASE(lowered_is_an_edge, "the bytes that are there are enough now, and are told of, also who was told before")
+{
+    lowered(EPOLLET, 1000);
+    lowered(EPOLLET, 1);
+    lowered(EPOLLONESHOT, 1000);
+}

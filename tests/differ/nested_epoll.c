@@ -577,3 +577,29 @@ CASE(poll_of_a_connection_and_a_set,
     say("%s %s", bits((unsigned)both[0].revents), bits((unsigned)both[1].revents));
     say("added: %s", side_end(&side));
 }
+
+/* How often the outer set, by edge, tells of an end in the inner one that is always writable: after it was put in,
+ * and after a byte has come that it may or may not be watched for. */
+static void edges_of(int end, unsigned events)
+{
+    int inner = epoll_create1(0), outer = epoll_with(inner, EPOLLIN | EPOLLET, 9), l = listener(8);
+    struct pair p = {.c = dial(), .s = accept(l, NULL, NULL)};
+    int here = end ? p.s : p.c, there = end ? p.c : p.s, first = 0, second = 0;
+    epoll_add(inner, here, events, 1);
+    for (int i = 0; i < 4; i++)
+        first += strcmp(epolled(outer, 8, i ? 20 : 0), "-") != 0;
+    SAY(send(there, "x", 1, 0));
+    for (int i = 0; i < 4; i++)
+        second += strcmp(epolled(outer, 8, 20), "-") != 0;
+    say("%s of the %s: %d, %d", bits(events), end ? "acceptor" : "connector", first, second);
+}
+
+CASE(edge_of_what_has_moved,
+     "an outer set by edge tells of what has come, not of what is said about the connection")
+{
+    for (int end = 0; end < 2; end++) {
+        edges_of(end, EPOLLOUT);
+        edges_of(end, EPOLLOUT | EPOLLIN);
+        edges_of(end, EPOLLOUT | EPOLLET);
+    }
+}
