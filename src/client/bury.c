@@ -242,7 +242,7 @@ void member_gone(uint32_t id)
         if (acted && c->peer)
             session_linked(s); /* it may have died between a store and the word of it */
     }
-    if (alone && !C->ancestors && !C->forked)
+    if (alone && !C->ancestors && !load_relaxed(&C->forked))
         store_relaxed(&C->sharing, false);
 }
 

@@ -164,7 +164,7 @@ void channel_pair(struct peer_box *box)
     /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions
      * directly */
     bool ready = box->own_channel != NONE && box->queue && !load_relaxed(&box->polled) && !box->buried &&
-                 box->me == load_relaxed(&C->worker) && !C->forked;
+                 !load_acquire(&C->forked) && box->me == load_relaxed(&C->worker);
     if (ready) {
         store_relaxed(&box->polled, true);
         struct peer_box *first = load_relaxed(&C->paired);

@@ -63,10 +63,11 @@ static inline uint32_t session_owner(const struct session *s)
     return s->own_outbox < OUTBOXES_MAX ? outbox_worker(C->family->outbox[s->own_outbox].handle) : 0;
 }
 
-/* A child that has not said hello yet goes by its parent's id. */
+/* A child that has not said hello yet goes by its parent's id. (It says hello before it is said that it has, and
+ * other threads may look meanwhile: that first.) */
 static inline bool worker_is_us(uint32_t owner)
 {
-    return owner == load_relaxed(&C->worker) && !C->forked;
+    return !load_acquire(&C->forked) && owner == load_relaxed(&C->worker);
 }
 
 static inline uint32_t member_id_of(uint32_t member)

@@ -283,7 +283,7 @@ void sessions_go_home(void)
             leaving = LEAVE_LOOKS;
         store_release(&looking, 0u);
     }
-    if (!__libc_single_threaded || !load_relaxed(&C->sharing) || C->forked || C->daemon_lost)
+    if (!__libc_single_threaded || !load_relaxed(&C->sharing) || load_relaxed(&C->forked) || C->daemon_lost)
         return;
     if (++sleeps >= looks_at) {
         bool found = in_a_crowd() && bring_home();

@@ -328,7 +328,7 @@ static int give_up(listener_handle h, uint16_t type)
     /* who is blocked in accept or poll finds it gone: nothing else wakes him, its set was closed */
     own_kick();
     /* a connect that follows finds nobody: the daemon answers in order, so it has read the above */
-    if (!C->forked) {
+    if (!load_relaxed(&C->forked)) {
         struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask};
         struct ctl_status_is is;
         /* late or lost: nothing is learnt from the answer */

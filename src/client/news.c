@@ -276,7 +276,7 @@ void control_poll(void)
     control_receive();
     dispatch_pushes();
     if (!control_retry_at() &&
-        !C->forked) /* what is asked for again needs them, and the daemon's first answer */
+        !load_relaxed(&C->forked)) /* what is asked for again needs them, and the daemon's first answer */
         fds_keep_again();
     hold_end();
 }

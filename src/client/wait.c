@@ -85,7 +85,8 @@ static bool must_poll(const struct waiting *w, uint32_t flags)
     return unknown || !load_acquire(&w->c->peer) ||
            (w->events & (EPOLLIN | EPOLLOUT)) == (EPOLLIN | EPOLLOUT) || load_acquire(&w->c->watches) ||
            load_relaxed(&w->c->pollers) || flags & (SF_SHARED | SF_TENTATIVE) || C->daemon_lost ||
-           C->forked || !sleeper_has_words() || (w->events & EPOLLIN && bytes_missing(w->s, w->c));
+           load_relaxed(&C->forked) || !sleeper_has_words() ||
+           (w->events & EPOLLIN && bytes_missing(w->s, w->c));
 }
 
 /* A sleep on the peer's word. */
