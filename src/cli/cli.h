@@ -2,11 +2,11 @@
 #ifndef BERTH_CLI_CLI_H
 #define BERTH_CLI_CLI_H
 
-#include <getopt.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cli/option.h"
 #include "shm/control.h"
 #include "shm/ctlsock.h"
 
@@ -41,10 +41,12 @@ int help_print(const char *command);        /* to stdout; 0 */
 int usage_error(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* "berth COMMAND: TEXT" to stderr. Returns 1. */
 int failure(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-/* getopt_long's '?' and ':' as a message that names the option. Returns EXIT_USAGE. */
+/* option_next's '?' and ':' as a message that names the option. Returns EXIT_USAGE. */
 int option_error(const char *command, int answer, char **argv);
 /* The runtime directory by the common rule. 0, or the exit status after a message. */
 int resolve_dir(const char *command, const char *given, char out[RUNTIME_DIR_MAX]);
+/* May this user not even look into `dir`? */
+bool dir_unreachable(const char *dir);
 /* Why the daemon of `dir` cannot be reached, as a message. Returns 1. */
 int connect_failure(const char *command, const char *dir, int err);
 /* Sends a request and waits for the reply of type `want`, `patience_ms` at most, or ten times that while the

@@ -51,14 +51,9 @@ int failure(const char *command, const char *fmt, ...)
 
 int option_error(const char *command, int answer, char **argv)
 {
-    const char *word = argv[optind - 1];
-    if (answer == ':')
-        return usage_error(command, "option '%s' needs a value", word);
-    if (optopt && !strncmp(word, "--", 2))
-        return usage_error(command, "option '%.*s' takes no value", (int)strcspn(word, "="), word);
-    if (optopt)
-        return usage_error(command, "unknown option '-%c'", optopt);
-    return usage_error(command, "unknown or ambiguous option '%s'", word);
+    char text[512];
+    option_wrong(answer, argv, text, sizeof text);
+    return usage_error(command, "%s", text);
 }
 
 /* ---- the daemon ---- */
@@ -91,11 +86,21 @@ int resolve_dir(const char *command, const char *given, char out[RUNTIME_DIR_MAX
     return 0;
 }
 
+bool dir_unreachable(const char *dir)
+{
+    char path[RUNTIME_DIR_MAX + sizeof "/" CTL_SOCKET_NAME];
+    struct stat st;
+    (void)snprintf(path, sizeof path, "%s/" CTL_SOCKET_NAME, dir);
+    return lstat(path, &st) < 0 && errno == EACCES;
+}
+
 int connect_failure(const char *command, const char *dir, int err)
 {
     if (err == BERTH_E_NO_DAEMON)
         return failure(
             command, "no daemon answers in %s; 'berth run' starts one, 'berth daemon' does it by hand", dir);
+    if (err == BERTH_E_PERMISSION && dir_unreachable(dir))
+        return failure(command, "%s cannot be reached: %s", dir, strerror(EACCES));
     if (err == BERTH_E_PERMISSION)
         return failure(
             command, "the daemon of %s does not admit this user (owner, group and mode of its socket)", dir);
@@ -252,7 +257,7 @@ int cmd_version(int argc, char **argv)
     const char *given = NULL;
     char dir[RUNTIME_DIR_MAX];
     int c;
-    while ((c = getopt_long(argc, argv, ":d:h", options, NULL)) != -1) {
+    while ((c = option_next(argc, argv, ":d:h", options)) != -1) {
         if (c == 'd')
             given = optarg;
         else if (c == 'h')

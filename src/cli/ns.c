@@ -139,11 +139,8 @@ static int fill(const struct ns_options *o, struct ctl_ns *ask)
 
 static int explain(bool add, const char *id, const char *group, const char *dir, int err)
 {
-    if (err == BERTH_E_BUSY)
-        return failure("ns",
-                       add ? "there is a namespace '%s' already"
-                           : "namespace '%s' is in use: its apps must leave first",
-                       id);
+    if (err == BERTH_E_BUSY && add)
+        return failure("ns", "there is a namespace '%s' already", id);
     if (err == BERTH_E_UNKNOWN_NAMESPACE)
         return failure("ns", "there is no namespace '%s'; see 'berth show namespaces'", id);
     if (err == BERTH_E_PERMISSION)
@@ -198,7 +195,7 @@ int cmd_ns(int argc, char **argv)
                                             {NULL, 0, NULL, 0}};
     struct ns_options o = {0};
     int c;
-    while ((c = getopt_long(argc, argv, ":s:Sg:m:d:h", options, NULL)) != -1) {
+    while ((c = option_next(argc, argv, ":s:Sg:m:d:h", options)) != -1) {
         switch (c) {
         case 's':
             o.secret_file = optarg;

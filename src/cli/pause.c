@@ -28,7 +28,7 @@ static int run(int argc, char **argv, uint16_t type)
         {"runtime-dir", required_argument, NULL, 'd'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     const char *command = argv[0], *given = NULL;
     int c;
-    while ((c = getopt_long(argc, argv, ":d:h", options, NULL)) != -1) {
+    while ((c = option_next(argc, argv, ":d:h", options)) != -1) {
         if (c == 'd')
             given = optarg;
         else if (c == 'h')

@@ -159,7 +159,9 @@ static bool get_daemon(const char *dir, char *why, size_t size)
     char *end = strchr(complaints, '\n');
     if (end)
         *end = '\0';
-    if (err == BERTH_E_PERMISSION)
+    if (err == BERTH_E_PERMISSION && dir_unreachable(dir))
+        (void)snprintf(why, size, "%s cannot be reached: %s", dir, strerror(EACCES));
+    else if (err == BERTH_E_PERMISSION)
         (void)snprintf(why, size, "the daemon of %s does not admit this user", dir);
     else if (*complaints)
         (void)snprintf(why, size, "no daemon can be started in %s (%s)", dir, complaints);
@@ -316,7 +318,7 @@ int cmd_run(int argc, char **argv)
     struct run_options o = {0};
     char dir[RUNTIME_DIR_MAX], path[PATH_MAX];
     int c, err;
-    while ((c = getopt_long(argc, argv, "+:d:n:s:vh", options, NULL)) != -1) {
+    while ((c = option_next(argc, argv, "+:d:n:s:vh", options)) != -1) {
         switch (c) {
         case 'd':
             o.runtime_dir = optarg;

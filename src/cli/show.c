@@ -86,7 +86,7 @@ int cmd_show(int argc, char **argv)
     char dir[RUNTIME_DIR_MAX];
     bool json = false;
     int c;
-    while ((c = getopt_long(argc, argv, ":jd:h", options, NULL)) != -1) {
+    while ((c = option_next(argc, argv, ":jd:h", options)) != -1) {
         if (c == 'j')
             json = true;
         else if (c == 'd')

@@ -261,6 +261,9 @@ static void say_why_not(const char *ns, bool secret, int err)
                       SEGMENT_MIN);
     else if (err == BERTH_E_NO_MEMORY && table_is_full())
         log_info("not under berth yet: no descriptor is free");
+    else if (err == BERTH_E_NO_MEMORY && segment_space_limited())
+        log_warn_once("this process stays on the kernel: the limit of address space (ulimit -v) is too low "
+                      "for berth's memory");
     else
         log_warn_once("this process stays on the kernel: %s", berth_strerror(err));
 }

@@ -40,6 +40,7 @@
 
 static struct push *pushes_first, **pushes_last = &pushes_first;
 static struct control_ask *asks; /* those who wait for an answer */
+static int farewell;             /* why the daemon ends the connection, if it has said so. Under ctl_lock */
 struct plock pushes_lock;
 
 uint32_t control_async_seq(void)
@@ -153,6 +154,8 @@ void control_flush(void)
 static void push_add(struct push *p)
 {
     const struct ctl_header *h = (const void *)p->data;
+    if (h->type == CTL_EVICTED)
+        farewell = h->status;
     p->next = NULL;
     plock_take(&pushes_lock);
     struct control_ask *a = h->seq ? asks : NULL;
@@ -189,6 +192,7 @@ struct push *control_push_take(void)
 FORK_CODE void control_pushes_forget(void)
 {
     unsent_forget();
+    farewell = 0;
     struct push *p;
     while ((p = control_push_take())) {
         for (int i = 0; i < p->nfds; i++)
@@ -247,13 +251,24 @@ static int receive(struct push *p, int flags)
     return p->len;
 }
 
+static void say_lost(void)
+{
+    if (!farewell)
+        log_warn_once("the berth daemon went away: open sessions go on, new peers go to the kernel");
+    else
+        log_warn_once("the berth daemon has put this process out: %s; open sessions go on, new connections "
+                      "go to the kernel",
+                      farewell == BERTH_E_UNKNOWN_NAMESPACE ? "its namespace was removed"
+                                                            : berth_strerror(farewell));
+}
+
 static void daemon_lost(void)
 {
     if (C->ctl < 0 || C->daemon_lost)
         return;
     store_release(&C->daemon_lost, true);
     store_release(&C->alone, true);
-    log_warn_once("the berth daemon went away: open sessions go on, new peers go to the kernel");
+    say_lost();
     /* the descriptor stays, so that its number stays ours; out of every epoll set it must go, or it would be
      * readable for ever */
     int null = (int)sys_call(SYS_eventfd2, 0L, (long)O_CLOEXEC, 0, 0);

@@ -194,9 +194,6 @@ static void on_push(struct push *p)
     case CTL_PORTS_ARE:
         on_late(p);
         break;
-    case CTL_EVICTED:
-        log_warn("the daemon has put this process out: %s", berth_strerror(h->status));
-        break;
     default:
         break;
     }

@@ -344,18 +344,32 @@ static int read_document(struct config *c)
     return err;
 }
 
+static FILE *open_config(const char *path)
+{
+    struct stat st;
+    FILE *f = fopen(path, "re");
+    if (!f) {
+        fprintf(stderr, "berth daemon: %s: %s\n", path, strerror(errno));
+    } else if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode)) {
+        fprintf(stderr, "berth daemon: %s is a directory\n", path);
+        fclose(f);
+        f = NULL;
+    }
+    return f;
+}
+
 int config_load(struct daemon *d, const char *path)
 {
     struct config c = {.d = d, .path = path};
     yaml_parser_t parser;
-    FILE *f = fopen(path, "re");
-    if (!f) {
-        fprintf(stderr, "berth daemon: %s: %s\n", path, strerror(errno));
+    FILE *f = open_config(path);
+    if (!f)
         return BERTH_E_SYSTEM;
-    }
     int err = BERTH_E_NO_MEMORY;
-    if (!yaml_parser_initialize(&parser))
+    if (!yaml_parser_initialize(&parser)) {
+        fprintf(stderr, "berth daemon: %s: out of memory\n", path);
         goto no_parser;
+    }
     yaml_parser_set_input_file(&parser, f);
     if (yaml_parser_load(&parser, &c.doc)) {
         err = read_document(&c);

@@ -11,7 +11,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "cli/option.h"
 #include "daemon/daemon.h"
 #include "daemon/registry.h"
 
@@ -44,6 +45,20 @@ struct flags {
     enum log_level level;
 };
 
+static int wrong_use(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* In the words of the other commands. */
+static int wrong_use(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    fputs("berth daemon: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputs("\nSee 'berth daemon --help'.\n", stderr);
+    va_end(ap);
+    return BERTH_E_INVALID;
+}
+
 /* 0; 1: help was shown; negative: wrong */
 static int parse_flags(int argc, char **argv, struct daemon *d, struct flags *f)
 {
@@ -54,9 +69,10 @@ static int parse_flags(int argc, char **argv, struct daemon *d, struct flags *f)
                                             {"log-level", required_argument, NULL, 'l'},
                                             {"help", no_argument, NULL, 'h'},
                                             {NULL, 0, NULL, 0}};
+    char text[512];
     optind = 0; /* whoever called us may have used getopt before */
     int c;
-    while ((c = getopt_long(argc, argv, "d:h", options, NULL)) != -1) {
+    while ((c = option_next(argc, argv, ":d:h", options)) != -1) {
         switch (c) {
         case 'd':
             f->runtime_dir = optarg;
@@ -71,24 +87,20 @@ static int parse_flags(int argc, char **argv, struct daemon *d, struct flags *f)
             d->automatic = true;
             break;
         case 'l':
-            if (log_parse_level(optarg, &f->level)) {
-                fprintf(stderr, "berth daemon: unknown log level '%s': error, warn, info or debug\n", optarg);
-                return BERTH_E_INVALID;
-            }
+            if (log_parse_level(optarg, &f->level))
+                return wrong_use("unknown log level '%s': error, warn, info or debug", optarg);
             f->has_level = true;
             break;
         case 'h':
             fputs(usage, stdout);
             return 1;
         default:
-            fputs("Try 'berth daemon --help'.\n", stderr);
-            return BERTH_E_INVALID;
+            option_wrong(c, argv, text, sizeof text);
+            return wrong_use("%s", text);
         }
     }
-    if (optind < argc) {
-        fprintf(stderr, "berth daemon: unexpected argument '%s'\nTry 'berth daemon --help'.\n", argv[optind]);
-        return BERTH_E_INVALID;
-    }
+    if (optind < argc)
+        return wrong_use("'%s' is not expected here", argv[optind]);
     return 0;
 }
 
@@ -143,36 +155,23 @@ static void report_holder(const struct daemon *d, int fd)
         fprintf(stderr, "berth daemon: another one is just starting or stopping in %s\n", d->dir);
 }
 
+/* Of a file in the runtime directory, by errno. */
+static void report_file(const char *path)
+{
+    bool full = errno == ENOSPC || errno == EDQUOT;
+    fprintf(stderr, "berth daemon: %s: %s%s\n", path, strerror(errno),
+            full ? "; free some or choose another directory with --runtime-dir" : "");
+}
+
+/* Cut only afterwards: on a full disk nothing is had again that was given back. 0, or an error and errno. */
 static int write_pid(int fd)
 {
     char pid[32];
     int n = snprintf(pid, sizeof pid, "%d\n", (int)getpid());
-    return ftruncate(fd, 0) < 0 || pwrite(fd, pid, (size_t)n, 0) != n ? BERTH_E_SYSTEM : 0;
-}
-
-static int take_lock(struct daemon *d)
-{
-    char path[sizeof d->dir + 32];
-    lock_path(d, path, sizeof path);
-    for (;;) {
-        struct stat mine, there;
-        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-        if (fd < 0) {
-            fprintf(stderr, "berth daemon: %s: %s\n", path, strerror(errno));
-            return BERTH_E_SYSTEM;
-        }
-        if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-            report_holder(d, fd);
-            close(fd);
-            return BERTH_E_BUSY;
-        }
-        if (fstat(fd, &mine) == 0 && stat(path, &there) == 0 && mine.st_ino == there.st_ino &&
-            mine.st_dev == there.st_dev) {
-            d->lock_fd = fd;
-            return write_pid(fd);
-        }
-        close(fd); /* its holder removed it between our open and our lock */
-    }
+    ssize_t done = pwrite(fd, pid, (size_t)n, 0);
+    if (done >= 0 && done < n)
+        errno = ENOSPC;
+    return done != n || ftruncate(fd, n) < 0 ? BERTH_E_SYSTEM : 0;
 }
 
 static void log_path(const struct daemon *d, char *out, size_t size)
@@ -196,6 +195,35 @@ static void release_lock(struct daemon *d)
     d->lock_fd = -1;
 }
 
+static int take_lock(struct daemon *d)
+{
+    char path[sizeof d->dir + 32];
+    lock_path(d, path, sizeof path);
+    for (;;) {
+        struct stat mine, there;
+        int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+        if (fd < 0) {
+            report_file(path);
+            return BERTH_E_SYSTEM;
+        }
+        if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+            report_holder(d, fd);
+            close(fd);
+            return BERTH_E_BUSY;
+        }
+        if (fstat(fd, &mine) == 0 && stat(path, &there) == 0 && mine.st_ino == there.st_ino &&
+            mine.st_dev == there.st_dev) {
+            d->lock_fd = fd;
+            if (!write_pid(fd))
+                return 0;
+            report_file(path);
+            release_lock(d);
+            return BERTH_E_SYSTEM;
+        }
+        close(fd); /* its holder removed it between our open and our lock */
+    }
+}
+
 /* ---- background ---- */
 
 static int open_log(struct daemon *d)
@@ -204,7 +232,7 @@ static int open_log(struct daemon *d)
     log_path(d, path, sizeof path);
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
-        fprintf(stderr, "berth daemon: %s: %s\n", path, strerror(errno));
+        report_file(path);
     return fd;
 }
 
@@ -314,7 +342,12 @@ static int serve_in_background(struct daemon *d)
 {
     int ready[2];
     d->log_fd = open_log(d);
-    if (d->log_fd < 0 || pipe2(ready, O_CLOEXEC) < 0) {
+    if (d->log_fd < 0) {
+        release_lock(d);
+        return 1;
+    }
+    if (pipe2(ready, O_CLOEXEC) < 0) {
+        fprintf(stderr, "berth daemon: pipe: %s\n", strerror(errno));
         release_lock(d);
         return 1;
     }

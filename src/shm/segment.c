@@ -26,6 +26,13 @@ bool segment_allowed(uint64_t size)
     return size <= limit.rlim_cur;
 }
 
+bool segment_space_limited(void)
+{
+    struct rlimit64 limit = {.rlim_cur = RLIM64_INFINITY};
+    (void)sys_call(SYS_prlimit64, 0L, (long)RLIMIT_AS, 0L, &limit);
+    return limit.rlim_cur != RLIM64_INFINITY;
+}
+
 /* A core has what is the program's. On the kernel what is under way lies in the kernel, too; and each hole of
  * shared memory that is dumped becomes memory. */
 static void not_dumped(void *map, uint64_t size)

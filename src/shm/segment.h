@@ -14,6 +14,8 @@
 /* May this process make files that large (RLIMIT_FSIZE, `ulimit -f`)? Where not, the kernel does not only say
  * EFBIG, it ends the program by SIGXFSZ. */
 bool segment_allowed(uint64_t size);
+/* Has this process a limit of address space (ulimit -v)? */
+bool segment_space_limited(void);
 
 /* Makes a memfd of `size` bytes (a multiple of the page size), maps it writable and shared, then seals it
  * with SHRINK, GROW and FUTURE_WRITE, so that nobody, the owner included, can map it writable again. The

@@ -58,7 +58,7 @@ class Cli(harness.TestCase):
         self.refused("ns", "add", "a", "b", says="one namespace")
         self.refused("ns", "add", "", says="0 characters")
         self.refused("ns", "add", "x" * 64, says="64 characters")
-        self.refused("ns", "add", "a b", says="id 'a b'")
+        self.refused("ns", "add", "a b", says="named 'a b'")
         self.refused("ns", "add", "a b", says="letters, digits, dots, hyphens and underscores")
         self.refused("ns", "add", "a", "--mode", "0777", says="'0777'")
         self.refused("ns", "add", "a", "--group", "g" * 64, says="64 characters")
@@ -69,6 +69,23 @@ class Cli(harness.TestCase):
         self.refused("ns", "add", "a", "-S", says="longer than 127", stdin="s" * 128 + "\n")
         self.refused("ns", "del", "a", "-m", "0600", says="del takes no flag")
         self.refused("version", "now", says="'now'")
+
+    def test_two_hyphens_are_no_value(self):
+        for option in ("-d", "-n", "-s", "--runtime-dir", "--namespace", "--secret-file"):
+            self.refused("run", option, "--", "true", says=f"'{option}' needs a value")
+        for option in ("-d", "-s", "-g", "-m"):
+            self.refused("ns", "add", "a", option, "--", says=f"'{option}' needs a value")
+        for command in (("show", "apps"), ("pause",), ("resume",), ("version",), ("daemon",)):
+            self.refused(*command, "-d", "--", says="'-d' needs a value")
+            self.refused(*command, "--runtime-dir=--", says="'--runtime-dir' needs a value")
+        self.refused("daemon", "--config", "--", says="'--config' needs a value")
+        self.assertEqual(os.listdir(self.scratch), [])
+
+    def test_the_daemon_refuses_in_the_same_words(self):
+        for args in (("--frob",), ("-%",), ("--runtime-dir",), ("--help=1",), ("more",)):
+            said = [self.berth(command, *args).err for command in ("version", "daemon")]
+            self.assertEqual(said[0].replace("version", "daemon"), said[1])
+            self.assertIn("See 'berth daemon --help'.", said[1])
 
     def test_without_a_daemon(self):
         for args in (("show", "apps"), ("ns", "add", "a"), ("ns", "del", "a")):

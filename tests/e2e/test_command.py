@@ -3,12 +3,39 @@
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 import unittest
 
 import harness
 from fake_app import CTL, HEADER
+
+ECHO = """
+import socket, sys, threading
+def echo(c):
+    while data := c.recv(100):
+        c.send(data)
+l = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+while True:
+    threading.Thread(target=echo, args=(l.accept()[0],), daemon=True).start()
+"""
+
+# a connection of before, one of after
+TWICE = """
+import os, socket, sys
+def ask(s, what):
+    s.send(what)
+    print(s.recv(100).decode(), flush=True)
+old = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+ask(old, b"first")
+sys.stdin.readline()
+ask(old, b"second")
+new = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+port = "%04X" % new.getsockname()[1]
+new.send(b"by the kernel")
+print(new.recv(100).decode(), any(":" + port + " " in line and " 01 " in line for line in open("/proc/net/tcp")))
+"""
 
 
 class Command(harness.TestCase):
@@ -159,6 +186,51 @@ class Command(harness.TestCase):
         self.assertEqual(done.code, 1, done)
         self.assertIn("'default' cannot be removed", done.err)
         self.assertEqual([n["namespace"] for n in self.show("namespaces")], ["default"])
+
+    @harness.needs_preload_into_python
+    def test_programs_of_a_removed_namespace_go_on(self):
+        """Their sessions stay, what they connect then takes the kernel's way, and they say so in one line."""
+        self.daemon()
+        self.check_berth("ns", "add", "blue")
+        port = self.free_port()
+        server = self.start(harness.BERTH, "run", "-n", "blue", "--", "/usr/bin/python3", "-c", ECHO, port, **self._under({}))
+        self.wait_listening(port, server)
+        client = self.start(harness.BERTH, "run", "-n", "blue", "--", "/usr/bin/python3", "-c", TWICE, port, **self._under({}),
+                            stdin=subprocess.PIPE)
+        self.wait_until(lambda: "first" in client.out, "the first answer")
+        self.assertEqual(len(self.show("sessions")), 1)
+        self.check_berth("ns", "del", "blue")
+        self.assertEqual((self.show("apps"), [n["namespace"] for n in self.show("namespaces")]), ([], ["default"]))
+        client.process.stdin.write(b"go on\n")
+        client.process.stdin.close()
+        self.assertEqual(client.wait(), 0, client)
+        self.assertEqual(client.out, "first\nsecond\nby the kernel True\n", client)
+        for program in (client, server):
+            lines = program.err.splitlines()
+            self.assertEqual(len(lines), 1, program)
+            self.assertIn("has put this process out: its namespace was removed; open sessions go on, "
+                          "new connections go to the kernel", lines[0])
+
+    @harness.needs_preload
+    def test_a_limit_of_address_space_is_named(self):
+        self.daemon()
+        done = self.run_program("/bin/sh", "-c", "ulimit -v 1000000; exec " + harness.BERTH + " run -- /usr/bin/python3 -c "
+                                "'import socket; socket.create_server((\"127.0.0.1\", 0))'")
+        self.assertEqual(done.code, 0, done)
+        self.assertIn("the limit of address space (ulimit -v) is too low", done.err)
+        self.assertEqual(len(done.err.splitlines()), 1, done)
+
+    @harness.needs_root
+    def test_a_directory_out_of_reach_is_told_as_that(self):
+        os.chmod(self.base, 0o755)
+        place = os.path.join(self.scratch, "closed")
+        os.mkdir(place, 0o700)
+        for args, code in ((("show", "apps"), 1), (("run", "--", "true"), 0)):
+            done = self.run_program("setpriv", "--reuid=12345", "--regid=12345", "--clear-groups", harness.BERTH, *args,
+                                    env={"BERTH_RUNTIME_DIR": place + "/x"})
+            self.assertEqual(done.code, code, done)
+            self.assertIn(f"{place}/x cannot be reached: Permission denied", done.err)
+            self.assertNotIn("admit", done.err)
 
     @harness.needs_root
     def test_a_user_who_is_not_admitted_is_told_so(self):

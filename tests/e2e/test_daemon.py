@@ -173,9 +173,38 @@ os.execv("/bin/sleep", ["sleep", "60"])
         self.assertEqual(done.code, 1)
         self.assertIn("No such file", done.err)
 
+    def full_disk(self):
+        place = os.path.join(self.scratch, "full")
+        os.mkdir(place)
+        mounted = self.run_program("mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "none", place)
+        if mounted.code:
+            self.skipTest(f"nothing can be mounted here: {mounted.err}")
+        self.addCleanup(self.run_program, "umount", place)
+        self.run_program("dd", "if=/dev/zero", f"of={place}/filler", "bs=1k", "count=65")
+        return place
+
+    @harness.needs_root
+    def test_a_full_disk_is_told(self):
+        place = self.full_disk()
+        says = f"berth daemon: {place}/daemon.lock: No space left on device; free some or choose another directory with --runtime-dir"
+        for flags in ((), ("--background",)):
+            done = self.berth("daemon", "--runtime-dir", place, *flags)
+            self.assertEqual((done.code, done.err), (1, says + "\n"), done)
+            self.assertEqual(os.listdir(place), ["filler"])
+        done = self.berth("run", "-d", place, "--", "echo", "still")
+        self.assertEqual((done.code, done.out), (0, "still\n"), done)
+        self.assertIn(f"({says})", done.err)
+        self.assertEqual(os.listdir(place), ["filler"])
+
+    def test_no_descriptor_for_the_background(self):
+        for few, what in ((4, f"{self.runtime_dir}/daemon.log"), (5, "pipe")):
+            done = self.run_program("/bin/sh", "-c", f"ulimit -n {few}; exec {harness.BUILD}/berth-daemon --background")
+            self.assertEqual((done.code, done.err), (1, f"berth daemon: {what}: Too many open files\n"), done)
+        self.expect_leftover("daemon.log")
+
     def test_flags(self):
         for args, says in ((["--sing"], "--help"), (["--log-level", "loud"], "'loud'"), (["more"], "'more'"),
-                           (["--config", "/nonexistent"], "/nonexistent: No such file")):
+                           (["--config", "/nonexistent"], "/nonexistent: No such file"), (["--config", "/etc"], "/etc is a directory\n")):
             done = self.berth("daemon", "--runtime-dir", self.runtime_dir, *args)
             self.assertEqual(done.code, 2)
             self.assertIn(says, done.err)
