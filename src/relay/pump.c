@@ -72,10 +72,11 @@ static __attribute__((noreturn)) void gone(const struct relay *r, bool reset)
         sys_call(SYS_exit_group, 0L, 0L, 0L, 0L);
 }
 
+static uint32_t directions; /* that have ended */
+
 /* One direction has ended; the second takes the process with it. */
 static __attribute__((noreturn)) void over(const struct relay *r)
 {
-    static uint32_t directions;
     if (fetch_add_sc(&directions, 1u) == 1)
         gone(r, false);
     pthread_exit(NULL);
@@ -195,7 +196,8 @@ static bool closed_among_others(const struct relay *r)
     return false;
 }
 
-/* What the session has from now on is the others'. The other thread finds the end, behind what was written. */
+/* What the session has from now on is the others'. The other thread finds the end, behind what was written; and if
+ * there are no others any more when it does, it has ended its direction alone. */
 static void end_if_closed(const struct relay *r)
 {
     struct pollfd p = {.fd = r->fd, .events = POLLRDHUP};
@@ -208,6 +210,8 @@ static void end_if_closed(const struct relay *r)
         return;
     for (;;) {
         leave_if_ending();
+        if (load_acquire(&directions))
+            gone(r, false);
         (void)sys_call(SYS_nanosleep, &a_moment, NULL, 0L, 0L);
     }
 }
