@@ -6,8 +6,8 @@
 
 void shared_kick(const struct session *s); /* every holder that sleeps */
 void relatives_kick(void);                 /* every process of the family that sleeps on its bell */
-void ancestors_keep(
-    void); /* forgets those whose sessions we do not hold, where no other thread may look there */
+/* Forgets those whose sessions we do not hold, where no other thread may look there. */
+void ancestors_keep(void);
 void bells_watch(int epfd, uint64_t data); /* enters the bells of our ancestors */
 
 #endif

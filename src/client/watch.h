@@ -81,8 +81,8 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
 void watches_ready(struct session_cache *c);
 /* The same, with the peer's words: sets around its event sets hear of it only if those have moved. */
 void watches_look(struct session_cache *c, uint64_t tail, uint64_t head);
-void watches_renew(
-    struct session_cache *c); /* who watches it for bytes is told of those that are there once more */
+/* Who watches it for bytes is told once more of those that are there. */
+void watches_renew(struct session_cache *c);
 void listener_ready(struct listener *l); /* the same of a listener */
 /* A token of it has left the pipe and waits on: who watches it by edge is told only if that is news. */
 void listener_moved(struct listener *l, bool (*news)(const struct listener *l, const struct watch *w));

@@ -99,13 +99,12 @@ CASE(lowered, "readable as soon as it is lowered")
 static void lowered(unsigned how, int from)
 {
     struct pair p = pair_here();
-    int more = 1000, less = 1, ep;
     if (from == 1000)
-        SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &more, sizeof more));
-    ep = epoll_with(p.s, EPOLLIN | how, 1);
+        SAY(set_option(p.s, SO_RCVLOWAT, 1000));
+    int ep = epoll_with(p.s, EPOLLIN | how, 1);
     SAY(send(p.c, "hundred", 7, 0));
     say("there: %s", epolled(ep, 4, 100));
-    SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &less, sizeof less));
+    SAY(set_option(p.s, SO_RCVLOWAT, 1));
     say("lowered: %s", epolled(ep, 4, 1000));
     say("then: %s", epolled(ep, 4, 20));
 }
