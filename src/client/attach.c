@@ -313,6 +313,11 @@ bool client_attach_as_heir(int fd)
     return done && fork_child_ready() == 0 && !C->daemon_lost;
 }
 
+bool client_unanswered(void)
+{
+    return load_acquire(&C->attached) && load_acquire(&C->forked) && !C->daemon_lost;
+}
+
 bool client_attach_auto(void)
 {
     if (load_acquire(&C->attached))

@@ -42,6 +42,8 @@ bool client_attached(void);
  * daemon (remembered for a second, so that a program without a daemon does not pay for each connect). Blocks
  * for a round trip once. */
 bool client_attach_auto(void);
+/* A forked child that the daemon has not answered yet (hello.c): it can do what needs no answer. */
+bool client_unanswered(void);
 /* The same in the app of a session that was given away; fd: what stands for it (client_give). Who is attached
  * stays what it is. */
 bool client_attach_as_heir(int fd);

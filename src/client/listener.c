@@ -6,7 +6,9 @@
  *
  * A daemon that is late may have entered the listener into the directory, or does so at any moment: who
  * connects then must find somebody. So once the question has gone out the listener stays, and hears its
- * number later (listener_named). Only who asked the daemon for a port cannot go on without the answer.
+ * number later (listener_named). Only who asked the daemon for a port cannot go on without the answer. Where it is
+ * known to be late, by an earlier answer or for a forked child's first word, nobody waits: the question goes out
+ * behind what has been asked.
  *
  * A blocked accept looks again and again for a while before it sleeps, where that has paid of late (spin.c). There
  * is no word in memory to look at: each look asks the kernel for the state of the pipe, and of the kernel's
@@ -70,11 +72,23 @@ static int make_pipe(struct listener *l)
     return 0;
 }
 
+static int tell_slow_daemon(struct listener *l, struct ctl_listen *msg)
+{
+    msg->h.seq = control_async_seq();
+    store_release(&l->asked, msg->h.seq);
+    int err = control_send(msg, &l->pipe_wr, 1);
+    if (err)
+        store_relaxed(&l->asked, 0u);
+    return err;
+}
+
 static int ask_daemon(struct listener *l, struct ctl_listen *msg)
 {
     struct control_ask ask;
     struct ctl_listened is = {0};
-    int err = control_ask(&ask, msg, &l->pipe_wr, 1);
+    int err = load_relaxed(&C->forked) ? BERTH_E_TIMED_OUT : control_ask(&ask, msg, &l->pipe_wr, 1);
+    if (err == BERTH_E_TIMED_OUT && msg->flags & CTL_LISTEN_KERNEL)
+        return tell_slow_daemon(l, msg);
     if (err)
         return err;
     store_release(&l->asked, ask.seq); /* before the answer can be late */
@@ -95,7 +109,7 @@ int client_listen(const endpoint *ep, uint32_t flags, uint32_t backlog, uint64_t
 {
     if (!C->attached)
         return BERTH_E_NOT_ATTACHED;
-    int err = fork_child_ready();
+    int err = flags & LISTEN_KERNEL ? fork_child_goes_on() : fork_child_ready();
     if (err)
         return err;
     plock_take(&C->lock);

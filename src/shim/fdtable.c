@@ -150,15 +150,25 @@ bool shim_off(void)
     return off;
 }
 
-bool shim_usable(void)
+static bool usable(bool unanswered)
 {
     if (off || program_alone())
         return false;
     user_look();
-    if (!client_attach_auto())
+    if (!client_attach_auto() && !(unanswered && client_unanswered()))
         return false;
     shim_atfork_late();
     return true;
+}
+
+bool shim_usable(void)
+{
+    return usable(false);
+}
+
+bool shim_listens(void)
+{
+    return usable(true);
 }
 
 /* ---- socks ---- */

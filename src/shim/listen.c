@@ -29,7 +29,7 @@ static void listen_under_berth(int fd, int backlog)
     socklen_t len = sizeof ss;
     endpoint ep;
     if ((family != AF_INET && family != AF_INET6) ||
-        socket_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP || !shim_usable() ||
+        socket_option(fd, SOL_SOCKET, SO_PROTOCOL) != IPPROTO_TCP || !shim_listens() ||
         sys_call(SYS_getsockname, (long)fd, &ss, &len, 0) < 0 ||
         endpoint_from_sockaddr(&ep, (struct sockaddr *)&ss, len) || fd >= (int)FD_MAX)
         return;

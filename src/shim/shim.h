@@ -119,6 +119,7 @@ bool shim_locked(void);      /* by this thread */
 void shim_atfork_late(void); /* once the client library has registered its own fork handlers */
 bool shim_foreign(void);     /* a child of vfork, or of a clone nobody told us of */
 bool shim_usable(void);      /* attached, or can be */
+bool shim_listens(void);     /* that, or will be when the daemon has answered this child */
 bool shim_off(void);         /* the user wants none of it */
 
 static inline struct sock *sock_of(uint64_t word)
