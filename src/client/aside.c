@@ -82,6 +82,7 @@ int tokens_create(struct listener *l)
             aside_set_nonblock(a, 0);
             aside_set_later(a, false);
             aside_set_served(a, false);
+            aside_set_listener(a, 0);
             members_only(&a->holders, C->member);
             store_release(&l->aside, i + 1);
             return 0;
@@ -163,6 +164,13 @@ void listener_retry_pending(void)
     }
 }
 
+uint32_t listener_number(const struct listener *l)
+{
+    uint32_t id = load_relaxed(&l->id);
+    const struct aside *a = id ? NULL : aside_of(l);
+    return a ? aside_listener(a) : id;
+}
+
 /* Whoever closes it in this moment takes the question back: one of the two has it. */
 bool listener_named(uint32_t asked, uint32_t id)
 {
@@ -172,6 +180,9 @@ bool listener_named(uint32_t asked, uint32_t id)
         if (!(load_acquire(&l->generation) & 1) || load_acquire(&l->asked) != asked)
             continue;
         store_relaxed(&l->id, id);
+        struct aside *a = aside_of(l);
+        if (a)
+            aside_set_listener(a, id);
         struct ctl_listener msg = {.h = {.type = CTL_BACKLOG, .len = sizeof msg},
                                    .listener = id,
                                    .backlog = load_relaxed(&l->backlog)};

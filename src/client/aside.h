@@ -17,6 +17,8 @@ void aside_ask(outbox_handle handle); /* the daemon, once at a time */
 void asides_forked(void);             /* in a forked child: what the parent asked */
 /* The daemon's late answer to the question of that number. False: nobody has it open any more. */
 bool listener_named(uint32_t asked, uint32_t id);
+/* The daemon's; 0: neither we nor, if it was inherited, who asked for it has heard it. */
+uint32_t listener_number(const struct listener *l);
 void listener_retry_pending(void);                /* an outbox or a segment has come, or will not come */
 void listener_answered(int status, uint32_t ask); /* one of our questions for outboxes */
 bool listeners_want(outbox_handle handle);        /* does a token name that outbox? C->lock may be held */

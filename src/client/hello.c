@@ -18,6 +18,7 @@
 #include "client/hello.h"
 #include "client/ports.h"
 #include "client/routes.h"
+#include "client/vigil.h"
 #include "client/wake.h"
 #include "client/watch.h"
 #include "shm/page.h"
@@ -223,6 +224,23 @@ static int ask(void)
     return err == BERTH_E_DAEMON_GONE ? 0 : err;
 }
 
+/* Before we are another worker than it: who tells a session of the parent's finds one of the two at any time. Other
+ * threads may be looking at the list, and have made the inner set, if they have waited before the daemon answered. */
+static void parent_is_ancestor(void)
+{
+    uint32_t n = C->ancestors;
+    if (n && C->ancestor[n - 1].page == hello.parent.page)
+        return;
+    if (n == ANCESTORS_MAX) {
+        log_warn_once("forked too often in a row: the oldest sessions may be slow to wake");
+    } else {
+        C->ancestor[n] = hello.parent;
+        store_release(&C->ancestors, n + 1);
+    }
+    ancestors_keep();
+    vigil_bells();
+}
+
 static int hear(void)
 {
     struct ctl_welcome is = {0};
@@ -233,20 +251,9 @@ static int hear(void)
     if (hello.asked)
         err = control_answer(&hello.ask, &is, sizeof is, got, &n);
     hello.asked = false;
+    if (!err)
+        parent_is_ancestor();
     return err ? err : welcomed(&is, got, n);
-}
-
-/* Other threads may be looking at the list, if they have waited before the daemon answered. */
-static void parent_is_ancestor(void)
-{
-    uint32_t n = C->ancestors;
-    if (n == ANCESTORS_MAX) {
-        log_warn_once("forked too often in a row: the oldest sessions may be slow to wake");
-    } else {
-        C->ancestor[n] = hello.parent;
-        store_release(&C->ancestors, n + 1);
-    }
-    ancestors_keep();
 }
 
 /* What lies aside is told by nobody again, and nobody could take it until now. */
@@ -269,13 +276,15 @@ static int speak(void)
     int err = again ? 0 : ask();
     if (!err) {
         err = hear();
-        if (err == BERTH_E_DAEMON_GONE)
+        if (err == BERTH_E_DAEMON_GONE) {
+            parent_is_ancestor();
             err = go_on_alone();
+        }
     }
-    if (err && hello.asked) {
+    if (err && hello.asked) { /* whatever kept us from hearing it: it may still come */
         log_warn_once(
             "the daemon does not answer a forked child: it goes on with what its parent has left it");
-        return err;
+        return BERTH_E_TIMED_OUT;
     }
     (void)fds_keep();
     if (err) {
@@ -283,7 +292,6 @@ static int speak(void)
         log_warn_once("a forked child could not say hello to the daemon: %s", berth_strerror(err));
         return err;
     }
-    parent_is_ancestor();
     store_release(&C->forked, false);
     if (again)
         listeners_tell();

@@ -26,6 +26,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/sys.h"
+#include "client/aside.h"
 #include "client/family.h"
 #include "client/session.h"
 #include "client/wake.h"
@@ -42,7 +43,7 @@ static uint64_t name_of(const struct set_change *c)
     if (!handle_is_listener(c->handle))
         return client_shared(c->handle) ? c->handle : 0;
     const struct listener *l = listener_get(c->handle);
-    uint32_t id = l ? load_relaxed(&l->id) : 0;
+    uint32_t id = l ? listener_number(l) : 0;
     return id ? LISTENER_NAME | id : 0;
 }
 
@@ -54,7 +55,7 @@ static bool found_here(uint64_t name, struct set_change *out)
     if (name & LISTENER_NAME) {
         for (uint32_t i = 0; i < listeners_used() && !out->handle; i++) {
             const struct listener *l = &C->listeners[i];
-            if (l->generation & 1 && load_relaxed(&l->id) == (uint32_t)name)
+            if (l->generation & 1 && listener_number(l) == (uint32_t)name)
                 out->handle = listener_handle_of(l);
         }
     } else if (name >> 32 == SET_NAME >> 32) {

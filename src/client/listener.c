@@ -151,10 +151,11 @@ int client_listener_backlog(listener_handle h, uint32_t backlog)
     if (!l)
         return BERTH_E_BAD_HANDLE;
     l->backlog = backlog;
-    if (!load_relaxed(&l->id))
+    uint32_t id = listener_number(l);
+    if (!id)
         return 0; /* listener_named tells */
     struct ctl_listener msg = {
-        .h = {.type = CTL_BACKLOG, .len = sizeof msg}, .listener = l->id, .backlog = backlog};
+        .h = {.type = CTL_BACKLOG, .len = sizeof msg}, .listener = id, .backlog = backlog};
     return control_send(&msg, NULL, 0);
 }
 
@@ -360,7 +361,7 @@ int client_unlisten(listener_handle h)
  * answer is waited for. */
 int client_listener_shut(listener_handle h)
 {
-    int err = fork_child_ready();
+    int err = fork_child_goes_on();
     return err ? err : give_up(h, CTL_SHUT);
 }
 
@@ -370,11 +371,13 @@ int client_listener_hide(listener_handle h, int pidfd)
     struct ctl_header ask = {.type = CTL_STATUS, .len = sizeof ask}, done;
     struct ctl_status_is is;
     const struct listener *l = listener_get(h);
-    if (l && !load_relaxed(&l->id)) /* answers come in order, and the number is one of them */
+    if (l && !listener_number(l)) /* answers come in order, and the number is one of them */
         (void)control_request(&ask, NULL, 0, &is, sizeof is, NULL, NULL);
     if (!(l = listener_get(h)))
         return BERTH_E_BAD_HANDLE;
-    struct ctl_listener msg = {.h = {.type = CTL_HIDE, .len = sizeof msg}, .listener = load_relaxed(&l->id)};
+    struct ctl_listener msg = {.h = {.type = CTL_HIDE, .len = sizeof msg}, .listener = listener_number(l)};
+    if (!msg.listener)
+        msg.asked = load_relaxed(&l->asked);
     return control_request(&msg, &pidfd, pidfd >= 0, &done, sizeof done, NULL, NULL);
 }
 

@@ -215,14 +215,26 @@ void ports_listener_gone(uint32_t listener)
     }
 }
 
+/* Else it is a session's that our parent made, and its port one of the parent's. */
+static bool is_ours(const struct source *s, uint16_t port)
+{
+    for (uint32_t i = 0; i < s->leases; i++) {
+        if (port >= s->lease[i].first && port - s->lease[i].first < s->lease[i].count)
+            return true;
+    }
+    return false;
+}
+
 void ports_release(struct session *s)
 {
     if (!s->port_leased)
         return;
     s->port_leased = 0;
     plock_take(&C->lock);
-    struct free_ports *f = free_ports_for(s->local.addr, &s->remote);
-    if (f && f->count < 65536) {
+    const struct source *source = source_for(s->local.addr);
+    bool ours = source && is_ours(source, s->local.port);
+    struct free_ports *f = ours ? free_ports_for(s->local.addr, &s->remote) : NULL;
+    if (f && f->used && f->count < 65536) {
         f->port[f->count++] = s->local.port;
         if (--f->used == 0 && !f->listener)
             ports_listener_gone(0);

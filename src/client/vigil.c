@@ -37,6 +37,14 @@ int inner_set(void)
     return ep;
 }
 
+void vigil_bells(void)
+{
+    plock_take(&inner_lock);
+    if (load_relaxed(&C->inner))
+        bells_watch((int)load_relaxed(&C->inner) - 1, 0); /* those that are there already stay */
+    plock_release(&inner_lock);
+}
+
 static bool none_free(long err)
 {
     return err == -EMFILE || err == -ENFILE || err == -ENOMEM || err == -ENOSPC;

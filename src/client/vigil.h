@@ -7,6 +7,7 @@
 
 extern struct plock inner_lock; /* who makes it. Taken over a fork, as those like it */
 must_use int inner_set(void);   /* the epoll set; -1: no descriptor is free */
+void vigil_bells(void);         /* there is one bell more of those we were forked from */
 void inner_close(void);         /* when nobody sleeps: at the end, and in a forked child */
 
 /* Of a process. Positive: to be given to vigil_end. 0: it is dead already; NO_MEMORY: no descriptor is free;

@@ -169,7 +169,6 @@ static int listener_create(struct daemon *d, struct worker *w, const struct ctl_
     l->socket = m->socket;
     list_init(&l->hides);
     l->cookie = m->cookie;
-    l->maker = w->id;
     l->asked = m->h.seq;
     l->entry = *entry;
     l->entry.listener = l->id;
@@ -359,26 +358,32 @@ int handle_listen(struct daemon *d, struct request *r)
     return 0;
 }
 
+/* A child goes on counting its questions where its parent was, so among those that a worker holds one has it. */
 static struct listener *asked_for(const struct worker *w, uint32_t asked)
 {
-    for (uint32_t i = 0; i < w->listeners.count; i++) {
+    for (uint32_t i = 0; asked && i < w->listeners.count; i++) {
         struct listener *l = w->listeners.item[i];
-        if (l->maker == w->id && l->asked == asked)
+        if (l->asked == asked)
             return l;
     }
     return NULL;
 }
 
 /* NULL: the sender does not hold it. */
-static struct listener *given_up(struct daemon *d, const struct request *r)
+static struct listener *held(struct daemon *d, const struct request *r)
 {
     const struct ctl_listener *m = &r->msg->listener;
     struct listener *l =
         m->listener ? idmap_get(&d->listener_by_id, m->listener) : asked_for(r->conn->worker, m->asked);
-    if (l && ptrset_has(&l->holders, r->conn->worker))
-        return l;
-    log_debug("pid %d gives up a listener that it does not hold", (int)r->conn->pid);
-    return NULL;
+    return l && ptrset_has(&l->holders, r->conn->worker) ? l : NULL;
+}
+
+static struct listener *given_up(struct daemon *d, const struct request *r)
+{
+    struct listener *l = held(d, r);
+    if (!l)
+        log_debug("pid %d gives up a listener that it does not hold", (int)r->conn->pid);
+    return l;
 }
 
 int handle_unlisten(struct daemon *d, struct request *r)
@@ -401,8 +406,8 @@ int handle_shut(struct daemon *d, struct request *r)
 
 int handle_hide(struct daemon *d, struct request *r)
 {
-    struct listener *l = idmap_get(&d->listener_by_id, r->msg->listener.listener);
-    if (!l || !ptrset_has(&l->holders, r->conn->worker))
+    struct listener *l = held(d, r);
+    if (!l)
         return BERTH_E_NOT_OWNER;
     listener_hide(d, l, r->nfds ? &r->fds[0] : NULL);
     send_done(d, r);

@@ -115,7 +115,7 @@ struct listener {
     struct dir_entry entry; /* as it is in the directory */
     uint32_t flags;         /* CTL_LISTEN_* */
     uint64_t cookie;
-    uint32_t maker, asked; /* which worker's LISTEN made it, and its seq */
+    uint32_t asked; /* the seq of the LISTEN that made it */
     int pipe_fd;
     struct ptrset holders; /* workers */
     uint64_t socket;       /* SO_COOKIE of the kernel's, or 0 */

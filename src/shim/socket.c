@@ -266,7 +266,7 @@ static int connect_new(int fd, struct sock *s, const struct sockaddr *addr, sock
         client_set_connecting(h, false);
         return 0;
     }
-    if (r == BERTH_E_BAD_HANDLE) /* another thread has closed it meanwhile */
+    if (begun && r == BERTH_E_BAD_HANDLE) /* another thread has closed it meanwhile */
         return fail(r);
     if (r != 0 && r != BERTH_E_IN_PROGRESS) {
         if (begun)

@@ -215,10 +215,10 @@ struct ctl_listened {
 
 struct ctl_listener { /* UNLISTEN, SHUT, HIDE, BACKLOG, LISTENER_GONE */
     struct ctl_header h;
-    uint32_t listener; /* UNLISTEN, SHUT: 0, where the sender has not heard its number yet */
+    uint32_t listener; /* UNLISTEN, SHUT, HIDE: 0, where the sender has not heard its number yet */
     union {
         uint32_t backlog;
-        uint32_t asked; /* then: the seq of the sender's LISTEN */
+        uint32_t asked; /* then: the seq of its LISTEN, the sender's or that of whom he was forked from */
     };
 };
 

@@ -16,7 +16,9 @@ import unittest
 import harness
 
 IDLE = os.path.join(harness.BUILD, "tests", "e2e", "idle")
-QUIET = 0.6  # seconds after which a program that does nothing has nothing left to do
+# Seconds after which a program that does nothing has nothing left to do: longer than any pause between its looks as long
+# as it has (memory of sessions that may soon go is looked at each 0.75 s)
+QUIET = 1.5
 LOOKED_AT_FOR = 3.0
 WAKES_CPU = 2  # seconds, for COUNT
 COUNT, MANY = 200, 10_000  # threads

@@ -140,7 +140,7 @@ except OSError as e:
 
 # Attaches while all is well, and begins to listen when it is told to; or it ends that at once.
 LATE_LISTENER = """
-import socket, sys, threading, time
+import os, socket, sys, threading, time
 first = socket.create_server(("127.0.0.1", 0))
 print("attached", flush=True)
 sys.stdin.readline()
@@ -150,10 +150,25 @@ l = socket.create_server(("127.0.0.1", int(sys.argv[1])))
 if sys.argv[2] == "close":
     for one in (l, *more):
         one.close()
+if sys.argv[2] == "family":
+    told, tell = os.pipe()
+    if os.fork() == 0:
+        os.close(tell)
+        os.read(told, 1)
+        for one in (l, *more):
+            one.close()
+        os.write(1, b"closed\\n")
+        os.read(told, 1)
+        os._exit(0)
 print(time.monotonic() - begin, flush=True)
 def serve(s):
     while data := s.recv(1000):
         s.sendall(data)
+if sys.argv[2] == "family":
+    sys.stdin.readline()
+    for one in (l, *more):
+        one.close()
+    os.write(tell, b"!")
 while sys.argv[2] == "serve":
     threading.Thread(target=serve, args=(l.accept()[0],), daemon=True).start()
 time.sleep(100)
@@ -437,6 +452,18 @@ class Slow(harness.TestCase):
         self.wait_until(lambda: "offered" in c.out, f"an answer\n{c!r}")
         self.assertEqual(len(self.show("sessions")), 2, "by berth")
         self.assertTrue(s.running() and c.running(), [s, c])
+
+    @harness.needs_preload_into_python
+    def test_a_child_gives_up_what_was_listed_late(self):
+        """It has never heard the number: that came to its parent."""
+        s, port = self.listen_while_it_is_stopped("family")
+        self.wait_until(lambda: len(self.show("listeners")) == 7, "its listeners' entries")
+        s.process.stdin.write(b"close\n")
+        s.process.stdin.flush()
+        self.wait_until(lambda: "closed" in s.out, "both have closed them")
+        self.wait_until(lambda: len(self.show("listeners")) == 1, "nobody has them open", 5)
+        self.assertIn("ConnectionRefusedError", self.run_under(PYTHON, "-c", NEWCOMER, port).err)
+        self.assertTrue(s.running(), s)
 
     @harness.needs_preload_into_python
     def test_who_has_closed_before_it_was_listed_is_not(self):
