@@ -237,7 +237,6 @@ static void parent_is_ancestor(void)
         C->ancestor[n] = hello.parent;
         store_release(&C->ancestors, n + 1);
     }
-    ancestors_keep();
     vigil_bells();
 }
 
@@ -292,6 +291,7 @@ static int speak(void)
         log_warn_once("a forked child could not say hello to the daemon: %s", berth_strerror(err));
         return err;
     }
+    ancestors_keep(); /* the parent may not be needed */
     store_release(&C->forked, false);
     if (again)
         listeners_tell();
