@@ -2,8 +2,8 @@
 """test.py - run every test and say how it went; the last line is "N passed, M failed".
 
 Two sources of tests. What meson knows (cmocka programs and any other) runs through `meson test`; the single cmocka
-tests are counted from its log, since one program holds many. The end-to-end tests, tests/e2e/test_*.py, run one file
-after the other in a process of their own, which tells each result in a line of JSON (see tests/e2e/run.py).
+tests are counted from its log, since one program holds many. The end-to-end tests, tests/e2e/test_*.py, run two files
+at a time, each in a process of its own, which tells each result in a line of JSON (see tests/e2e/run.py).
 A program that dies, hangs or tells nothing is one failed test more: nothing is ever counted as passed by silence.
 """
 
@@ -14,7 +14,9 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import traceback
 
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, os.path.join(TOP, "tests", "e2e", "lib"))
@@ -24,6 +26,9 @@ import slowness  # noqa: E402
 E2E_FILE_SECONDS = 900  # a whole file; each test has a limit of its own
 SOAK_FILE_SECONDS = 5400
 SHOWN = 6000  # characters of what a failed test has written, from its beginning and from its end
+
+
+stopping = threading.Event()
 
 
 class Tally:
@@ -142,12 +147,11 @@ def run_e2e_file(path, args, tally):
     os.close(write_fd)
     ended, running = False, None
     results = b""
-    signal.alarm(0)
     try:
         # results come by a pipe; the end of the pipe is the end of the process and all it left behind
         os.set_blocking(read_fd, False)
         while True:
-            if time.monotonic() - start > limit:
+            if time.monotonic() - start > limit or stopping.is_set():
                 break
             try:
                 piece = os.read(read_fd, 65536)
@@ -207,10 +211,30 @@ def run_e2e(args, tally):
     if args.suite and "e2e" not in args.suite:
         return
     folder = os.path.join(TOP, "tests", "e2e")
-    for file in sorted(os.listdir(folder)):
-        if file.startswith("test_") and file.endswith(".py") and (not args.only or args.only in file):
+    files = [file for file in sorted(os.listdir(folder), reverse=True)
+             if file.startswith("test_") and file.endswith(".py") and (not args.only or args.only in file)]
+
+    def work():
+        while files and not stopping.is_set():
+            file = files.pop()
             print("running", file, flush=True)
-            run_e2e_file(os.path.join(folder, file), args, tally)
+            try:
+                run_e2e_file(os.path.join(folder, file), args, tally)
+            except Exception:  # else its tests would be missing, and nothing would say so
+                tally.fail(file, traceback.format_exc())
+
+    side_by_side = [threading.Thread(target=work) for _ in range(min(args.jobs, len(files)))]
+    if len(side_by_side) > 1:  # each is other work to the rest
+        os.environ["BERTH_TEST_SLOWNESS"] = f"{min(slowness.factor() * 1.5, slowness.MOST):.2f}"
+    for thread in side_by_side:
+        thread.start()
+    try:
+        for thread in side_by_side:
+            thread.join()
+    finally:
+        stopping.set()
+        for thread in side_by_side:
+            thread.join()
 
 
 def main():
@@ -220,10 +244,13 @@ def main():
     parser.add_argument("--only", help="only programs and files with this in their name")
     parser.add_argument("--test", help="of end-to-end files, only tests with this in their name")
     parser.add_argument("--sanitizer", choices=["address", "thread"], help="what the build is instrumented with")
+    parser.add_argument("--jobs", type=int, default=2, help="files of end-to-end tests at a time: mostly they wait (2)")
     parser.add_argument("--soak", action="store_true", help="all seeds, long runs and big sets; takes an hour or so")
     parser.add_argument("--summary", help="append the last line to this file, and each failure to FILE.failures")
     parser.add_argument("--verbose", action="store_true", help="a line for each test")
     args = parser.parse_args()
+    if args.jobs < 1:
+        parser.error("--jobs: at least one at a time")
     os.chdir(TOP)
 
     for variable, value in (("ASAN_OPTIONS", "abort_on_error=0:detect_stack_use_after_return=1"),
