@@ -210,7 +210,10 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
         if (err)
             goto fail_route;
     }
-    if (C->daemon_lost && !peer_app_met(e.app)) { /* nobody is left who could introduce us to who accepts */
+    r = route_find(e.listener);
+    if (C->daemon_lost &&
+        !peer_takes(e.app,
+                    r ? r->box->index : NONE)) { /* nobody is left who could introduce us to who accepts */
         err = BERTH_E_DAEMON_GONE;
         goto fail_route;
     }

@@ -173,7 +173,7 @@ static bool others_may_meet(const struct session *s)
 void sessions_nobody_takes(void)
 {
     struct roll_walk w;
-    uint32_t app = NONE;
+    uint32_t app = NONE, outbox = NONE;
     bool met = true;
     walk_begin(&w, &C->unmet);
     for (struct session *s; (s = walk_next(&w));) {
@@ -182,10 +182,11 @@ void sessions_nobody_takes(void)
             !holders_has(s, C->member) ||
             (state != SESSION_QUEUED && state != SESSION_OFFERED && state != SESSION_ZOMBIE))
             continue;
-        if (session_app(s) != app) {
+        if (session_app(s) != app || session_own_outbox(s) != outbox) {
             app = session_app(s);
+            outbox = session_own_outbox(s);
             plock_take(&C->lock);
-            met = peer_app_met(app);
+            met = peer_takes(app, outbox);
             plock_release(&C->lock);
             if (!met)
                 events_drain(app); /* accepted at the last moment? */

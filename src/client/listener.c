@@ -329,9 +329,24 @@ static void listener_free(struct listener *l)
     plock_release(&C->lock);
 }
 
+/* No daemon tells those who wait to be accepted that nobody will: they are, and are reset. */
+static void refuse_all(listener_handle h, const struct listener *l)
+{
+    const struct aside *a = aside_of(l);
+    session_handle s;
+    if (a && berth_family_shared && members_others_live(&a->holders))
+        return;
+    while (client_accept_if(h, NULL, NULL, &s) == 0)
+        (void)client_abort(s);
+}
+
 static int give_up(listener_handle h, uint16_t type)
 {
+    control_poll(); /* is it there? */
     struct listener *l = listener_get(h);
+    if (l && C->daemon_lost)
+        refuse_all(h, l);
+    l = listener_get(h);
     if (!l)
         return BERTH_E_BAD_HANDLE;
     struct ctl_listener msg = {.h = {.type = type, .len = sizeof msg}};

@@ -486,6 +486,18 @@ void peer_worker_dead(uint32_t worker)
     plock_release(&C->lock);
 }
 
+bool peer_takes(uint32_t app, uint32_t own_outbox)
+{
+    if (app != C->app)
+        return peer_app_met(app);
+    for (const struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {
+        if (b->worker->app == app && !load_relaxed(&b->worker->dead) && load_acquire(&b->heard) && b->own &&
+            b->own->index == own_outbox)
+            return true;
+    }
+    return false;
+}
+
 bool peer_app_met(uint32_t app)
 {
     for (const struct peer_box *b = load_acquire(&C->boxes); b; b = b->next) {

@@ -29,6 +29,9 @@ must_use int peer_segment_arrived(outbox_handle handle, uint32_t index, int fd, 
 void peer_segment_retired(outbox_handle handle, uint32_t index);
 void peer_worker_dead(uint32_t worker);
 bool peer_app_met(uint32_t app); /* we know one of its workers, who lives. C->lock is held */
+/* The same, of a worker that can take what we offer from that outbox of ours when no daemon introduces us. Of our own
+ * app we know those whom our parent has met: one of them must have heard of that very outbox. */
+bool peer_takes(uint32_t app, uint32_t own_outbox);
 void peer_heard(uint32_t worker, outbox_handle of_ours); /* it has been told of that outbox of ours */
 /* a walk through one of its boxes; false: all are done */
 bool peer_box_dead(uint32_t worker, struct roll_walk *w);

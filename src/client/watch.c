@@ -193,7 +193,7 @@ static bool has_moved(struct watch *w, uint64_t tail, uint64_t head)
     return is;
 }
 
-void watches_look(struct session_cache *c, uint64_t tail, uint64_t head)
+bool watches_look_quietly(struct session_cache *c, uint64_t tail, uint64_t head)
 {
     bool wake = load_relaxed(&c->pollers) != 0;
     if (load_acquire(&c->watches)) {
@@ -204,7 +204,12 @@ void watches_look(struct session_cache *c, uint64_t tail, uint64_t head)
         }
         plock_release(&C->watch_lock);
     }
-    if (wake)
+    return wake;
+}
+
+void watches_look(struct session_cache *c, uint64_t tail, uint64_t head)
+{
+    if (watches_look_quietly(c, tail, head))
         own_kick();
 }
 

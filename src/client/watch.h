@@ -81,6 +81,7 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
 void watches_ready(struct session_cache *c);
 /* The same, with the peer's words: sets around its event sets hear of it only if those have moved. */
 void watches_look(struct session_cache *c, uint64_t tail, uint64_t head);
+bool watches_look_quietly(struct session_cache *c, uint64_t tail, uint64_t head); /* true: as below */
 /* Who watches it for bytes is told once more of those that are there. */
 void watches_renew(struct session_cache *c);
 void listener_ready(struct listener *l); /* the same of a listener */

@@ -280,8 +280,6 @@ static bool exclusive_bad(const struct sock *s, int op, uint32_t events)
 
 static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_event *event)
 {
-    if (exclusive_bad(s, EPOLL_CTL_ADD, event->events))
-        return EINVAL;
     if (reg_find(ep, s, fd))
         return EEXIST;
     struct reg *r = memory_get(sizeof *r);
@@ -322,8 +320,7 @@ static int modify_in_set(struct reg *r, const struct epoll_event *ev)
 static int reg_modify(struct reg *r, const struct epoll_event *event)
 {
     struct epoll_event ev = *event;
-    if (exclusive_bad(r->sock, EPOLL_CTL_MOD, ev.events) ||
-        (r->sock->kind == SOCK_SESSION && r->event.events & EPOLLEXCLUSIVE))
+    if (r->sock->kind == SOCK_SESSION && r->event.events & EPOLLEXCLUSIVE)
         return EINVAL;
     if (r->in_kernel) {
         long ret = sys_epoll_ctl(r->ep->epfd, EPOLL_CTL_MOD, r->fd, &ev);
@@ -425,6 +422,8 @@ static int change_unknown(struct sock *ep, int op, int fd, struct sock *s, const
 
 static int change(struct sock *ep, int op, int fd, struct sock *s, const struct epoll_event *event)
 {
+    if (op != EPOLL_CTL_DEL && exclusive_bad(s, op, event->events))
+        return EINVAL;
     if (op == EPOLL_CTL_ADD)
         return reg_add(ep, s, fd, event);
     struct reg *r = reg_find(ep, s, fd);

@@ -89,6 +89,7 @@ CASE(exclusive, "EPOLLEXCLUSIVE: not with MOD, not with other bits, not for sets
 {
     struct pair p = pair_here();
     int ep = epoll_create1(0), other = epoll_create1(0);
+    SAY(epoll_mod(ep, p.s, EPOLLIN | EPOLLEXCLUSIVE, 1));
     SAY(epoll_add(ep, p.s, EPOLLIN | EPOLLEXCLUSIVE | EPOLLONESHOT, 1));
     SAY(epoll_add(ep, p.s, EPOLLIN | EPOLLEXCLUSIVE | EPOLLRDHUP, 1));
     SAY(epoll_add(ep, p.s, EPOLLIN | EPOLLEXCLUSIVE | EPOLLPRI, 1));

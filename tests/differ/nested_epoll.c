@@ -603,3 +603,26 @@ CASE(edge_of_what_has_moved,
         edges_of(end, EPOLLOUT | EPOLLET);
     }
 }
+
+CASE(edge_beside_what_is_polled,
+     "a poll of a connection and of the outer set is no news to the outer set, by edge")
+{
+    struct pair p = pair_here(), q = pair_here();
+    int in = epoll_create1(0), out = epoll_with(in, EPOLLIN | EPOLLET, 1);
+    SAY(shutdown(p.c, SHUT_WR));
+    (void)epoll_add(in, p.s, EPOLLIN, 1);
+    (void)epoll_add(in, q.s, EPOLLIN | EPOLLOUT, 2);
+    SAY(send(q.c, "hello", 5, 0));
+    say("%s", epolled(out, 8, 1000));
+    struct pollfd polled[] = {{.fd = p.s, .events = POLLIN}, {.fd = out, .events = POLLIN}};
+    for (int i = 0; i < 3; i++) {
+        SAY(poll(polled, 2, 0));
+        say("%x %x", polled[0].revents, polled[1].revents);
+    }
+    say("%s", epolled(out, 8, 0));
+    SAY(send(p.s, "x", 1, 0));
+    SAY(send(q.c, "!", 1, 0));
+    SAY(poll(polled, 2, 1000));
+    say("%x %x", polled[0].revents, polled[1].revents);
+    say("%s", epolled(out, 8, 1000));
+}

@@ -369,6 +369,40 @@ print("all well", flush=True)
 """
 
 
+# One that waits to be accepted when the daemon is killed. fork: it is a child's, else the same program's.
+WAITING = """
+import os, socket, sys, time
+fork, close = sys.argv[1] == "fork", sys.argv[2] == "close"
+l = socket.create_server(("127.0.0.1", 0))
+met = socket.create_connection(l.getsockname()), l.accept()[0]
+told, tell = os.pipe()
+child = os.fork() if fork else None
+if not child:
+    if fork:
+        l.close()
+    c = socket.create_connection(l.getsockname() if not fork else met[0].getpeername())
+    c.sendall(b"a")
+    print("waits", flush=True)
+if child or not fork:
+    sys.stdin.readline()
+    if close:
+        l.close()
+    else:
+        l.settimeout(1)
+        try:
+            print("accepted", l.accept()[0].send(b"ok"), flush=True)
+        except TimeoutError:
+            print("nobody", flush=True)
+if not child:
+    try:
+        print("hears", c.recv(10), flush=True)
+    except ConnectionResetError:
+        print("hears RESET", flush=True)
+if child:
+    os.waitpid(child, 0)
+"""
+
+
 class Slow(harness.TestCase):
     def setUp(self):
         super().setUp()
@@ -494,6 +528,22 @@ class Slow(harness.TestCase):
                 self.assertLess(time.monotonic() - begin, harness.slow(1))
                 self.assertEqual(c.wait(), 0, c)
                 s.stop()
+                self.process = self.daemon()
+
+    @harness.needs_preload_into_python
+    def test_who_waits_for_a_relative_hears_of_its_end(self):
+        """A relative that has never met it cannot be introduced any more; who closes its listener resets those who wait."""
+        for whose, then, hears in (("fork", "accept", "RESET"), ("fork", "close", "RESET"), ("own", "close", "RESET"),
+                                   ("own", "accept", "b'ok'")):
+            with self.subTest(whose=whose, then=then):
+                p = self.start_under(PYTHON, "-c", WAITING, whose, then, stdin=subprocess.PIPE)
+                self.wait_until(lambda p=p: "waits" in p.out, "the offer")
+                self.kill_daemon()
+                p.process.stdin.write(b"go\n")
+                p.process.stdin.flush()
+                self.wait_until(lambda p=p: "hears" in p.out or not p.running(), f"its end\n{p!r}", 5)
+                self.assertEqual(p.wait(), 0, p)
+                self.assertIn(f"hears {hears}", p.out, p)
                 self.process = self.daemon()
 
     @harness.needs_preload_into_python
