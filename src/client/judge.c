@@ -137,24 +137,32 @@ static bool aside_waits(const struct watch *w)
 }
 
 /* Watches that have nothing to tell come off its list; the rest stay where they are. `missing`: a session
- * whose bytes have to be fetched before it can be told of. */
+ * whose bytes have to be fetched before it can be told of. One that has is enough, but for an edge outside: for
+ * that the rest is armed, too. */
 static bool tells(struct evset *set, int depth, session_handle *missing)
 {
+    bool all = edge_outside(set, 0), found = false;
     struct watch *end = set->ready_last, *next;
     for (struct watch *w = set->ready_first; w; w = next) {
         next = w->ready_next;
         bool last = w == end;
         uint32_t events = judge(w, depth, false);
-        if (events & ~READY_MISSING)
-            return true;
-        if (events && missing)
-            *missing = w->handle;
-        watch_unready(w);
-        if (w->more)
-            watch_stays(w);
+        if (events & ~READY_MISSING) {
+            found = true;
+            if (!all)
+                return true;
+        } else {
+            if (events && missing)
+                *missing = w->handle;
+            watch_unready(w);
+            if (w->more)
+                watch_stays(w);
+        }
         if (last)
             break;
     }
+    if (found)
+        return true;
     for (struct watch *w = set->listeners ? set->all : NULL; w; w = w->set_next) {
         struct listener *l = w->inner || w->spent || !(w->events & READY_IN) ? NULL : listener_get(w->handle);
         if (l && (!(w->events & EPOLLET) || w->told || listener_news(l, w)) && listener_waiting(l))

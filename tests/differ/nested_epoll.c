@@ -626,3 +626,23 @@ CASE(edge_beside_what_is_polled,
     say("%x %x", polled[0].revents, polled[1].revents);
     say("%s", epolled(out, 8, 1000));
 }
+
+CASE(edge_beside_an_end,
+     "an outer set by edge hears of one connection while another one in the set has ended")
+{
+    for (int polls = 0; polls < 2; polls++) {
+        struct pair p = pair_here(), q = pair_here();
+        int in = epoll_with(p.s, EPOLLIN, 1), out = epoll_with(in, EPOLLIN | EPOLLET, 1);
+        (void)epoll_add(in, q.s, EPOLLIN, 2);
+        SAY(shutdown(p.c, SHUT_WR));
+        say("%s", epolled(out, 8, 1000));
+        for (int i = 0; i < 3; i++) {
+            SAY(send(q.c, "x", 1, 0));
+            struct pollfd polled = {.fd = out, .events = POLLIN};
+            if (polls)
+                SAY(poll(&polled, 1, 1000));
+            say("%s", epolled(out, 8, 1000));
+            say("%s", epolled(out, 8, 0));
+        }
+    }
+}
