@@ -35,9 +35,10 @@ static void pass_on(struct watch *w, struct session_cache *c, uint64_t want_befo
         count_offset(slot_own_want(c->own)) == count_offset(want_before))
         return;
     bool wake = load_relaxed(&c->pollers) != 0;
-    for (struct watch *other = c->watches; other; other = other->next) {
+    const struct slot *peer = load_acquire(&c->peer);
+    for (struct watch *other = peer ? c->watches : NULL; other; other = other->next) {
         if (other != w && other->set != w->set) {
-            watch_ready(other);
+            watch_again(other, peer);
             wake = wake || set_asleep(other->set);
         }
     }
@@ -57,9 +58,11 @@ static bool edge_came(struct watch *w, struct session *s, struct session_cache *
     uint32_t flags = session_flags(s);
     uint32_t filled = session_filled(s);
     bool writable = stream_writable(s, c), cut = stream_cut(s, c);
+    uint64_t moved = count_offset(tail) ^ count_offset(w->seen_tail);
+    bool enough =
+        moved && count_offset(tail) - session_head(s) >= session_lowat(s); /* else they are no event */
     bool came = w->fresh || (tail ^ w->seen_tail) & COUNT_FLAG || (flags ^ w->seen_flags) & EDGE_FLAGS ||
-                cut != w->seen_cut ||
-                (w->events & READY_IN && count_offset(tail) != count_offset(w->seen_tail)) ||
+                cut != w->seen_cut || (w->events & HEARS_IN && enough) ||
                 (w->events & READY_OUT && writable && filled != w->seen_filled);
     if (note) {
         w->seen_tail = tail;
@@ -136,6 +139,15 @@ static bool aside_waits(const struct watch *w)
     return l && listener_maybe(l);
 }
 
+/* The edge outside hears now of what has come without an event, for nobody was waiting for more. */
+static void edge_hears(struct watch *w)
+{
+    struct session *s = w->inner || handle_is_listener(w->handle) ? NULL : session_get(w->handle);
+    const struct slot *peer = s ? load_acquire(&session_cache_of(s)->peer) : NULL;
+    if (peer)
+        watch_again(w, peer);
+}
+
 /* Watches that have nothing to tell come off its list; the rest stay where they are. `missing`: a session
  * whose bytes have to be fetched before it can be told of. One that has is enough, but for an edge outside: for
  * that the rest is armed, too. */
@@ -146,6 +158,8 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
     for (struct watch *w = set->ready_first; w; w = next) {
         next = w->ready_next;
         bool last = w == end;
+        if (all)
+            edge_hears(w);
         uint32_t events = judge(w, depth, false);
         if (events & ~READY_MISSING) {
             found = true;

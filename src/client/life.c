@@ -77,6 +77,9 @@ int session_shut(session_handle h, int how)
         shut_halves(s, c, BERTH_SHUT_WR);
     half_unlock(&s->tx_lock);
     half_unlock(&s->rx_lock);
+    if ((!err || err == BERTH_E_CLOSED) && load_acquire(&c->watches))
+        watches_renew(c,
+                      false); /* an edge, whatever it has changed (the end of the kernel's inet_shutdown) */
     if (!err)
         own_sleepers_wake(s, c);
     return err;

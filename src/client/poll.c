@@ -85,13 +85,6 @@ static uint32_t item_ready(const struct client_poll_item *item)
     return ready;
 }
 
-/* Its event may still be on the way: the sets shall say the same. Sets that lie around them hear of what has moved. */
-static void sets_look(struct session_cache *c)
-{
-    const struct slot *peer = load_acquire(&c->peer);
-    (void)(peer ? watches_look_quietly(c, slot_tail(peer), slot_head(peer)) : watches_ready_quietly(c));
-}
-
 /* How many have something to tell. `missing`: of which only after something was fetched. */
 static int check_items(struct call *k, bool *missing)
 {
@@ -103,8 +96,8 @@ static int check_items(struct call *k, bool *missing)
             *missing = true;
         item->revents = ready & (item->events | EPOLLERR | EPOLLHUP);
         struct session *s = item->revents ? session_of(item) : NULL;
-        if (s && load_acquire(&session_cache_of(s)->watches))
-            sets_look(session_cache_of(s));
+        if (s && load_acquire(&session_cache_of(s)->watches)) /* its event may still be on the way */
+            (void)watches_again_quietly(session_cache_of(s)); /* the sets shall say the same */
         found += item->revents != 0;
     }
     return found;
@@ -199,7 +192,7 @@ static bool arm_session(const struct client_poll_item *item, struct session *s, 
     if (item->events & (EPOLLIN | EPOLLRDHUP) || !(item->events & EPOLLOUT))
         armed = stream_arm_read(s, c, 0, edge, item->least);
     if (load_acquire(&c->watches) && count_offset(slot_own_want(c->own)) != count_offset(want))
-        watches_ready(c); /* as pass_on in judge.c */
+        watches_again(c); /* as pass_on in judge.c */
     if (item->events & EPOLLOUT && session_state(s) != SESSION_QUEUED)
         armed = stream_arm_write(s, c, 0) && armed;
     return armed;

@@ -163,7 +163,7 @@ bool stream_arm_read(struct session *s, struct session_cache *c, uint64_t flag, 
         arm(s, c, &c->own->want, session_head(s) + more, flag, peer);
         if (!in_company(s, c)) /* who has come since finds the mark and takes it down, see slot_arm_among */
             return !session_has(s, c, least);
-        watches_ready(c); /* it may lie over another's mark: that one looks again */
+        watches_again(c); /* it may lie over another's mark: that one looks again */
         sleepers_wake(s);
     }
     if (more)
@@ -318,11 +318,15 @@ int client_set_lowat(session_handle h, uint32_t bytes)
     if (!s)
         return BERTH_E_BAD_HANDLE;
     session_set_lowat(s, bytes);
-    /* it is an edge where there are enough, also for who has been told of them (tcp_set_rcvlowat of the kernel) */
-    if (session_has(s, session_cache_of(s), session_lowat(s)))
-        watches_renew(session_cache_of(s));
-    else
-        watches_ready(session_cache_of(s));
+    /* it is an edge where there are enough, or the end, also for who has been told (tcp_set_rcvlowat of the kernel) */
+    struct session_cache *c = session_cache_of(s);
+    const struct slot *peer = load_acquire(&c->peer);
+    bool cut = stream_cut(s, c) || session_flags(s) & (SF_RESET | SF_DEAD);
+    bool enough = peer && between(session_head(s), count_offset(slot_tail(peer))) >= session_lowat(s);
+    if (enough || (peer && slot_tail(peer) & COUNT_FLAG && !cut))
+        watches_renew(c, true);
+    else if (load_acquire(&c->watches))
+        watches_again(c);
     sleepers_wake(s);
     return 0;
 }

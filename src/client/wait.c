@@ -140,7 +140,7 @@ static long sleep_once(const struct waiting *w, session_handle h, struct sleeper
     if (!armed || joined || session_flags_sc(w->s) != flags) {
         (void)fetch_add_sc(&C->more[session_index(w->s)].sleepers, ~0u); /* nobody has woken it */
         if (joined)
-            watches_ready(w->c); /* they came while this mark was being set: it may lie over theirs */
+            watches_again(w->c); /* they came while this mark was being set: it may lie over theirs */
         hold_end();
         return -EAGAIN;
     }

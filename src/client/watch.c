@@ -164,36 +164,53 @@ static bool all_ready(struct watch *list, const struct listener *l, is_news *new
     return wake;
 }
 
+/* Bytes, or an end, since sets around its set last heard of them. */
+static bool has_come(struct watch *w, uint64_t tail, uint64_t head)
+{
+    bool is = (tail ^ w->heard_tail) & COUNT_FLAG || (w->events & HEARS_IN && tail != w->heard_tail) ||
+              (head ^ w->heard_head) & COUNT_FLAG;
+    w->heard_tail = tail;
+    w->heard_head = (w->heard_head & ~COUNT_FLAG) | (head & COUNT_FLAG);
+    return is;
+}
+
+/* Or room: of that the peer tells where somebody waits for it. */
+static bool has_moved(struct watch *w, uint64_t tail, uint64_t head)
+{
+    bool is = has_come(w, tail, head) || (w->events & READY_OUT && head != w->heard_head);
+    w->heard_head = head;
+    return is;
+}
+
 bool watches_ready_quietly(struct session_cache *c)
 {
     bool wake = load_relaxed(&c->pollers) != 0;
     if (load_acquire(&c->watches)) {
         plock_take(&C->watch_lock);
+        const struct slot *peer = load_acquire(&c->peer);
+        for (struct watch *w = peer ? c->watches : NULL; w; w = w->next)
+            (void)has_moved(w, slot_tail(peer), slot_head(peer)); /* they hear of it now */
         wake = all_ready(c->watches, NULL, NULL) || wake;
         plock_release(&C->watch_lock);
     }
     return wake;
 }
 
-void watches_renew(struct session_cache *c)
+void watches_renew(struct session_cache *c, bool bytes)
 {
     plock_take(&C->watch_lock);
     for (struct watch *w = c->watches; w; w = w->next)
-        w->fresh = w->fresh || w->events & READY_IN;
+        w->fresh = w->fresh || !bytes || w->events & HEARS_IN;
     plock_release(&C->watch_lock);
     watches_ready(c);
 }
 
-static bool has_moved(struct watch *w, uint64_t tail, uint64_t head)
+void watch_again(struct watch *w, const struct slot *peer)
 {
-    bool is = (tail ^ w->heard_tail) & COUNT_FLAG || (w->events & READY_IN && tail != w->heard_tail) ||
-              (head ^ w->heard_head) & COUNT_FLAG || (w->events & READY_OUT && head != w->heard_head);
-    w->heard_tail = tail;
-    w->heard_head = head;
-    return is;
+    ready_put(w, has_come(w, slot_tail(peer), slot_head(peer)) ? 0 : SETS_DEEP);
 }
 
-bool watches_look_quietly(struct session_cache *c, uint64_t tail, uint64_t head)
+void watches_look(struct session_cache *c, uint64_t tail, uint64_t head)
 {
     bool wake = load_relaxed(&c->pollers) != 0;
     if (load_acquire(&c->watches)) {
@@ -204,18 +221,34 @@ bool watches_look_quietly(struct session_cache *c, uint64_t tail, uint64_t head)
         }
         plock_release(&C->watch_lock);
     }
-    return wake;
-}
-
-void watches_look(struct session_cache *c, uint64_t tail, uint64_t head)
-{
-    if (watches_look_quietly(c, tail, head))
+    if (wake)
         own_kick();
 }
 
 void watches_ready(struct session_cache *c)
 {
     if (watches_ready_quietly(c))
+        own_kick();
+}
+
+bool watches_again_quietly(struct session_cache *c)
+{
+    const struct slot *peer = load_acquire(&c->peer);
+    if (!peer)
+        return watches_ready_quietly(c);
+    bool wake = load_relaxed(&c->pollers) != 0;
+    plock_take(&C->watch_lock);
+    for (struct watch *w = c->watches; w; w = w->next) {
+        watch_again(w, peer);
+        wake = wake || set_asleep(w->set);
+    }
+    plock_release(&C->watch_lock);
+    return wake;
+}
+
+void watches_again(struct session_cache *c)
+{
+    if (watches_again_quietly(c))
         own_kick();
 }
 

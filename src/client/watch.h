@@ -11,6 +11,8 @@
 
 /* Linux tells both names of each. */
 #define READY_IN (EPOLLIN | EPOLLRDNORM)
+#define HEARS_IN                                                                                             \
+    (READY_IN | EPOLLPRI | EPOLLRDBAND) /* bytes are an event for it (the kernel's sock_def_readable) */
 #define READY_OUT (EPOLLOUT | EPOLLWRNORM)
 
 /* Ties a session, a listener or another set to a set. */
@@ -72,7 +74,9 @@ struct evset {
 void watch_enter(struct watch *w); /* onto the set's list and the list that w->list names */
 void watch_leave(struct watch *w); /* off all lists */
 void watch_ready(struct watch *w); /* to be judged; sets around its set as well */
-void watch_stays(struct watch *w); /* as watch_ready, but it is no news to the sets around its own */
+void watch_again(struct watch *w,
+                 const struct slot *peer); /* sets around its set only if the peer has moved */
+void watch_stays(struct watch *w);         /* as watch_ready, but it is no news to the sets around its own */
 void watch_unready(struct watch *w);
 bool set_asleep(const struct evset *set); /* somebody sleeps who waits for it, or for one around it */
 struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
@@ -81,9 +85,11 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
 void watches_ready(struct session_cache *c);
 /* The same, with the peer's words: sets around its event sets hear of it only if those have moved. */
 void watches_look(struct session_cache *c, uint64_t tail, uint64_t head);
-bool watches_look_quietly(struct session_cache *c, uint64_t tail, uint64_t head); /* true: as below */
-/* Who watches it for bytes is told once more of those that are there. */
-void watches_renew(struct session_cache *c);
+/* The same where nothing has happened, as far as we know. `quietly`, true: the caller is to ring (own_kick). */
+void watches_again(struct session_cache *c);
+bool watches_again_quietly(struct session_cache *c);
+/* Who watches it, by edge too, is told once more of what is there; `bytes`: only who watches it for bytes. */
+void watches_renew(struct session_cache *c, bool bytes);
 void listener_ready(struct listener *l); /* the same of a listener */
 /* A token of it has left the pipe and waits on: who watches it by edge is told only if that is news. */
 void listener_moved(struct listener *l, bool (*news)(const struct listener *l, const struct watch *w));

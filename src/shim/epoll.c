@@ -271,11 +271,12 @@ static bool wants_set(const struct sock *s)
     return s->kind == SOCK_SESSION || s->kind == SOCK_LISTENER || (s->kind == SOCK_EPOLL && s->set);
 }
 
-/* The rules that the kernel has for EPOLLEXCLUSIVE, where it does not see the registration. */
+/* The rules that the kernel has for EPOLLEXCLUSIVE: asked before anything else, and not by it where it does not see the
+ * registration. */
 static bool exclusive_bad(const struct sock *s, int op, uint32_t events)
 {
     const uint32_t may = EPOLLIN | EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLWAKEUP | EPOLLET | EPOLLEXCLUSIVE;
-    return s->kind == SOCK_SESSION && events & EPOLLEXCLUSIVE && (op == EPOLL_CTL_MOD || events & ~may);
+    return events & EPOLLEXCLUSIVE && (op == EPOLL_CTL_MOD || s->kind == SOCK_EPOLL || events & ~may);
 }
 
 static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_event *event)

@@ -646,3 +646,32 @@ CASE(edge_beside_an_end,
         }
     }
 }
+
+CASE(edges_that_calls_make, "by edge: shutdown and SO_RCVLOWAT of what has ended, bytes for who asks for "
+                            "EPOLLPRI, fewer than SO_RCVLOWAT")
+{
+    struct pair p = pair_here();
+    int set = epoll_with(p.s, EPOLLOUT | EPOLLPRI | EPOLLET, 1), in = epoll_with(p.s, EPOLLIN, 2);
+    int out = epoll_with(in, EPOLLIN | EPOLLET, 3), four = 4, one = 1;
+    say("%s %s", epolled(set, 8, 1000), epolled(out, 8, 0));
+    SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &four, sizeof four));
+    SAY(send(p.c, "ab", 2, 0));
+    (void)usleep(100000);
+    say("%s", epolled(set, 8, 0));
+    SAY(send(p.c, "cd", 2, 0));
+    say("%s", epolled(set, 8, 1000));
+    say("%s", epolled(out, 8, 1000));
+    SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one));
+    say("%s", epolled(out, 8, 0));
+    SAY(shutdown(p.c, SHUT_WR));
+    say("%s", epolled(set, 8, 1000));
+    say("%s %s", epolled(out, 8, 1000), epolled(out, 8, 0));
+    SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &four, sizeof four));
+    say("%s", epolled(set, 8, 0));
+    say("%s %s", epolled(out, 8, 0), epolled(out, 8, 0));
+    for (int i = 0; i < 2; i++) {
+        SAY(shutdown(p.s, SHUT_WR));
+        say("%s", epolled(set, 8, 1000));
+        say("%s", epolled(out, 8, 0));
+    }
+}
