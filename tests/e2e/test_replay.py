@@ -201,7 +201,7 @@ class Replay(harness.TestCase):
         self.tell("accept")
         client = self.start_under(PYTHON, "-c", GOES, self.port)
         self.assertEqual(client.wait(20), 0, client)
-        self.wait_until(lambda: "got bye" in both.out, "what it had written", 5)
+        self.wait_until(lambda: "got bye" in both.out, f"what it had written\n{client}", 5)
         self.over(both)
 
     def test_who_ends_leaves_what_waits_to_the_others(self):
