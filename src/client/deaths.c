@@ -19,6 +19,7 @@ static void walk_dead(struct roll_walk *w, uint32_t worker)
         outbox_handle peer = session_peer_outbox(s);
         if (session_state_acquire(s) == SESSION_FREE || outbox_worker(peer) != worker || !peer)
             continue;
+        session_last_words(s);
         session_dead(s, w->flags);
         struct session_cache *c = session_cache_of(s);
         sleepers_wake(s);

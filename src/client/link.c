@@ -142,6 +142,16 @@ void session_event(struct peer_box *box, uint32_t index)
         watches_look(c, slot_tail(p), slot_head(p));
 }
 
+void session_last_words(struct session *s)
+{
+    struct session_cache *c = session_cache_of(s);
+    const struct slot *peer = load_acquire(&c->peer);
+    if (session_flags(s) & SF_TENTATIVE && peer && c->own &&
+        slot_peer(peer) == ((uint64_t)c->own->generation << 32 | s->own_slot) &&
+        slot_generation_known(peer) == s->peer_generation)
+        session_drop_flags(s, SF_TENTATIVE);
+}
+
 /* Does the connector know our slot, does it know another's, or is it past knowing? */
 bool session_judge(struct session *s, struct session_cache *c)
 {

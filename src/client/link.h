@@ -4,6 +4,8 @@
 
 #include "client/state.h"
 
+/* Before the next, of an acceptor's: its connector may have chosen us, and died before we saw it. No lock is taken. */
+void session_last_words(struct session *s);
 /* the peer worker of the session that had these flags is */
 void session_dead(struct session *s, uint32_t flags);
 void session_linked(struct session *s); /* connector: the peer's slot is known now */
