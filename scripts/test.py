@@ -27,8 +27,7 @@ E2E_FILE_SECONDS = 900  # a whole file; each test has a limit of its own
 SOAK_FILE_SECONDS = 5400
 SHOWN = 6000  # characters of what a failed test has written, from its beginning and from its end
 
-
-stopping = threading.Event()
+stopping = threading.Event()  # no further file is begun, and those under way are ended
 
 
 class Tally:

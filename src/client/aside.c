@@ -73,6 +73,11 @@ struct aside *aside_of(const struct listener *l)
     return index ? &C->family->aside[index - 1] : NULL;
 }
 
+bool aside_shared(const struct aside *a)
+{
+    return berth_family_shared && members_others_live(&a->holders);
+}
+
 int tokens_create(struct listener *l)
 {
     for (uint32_t i = 0; i < ASIDES_MAX; i++) {
@@ -95,7 +100,7 @@ void tokens_free(struct listener *l)
 {
     struct aside *a = aside_of(l);
     store_release(&l->aside, 0);
-    if (a && !(berth_family_shared && members_others_live(&a->holders)))
+    if (a && !aside_shared(a))
         aside_free(a);
     else if (a)
         (void)members_drop(&a->holders, C->member);

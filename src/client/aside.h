@@ -8,6 +8,7 @@
 struct aside *aside_of(const struct listener *l); /* NULL: it has no place */
 must_use int tokens_create(struct listener *l);   /* their place in the family */
 void tokens_free(struct listener *l);
+bool aside_shared(const struct aside *a); /* others of the family that live have it, too */
 /* `later`: it cannot be answered yet. False: there is no room. */
 bool aside_put(struct listener *l, const struct token *t, bool later);
 bool aside_take(struct aside *a, const struct token *t); /* false: somebody else was faster */

@@ -171,6 +171,13 @@ static bool name_ends(struct session *s, const endpoint *dst, const endpoint *sr
     return needs_port;
 }
 
+/* Without a daemon, where nobody is left who could introduce us to who accepts. C->lock is held. */
+static bool somebody_takes(const struct dir_entry *e)
+{
+    const struct route *r = route_find(e->listener);
+    return peer_takes(e->app, r ? r->box->index : NONE);
+}
+
 int client_connect_begin(const endpoint *dst, const endpoint *src, session_handle *out)
 {
     if (!C->attached)
@@ -210,10 +217,7 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
         if (err)
             goto fail_route;
     }
-    r = route_find(e.listener);
-    if (C->daemon_lost &&
-        !peer_takes(e.app,
-                    r ? r->box->index : NONE)) { /* nobody is left who could introduce us to who accepts */
+    if (C->daemon_lost && !somebody_takes(&e)) {
         err = BERTH_E_DAEMON_GONE;
         goto fail_route;
     }

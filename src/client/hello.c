@@ -250,7 +250,7 @@ static int hear(void)
     if (hello.asked)
         err = control_answer(&hello.ask, &is, sizeof is, got, &n);
     hello.asked = false;
-    if (!err)
+    if (!err || err == BERTH_E_DAEMON_GONE)
         parent_is_ancestor();
     return err ? err : welcomed(&is, got, n);
 }
@@ -275,10 +275,8 @@ static int speak(void)
     int err = again ? 0 : ask();
     if (!err) {
         err = hear();
-        if (err == BERTH_E_DAEMON_GONE) {
-            parent_is_ancestor();
+        if (err == BERTH_E_DAEMON_GONE)
             err = go_on_alone();
-        }
     }
     if (err && hello.asked) { /* whatever kept us from hearing it: it may still come */
         log_warn_once(

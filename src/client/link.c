@@ -142,24 +142,34 @@ void session_event(struct peer_box *box, uint32_t index)
         watches_look(c, slot_tail(p), slot_head(p));
 }
 
+/* What the connector's slot says when it has chosen us. */
+static uint64_t own_name(const struct session *s, const struct session_cache *c)
+{
+    return c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
+}
+
+/* It is the connector's slot still, and not another session's by now. */
+static bool is_still(const struct session *s, const struct slot *peer)
+{
+    return peer && slot_generation_known(peer) == s->peer_generation;
+}
+
 void session_last_words(struct session *s)
 {
-    struct session_cache *c = session_cache_of(s);
+    const struct session_cache *c = session_cache_of(s);
     const struct slot *peer = load_acquire(&c->peer);
-    if (session_flags(s) & SF_TENTATIVE && peer && c->own &&
-        slot_peer(peer) == ((uint64_t)c->own->generation << 32 | s->own_slot) &&
-        slot_generation_known(peer) == s->peer_generation)
+    if (session_flags(s) & SF_TENTATIVE && is_still(s, peer) && slot_peer(peer) == own_name(s, c))
         session_drop_flags(s, SF_TENTATIVE);
 }
 
 /* Does the connector know our slot, does it know another's, or is it past knowing? */
 bool session_judge(struct session *s, struct session_cache *c)
 {
-    uint64_t me = c->own ? (uint64_t)c->own->generation << 32 | s->own_slot : 0;
+    uint64_t me = own_name(s, c);
     const struct slot *peer = load_acquire(&c->peer);
     uint32_t flags = session_flags(s);
     uint64_t names = peer ? slot_peer(peer) : 0; /* once: it may come to name us at any moment */
-    bool still = peer && slot_generation_known(peer) == s->peer_generation;
+    bool still = is_still(s, peer);
     bool over =
         !still || flags & (SF_DEAD | SF_RESET) || session_state(s) != SESSION_OPEN || (names && names != me);
     bool knows = still && names == me;

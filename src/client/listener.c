@@ -334,7 +334,7 @@ static void refuse_all(listener_handle h, const struct listener *l)
 {
     const struct aside *a = aside_of(l);
     session_handle s;
-    if (a && berth_family_shared && members_others_live(&a->holders))
+    if (a && aside_shared(a))
         return;
     while (client_accept_if(h, NULL, NULL, &s) == 0)
         (void)client_abort(s);
@@ -342,11 +342,12 @@ static void refuse_all(listener_handle h, const struct listener *l)
 
 static int give_up(listener_handle h, uint16_t type)
 {
-    control_poll(); /* is it there? */
+    control_poll(); /* is the daemon there? */
     struct listener *l = listener_get(h);
-    if (l && C->daemon_lost)
+    if (l && C->daemon_lost) {
         refuse_all(h, l);
-    l = listener_get(h);
+        l = listener_get(h); /* another thread may have closed it meanwhile */
+    }
     if (!l)
         return BERTH_E_BAD_HANDLE;
     struct ctl_listener msg = {.h = {.type = type, .len = sizeof msg}};
@@ -400,7 +401,7 @@ bool client_listener_served(listener_handle h)
 {
     const struct listener *l = listener_get(h);
     const struct aside *a = l ? aside_of(l) : NULL;
-    return a && aside_served(a) && berth_family_shared && members_others_live(&a->holders);
+    return a && aside_served(a) && aside_shared(a);
 }
 
 void listeners_away(uint32_t until)

@@ -210,18 +210,25 @@ void watch_again(struct watch *w, const struct slot *peer)
     ready_put(w, has_come(w, slot_tail(peer), slot_head(peer)) ? 0 : SETS_DEEP);
 }
 
-void watches_look(struct session_cache *c, uint64_t tail, uint64_t head)
+/* Sets around hear of it where it is news to them. True: somebody must be kicked. */
+static bool look_at(struct session_cache *c, uint64_t tail, uint64_t head,
+                    bool (*news)(struct watch *w, uint64_t tail, uint64_t head))
 {
     bool wake = load_relaxed(&c->pollers) != 0;
     if (load_acquire(&c->watches)) {
         plock_take(&C->watch_lock);
         for (struct watch *w = c->watches; w; w = w->next) {
-            ready_put(w, has_moved(w, tail, head) ? 0 : SETS_DEEP);
+            ready_put(w, news(w, tail, head) ? 0 : SETS_DEEP);
             wake = wake || set_asleep(w->set);
         }
         plock_release(&C->watch_lock);
     }
-    if (wake)
+    return wake;
+}
+
+void watches_look(struct session_cache *c, uint64_t tail, uint64_t head)
+{
+    if (look_at(c, tail, head, has_moved))
         own_kick();
 }
 
@@ -234,16 +241,7 @@ void watches_ready(struct session_cache *c)
 bool watches_again_quietly(struct session_cache *c)
 {
     const struct slot *peer = load_acquire(&c->peer);
-    if (!peer)
-        return watches_ready_quietly(c);
-    bool wake = load_relaxed(&c->pollers) != 0;
-    plock_take(&C->watch_lock);
-    for (struct watch *w = c->watches; w; w = w->next) {
-        watch_again(w, peer);
-        wake = wake || set_asleep(w->set);
-    }
-    plock_release(&C->watch_lock);
-    return wake;
+    return peer ? look_at(c, slot_tail(peer), slot_head(peer), has_come) : watches_ready_quietly(c);
 }
 
 void watches_again(struct session_cache *c)

@@ -11,9 +11,9 @@
 
 /* Linux tells both names of each. */
 #define READY_IN (EPOLLIN | EPOLLRDNORM)
-#define HEARS_IN                                                                                             \
-    (READY_IN | EPOLLPRI | EPOLLRDBAND) /* bytes are an event for it (the kernel's sock_def_readable) */
 #define READY_OUT (EPOLLOUT | EPOLLWRNORM)
+/* By edge, bytes are an event for who asks for one of these (the kernel's sock_def_readable). */
+#define HEARS_IN (READY_IN | EPOLLPRI | EPOLLRDBAND)
 
 /* Ties a session, a listener or another set to a set. */
 struct watch {
@@ -74,9 +74,9 @@ struct evset {
 void watch_enter(struct watch *w); /* onto the set's list and the list that w->list names */
 void watch_leave(struct watch *w); /* off all lists */
 void watch_ready(struct watch *w); /* to be judged; sets around its set as well */
-void watch_again(struct watch *w,
-                 const struct slot *peer); /* sets around its set only if the peer has moved */
-void watch_stays(struct watch *w);         /* as watch_ready, but it is no news to the sets around its own */
+/* To be judged once more; for sets around its set it is news only if the peer's words have moved. */
+void watch_again(struct watch *w, const struct slot *peer);
+void watch_stays(struct watch *w); /* as watch_ready, but it is no news to the sets around its own */
 void watch_unready(struct watch *w);
 bool set_asleep(const struct evset *set); /* somebody sleeps who waits for it, or for one around it */
 struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
