@@ -56,16 +56,17 @@ def wait(s, way, mask):
         select.select([s] if mask == select.POLLIN else [], [s] if mask == select.POLLOUT else [], [], slow(5))
 
 
-def fill(s):
+def fill(s, way):
+    """Until it is full and stays full. The kernel's window probe after 0.2 s makes it room for some more bytes: who writes would go on."""
     s.setblocking(False)
-    vain = 0
-    while vain < 3:  # the kernel still moves some of it to the peer, and then has room again
+    full_for = slow(0.7) if way == "call" else slow(0.05)  # poll and its like ask for a third of the buffer
+    last = time.monotonic()
+    while time.monotonic() - last < full_for:
         try:
             s.send(b"x" * 65536)
-            vain = 0
+            last = time.monotonic()
         except BlockingIOError:
-            vain += 1
-            time.sleep(slow(0.02))
+            time.sleep(0.01)
     s.settimeout(slow(5))
 
 
@@ -217,7 +218,7 @@ def asleep(pair, other, what, way):
     """One sleeps in a call, the other ends that half."""
     s = pair.s
     if what == "write":
-        fill(s)
+        fill(s, way)
     told = other(blocked_read if what == "read" else blocked_write, s, way)
     time.sleep(slow(0.15))
     s.shutdown(socket.SHUT_RD if what == "read" else socket.SHUT_WR)
@@ -230,7 +231,7 @@ def asleep_here(pair, what, way):
     """The same, but the child ends it."""
     s = pair.s
     if what == "write":
-        fill(s)
+        fill(s, way)
     shut = in_child(lambda: (time.sleep(slow(0.2)), s.shutdown(socket.SHUT_RD if what == "read" else socket.SHUT_WR))[1] or "shut")
     tell(outcome(blocked_read if what == "read" else blocked_write, s, way), shut())
     if what == "write":
