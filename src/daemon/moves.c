@@ -27,6 +27,7 @@
  * relay joins the app that was to accept, answers the offer, and moves the bytes. That app may have ended:
  * then it stays for a moment without workers (app_linger), for what is facing it to be asked for.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <netinet/in.h>
@@ -44,6 +45,7 @@
 #define MOVES_MAX 8192u /* each has up to two descriptors */
 #define RELAY_AFTER (100 * NS_PER_MS)
 #define RELAY_COMES (10 * NS_PER_SEC) /* or never */
+#define RELAY_LOOK (100 * NS_PER_MS)  /* so often until then: has it ended? */
 #define LINGER_NS (2 * NS_PER_SEC)
 #define FRESH_NS (5 * NS_PER_SEC) /* so long a forked child may not have been told what its parent was */
 
@@ -64,6 +66,7 @@ struct move {
     gid_t gid; /* of who gave it: the relay's */
     bool recalled;
     int64_t since; /* WAITING: given, RELAYED: started, HELD: moved */
+    int64_t look;  /* RELAYED: when its relay is looked for again */
 };
 
 #define HOMES 1024u
@@ -191,9 +194,7 @@ static void relay_exec(const struct daemon *d, const struct move *m)
 
 static int64_t due_at(const struct move *m)
 {
-    return m->state == MOVE_WAITING   ? m->since + RELAY_AFTER
-           : m->state == MOVE_RELAYED ? m->since + RELAY_COMES
-                                      : 0;
+    return m->state == MOVE_WAITING ? m->since + RELAY_AFTER : m->state == MOVE_RELAYED ? m->look : 0;
 }
 
 static void wake_at(struct daemon *d, int64_t due)
@@ -207,10 +208,17 @@ static void due_from_now_on(struct daemon *d, const struct move *m)
     wake_at(d, due_at(m));
 }
 
+/* It may end before it has come: it could not be executed, or was killed. */
+static bool relay_may_come(const struct move *m, int64_t now)
+{
+    return now < m->since + RELAY_COMES && (kill(m->relay, 0) == 0 || errno != ESRCH);
+}
+
 static void relay_start(struct daemon *d, struct move *m)
 {
     m->state = MOVE_RELAYED;
     m->since = clock_now();
+    m->look = m->since + RELAY_LOOK;
     due_from_now_on(d, m);
     struct epoll_event ev = {.events = EPOLLRDHUP, .data.ptr = &m->ours};
     (void)epoll_ctl(d->epfd, EPOLL_CTL_MOD, m->ours.fd, &ev);
@@ -303,6 +311,8 @@ void moves_due(struct daemon *d)
     {
         struct move *m = container_of(it, struct move, link);
         int64_t due = due_at(m);
+        if (m->state == MOVE_RELAYED && due <= now && relay_may_come(m, now))
+            due = m->look = now + RELAY_LOOK;
         if (!due || due > now)
             due_from_now_on(d, m);
         else if (m->state == MOVE_WAITING)

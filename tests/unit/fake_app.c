@@ -103,6 +103,21 @@ int daemon_descriptors(const struct test_daemon *d)
     return n;
 }
 
+/* What they are: for whoever looks why there are too many. */
+static void tell_descriptors(const struct test_daemon *d)
+{
+    char path[64], target[200];
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)d->pid);
+    DIR *dir = opendir(path);
+    assert_non_null(dir);
+    for (struct dirent *e; (e = readdir(dir));) {
+        ssize_t n = readlinkat(dirfd(dir), e->d_name, target, sizeof target - 1);
+        if (n > 0)
+            print_error("descriptor %s: %.*s\n", e->d_name, (int)n, target);
+    }
+    closedir(dir);
+}
+
 struct test_daemon the_daemon;
 int daemon_baseline;
 
@@ -302,6 +317,8 @@ void fake_expect_left(struct fake_app *a, uint32_t workers, uint32_t apps, int d
             break;
         usleep(10000);
     }
+    if (more > descriptors)
+        tell_descriptors(&the_daemon);
     check(more <= descriptors, "%d descriptors are left in the daemon, not %d", more, descriptors);
     assert_int_equal(a->in.status.workers, workers);
     assert_int_equal(a->in.status.apps, apps);

@@ -48,6 +48,7 @@ union fake_packet {
     struct ctl_segment_is segment_is;
     struct ctl_ports ports;
     struct ctl_dead dead;
+    struct ctl_move move;
     struct ctl_stay stay;
     struct ctl_show show;
     struct ctl_ns ns;
