@@ -202,6 +202,13 @@ static uint32_t judge(struct watch *w, int depth, bool take)
     return l && (listener_maybe(l) || (w->sure && listener_waiting(l))) ? w->events & READY_IN : 0;
 }
 
+void watch_judged(struct watch *w)
+{
+    watch_stays(w);
+    if (!w->set->outer || judge(w, 0, false))
+        watch_ready(w);
+}
+
 /* ---- shared sessions ------------------------------------------------------------------------------------- */
 
 /* Has anything happened to a shared session that is watched for edges? Then it is to be judged, and armed

@@ -318,12 +318,16 @@ int client_set_lowat(session_handle h, uint32_t bytes)
     if (!s)
         return BERTH_E_BAD_HANDLE;
     session_set_lowat(s, bytes);
-    /* it is an edge where there are enough, or the end, also for who has been told (tcp_set_rcvlowat of the kernel) */
+    /* it is an edge where there are enough, or a FIN came, also for who has been told (tcp_set_rcvlowat of the kernel) */
     struct session_cache *c = session_cache_of(s);
     const struct slot *peer = load_acquire(&c->peer);
-    bool cut = stream_cut(s, c) || session_flags(s) & (SF_RESET | SF_DEAD);
-    bool enough = peer && between(session_head(s), count_offset(slot_tail(peer))) >= session_lowat(s);
-    if (enough || (peer && slot_tail(peer) & COUNT_FLAG && !cut))
+    uint64_t tail = peer ? slot_tail(peer) : 0;
+    size_t there = peer ? between(session_head(s), count_offset(tail)) : 0;
+    bool enough = there && there >= session_lowat(s);
+    uint32_t flags = session_flags(s);
+    int cut = flags & SF_RESET ? s->error : stream_cut(s, c); /* a reset after the FIN is CLOSED */
+    bool ended = peer && (tail & COUNT_FLAG || flags & SF_DEAD) && cut != BERTH_E_RESET;
+    if (enough || ended)
         watches_renew(c, true);
     else if (load_acquire(&c->watches))
         watches_again(c);

@@ -36,6 +36,9 @@ void sets_anew(
 /* Under watch_lock. */
 void set_for_anybody(struct evset *set, int depth); /* from now on others sleep for it, too */
 void watch_spend(struct watch *w);                  /* it has fired its one shot */
+void watch_end(struct watch *w);                    /* it is taken out, and freed */
+/* The waiter that the peer is to look at: the set's, if it is the only one that watches the session. */
+void name_waiter(struct session *s);
 
 void sets_forget(struct listener *l); /* its pipe is about to be closed */
 

@@ -6,7 +6,6 @@
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -200,13 +199,9 @@ static bool closed_among_others(const struct relay *r)
  * there are no others any more when it does, it has ended its direction alone. */
 static void end_if_closed(const struct relay *r)
 {
-    struct pollfd p = {.fd = r->fd, .events = POLLRDHUP};
-    struct timespec now = {0}, a_moment = {0, NS_PER_MS};
-    static bool only_shut;
-    if (only_shut || sys_ppoll(&p, 1, &now, NULL) <= 0)
-        return;
-    only_shut = !closed_among_others(r);
-    if (only_shut)
+    struct timespec a_moment = {0, NS_PER_MS};
+    /* not by its FIN: that may come a moment after the close is done, and those who waited for it have gone on */
+    if (!abandoned(r->fd) || !others_have_it(r))
         return;
     for (;;) {
         leave_if_ending();
@@ -216,13 +211,28 @@ static void end_if_closed(const struct relay *r)
     }
 }
 
+/* Of a session that others go on with no more than what was there while the socket was still somebody's: what comes
+ * after that is theirs. */
+static ssize_t take(const struct relay *r, char *buf)
+{
+    while (client_shared(r->h)) {
+        size_t there = client_readable(r->h);
+        if (there) {
+            end_if_closed(r);
+            return client_read(r->h, buf, there < PIECE ? there : PIECE, 0);
+        }
+        ssize_t n = client_read(r->h, buf, 1, STREAM_PEEK);
+        if (n <= 0)
+            return n;
+    }
+    return client_read(r->h, buf, PIECE, 0);
+}
+
 static void from_session(const struct relay *r)
 {
     APART static char buf[PIECE];
     for (;;) {
-        if (client_shared(r->h) && client_read(r->h, buf, 1, STREAM_PEEK) > 0)
-            end_if_closed(r); /* looked at after what is there has come */
-        ssize_t n = client_read(r->h, buf, sizeof buf, 0);
+        ssize_t n = take(r, buf);
         if (n == BERTH_E_WOULD_BLOCK || n == BERTH_E_BUSY) {
             relay_wait(r, EPOLLIN, n == BERTH_E_BUSY);
             continue;

@@ -81,10 +81,36 @@ bool came_marked(int fd, long mark)
            socket_option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
 }
 
+static uint64_t cookie_of(int fd)
+{
+    uint64_t cookie = 0;
+    socklen_t len = sizeof cookie;
+    (void)sys_call6(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, sys_arg(&cookie), sys_arg(&len), 0);
+    return cookie;
+}
+
+/* One stand-in comes under several numbers: dup'd by who passed it on, or sent twice. */
+static bool known_by_another(int fd, uint64_t cookie)
+{
+    bool known = false;
+    shim_lock();
+    for (uint32_t i = 1; cookie && !known && i < socks_known(); i++) {
+        struct sock *s = &sock_pool[i];
+        known = s->kind == SOCK_SESSION && s->stand_in && s->cookie == (uint32_t)cookie;
+        if (known)
+            fd_bind(fd, s);
+    }
+    shim_unlock();
+    return known;
+}
+
 void session_came(int fd)
 {
     session_handle h;
     if (!came_marked(fd, STAND_IN_MARK) || shim_off() || program_alone())
+        return;
+    uint64_t cookie = cookie_of(fd);
+    if (known_by_another(fd, cookie))
         return;
     int family = socket_option(fd, SOL_SOCKET, SO_DOMAIN), lowat = socket_option(fd, SOL_SOCKET, SO_RCVLOWAT);
     int err = client_take(fd, &h);
@@ -102,6 +128,7 @@ void session_came(int fd)
     if (s) {
         s->nonblock = nonblock;
         s->stand_in = s->real = 1;
+        s->cookie = (uint32_t)cookie;
         s->rcv_timeout = timeout_of(fd, SO_RCVTIMEO);
         s->snd_timeout = timeout_of(fd, SO_SNDTIMEO);
         store_release(&s->handle, h);

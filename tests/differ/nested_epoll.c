@@ -675,3 +675,52 @@ CASE(edges_that_calls_make, "by edge: shutdown and SO_RCVLOWAT of what has ended
         say("%s", epolled(out, 8, 0));
     }
 }
+
+CASE(no_edge_of_what_has_nothing,
+     "by edge: what is put into the inner set, or changed there, and has nothing to tell")
+{
+    struct pair p = pair_here(), q = pair_here();
+    int in = epoll_with(p.s, EPOLLIN, 1), out = epoll_with(in, EPOLLIN | EPOLLET, 2);
+    SAY(send(p.c, "x", 1, 0));
+    say("%s", epolled(out, 8, 1000));
+    struct epoll_event ev = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = 3};
+    SAY(epoll_ctl(in, EPOLL_CTL_ADD, q.s, &ev));
+    say("%s", epolled(out, 8, 0));
+    ev.events = EPOLLIN;
+    SAY(epoll_ctl(in, EPOLL_CTL_MOD, q.s, &ev));
+    say("%s", epolled(out, 8, 0));
+    ev.events = EPOLLOUT;
+    SAY(epoll_ctl(in, EPOLL_CTL_MOD, q.s, &ev));
+    say("%s", epolled(out, 8, 0));
+    ev.events = EPOLLIN;
+    SAY(epoll_ctl(in, EPOLL_CTL_MOD, q.s, &ev));
+    SAY(send(q.c, "y", 1, 0));
+    say("%s", epolled(out, 8, 1000));
+    say("%s", epolled(out, 8, 0));
+}
+
+CASE(edge_of_lowat_after_a_reset,
+     "SO_RCVLOWAT is an edge where a FIN had come before the reset, and none after a reset alone")
+{
+    for (int fin = 0; fin < 2; fin++) {
+        struct pair p = pair_here();
+        int set = epoll_with(p.s, EPOLLIN | EPOLLET, 1), four = 4, one = 1;
+        SAY(send(p.s, "lost", 4, 0));
+        (void)usleep(100000);
+        if (fin)
+            SAY(shutdown(p.c, SHUT_WR));
+        say("%s", epolled(set, 8, fin ? 1000 : 0));
+        SAY(close(p.c));
+        say("%s", epolled(set, 8, 1000));
+        SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &four, sizeof four));
+        say("%s", epolled(set, 8, 0));
+        say("%s", epolled(set, 8, 0));
+        SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one));
+        say("%s", epolled(set, 8, 0));
+    }
+    struct pair p = pair_here();
+    int set = epoll_with(p.s, EPOLLIN | EPOLLOUT | EPOLLET, 1), one = 1;
+    say("%s", epolled(set, 8, 0));
+    SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one));
+    say("%s", epolled(set, 8, 0));
+}
