@@ -17,6 +17,7 @@
 #include "base/sleep.h"
 #include "base/sys.h"
 #include "client/channel.h"
+#include "client/crowd.h"
 #include "client/events.h"
 #include "client/joint.h"
 #include "client/judge.h"
@@ -283,6 +284,57 @@ static int spin(struct wait *w, int64_t began)
     return spin_until(&spin, look, kernel, w);
 }
 
+/* ---- gathering ----------------------------------------------------------------------------------------- */
+
+/* Where more threads want to run than there are CPUs, whoever tells this loop of one event may share its CPU: the
+ * loop is woken and preempts him, handles that one event, sleeps, and he goes on: two switches and a write for each
+ * message. A loop to which that happens again and again takes a nap by the clock instead, in which nobody has to
+ * wake it, and finds what has come until then. Where naps gather nothing (one client of many talks), they become
+ * seldom.
+ *
+ * Measured: nginx, wrk and a busy process, each in a scheduling group of its own, on two CPUs: 100,000 requests a
+ * second, and 10,000 switches of wrk's in the time of 57,000 before. */
+#define SINGLY_MOST 3 /* events */
+#define SINGLY_MANY 4 /* waits in a row */
+#define VAIN_NAPS_MOST 5
+#define SOON_NS (200 * NS_PER_US)
+#define NAP_NS (30 * NS_PER_US) /* and the timer slack of the thread, 50 us where nobody has changed it */
+
+static void singly_learn(struct evset *set, int n, int64_t waited)
+{
+    uint8_t was = load_relaxed(&set->singly);
+    if (n > SINGLY_MOST || waited >= SOON_NS)
+        store_relaxed(&set->singly, (uint8_t)0);
+    else if (was < UINT8_MAX)
+        store_relaxed(&set->singly, (uint8_t)(was + 1));
+}
+
+static bool naps(const struct wait *w, int64_t began)
+{
+    const struct evset *set = w->set;
+    return load_relaxed(&set->singly) >= SINGLY_MANY << load_relaxed(&set->vain_naps) && !w->sl.mask &&
+           load_relaxed(&set->count) > SINGLY_MOST && w->sl.deadline - began >= SOON_NS &&
+           !alone_lately(began);
+}
+
+static int nap(struct wait *w)
+{
+    struct evset *set = w->set;
+    struct timespec ts = clock_timespec(NAP_NS);
+    (void)sys_call(SYS_nanosleep, &ts, NULL, 0L, 0L);
+    int n = look(w);
+    uint8_t vain = load_relaxed(&set->vain_naps);
+    if (n > 1) {
+        store_relaxed(&set->vain_naps, (uint8_t)0);
+    } else {
+        store_relaxed(&set->singly, (uint8_t)0);
+        store_relaxed(&set->vain_naps, (uint8_t)(vain < VAIN_NAPS_MOST ? vain + 1 : vain));
+    }
+    return n;
+}
+
+/* ---- the wait ------------------------------------------------------------------------------------------ */
+
 static int wait_held(struct wait *w)
 {
     struct evset *set = w->set;
@@ -316,6 +368,8 @@ static int wait_held(struct wait *w)
         spin_learn(&set->vain, 0);
         return n;
     }
+    if (waits && naps(w, began) && (n = nap(w)) > 0)
+        return n;
     do {
         if (sleep_signalled(&w->sl.mark))
             return BERTH_E_INTERRUPTED;
@@ -329,8 +383,11 @@ static int wait_held(struct wait *w)
         if (n < 0)
             return BERTH_E_INVALID;
         if ((n = look_further(w, n)) > 0) {
-            if (waits)
-                spin_learn(&set->vain, clock_now() - began);
+            if (waits) {
+                int64_t waited = clock_now() - began;
+                spin_learn(&set->vain, waited);
+                singly_learn(set, n, waited);
+            }
             return n;
         }
     } while (!sleeper_over(&w->sl));

@@ -64,7 +64,10 @@ struct evset {
     struct set_pipe *pipes; /* in wait_ep: setpipes.c */
     uint64_t last;          /* session handle of the last event, for the spin budget */
     uint8_t vain;           /* how often in a row spinning did not pay */
-    uint64_t life;          /* see sets.c. The memory outlives the set */
+    /* how often in a row it was woken soon, and for little; how often in a row a nap instead gathered no more: see
+     * evset.c */
+    uint8_t singly, vain_naps;
+    uint64_t life; /* see sets.c. The memory outlives the set */
     struct evset *next_free, *next_made;
 };
 
