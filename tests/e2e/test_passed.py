@@ -37,6 +37,57 @@ receiver.wait()
 os.waitpid(client, 0)
 """
 
+# A program is executed with one connection under two numbers and with another one, as it was before. argv: this text.
+NUMBERS = """
+import os, socket, sys
+from slowness import slow
+if len(sys.argv) > 2:
+    a, b, other = (socket.socket(fileno=int(n)) for n in sys.argv[2:])
+    for s in a, b, other:
+        s.settimeout(slow(10))
+    print(a.recv(3), b.recv(3), other.recv(3), flush=True)
+    a.send(b"A")
+    b.send(b"B")
+    other.send(b"O")
+    a.close()
+    b.send(b"C")
+    print(b.recv(3), flush=True)
+    b.shutdown(socket.SHUT_WR)
+    print(other.recv(3), flush=True)
+    sys.exit()
+listener = socket.create_server(("127.0.0.1", 0))
+if os.fork() == 0:
+    first, second = (socket.create_connection(listener.getsockname()) for _ in range(2))
+    for s in first, second:
+        s.send(b"x")
+        assert s.recv(1) == b"y"
+    fds = [first.fileno(), os.dup(first.fileno()), second.fileno()]
+    for fd in fds:
+        os.set_inheritable(fd, True)
+    listener.close()
+    os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], sys.argv[1], *map(str, fds)])
+
+def until(s, n):
+    got = b""
+    while len(got) < n and (more := s.recv(n - len(got))):
+        got += more
+    return got
+
+first, second = (listener.accept()[0] for _ in range(2))
+listener.close()
+for s in first, second:
+    s.settimeout(slow(20))
+    assert s.recv(1) == b"x"
+    s.send(b"y")
+first.send(b"123456")
+second.send(b"abc")
+print(until(first, 3), until(second, 1), flush=True)
+first.send(b"789")
+print(until(first, 1), flush=True)
+second.send(b"end")
+print(until(second, 1), os.wait()[1], flush=True)
+"""
+
 # The daemon is stopped while the connection goes. argv: the daemon's pid, the receiver.
 SLOW = """
 import array, os, signal, socket, subprocess, sys, time
@@ -193,6 +244,14 @@ class ByPrograms(harness.TestCase):
 
     def test_to_a_static_program(self):
         self.send_to(self.receiver("-static"))
+
+    @harness.needs_preload_into_python
+    def test_under_two_numbers(self):
+        self.daemon()
+        kernel = self.start(PYTHON, "-c", NUMBERS, NUMBERS)
+        self.assertEqual(kernel.wait(30), 0, repr(kernel))
+        berth = self.run_under(PYTHON, "-c", NUMBERS, NUMBERS)
+        self.assertEqual((berth.code, berth.out), (0, kernel.out), repr(berth))
 
     def test_while_the_daemon_stands_still(self):
         daemon = self.daemon()
