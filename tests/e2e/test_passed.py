@@ -84,6 +84,7 @@ second.send(b"abc")
 print(until(first, 3), until(second, 1), flush=True)
 first.send(b"789")
 print(until(first, 1), flush=True)
+sys.stdin.readline()
 second.send(b"end")
 print(until(second, 1), os.wait()[1], flush=True)
 """
@@ -248,10 +249,14 @@ class ByPrograms(harness.TestCase):
     @harness.needs_preload_into_python
     def test_under_two_numbers(self):
         self.daemon()
-        kernel = self.start(PYTHON, "-c", NUMBERS, NUMBERS)
-        self.assertEqual(kernel.wait(30), 0, repr(kernel))
-        berth = self.run_under(PYTHON, "-c", NUMBERS, NUMBERS)
-        self.assertEqual((berth.code, berth.out), (0, kernel.out), repr(berth))
+        kernel = self.start(PYTHON, "-c", NUMBERS, NUMBERS, stdin=-1)
+        berth = self.start_under(PYTHON, "-c", NUMBERS, NUMBERS, stdin=-1)
+        self.wait_until(lambda: "b'ABC'" in berth.out, f"what was written under both numbers: {berth!r}")
+        self.assertEqual((len(self.show("workers")), len(self.show("sessions"))), (2, 2), "a relay carries them")
+        for program in kernel, berth:
+            program.process.stdin.close()
+            self.assertEqual(program.wait(30), 0, repr(program))
+        self.assertEqual(berth.out, kernel.out)
 
     def test_while_the_daemon_stands_still(self):
         daemon = self.daemon()
