@@ -724,3 +724,12 @@ CASE(edge_of_lowat_after_a_reset,
     SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one));
     say("%s", epolled(set, 8, 0));
 }
+
+CASE(rdnorm_alone, "an inner set that the outer one asks for EPOLLRDNORM alone")
+{
+    struct pair p = pair_here();
+    int in = epoll_with(p.s, EPOLLIN, 1), out = epoll_with(in, EPOLLRDNORM, 2);
+    SAY(send(p.c, "x", 1, 0));
+    say("%s", epolled(in, 8, 1000));
+    say("%s", epolled(out, 8, 0));
+}
