@@ -15,7 +15,7 @@
  * the requests.
  *
  * Two that share a CPU are another case, see spin.c: they may hand it to and fro if nobody else wants it
- * (alone_lately).
+ * (alone_lately). And a loop that is woken for each event coalesces where the CPUs are outnumbered, see evset.c.
  *
  * It is a hint for choosing how to wait. Races between threads cost a look too many.
  */
@@ -35,8 +35,8 @@
 #define CROWDED_NS (1000 * NS_PER_US) /* how long the answer yes is believed */
 
 static int64_t asked, until, alone_asked;
-static bool alone;
-static int load_fd; /* 0: not opened yet, -1: there is none */
+static bool alone, outnumbered; /* neither: it cannot be told */
+static int load_fd;             /* 0: not opened yet, -1: there is none */
 static uint32_t cpus_online;
 
 /* Event loops that a worker has used, at least 1 (it may block in its reads). Their lines are handed out from
@@ -103,15 +103,27 @@ bool crowded(int64_t now, int64_t since)
     return yes;
 }
 
+static void ask_who_runs(int64_t now)
+{
+    if (now - load_relaxed(&alone_asked) < CROWDED_NS || !plock_try(&C->poll_lock))
+        return;
+    store_relaxed(&alone_asked, now);
+    uint32_t most = load_open() ? cpus_online < 2 ? 2 : cpus_online : 0, run = most ? runnable() : 0;
+    store_relaxed(&alone, most && run <= most);
+    store_relaxed(&outnumbered, run > most);
+    plock_release(&C->poll_lock);
+}
+
 bool alone_lately(int64_t now)
 {
-    if (now - load_relaxed(&alone_asked) >= CROWDED_NS && plock_try(&C->poll_lock)) {
-        store_relaxed(&alone_asked, now);
-        uint32_t most = load_open() ? cpus_online < 2 ? 2 : cpus_online : 0;
-        store_relaxed(&alone, most && runnable() <= most);
-        plock_release(&C->poll_lock);
-    }
+    ask_who_runs(now);
     return load_relaxed(&alone);
+}
+
+bool outnumbered_lately(int64_t now)
+{
+    ask_who_runs(now);
+    return load_relaxed(&outnumbered);
 }
 
 void crowd_forget(void)
@@ -120,5 +132,5 @@ void crowd_forget(void)
         own_fd_close(load_fd);
     load_fd = 0;
     until = asked = alone_asked = 0;
-    alone = false;
+    alone = outnumbered = false;
 }

@@ -2,8 +2,8 @@
  *
  * Theory of operation
  *
- * A wait looks at what the set's watches have to tell (judge.c), spins while that is likely to pay, and
- * sleeps on the set's wait_ep (sets.c). The kernel's side is looked at every 20 us while spinning, now and
+ * A wait looks at what the set's watches have to tell (judge.c), spins while that is likely to pay, sleeps for a moment
+ * by the clock where it is woken too often for too little (coalesce), and sleeps on the set's wait_ep (sets.c). The kernel's side is looked at every 20 us while spinning, now and
  * then while busy, and before every sleep. The kernel's descriptors in a set that lies in this one wake it in
  * the kernel.
  *
@@ -11,6 +11,7 @@
  */
 #include <errno.h>
 #include <limits.h>
+#include <sys/prctl.h>
 
 #include "base/clock.h"
 #include "base/epoll.h"
@@ -284,51 +285,53 @@ static int spin(struct wait *w, int64_t began)
     return spin_until(&spin, look, kernel, w);
 }
 
-/* ---- gathering ----------------------------------------------------------------------------------------- */
+/* ---- coalescing ---------------------------------------------------------------------------------------- */
 
 /* Where more threads want to run than there are CPUs, whoever tells this loop of one event may share its CPU: the
  * loop is woken and preempts him, handles that one event, sleeps, and he goes on: two switches and a write for each
- * message. A loop to which that happens again and again takes a nap by the clock instead, in which nobody has to
- * wake it, and finds what has come until then. Where naps gather nothing (one client of many talks), they become
- * seldom.
+ * message. A loop to which that happens again and again sleeps by the clock instead, unarmed: nobody has to wake it,
+ * and it finds what has come until then. Where that gathers nothing (one client of many talks), it becomes seldom.
  *
  * Measured: nginx, wrk and a busy process, each in a scheduling group of its own, on two CPUs: 100,000 requests a
- * second, and 10,000 switches of wrk's in the time of 57,000 before. */
-#define SINGLY_MOST 3 /* events */
-#define SINGLY_MANY 4 /* waits in a row */
-#define VAIN_NAPS_MOST 5
+ * second, of 55,000 before, and 7,000 context switches of wrk's a second, of 38,000. */
+#define FEW 3 /* events */
+#define OFTEN 4
+#define VAIN_MOST 5
 #define SOON_NS (200 * NS_PER_US)
-#define NAP_NS (30 * NS_PER_US) /* and the timer slack of the thread, 50 us where nobody has changed it */
+#define COALESCE_NS (30 * NS_PER_US) /* and the thread's timer slack, 50 us where nobody has changed it */
+#define SLACK_MOST_NS (100 * NS_PER_US)
+_Static_assert(OFTEN << VAIN_MOST <= UINT8_MAX, "woken_for_few counts so far");
 
-static void singly_learn(struct evset *set, int n, int64_t waited)
+static void coalesce_learn(struct evset *set, int n, int64_t waited)
 {
-    uint8_t was = load_relaxed(&set->singly);
-    if (n > SINGLY_MOST || waited >= SOON_NS)
-        store_relaxed(&set->singly, (uint8_t)0);
+    uint8_t was = load_relaxed(&set->woken_for_few);
+    if (n == 0 || n > FEW || waited >= SOON_NS)
+        store_relaxed(&set->woken_for_few, (uint8_t)0);
     else if (was < UINT8_MAX)
-        store_relaxed(&set->singly, (uint8_t)(was + 1));
+        store_relaxed(&set->woken_for_few, (uint8_t)(was + 1));
 }
 
-static bool naps(const struct wait *w, int64_t began)
+static bool coalesce_pays(const struct wait *w, int64_t began)
 {
     const struct evset *set = w->set;
-    return load_relaxed(&set->singly) >= SINGLY_MANY << load_relaxed(&set->vain_naps) && !w->sl.mask &&
-           load_relaxed(&set->count) > SINGLY_MOST && w->sl.deadline - began >= SOON_NS &&
-           !alone_lately(began);
+    return load_relaxed(&set->woken_for_few) >= OFTEN << load_relaxed(&set->vain_coalesced) && !w->sl.mask &&
+           w->max > 1 && load_relaxed(&set->count) > FEW && w->sl.deadline - began >= SOON_NS &&
+           outnumbered_lately(began) && !sleep_signalled(&w->sl.mark) &&
+           sys_call(SYS_prctl, (long)PR_GET_TIMERSLACK, 0L, 0L, 0L) <= SLACK_MOST_NS;
 }
 
-static int nap(struct wait *w)
+static int coalesce(struct wait *w)
 {
     struct evset *set = w->set;
-    struct timespec ts = clock_timespec(NAP_NS);
+    struct timespec ts = clock_timespec(COALESCE_NS);
     (void)sys_call(SYS_nanosleep, &ts, NULL, 0L, 0L);
-    int n = look(w);
-    uint8_t vain = load_relaxed(&set->vain_naps);
-    if (n > 1) {
-        store_relaxed(&set->vain_naps, (uint8_t)0);
+    int of_kernel = look_at_kernel(set, w->out, (w->max + 1) / 2), n = look_further(w, of_kernel);
+    uint8_t vain = load_relaxed(&set->vain_coalesced);
+    if (n - of_kernel > 1) {
+        store_relaxed(&set->vain_coalesced, (uint8_t)0);
     } else {
-        store_relaxed(&set->singly, (uint8_t)0);
-        store_relaxed(&set->vain_naps, (uint8_t)(vain < VAIN_NAPS_MOST ? vain + 1 : vain));
+        store_relaxed(&set->woken_for_few, (uint8_t)0);
+        store_relaxed(&set->vain_coalesced, (uint8_t)(vain < VAIN_MOST ? vain + 1 : vain));
     }
     return n;
 }
@@ -368,8 +371,11 @@ static int wait_held(struct wait *w)
         spin_learn(&set->vain, 0);
         return n;
     }
-    if (waits && naps(w, began) && (n = nap(w)) > 0)
-        return n;
+    if (waits && coalesce_pays(w, began)) {
+        if ((n = coalesce(w)) > 0)
+            return n;
+        began = clock_now();
+    }
     do {
         if (sleep_signalled(&w->sl.mark))
             return BERTH_E_INTERRUPTED;
@@ -377,7 +383,7 @@ static int wait_held(struct wait *w)
             return BERTH_E_BUSY;
         if ((n = set_wire(set)) != 0)
             return n;
-        n = sleep_once(w);
+        int of_kernel = n = sleep_once(w);
         if (n == -EINTR)
             return BERTH_E_INTERRUPTED;
         if (n < 0)
@@ -386,11 +392,13 @@ static int wait_held(struct wait *w)
             if (waits) {
                 int64_t waited = clock_now() - began;
                 spin_learn(&set->vain, waited);
-                singly_learn(set, n, waited);
+                coalesce_learn(set, n - of_kernel, waited);
             }
             return n;
         }
     } while (!sleeper_over(&w->sl));
+    if (waits)
+        coalesce_learn(set, 0, 0);
     if (!waits && load_relaxed(&C->unmet.first)) {
         acceptors_ask();
         if ((n = look(w)) > 0)

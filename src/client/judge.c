@@ -79,7 +79,7 @@ uint32_t watch_mask(const struct watch *w)
     return w->events | EPOLLERR | EPOLLHUP | (w->events & READY_IN ? READY_MISSING : 0);
 }
 
-/* As stream_arm_read. */
+/* As stream_arm_read. For one byte: only who asks for more may put watches on the list, which takes watch_lock. */
 static bool arm(struct watch *w, struct session *s, struct session_cache *c, bool beyond)
 {
     uint64_t want = slot_own_want(c->own);

@@ -318,15 +318,17 @@ int client_set_lowat(session_handle h, uint32_t bytes)
     if (!s)
         return BERTH_E_BAD_HANDLE;
     session_set_lowat(s, bytes);
-    /* it is an edge where there are enough, or a FIN came, also for who has been told (tcp_set_rcvlowat of the kernel) */
+    /* it is an edge where there are enough, or a FIN came, also for who has been told (tcp_set_rcvlowat) */
     struct session_cache *c = session_cache_of(s);
     const struct slot *peer = load_acquire(&c->peer);
     uint64_t tail = peer ? slot_tail(peer) : 0;
     size_t there = peer ? between(session_head(s), count_offset(tail)) : 0;
-    bool enough = there && there >= session_lowat(s);
+    bool enough = there && there >= session_lowat(s), ended = false;
     uint32_t flags = session_flags(s);
-    int cut = flags & SF_RESET ? s->error : stream_cut(s, c); /* a reset after the FIN is CLOSED */
-    bool ended = peer && (tail & COUNT_FLAG || flags & SF_DEAD) && cut != BERTH_E_RESET;
+    if (peer && flags & SF_RESET) /* stream_cut says no more what came before it */
+        ended = tail & COUNT_FLAG && (!slot_was_reset(peer) || slot_had_ended(peer));
+    else if (peer)
+        ended = (tail & COUNT_FLAG || flags & SF_DEAD) && stream_cut(s, c) != BERTH_E_RESET;
     if (enough || ended)
         watches_renew(c, true);
     else if (load_acquire(&c->watches))

@@ -1,6 +1,7 @@
-/* setctl.c - what is put into a set, changed there and taken out of it, as epoll_ctl(2) has it. */
-#include <stdlib.h>
-
+/* setctl.c - what is put into a set, changed there and taken out of it, as epoll_ctl(2) has it.
+ *
+ * The program's threads come here, and nobody else. What is put in or changed is judged at once where its set lies in
+ * another one: the sets around hear of it if it has something to tell, and of nothing else. watch_lock is held. */
 #include "base/memory.h"
 #include "client/judge.h"
 #include "client/listener.h"
@@ -80,6 +81,9 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
 
 static int modify(struct evset *set, const struct target *t, uint32_t key, uint32_t events, uint64_t data)
 {
+    int err = set->outer ? set_wire(set) : 0; /* a forked child has its own words to arm */
+    if (err)
+        return err;
     plock_take(&C->watch_lock);
     struct watch *w = watch_find(set, *t->list, key);
     if (w) {

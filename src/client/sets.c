@@ -22,7 +22,6 @@
 #include "client/sets.h"
 
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -30,7 +29,6 @@
 #include "client/fds.h"
 #include "client/hello.h"
 #include "client/listener.h"
-#include "client/ready.h"
 #include "client/session.h"
 #include "client/setpipes.h"
 #include "client/sleeper.h"

@@ -1,4 +1,4 @@
-/* sets.h - event sets: what is in them, and what a wait for one sleeps on. */
+/* sets.h - event sets: how they come and go, and what a wait for one sleeps on. */
 #ifndef BERTH_CLIENT_SETS_H
 #define BERTH_CLIENT_SETS_H
 

@@ -29,7 +29,7 @@ struct watch {
     uint64_t data;
     uint64_t seen_tail;              /* the peer's word when it was last judged */
     uint64_t heard_tail, heard_head; /* the peer's words when sets around its set last heard of them */
-    /* the same of a shared session when it was last looked at, see evset.c */
+    /* the same of a shared session when it was last looked at, see judge.c */
     uint64_t looked_tail, looked_head;
     uint32_t seen_flags, looked_flags;
     uint32_t seen_filled;
@@ -64,9 +64,9 @@ struct evset {
     struct set_pipe *pipes; /* in wait_ep: setpipes.c */
     uint64_t last;          /* session handle of the last event, for the spin budget */
     uint8_t vain;           /* how often in a row spinning did not pay */
-    /* how often in a row it was woken soon, and for little; how often in a row a nap instead gathered no more: see
+    /* how often it was woken soon and for few events since it was not; how often in a row coalescing gathered no more: see
      * evset.c */
-    uint8_t singly, vain_naps;
+    uint8_t woken_for_few, vain_coalesced;
     uint64_t life; /* see sets.c. The memory outlives the set */
     struct evset *next_free, *next_made;
 };

@@ -208,7 +208,8 @@ static void due_from_now_on(struct daemon *d, const struct move *m)
     wake_at(d, due_at(m));
 }
 
-/* It may end before it has come: it could not be executed, or was killed. */
+/* It may end before it has come: it could not be executed, or was killed. Where its pid is another's by now it is waited
+ * for to the end. */
 static bool relay_may_come(const struct move *m, int64_t now)
 {
     return now < m->since + RELAY_COMES && (kill(m->relay, 0) == 0 || errno != ESRCH);

@@ -6,6 +6,8 @@
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -176,7 +178,15 @@ static bool abandoned(int fd)
         sys_close((int)nl);
     if (n < (long)sizeof is.h)
         return false;
-    return is.h.nlmsg_type == NLMSG_ERROR || (n >= (long)(sizeof is.h + sizeof is.m) && !is.m.idiag_inode);
+    if (is.h.nlmsg_type == NLMSG_ERROR) { /* there is no such socket any more; or nobody to ask */
+        struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+        struct timespec now = {0};
+        return sys_ppoll(&p, 1, &now, NULL) > 0;
+    }
+    /* one that has not been accepted yet has no inode either */
+    const uint32_t open_states = 1u << TCP_ESTABLISHED | 1u << TCP_SYN_RECV | 1u << TCP_CLOSE_WAIT;
+    return n >= (long)(sizeof is.h + sizeof is.m) && !is.m.idiag_inode &&
+           !(open_states >> is.m.idiag_state & 1);
 }
 
 /* Others of the family go on with the session: a close here is none for them, where a shutdown is one. The
@@ -199,19 +209,20 @@ static bool closed_among_others(const struct relay *r)
  * there are no others any more when it does, it has ended its direction alone. */
 static void end_if_closed(const struct relay *r)
 {
-    struct timespec a_moment = {0, NS_PER_MS};
     /* not by its FIN: that may come a moment after the close is done, and those who waited for it have gone on */
-    if (!abandoned(r->fd) || !others_have_it(r))
+    if (!abandoned(r->fd))
         return;
-    for (;;) {
+    for (int64_t pause_ns = NS_PER_MS; others_have_it(r);
+         pause_ns = pause_ns < 64 * NS_PER_MS ? 2 * pause_ns : pause_ns) {
+        struct timespec ts = {0, pause_ns};
         leave_if_ending();
         if (load_acquire(&directions))
             gone(r, false);
-        (void)sys_call(SYS_nanosleep, &a_moment, NULL, 0L, 0L);
+        (void)sys_call(SYS_nanosleep, &ts, NULL, 0L, 0L);
     }
 }
 
-/* Of a session that others go on with no more than what was there while the socket was still somebody's: what comes
+/* Of a session that others go on with no more bytes than were there while the socket was still somebody's: what comes
  * after that is theirs. */
 static ssize_t take(const struct relay *r, char *buf)
 {

@@ -89,17 +89,25 @@ static uint64_t cookie_of(int fd)
     return cookie;
 }
 
-/* One stand-in comes under several numbers: dup'd by who passed it on, or sent twice. */
+/* One stand-in comes under several numbers: dup'd by who passed it on, or sent twice. shim_lock is held. */
+static bool bound_to_known(int fd, uint64_t cookie)
+{
+    if (fd_word(fd))
+        return true; /* another thread has looked at it, too */
+    for (uint32_t i = 1; cookie && i < socks_known(); i++) {
+        struct sock *s = &sock_pool[i];
+        if (s->kind == SOCK_SESSION && s->stand_in && s->cookie == cookie) {
+            fd_bind(fd, s);
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool known_by_another(int fd, uint64_t cookie)
 {
-    bool known = false;
     shim_lock();
-    for (uint32_t i = 1; cookie && !known && i < socks_known(); i++) {
-        struct sock *s = &sock_pool[i];
-        known = s->kind == SOCK_SESSION && s->stand_in && s->cookie == (uint32_t)cookie;
-        if (known)
-            fd_bind(fd, s);
-    }
+    bool known = bound_to_known(fd, cookie);
     shim_unlock();
     return known;
 }
@@ -115,7 +123,8 @@ void session_came(int fd)
     int family = socket_option(fd, SOL_SOCKET, SO_DOMAIN), lowat = socket_option(fd, SOL_SOCKET, SO_RCVLOWAT);
     int err = client_take(fd, &h);
     if (err) {
-        log_debug("descriptor %d stays the kernel's: %s", fd, berth_strerror(err));
+        if (!known_by_another(fd, cookie)) /* else another thread has taken it meanwhile */
+            log_debug("descriptor %d stays the kernel's: %s", fd, berth_strerror(err));
         return;
     }
     shim_atfork_late();
@@ -128,7 +137,7 @@ void session_came(int fd)
     if (s) {
         s->nonblock = nonblock;
         s->stand_in = s->real = 1;
-        s->cookie = (uint32_t)cookie;
+        s->cookie = cookie;
         s->rcv_timeout = timeout_of(fd, SO_RCVTIMEO);
         s->snd_timeout = timeout_of(fd, SO_SNDTIMEO);
         store_release(&s->handle, h);
@@ -191,9 +200,22 @@ static bool noted(int fd)
     return true;
 }
 
+static void note(int fd, void *arg)
+{
+    (void)arg;
+    (void)noted(fd);
+}
+
 bool exec_passes(int fd)
 {
-    return session_passes(fd) && noted(fd);
+    struct sock *s;
+    uint64_t h;
+    if (fd_view(fd, &s, &h) == SOCK_SESSION) { /* all its numbers are those of a stand-in after this */
+        shim_lock();
+        sock_each_fd(s, note, NULL);
+        shim_unlock();
+    }
+    return session_passes(fd);
 }
 
 bool exec_lends(int fd)

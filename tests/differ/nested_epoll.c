@@ -715,6 +715,10 @@ CASE(edge_of_lowat_after_a_reset,
         SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &four, sizeof four));
         say("%s", epolled(set, 8, 0));
         say("%s", epolled(set, 8, 0));
+        int error = 0;
+        socklen_t len = sizeof error;
+        SAY(getsockopt(p.s, SOL_SOCKET, SO_ERROR, &error, &len));
+        say("%d", error);
         SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one));
         say("%s", epolled(set, 8, 0));
     }

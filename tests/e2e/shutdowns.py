@@ -57,11 +57,12 @@ def wait(s, way, mask):
 
 
 def fill(s, way):
-    """Until it is full and stays full. The kernel's window probe after 0.2 s makes it room for some more bytes: who writes would go on."""
+    """Until it is full and stays full. The kernel's window probe after 0.2 s makes it room for some more bytes: who writes would go
+    on. Poll and its like ask for a third of the buffer, and have to wait all the same."""
     s.setblocking(False)
-    full_for = slow(0.7) if way == "call" else slow(0.05)  # poll and its like ask for a third of the buffer
-    last = time.monotonic()
-    while time.monotonic() - last < full_for:
+    full_for = slow(0.7) if way == "call" else slow(0.05)
+    last = begin = time.monotonic()
+    while time.monotonic() - last < full_for and time.monotonic() - begin < slow(5):
         try:
             s.send(b"x" * 65536)
             last = time.monotonic()

@@ -65,6 +65,10 @@ if os.fork() == 0:
     for fd in fds:
         os.set_inheritable(fd, True)
     listener.close()
+    try:
+        os.execv("/nowhere", ["nowhere"])
+    except FileNotFoundError:
+        os.write(fds[1], b"z")
     os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], sys.argv[1], *map(str, fds)])
 
 def until(s, n):
@@ -79,6 +83,7 @@ for s in first, second:
     s.settimeout(slow(20))
     assert s.recv(1) == b"x"
     s.send(b"y")
+assert first.recv(1) == b"z"
 first.send(b"123456")
 second.send(b"abc")
 print(until(first, 3), until(second, 1), flush=True)

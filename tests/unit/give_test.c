@@ -94,6 +94,7 @@ static void passed_on_to_a_relay_that_ends(void **state)
     do /* it waits 5 s at most, and the relay's time is 10 s */
         assert_true(fake_receive(&b) > 0);
     while (b.in.h.type != CTL_MOVED);
+    assert_int_equal(b.in.move.from.outbox, own);
     assert_int_equal(b.in.move.to.outbox, 0);
     close(record);
     close(end[0]);
