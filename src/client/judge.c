@@ -116,8 +116,9 @@ static uint32_t judge_session(struct watch *w, bool take)
         return now;
     }
     /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An
-     * edge is armed for what is beyond the bytes that are there, a level for the first byte. */
-    bool beyond = edge || !(w->events & READY_IN); /* it is for the end alone */
+     * edge is armed for what is beyond the bytes that are there, a level for the first byte, or where that is not enough
+     * for it, and where it is for the end alone, likewise beyond. */
+    bool beyond = edge || !(w->events & READY_IN) || session_lowat(s) > 1;
     w->more = !arm(w, s, c, beyond) && beyond;
     if (w->events & READY_OUT && !stream_writable(s, c))
         (void)stream_arm_write(s, c, 0);

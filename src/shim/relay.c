@@ -308,6 +308,24 @@ bool session_replaced(int fd, struct sock *s, int theirs)
     return still;
 }
 
+/* Who gets the pair may not wait (O_NONBLOCK): what is there now he finds at once, without the relay's having run. No more
+ * than the pair takes without a reader. */
+static void bring_what_is_there(session_handle h, int ours)
+{
+    char buf[8192];
+    for (int i = 0; i < 4; i++) {
+        ssize_t n = client_read(h, buf, sizeof buf, 0);
+        for (ssize_t done = 0; done < n;) {
+            long put = sys_write(ours, buf + done, n - done);
+            if (put < 0 && put != -EINTR)
+                return; /* it cannot be: both ends are here */
+            done += put > 0 ? put : 0;
+        }
+        if (n < (ssize_t)sizeof buf)
+            return;
+    }
+}
+
 int relay_make(struct sock *s, session_handle h, enum relay_reads reads)
 {
     int theirs, ours;
@@ -319,6 +337,8 @@ int relay_make(struct sock *s, session_handle h, enum relay_reads reads)
         return err;
     if (!client_shared(h))
         reads = RELAY_READS;
+    if (reads == RELAY_READS)
+        bring_what_is_there(h, ours);
     bool marked = reads == RELAY_READS_IF_USED && lent_mark(theirs);
     bool started = relay_start(h, ours, theirs, reads, marked);
     sys_close(ours);

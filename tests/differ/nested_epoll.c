@@ -699,6 +699,22 @@ CASE(no_edge_of_what_has_nothing,
     say("%s", epolled(out, 8, 0));
 }
 
+CASE(level_of_lowat, "fewer bytes than SO_RCVLOWAT are there when a set is asked, and then enough, by level")
+{
+    for (int one_shot = 0; one_shot < 2; one_shot++) {
+        struct pair p = pair_here();
+        int in = epoll_with(p.s, EPOLLIN | (one_shot ? EPOLLONESHOT : 0), 1),
+            out = epoll_with(in, EPOLLIN, 2), many = 12;
+        SAY(setsockopt(p.s, SOL_SOCKET, SO_RCVLOWAT, &many, sizeof many));
+        SAY(send(p.c, "few", 3, 0));
+        say("%s", epolled(in, 8, 0));
+        say("%s", epolled(out, 8, 0));
+        SAY(send(p.c, "and enough", 10, 0));
+        say("%s", epolled(out, 8, 1000));
+        say("%s", epolled(in, 8, 1000));
+    }
+}
+
 CASE(edge_of_lowat_after_a_reset,
      "SO_RCVLOWAT is an edge where a FIN had come before the reset, and none after a reset alone")
 {

@@ -76,6 +76,17 @@ CASE(reader, "a command reads all that has been sent; this process goes on with 
     reads(p.s, 4);
 }
 
+CASE(reader_that_does_not_wait,
+     "the same where the connection is O_NONBLOCK: what has been sent is there at once")
+{
+    struct pair p = pair_here();
+    SAY(fcntl(p.s, F_SETFL, O_NONBLOCK));
+    for (int i = 0; i < 10; i++) {
+        SAY(send(p.c, "a line\n", 7, 0));
+        run(p.s, 1, 0, "read a; test \"$a\" = 'a line'");
+    }
+}
+
 CASE(both, "a command reads and answers; this process goes on with the connection")
 {
     struct pair p = pair_here();
