@@ -121,6 +121,9 @@ static int finish(session_handle h, int abort)
 
 int client_shutdown(session_handle h, int how)
 {
+    struct session *s = session_get(h);
+    if (s && !load_acquire(&session_cache_of(s)->peer))
+        session_meet(s); /* who has accepted it may have reset it since */
     return look_at_end(h, session_shut, how);
 }
 

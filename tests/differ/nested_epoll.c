@@ -699,6 +699,26 @@ CASE(no_edge_of_what_has_nothing,
     say("%s", epolled(out, 8, 0));
 }
 
+CASE(no_edge_of_a_spent_shot, "by edge: what comes at a one-shot that has fired in the inner set")
+{
+    struct pair p = pair_here(), q = pair_here();
+    int in = epoll_with(p.s, EPOLLIN | EPOLLONESHOT, 1), out = epoll_with(in, EPOLLIN | EPOLLET, 2);
+    SAY(epoll_add(in, q.s, EPOLLIN, 3));
+    SAY(send(p.c, "x", 1, 0));
+    say("%s", epolled(out, 8, 1000));
+    say("%s", epolled(in, 8, 1000));
+    SAY(send(p.c, "y", 1, 0));
+    (void)usleep(50000);
+    say("%s", epolled(out, 8, 0));
+    SAY(send(q.c, "z", 1, 0));
+    say("%s", epolled(out, 8, 1000));
+    SAY(send(p.c, "y", 1, 0));
+    (void)usleep(50000);
+    say("%s", epolled(out, 8, 0));
+    SAY(epoll_mod(in, p.s, EPOLLIN | EPOLLONESHOT, 1));
+    say("%s", epolled(out, 8, 1000));
+}
+
 CASE(level_of_lowat, "fewer bytes than SO_RCVLOWAT are there when a set is asked, and then enough, by level")
 {
     for (int one_shot = 0; one_shot < 2; one_shot++) {

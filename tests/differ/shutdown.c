@@ -91,6 +91,14 @@ CASE(reset_after_data, "data, then a reset: the data is gone")
     SAY(send(p.s, "x", 1, MSG_NOSIGNAL));
 }
 
+CASE(reset_before_anything, "accepted and reset before the connecting side has done anything")
+{
+    int l = listener(5), c = dial();
+    reset(accept(l, NULL, NULL));
+    SAY(shutdown(c, SHUT_RDWR));
+    say("%d", socket_error(c));
+}
+
 CASE(sigpipe, "SIGPIPE for send and write, none with MSG_NOSIGNAL, none when ignored")
 {
     struct pair p = pair_here();
