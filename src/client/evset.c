@@ -2,10 +2,10 @@
  *
  * Theory of operation
  *
- * A wait looks at what the set's watches have to tell (judge.c), spins while that is likely to pay, sleeps for a moment
- * by the clock where it is woken too often for too little (coalesce), and sleeps on the set's wait_ep (sets.c). The kernel's side is looked at every 20 us while spinning, now and
- * then while busy, and before every sleep. The kernel's descriptors in a set that lies in this one wake it in
- * the kernel.
+ * A wait looks at what the set's watches have to tell (judge.c), spins while that is likely to pay, sleeps for a
+ * moment by the clock where it is woken too often for too little (coalesce), and sleeps on the set's wait_ep
+ * (sets.c). The kernel's side is looked at every 20 us while spinning, now and then while busy, and before every
+ * sleep. The kernel's descriptors in a set that lies in this one wake it in the kernel.
  *
  * watch_lock is never held over a system call that waits.
  */

@@ -205,9 +205,10 @@ static uint32_t judge(struct watch *w, int depth, bool take)
 
 void watch_judged(struct watch *w)
 {
-    watch_stays(w);
     if (!w->set->outer || judge(w, 0, false))
         watch_ready(w);
+    else
+        watch_stays(w);
 }
 
 /* ---- shared sessions ------------------------------------------------------------------------------------- */

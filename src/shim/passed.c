@@ -81,14 +81,6 @@ bool came_marked(int fd, long mark)
            socket_option(fd, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_TCP;
 }
 
-static uint64_t cookie_of(int fd)
-{
-    uint64_t cookie = 0;
-    socklen_t len = sizeof cookie;
-    (void)sys_call6(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, sys_arg(&cookie), sys_arg(&len), 0);
-    return cookie;
-}
-
 /* One stand-in comes under several numbers: dup'd by who passed it on, or sent twice. shim_lock is held. */
 static bool bound_to_known(int fd, uint64_t cookie)
 {
@@ -117,7 +109,7 @@ void session_came(int fd)
     session_handle h;
     if (!came_marked(fd, STAND_IN_MARK) || shim_off() || program_alone())
         return;
-    uint64_t cookie = cookie_of(fd);
+    uint64_t cookie = socket_cookie(fd);
     if (known_by_another(fd, cookie))
         return;
     int family = socket_option(fd, SOL_SOCKET, SO_DOMAIN), lowat = socket_option(fd, SOL_SOCKET, SO_RCVLOWAT);
@@ -193,17 +185,11 @@ void exec_begins(void)
     passed_count = 0;
 }
 
-static bool noted(int fd)
-{
-    if (passed_count < PASSED_MAX)
-        passed[passed_count++] = fd;
-    return true;
-}
-
 static void note(int fd, void *arg)
 {
     (void)arg;
-    (void)noted(fd);
+    if (passed_count < PASSED_MAX)
+        passed[passed_count++] = fd;
 }
 
 bool exec_passes(int fd)
@@ -220,7 +206,10 @@ bool exec_passes(int fd)
 
 bool exec_lends(int fd)
 {
-    return fd_lent(fd) && noted(fd);
+    bool lent = fd_lent(fd);
+    if (lent)
+        note(fd, NULL);
+    return lent;
 }
 
 void exec_failed(void)

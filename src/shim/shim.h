@@ -92,7 +92,7 @@ struct sock {
     uint32_t
         file; /* BOUND: its number among the family (client_file_new), once it was there at a fork; or 0 */
     uint32_t options_seen; /* BOUND, LISTENER: client_files_change when its options were last asked for */
-    uint32_t cookie;       /* SESSION with a stand-in: what that is known by, its lower half */
+    uint64_t cookie;       /* SESSION with a stand-in: what that is known by */
     struct option_set *options; /* NULL: none was set */
     struct reg *regs;           /* epoll registrations: of this sock, or in this set */
     struct reg *outer;          /* EPOLL: registrations of this set in others */
