@@ -64,16 +64,15 @@ static void listener_came(struct evset *set, uint32_t index)
     if (!l)
         return;
     bool ready = l->generation & 1 && client_listener_ready(listener_handle_of(l));
+    uint32_t arrivals = listener_arrivals(l);
     plock_take(&C->watch_lock);
     for (struct watch *w = l->watches; w; w = w->next) {
         known = known || w->set == set || w->set->outer;
         if (w->events & EPOLLET && !listener_news(l, w))
             continue; /* the pipe is here by level for another */
-        if (ready && w->set == set) {
-            w->sure = true;
-            watch_ready(w);
-        } else if (ready && w->set->outer) {
-            watch_ready(w);
+        if (ready && w->events & READY_IN && (w->set == set || w->set->outer)) {
+            w->sure = w->sure || w->set == set;
+            watch_counts(w, arrivals);
         }
     }
     if (!known) /* it left with a set that was in this one */
@@ -126,6 +125,7 @@ struct wait {
     uint32_t life; /* of the set, 0: it has ended */
     struct epoll_event *out;
     int max;
+    int of_kernel; /* so many are in `out` */
     struct sleeper sl;
 };
 
@@ -149,18 +149,12 @@ static int look(void *arg)
     if (load_relaxed(&C->queued) || load_relaxed(&C->reoffer_at))
         sessions_offer_again();
     if (!load_acquire(&set->ready_first))
-        return 0;
-    int n = harvest(set, w->out, w->max, missing, &missed);
+        return w->of_kernel;
+    int n = harvest(set, w->out, w->of_kernel, w->max, missing, &missed);
     bool here = false;
     for (uint32_t i = 0; n == 0 && i < missed; i++)
         here = fetch_bytes(missing[i]) || here;
-    return here ? harvest(set, w->out, w->max, missing, &missed) : n;
-}
-
-static int kernel(void *arg)
-{
-    struct wait *w = arg;
-    return look_at_kernel(w->set, w->out, w->max);
+    return here ? harvest(set, w->out, 0, w->max, missing, &missed) : n;
 }
 
 static void arm_on(const struct evset *set)
@@ -259,14 +253,22 @@ static int sleep_once(struct wait *w)
     return n;
 }
 
+/* `n` of the kernel's are there. */
 static int look_further(struct wait *w, int n)
 {
     if (__builtin_expect(n == 0, 1))
         return look(w);
-    struct wait rest = *w;
-    rest.out += n;
-    rest.max -= n;
-    return rest.max > 0 ? n + look(&rest) : n;
+    w->of_kernel = n;
+    int all = n < w->max ? look(w) : n;
+    w->of_kernel = 0;
+    return all;
+}
+
+static int kernel(void *arg)
+{
+    struct wait *w = arg;
+    int n = look_at_kernel(w->set, w->out, w->max);
+    return n > 0 && w->set->inner ? look_further(w, n) : n;
 }
 
 static int spin(struct wait *w, int64_t began)
@@ -300,6 +302,8 @@ static int spin(struct wait *w, int64_t began)
 #define SOON_NS (200 * NS_PER_US)
 #define COALESCE_NS (30 * NS_PER_US) /* and the thread's timer slack, 50 us where nobody has changed it */
 #define SLACK_MOST_NS (100 * NS_PER_US)
+#define SLACK_ASK_NS NS_PER_MS
+#define KERNEL_WAITS_NS (200 * NS_PER_US) /* the longest that coalescing leaves the kernel's side unseen */
 _Static_assert(OFTEN << VAIN_MOST <= UINT8_MAX, "woken_for_few counts so far");
 
 static void coalesce_learn(struct evset *set, int n, int64_t waited)
@@ -311,13 +315,23 @@ static void coalesce_learn(struct evset *set, int n, int64_t waited)
         store_relaxed(&set->woken_for_few, (uint8_t)(was + 1));
 }
 
+/* By the thread's timer slack, which is asked now and then: threads that share a set are alike in it. */
+static bool wakes_in_time(struct evset *set, int64_t now)
+{
+    if (now - load_relaxed(&set->slack_asked) >= SLACK_ASK_NS) {
+        store_relaxed(&set->slack_asked, now);
+        store_relaxed(&set->wakes_in_time,
+                      sys_call(SYS_prctl, (long)PR_GET_TIMERSLACK, 0L, 0L, 0L) <= SLACK_MOST_NS);
+    }
+    return load_relaxed(&set->wakes_in_time);
+}
+
 static bool coalesce_pays(const struct wait *w, int64_t began)
 {
     const struct evset *set = w->set;
     return load_relaxed(&set->woken_for_few) >= OFTEN << load_relaxed(&set->vain_coalesced) && !w->sl.mask &&
            w->max > 1 && load_relaxed(&set->count) > FEW && w->sl.deadline - began >= SOON_NS &&
-           outnumbered_lately(began) && !sleep_signalled(&w->sl.mark) &&
-           sys_call(SYS_prctl, (long)PR_GET_TIMERSLACK, 0L, 0L, 0L) <= SLACK_MOST_NS;
+           outnumbered_lately(began) && !sleep_signalled(&w->sl.mark) && wakes_in_time(w->set, began);
 }
 
 static int coalesce(struct wait *w)
@@ -325,7 +339,10 @@ static int coalesce(struct wait *w)
     struct evset *set = w->set;
     struct timespec ts = clock_timespec(COALESCE_NS);
     (void)sys_call(SYS_nanosleep, &ts, NULL, 0L, 0L);
-    int of_kernel = look_at_kernel(set, w->out, (w->max + 1) / 2), n = look_further(w, of_kernel);
+    int of_kernel = 0;
+    if (set->kernel_hot || clock_now() - set->kernel_looked >= KERNEL_WAITS_NS)
+        of_kernel = look_at_kernel(set, w->out, (w->max + 1) / 2);
+    int n = look_further(w, of_kernel);
     uint8_t vain = load_relaxed(&set->vain_coalesced);
     if (n - of_kernel > 1) {
         store_relaxed(&set->vain_coalesced, (uint8_t)0);
@@ -337,6 +354,18 @@ static int coalesce(struct wait *w)
 }
 
 /* ---- the wait ------------------------------------------------------------------------------------------ */
+
+/* Before the sessions: now and then, and where there is something of them to tell and both worlds are wanted at once.
+ * A set in this one may have of both, and an edge of it is told once for what has come in both. */
+static bool looks_first(struct evset *set, bool waits)
+{
+    if (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)
+        return true;
+    if (waits && !set->kernel_hot && !set->inner)
+        return false;
+    events_poll(false);
+    return load_acquire(&set->ready_first) != NULL;
+}
 
 static int wait_held(struct wait *w)
 {
@@ -350,18 +379,19 @@ static int wait_held(struct wait *w)
             &C->unheard)) /* nobody else tells the set of their bytes, and it may not come to sleep */
         sessions_confirm();
     arm_off(set); /* the last wait left it armed for evset_fd */
-    bool crowded_out = set->full >= FULL_MAX, looked = false;
-    if ((looked =
-             crowded_out || (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)))
+    bool crowded_out = set->full >= FULL_MAX,
+         looked = crowded_out || (!set->kernel_full && looks_first(set, waits));
+    if (looked)
         n = look_at_kernel(set, w->out,
                            (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
+    set->kernel_full = n == w->max;
     if ((n = look_further(w, n)) > 0) {
         set->full = n == w->max && !crowded_out ? set->full + 1 : 0;
-        if ((!waits || set->kernel_hot) && n < w->max && !looked) /* both worlds at once */
-            n += look_at_kernel(set, w->out + n, w->max - n);
+        if ((!waits || set->kernel_hot) && n < w->max && !looked && !set->inner)
+            n += look_at_kernel(set, w->out + n, w->max - n); /* both worlds at once */
         return n;
     }
-    if (set->kernel_hot && (n = program_events(set, w->out, w->max)) > 0) {
+    if (set->kernel_hot && !looked && (n = program_events(set, w->out, w->max)) > 0) {
         events_poll(true);
         return look_further(w, n);
     }

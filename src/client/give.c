@@ -125,7 +125,7 @@ static void let_go(struct session *s, struct session_cache *c)
 
 static void gone(struct session *s, struct session_cache *c)
 {
-    watches_drop(&c->watches);
+    watches_drop(&c->watches, load_acquire(&c->peer));
     closed_wake(s, c);
     unconfirmed_take(s);
     zombie_put(s);

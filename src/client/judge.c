@@ -15,6 +15,7 @@
  */
 #include "client/judge.h"
 
+#include "base/sys.h"
 #include "client/listener.h"
 #include "client/ready.h"
 #include "client/session.h"
@@ -169,9 +170,12 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
         } else {
             if (events && missing)
                 *missing = w->handle;
+            w->heard = w->heard && found; /* the kernel looks no further than the first that has */
             watch_unready(w);
             if (w->more)
                 watch_stays(w);
+            else if (w->inner)
+                w->told = false;
         }
         if (last)
             break;
@@ -180,10 +184,20 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
         return true;
     for (struct watch *w = set->listeners ? set->all : NULL; w; w = w->set_next) {
         struct listener *l = w->inner || w->spent || !(w->events & READY_IN) ? NULL : listener_get(w->handle);
-        if (l && (!(w->events & EPOLLET) || w->told || listener_news(l, w)) && listener_waiting(l))
+        if (l && (!(w->events & EPOLLET) || w->told || listener_news(l, w)) && listener_waiting(l)) {
+            watch_counts(w, listener_arrivals(l)); /* the sets around hear of it now, not by the pipe */
             return true;
+        }
     }
     return false;
+}
+
+/* The edge is ours, and what is still ready may be the kernel's. By level the kernel tells of that itself. */
+static bool kernel_tells(const struct evset *set)
+{
+    struct pollfd p = {.fd = set->epfd, .events = POLLIN};
+    struct timespec zero = {0};
+    return p.fd >= 0 && sys_ppoll(&p, 1, &zero, NULL) > 0;
 }
 
 static uint32_t judge(struct watch *w, int depth, bool take)
@@ -192,9 +206,10 @@ static uint32_t judge(struct watch *w, int depth, bool take)
     if (w->spent)
         return 0;
     if (w->inner) {
-        bool in =
-            (!(w->events & EPOLLET) || w->told) && depth < SETS_DEEP && tells(w->inner, depth + 1, NULL);
+        bool edge = w->events & EPOLLET;
+        bool in = (!edge || w->told) && depth < SETS_DEEP && tells(w->inner, depth + 1, NULL);
         w->more = !in && load_relaxed(&w->inner->ready_first);
+        in = in || (edge && w->told && kernel_tells(w->inner));
         return in ? w->events & READY_IN : 0;
     }
     if (!handle_is_listener(w->handle))
@@ -205,7 +220,11 @@ static uint32_t judge(struct watch *w, int depth, bool take)
 
 void watch_judged(struct watch *w)
 {
-    if (!w->set->outer || judge(w, 0, false))
+    if (w->inner &&
+        !tells(w->inner, 1, NULL)) { /* nothing of ours. The kernel has its own edge for what it has */
+        watch_stays(w);
+        w->told = false;
+    } else if (!w->set->outer || judge(w, 0, false))
         watch_ready(w);
     else
         watch_stays(w);
@@ -266,12 +285,26 @@ void look_at_shared(struct evset *set)
 
 #define FETCHES 4
 
+/* Of connections that nobody who sleeps has seen come: a poll looks itself. watch_lock is held. */
+static void hear_listeners(struct evset *set, int depth)
+{
+    for (struct watch *w = set->listeners || set->inner ? set->all : NULL; w; w = w->set_next) {
+        if (w->inner && depth < SETS_DEEP)
+            hear_listeners(w->inner, depth + 1);
+        struct listener *l = w->inner || w->spent || !(w->events & READY_IN) ? NULL : listener_get(w->handle);
+        uint32_t arrivals = l && w->set->outer ? listener_arrivals(l) : w->heard_arrivals;
+        if ((int32_t)(arrivals - w->heard_arrivals) > 0 && listener_waiting(l))
+            watch_counts(w, arrivals);
+    }
+}
+
 bool evset_ready(struct evset *set)
 {
     for (int i = 0;; i++) {
         session_handle missing = 0;
         look_at_shared(set);
         plock_take(&C->watch_lock);
+        hear_listeners(set, 0);
         bool ready = tells(set, 0, &missing);
         plock_release(&C->watch_lock);
         if (ready || !missing || i == FETCHES || !fetch_bytes(missing))
@@ -287,6 +320,7 @@ bool evset_poller(struct evset *set, bool on)
     look_at_shared(set);
     plock_take(&C->watch_lock);
     set_for_anybody(set, 0);
+    hear_listeners(set, 0);
     bool ready = tells(set, 0, NULL) || set->ready_first; /* and arms what is not */
     plock_release(&C->watch_lock);
     return !ready;
@@ -312,16 +346,28 @@ bool evset_listeners(struct evset *set, bool (*visit)(struct listener *l, void *
     return all;
 }
 
-int harvest(struct evset *set, struct epoll_event *out, int max, session_handle missing[MISSING_MAX],
-            uint32_t *missed)
+/* A set in this one may have the kernel's descriptors and ours: it is told once. */
+static bool told_by_kernel(const struct watch *w, const struct epoll_event *out, int of_kernel)
 {
-    int n = 0;
+    for (int i = 0; w->inner && i < of_kernel; i++) {
+        if (out[i].data.u64 == w->data) /* NOLINT(clang-analyzer-*): filled by a raw system call */
+            return true;
+    }
+    return false;
+}
+
+int harvest(struct evset *set, struct epoll_event *out, int of_kernel, int max,
+            session_handle missing[MISSING_MAX], uint32_t *missed)
+{
+    int n = of_kernel;
     *missed = 0;
     plock_take(&C->watch_lock);
     struct watch *end = set->ready_last, *w = set->ready_first, *next;
     for (; w && n < max; w = next) {
         next = w->ready_next;
         bool last = w == end;
+        if (set->outer)
+            edge_hears(w);
         uint32_t events = judge(w, 0, true), tell = events & ~READY_MISSING;
         if (events & READY_MISSING && *missed < MISSING_MAX)
             missing[(*missed)++] = w->handle;
@@ -331,13 +377,15 @@ int harvest(struct evset *set, struct epoll_event *out, int max, session_handle 
             watch_unready(w);
         if (stays)
             watch_stays(w);
+        w->heard = stays;
         w->told = w->sure = false;
         if (w->more)
             watch_stays(w);
         if (tell) {
             if (w->events & EPOLLONESHOT)
                 watch_spend(w);
-            out[n++] = (struct epoll_event){.events = tell, .data.u64 = w->data};
+            if (!told_by_kernel(w, out, of_kernel))
+                out[n++] = (struct epoll_event){.events = tell, .data.u64 = w->data};
             const struct listener *l = w->events & EPOLLET && !w->inner ? listener_get(w->handle) : NULL;
             if (l)
                 w->seen_arrivals = listener_arrivals(l);

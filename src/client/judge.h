@@ -17,10 +17,11 @@ bool evset_poller(struct evset *set, bool on);
 /* Calls `visit` for each listener in it and in the sets in it, until it says false. */
 bool evset_listeners(struct evset *set, bool (*visit)(struct listener *l, void *arg), void *arg);
 
-/* Takes what the watches on the list have to tell, at most `max`; how many. Sessions whose bytes have to be
- * fetched first are named in `missing`; whoever brings these puts their watches back on the list. */
-int harvest(struct evset *set, struct epoll_event *out, int max, session_handle missing[MISSING_MAX],
-            uint32_t *missed);
+/* Takes what the watches on the list have to tell, behind the kernel's events that are in `out` already: at most `max`
+ * with those; how many with those. Sessions whose bytes have to be fetched first are named in `missing`; whoever
+ * brings these puts their watches back on the list. */
+int harvest(struct evset *set, struct epoll_event *out, int of_kernel, int max,
+            session_handle missing[MISSING_MAX], uint32_t *missed);
 /* Events of sessions that other processes hold too may have been taken by them: looks at the sessions themselves. No
  * lock is held. */
 void look_at_shared(struct evset *set);

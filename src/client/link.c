@@ -105,7 +105,11 @@ void session_linked(struct session *s)
     uint64_t tail = session_tail(s);
     notify_data(s, c, 0, session_flags(s) & SF_SHUT_WR ? WANT_NOTHING : tail);
     notify_space(s, c, 0, session_state(s) == SESSION_ZOMBIE ? WANT_NOTHING : session_head_published(s));
-    watches_ready(c);
+    const struct slot *peer = load_acquire(&c->peer);
+    if (peer && !(session_flags(s) & (SF_RESET | SF_DEAD)))
+        watches_look(c, peer); /* that it is accepted is no event */
+    else
+        watches_ready(c);
 }
 
 void session_event(struct peer_box *box, uint32_t index)
@@ -139,7 +143,7 @@ void session_event(struct peer_box *box, uint32_t index)
         return;
     }
     if (load_acquire(&c->peer) == p)
-        watches_look(c, slot_tail(p), slot_head(p));
+        watches_look(c, p);
 }
 
 /* What the connector's slot says when it has chosen us. */
@@ -226,7 +230,7 @@ static void confirm(bool heard)
         if (judged || may_be_ready(s, c)) {
             const struct slot *peer = load_acquire(&c->peer);
             if (peer && !tentative)
-                watches_look(c, slot_tail(peer), slot_head(peer));
+                watches_look(c, peer);
             else
                 watches_ready(c);
             if (heard)

@@ -318,7 +318,7 @@ void listeners_share(uint32_t member)
 static void listener_free(struct listener *l)
 {
     sets_forget(l);
-    watches_drop(&l->watches);
+    watches_drop(&l->watches, NULL);
     tokens_free(l);
     plock_take(&C->lock);
     store_release(&l->generation, (l->generation + 1) & 0x7fffffffu);

@@ -24,6 +24,8 @@ bool listener_waiting(struct listener *l); /* that, or something is in the queue
 uint32_t listener_arrivals(const struct listener *l);
 bool listener_news(const struct listener *l,
                    const struct watch *w); /* one since that watch was told. watch_lock is held */
+/* Sets around those that watch it hear of what has come to it, before it is gone. watch_lock is held. */
+void listener_last_edges(const struct listener *l);
 /* false; who waits for its pipe is told again: not all was looked at */
 void listener_more(const struct listener *l);
 /* The next token that can be answered, with its connector's outbox. WOULD_BLOCK, INTERRUPTED. */

@@ -31,6 +31,33 @@ static bool target_of(uint64_t handle, struct target *t)
     return t->list != NULL;
 }
 
+static const struct slot *peer_of(const struct target *t)
+{
+    return t->s ? load_acquire(&session_cache_of(t->s)->peer) : NULL;
+}
+
+/* It is about to go, or to ask for something else. */
+static void last_edge(struct watch *w, const struct target *t)
+{
+    if (t->l)
+        listener_last_edges(t->l);
+    watch_last_edge(w, peer_of(t));
+}
+
+/* What a watch that is new, or asks for something new, has to tell. Of what is in a listener's pipe the kernel tells.
+ * `heard`: it had something to tell before, and the sets around know. */
+static void begin(struct watch *w, const struct target *t, bool heard)
+{
+    uint32_t arrivals = t->l ? listener_arrivals(t->l) : 0;
+    bool known = !t->l || listener_maybe(t->l);
+    w->seen_arrivals = arrivals - 1;
+    w->heard_arrivals = !known && listener_waiting(t->l) ? arrivals - 1 : arrivals;
+    if (known && heard)
+        watch_stays(w);
+    else if (known)
+        watch_judged(w);
+}
+
 static int add(struct evset *set, const struct target *t, uint64_t handle, uint32_t key, uint32_t events,
                uint64_t data)
 {
@@ -45,14 +72,11 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
                         .list = t->list,
                         .events = events,
                         .data = data,
-                        .seen_arrivals = t->l ? listener_arrivals(t->l) - 1 : 0,
                         .told = true,
                         .fresh = true};
-    const struct slot *peer = t->s ? load_acquire(&session_cache_of(t->s)->peer) : NULL;
-    if (peer) {
-        w->heard_tail = slot_tail(peer);
-        w->heard_head = slot_head(peer);
-    }
+    const struct slot *peer = peer_of(t);
+    if (peer)
+        watch_heard(w, peer);
     plock_take(&C->watch_lock);
     if (watch_find(set, *t->list, key)) {
         plock_release(&C->watch_lock);
@@ -70,8 +94,7 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
     }
     if (set->outer)
         set_for_anybody(set, 0);
-    if (!t->l || listener_maybe(t->l))
-        watch_judged(w);
+    begin(w, t, false);
     bool wake = set_asleep(set);
     plock_release(&C->watch_lock);
     if (wake)
@@ -87,15 +110,15 @@ static int modify(struct evset *set, const struct target *t, uint32_t key, uint3
     plock_take(&C->watch_lock);
     struct watch *w = watch_find(set, *t->list, key);
     if (w) {
+        last_edge(w, t);
+        bool heard = w->heard && !w->spent;
         w->events = events;
         w->data = data;
         w->spent = false;
         w->told = w->fresh = true;
-        w->seen_arrivals = t->l ? listener_arrivals(t->l) - 1 : 0;
         if (t->l)
             set_pipe_sync(set, t->l);
-        if (!t->l || listener_maybe(t->l))
-            watch_judged(w);
+        begin(w, t, heard);
     }
     bool wake = w && set_asleep(set);
     plock_release(&C->watch_lock);
@@ -108,8 +131,10 @@ static int take_out(struct evset *set, const struct target *t, uint32_t key)
 {
     plock_take(&C->watch_lock);
     struct watch *w = watch_find(set, *t->list, key);
-    if (w)
+    if (w) {
+        last_edge(w, t);
         watch_end(w);
+    }
     if (t->s)
         name_waiter(t->s);
     plock_release(&C->watch_lock);

@@ -248,6 +248,21 @@ bool listener_news(const struct listener *l, const struct watch *w)
     return (int32_t)((a ? aside_taking(a) : 0) + queued - w->seen_arrivals) > 0;
 }
 
+void listener_last_edges(const struct listener *l)
+{
+    bool asked = false;
+    uint32_t arrivals = 0;
+    for (struct watch *w = l->watches; w; w = w->next) {
+        if (!w->set->outer || !(w->events & READY_IN))
+            continue;
+        if (!asked)
+            arrivals = listener_arrivals(l);
+        asked = true;
+        if ((int32_t)(arrivals - w->heard_arrivals) > 0)
+            watch_counts(w, arrivals);
+    }
+}
+
 static uint32_t denied(const struct listener *l)
 {
     const struct aside *a = aside_of(l);
@@ -266,7 +281,7 @@ static void set_aside(struct listener *l, const struct token *t, bool later, uin
     if (denied(l) != before)
         listener_ready(l);
     else if (load_acquire(&l->watches)) /* who watches it does not see it in the pipe any more */
-        listener_moved(l, listener_news);
+        listener_moved(l, listener_arrivals(l), listener_news);
 }
 
 /* ---- readiness ----------------------------------------------------------------------------------------- */
@@ -364,6 +379,11 @@ bool client_listener_ready(listener_handle h)
 int token_take(struct listener *l, struct token *t, struct peer_box **box)
 {
     sleeper_glance();
+    if (load_acquire(&l->watches)) {
+        plock_take(&C->watch_lock);
+        listener_last_edges(l);
+        plock_release(&C->watch_lock);
+    }
     if (from_aside(l, t, box, true, true))
         return 0;
     struct budget b = {.tokens = TOKENS_MAX};

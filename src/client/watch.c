@@ -37,10 +37,14 @@ void own_kick(void)
 
 /* ---- lists. watch_lock is held ------------------------------------------------------------------------- */
 
-static void ready_put(struct watch *w, int depth)
+/* `edges`: it is an event for those around that watch by edge, too. */
+static void put(struct watch *w, int depth, bool edges)
 {
     struct evset *set = w->set;
-    w->told = true;
+    if (w->spent)
+        return;
+    w->told = w->told || edges;
+    w->heard = w->heard || edges;
     if (!w->ready) {
         w->ready = true;
         w->ready_next = NULL;
@@ -51,8 +55,15 @@ static void ready_put(struct watch *w, int depth)
             store_release(&set->ready_first, w);
         set->ready_last = w;
     }
-    for (struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next)
-        ready_put(o, depth + 1);
+    for (struct watch *o = depth < SETS_DEEP ? set->outer : NULL; o; o = o->next) {
+        if (edges || !(o->events & EPOLLET))
+            put(o, depth + 1, edges);
+    }
+}
+
+static void ready_put(struct watch *w, int depth)
+{
+    put(w, depth, true);
 }
 
 void watch_ready(struct watch *w)
@@ -62,7 +73,15 @@ void watch_ready(struct watch *w)
 
 void watch_stays(struct watch *w)
 {
-    ready_put(w, SETS_DEEP);
+    put(w, SETS_DEEP, false);
+}
+
+void watch_counts(struct watch *w, uint32_t arrivals)
+{
+    bool news = (int32_t)(arrivals - w->heard_arrivals) > 0;
+    if (news)
+        w->heard_arrivals = arrivals;
+    put(w, 0, news);
 }
 
 void watch_unready(struct watch *w)
@@ -150,36 +169,32 @@ void watch_leave(struct watch *w)
 
 typedef bool is_news(const struct listener *l, const struct watch *w);
 
-/* `news`, of a listener: whom it concerns of those that watch by edge; NULL: all. True: somebody must be
- * kicked. */
-static bool all_ready(struct watch *list, const struct listener *l, is_news *news)
+/* Bytes, an end or a reset, since sets around its set last heard of them. */
+static bool has_come(struct watch *w, const struct slot *peer)
 {
-    bool wake = false;
-    for (struct watch *w = list; w; w = w->next) {
-        if (news && w->events & EPOLLET && !news(l, w))
-            continue;
-        ready_put(w, 0);
-        wake = wake || set_asleep(w->set);
-    }
-    return wake;
-}
-
-/* Bytes, or an end, since sets around its set last heard of them. */
-static bool has_come(struct watch *w, uint64_t tail, uint64_t head)
-{
+    uint64_t tail = slot_tail(peer);
+    bool reset = slot_was_reset(peer);
     bool is = (tail ^ w->heard_tail) & COUNT_FLAG || (w->events & HEARS_IN && tail != w->heard_tail) ||
-              (head ^ w->heard_head) & COUNT_FLAG;
+              reset != w->heard_reset;
     w->heard_tail = tail;
-    w->heard_head = (w->heard_head & ~COUNT_FLAG) | (head & COUNT_FLAG);
+    w->heard_reset = reset;
     return is;
 }
 
-/* Or room: of that the peer tells where somebody waits for it. */
-static bool has_moved(struct watch *w, uint64_t tail, uint64_t head)
+/* Or room that somebody waits for: the mark only goes up. */
+static bool has_moved(struct watch *w, const struct slot *own, const struct slot *peer)
 {
-    bool is = has_come(w, tail, head) || (w->events & READY_OUT && head != w->heard_head);
+    uint64_t mark = own ? count_offset(slot_want_space(own)) : WANT_NOTHING,
+             head = count_offset(slot_head(peer));
+    bool room = w->events & READY_OUT && head > mark && w->heard_head <= mark;
+    bool is = has_come(w, peer) || room;
     w->heard_head = head;
     return is;
+}
+
+void watch_heard(struct watch *w, const struct slot *peer)
+{
+    (void)has_moved(w, NULL, peer);
 }
 
 bool watches_ready_quietly(struct session_cache *c)
@@ -188,9 +203,12 @@ bool watches_ready_quietly(struct session_cache *c)
     if (load_acquire(&c->watches)) {
         plock_take(&C->watch_lock);
         const struct slot *peer = load_acquire(&c->peer);
-        for (struct watch *w = peer ? c->watches : NULL; w; w = w->next)
-            (void)has_moved(w, slot_tail(peer), slot_head(peer)); /* they hear of it now */
-        wake = all_ready(c->watches, NULL, NULL) || wake;
+        for (struct watch *w = c->watches; w; w = w->next) {
+            if (peer)
+                watch_heard(w, peer);
+            watch_ready(w);
+            wake = wake || set_asleep(w->set);
+        }
         plock_release(&C->watch_lock);
     }
     return wake;
@@ -205,30 +223,34 @@ void watches_renew(struct session_cache *c, bool bytes)
     watches_ready(c);
 }
 
-void watch_again(struct watch *w, const struct slot *peer)
+void watch_last_edge(struct watch *w, const struct slot *peer)
 {
-    ready_put(w, has_come(w, slot_tail(peer), slot_head(peer)) ? 0 : SETS_DEEP);
+    if (!w->set->outer || w->spent || !peer || !has_come(w, peer))
+        return;
+    for (struct watch *o = w->set->outer; o; o = o->next)
+        ready_put(o, 1);
 }
 
-/* Sets around hear of it where it is news to them. True: somebody must be kicked. */
-static bool look_at(struct session_cache *c, uint64_t tail, uint64_t head,
-                    bool (*news)(struct watch *w, uint64_t tail, uint64_t head))
+void watch_again(struct watch *w, const struct slot *peer)
+{
+    if (has_come(w, peer))
+        watch_ready(w);
+    else
+        watch_stays(w);
+}
+
+void watches_look(struct session_cache *c, const struct slot *peer)
 {
     bool wake = load_relaxed(&c->pollers) != 0;
     if (load_acquire(&c->watches)) {
         plock_take(&C->watch_lock);
         for (struct watch *w = c->watches; w; w = w->next) {
-            ready_put(w, news(w, tail, head) ? 0 : SETS_DEEP);
+            put(w, 0, has_moved(w, load_relaxed(&c->own), peer));
             wake = wake || set_asleep(w->set);
         }
         plock_release(&C->watch_lock);
     }
-    return wake;
-}
-
-void watches_look(struct session_cache *c, uint64_t tail, uint64_t head)
-{
-    if (look_at(c, tail, head, has_moved))
+    if (wake)
         own_kick();
 }
 
@@ -241,7 +263,18 @@ void watches_ready(struct session_cache *c)
 bool watches_again_quietly(struct session_cache *c)
 {
     const struct slot *peer = load_acquire(&c->peer);
-    return peer ? look_at(c, slot_tail(peer), slot_head(peer), has_come) : watches_ready_quietly(c);
+    bool wake = load_relaxed(&c->pollers) != 0;
+    if (!peer)
+        return watches_ready_quietly(c);
+    if (load_acquire(&c->watches)) {
+        plock_take(&C->watch_lock);
+        for (struct watch *w = c->watches; w; w = w->next) {
+            watch_again(w, peer);
+            wake = wake || set_asleep(w->set);
+        }
+        plock_release(&C->watch_lock);
+    }
+    return wake;
 }
 
 void watches_again(struct session_cache *c)
@@ -250,27 +283,45 @@ void watches_again(struct session_cache *c)
         own_kick();
 }
 
-void listener_moved(struct listener *l, is_news *news)
+/* `news`: who watches by edge is told only where it is; and sets around by edge where they do not know of so many. NULL:
+ * all of them are. */
+static void tell_of(struct listener *l, uint32_t arrivals, is_news *news)
 {
+    bool wake = false;
     plock_take(&C->watch_lock);
-    bool wake = all_ready(l->watches, l, news) || l->wait_ep >= 0; /* somebody may be blocked in accept */
+    for (struct watch *w = l->watches; w; w = w->next) {
+        if (!(w->events & READY_IN) || (news && w->events & EPOLLET && !news(l, w)))
+            continue;
+        if (news)
+            watch_counts(w, arrivals);
+        else
+            watch_ready(w);
+        wake = wake || set_asleep(w->set);
+    }
+    wake = wake || l->wait_ep >= 0; /* somebody may be blocked in accept */
     plock_release(&C->watch_lock);
     if (wake || load_sc(&C->listening)) /* or in a poll */
         own_kick();
 }
 
-void listener_ready(struct listener *l)
+void listener_moved(struct listener *l, uint32_t arrivals, is_news *news)
 {
-    listener_moved(l, NULL);
+    tell_of(l, arrivals, news);
 }
 
-void watches_drop(struct watch **list)
+void listener_ready(struct listener *l)
+{
+    tell_of(l, 0, NULL);
+}
+
+void watches_drop(struct watch **list, const struct slot *peer)
 {
     if (!load_acquire(list))
         return;
     plock_take(&C->watch_lock);
     while (*list) {
         struct watch *w = *list;
+        watch_last_edge(w, peer);
         watch_leave(w);
         memory_put(w, sizeof *w);
     }

@@ -28,17 +28,20 @@ struct watch {
     struct watch *ready_next, *ready_prev;
     uint64_t data;
     uint64_t seen_tail;              /* the peer's word when it was last judged */
-    uint64_t heard_tail, heard_head; /* the peer's words when sets around its set last heard of them */
+    uint64_t heard_tail, heard_head; /* what the peer's slot said when sets around its set last heard of it */
     /* the same of a shared session when it was last looked at, see judge.c */
     uint64_t looked_tail, looked_head;
     uint32_t seen_flags, looked_flags;
     uint32_t seen_filled;
-    uint32_t seen_arrivals; /* edge: the listener's, when it was last told */
+    uint32_t seen_arrivals;  /* edge: the listener's, when it was last told */
+    uint32_t heard_arrivals; /* when sets around its set last heard of it */
     bool seen_cut;
     bool fresh; /* nothing has been told since it was added or changed */
     bool ready;
-    bool more;  /* what it watches has moved while it was judged, or a set in it has such a one: it is to be
+    bool more; /* what it watches has moved while it was judged, or a set in it has such a one: it is to be
                    judged again */
+    bool heard_reset;
+    bool heard; /* the sets around have heard of it, and nobody has seen since that it has nothing to tell */
     bool spent; /* one shot, fired */
     bool told;  /* edge: an event has come since the last report */
     bool sure;  /* listener: the token at the head of its queue can be answered */
@@ -51,8 +54,9 @@ struct evset {
     int32_t pid; /* whose wait_ep it is */
     uint32_t waiter;
     bool wired;
-    bool anybody;    /* it is waited for through another set or a poll: sessions name WAITER_ANY */
-    bool kernel_hot; /* the last events were the kernel's: it is asked before going to sleep */
+    bool anybody;     /* it is waited for through another set or a poll: sessions name WAITER_ANY */
+    bool kernel_hot;  /* the last events were the kernel's: it is asked before going to sleep */
+    bool kernel_full; /* the last wait was filled by the kernel's alone: sessions come first */
     uint32_t count, listeners, inner;
     uint32_t pollers;  /* threads in client_poll that wait for it */
     uint32_t sleeping; /* of those in evset_wait */
@@ -67,6 +71,8 @@ struct evset {
     /* how often it was woken soon and for few events since it was not; how often in a row coalescing gathered no more: see
      * evset.c */
     uint8_t woken_for_few, vain_coalesced;
+    bool wakes_in_time; /* a thread of it that sleeps by the clock, as of slack_asked */
+    int64_t slack_asked;
     uint64_t life; /* see sets.c. The memory outlives the set */
     struct evset *next_free, *next_made;
 };
@@ -80,6 +86,12 @@ void watch_ready(struct watch *w); /* to be judged; sets around its set as well 
 /* To be judged once more; for sets around its set it is news only if the peer's words have moved. */
 void watch_again(struct watch *w, const struct slot *peer);
 void watch_stays(struct watch *w); /* as watch_ready, but it is no news to the sets around its own */
+/* Of a listener to which so many have come: it is news to the sets around by edge only if more have than they know. */
+void watch_counts(struct watch *w, uint32_t arrivals);
+void watch_heard(struct watch *w,
+                 const struct slot *peer); /* the sets around know what the peer's slot says */
+/* It is about to go, or to ask for something else: what the peer has done so far is an edge for the sets around still. */
+void watch_last_edge(struct watch *w, const struct slot *peer);
 void watch_unready(struct watch *w);
 bool set_asleep(const struct evset *set); /* somebody sleeps who waits for it, or for one around it */
 struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
@@ -87,7 +99,7 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
 /* Takes watch_lock. Somebody should look at the session again: its event sets, polls and blocked threads. */
 void watches_ready(struct session_cache *c);
 /* The same, with the peer's words: sets around its event sets hear of it only if those have moved. */
-void watches_look(struct session_cache *c, uint64_t tail, uint64_t head);
+void watches_look(struct session_cache *c, const struct slot *peer);
 /* The same where nothing has happened, as far as we know. `quietly`, true: the caller is to ring (own_kick). */
 void watches_again(struct session_cache *c);
 bool watches_again_quietly(struct session_cache *c);
@@ -95,9 +107,11 @@ bool watches_again_quietly(struct session_cache *c);
 void watches_renew(struct session_cache *c, bool bytes);
 void listener_ready(struct listener *l); /* the same of a listener */
 /* A token of it has left the pipe and waits on: who watches it by edge is told only if that is news. */
-void listener_moved(struct listener *l, bool (*news)(const struct listener *l, const struct watch *w));
+void listener_moved(struct listener *l, uint32_t arrivals,
+                    bool (*news)(const struct listener *l, const struct watch *w));
 bool watches_ready_quietly(struct session_cache *c); /* true: the caller is to ring (own_kick) */
-void watches_drop(struct watch **list);              /* what they watch is gone */
+/* What they watch is gone; `peer`: of a session that had one, else NULL. */
+void watches_drop(struct watch **list, const struct slot *peer);
 
 /* Threads that sleep on the peer's words by futex: they look again, and sleep by other means if they must. */
 void sleepers_wake(struct session *s);

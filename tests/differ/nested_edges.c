@@ -1,0 +1,285 @@
+/* nested_edges.c - sets that watch other sets by edge: what is an event for the outer one (epoll(7)).
+ *
+ * The last cases do random things from a fixed seed; SEED and STEPS in the environment try others:
+ *     SEED=77 build/tests/differ/differ nested_edges.random_level */
+#include <netinet/tcp.h>
+#include <stdbool.h>
+
+#include "differ.h"
+
+static void tell(const char *what, int ep)
+{
+    say("%s: %s", what, epolled(ep, 8, 0));
+}
+
+static void settle(void)
+{
+    nap(3);
+}
+
+CASE(listener_inside, "each connection that comes to a listener in the inner set is one edge outside")
+{
+    for (int edge = 0; edge < 2; edge++) {
+        int l = listener(8), in = epoll_with(l, EPOLLIN | (edge ? EPOLLET : 0), 1);
+        int out = epoll_with(in, EPOLLIN | EPOLLET, 2);
+        set_nonblock(l, 1);
+        for (int i = 0; i < 3; i++) {
+            SAY(dial() >= 0);
+            say("outer: %s", epolled(out, 8, 1000));
+            tell("again", out);
+            tell("again", out);
+            if (i == 1)
+                say("accepted: %d", accept(l, NULL, NULL) >= 0);
+            tell("inner", in);
+            tell("outer", out);
+            tell("inner", in);
+            tell("outer", out);
+        }
+    }
+}
+
+CASE(listener_nested_late,
+     "the same for a set that goes into the outer one when connections have come already")
+{
+    int l = listener(8), in = epoll_with(l, EPOLLIN, 1), first = dial();
+    say("inner: %s", epolled(in, 8, 1000));
+    int out = epoll_with(in, EPOLLIN | EPOLLET, 2);
+    tell("outer", out);
+    tell("again", out);
+    int second = dial();
+    say("outer: %s", epolled(out, 8, 1000));
+    tell("again", out);
+    say("%d", first >= 0 && second >= 0);
+}
+
+/* What makes the edge is gone, or asks for something else, before anybody looks; the other is ready by level still. */
+static void gone_unseen(int how)
+{
+    struct pair p = pair_here(), q = pair_here();
+    int in = epoll_with(p.s, EPOLLIN, 1), out = epoll_with(in, EPOLLIN | EPOLLET, 2);
+    epoll_add(in, q.s, EPOLLIN, 3);
+    SAY(send(q.c, "x", 1, 0));
+    say("outer: %s", epolled(out, 8, 1000));
+    tell("outer", out);
+    SAY(send(p.c, "x", 1, 0));
+    settle();
+    if (how == 0)
+        SAY(close(p.s));
+    if (how == 1)
+        SAY(epoll_del(in, p.s));
+    if (how == 2)
+        SAY(epoll_mod(in, p.s, EPOLLOUT | EPOLLONESHOT, 1));
+    if (how == 3)
+        SAY(epoll_mod(in, p.s, 0, 1));
+    if (how == 4)
+        SAY(recv(p.s, (char[9]){0}, 9, 0));
+    tell("outer", out);
+    tell("outer", out);
+}
+
+CASE(edge_of_one_that_is_closed, "the connection that makes an edge outside is closed before anybody looks")
+{
+    gone_unseen(0);
+}
+
+CASE(edge_of_one_that_is_taken_out, "it is taken out of the inner set")
+{
+    gone_unseen(1);
+}
+
+CASE(edge_of_one_that_is_changed, "it asks for something else, or for nothing")
+{
+    gone_unseen(2);
+    gone_unseen(3);
+}
+
+CASE(edge_of_one_that_is_read, "its bytes are read")
+{
+    gone_unseen(4);
+}
+
+CASE(no_edge_of_a_spent_shot, "a one-shot that has fired inside makes no edge, also while another is ready")
+{
+    struct pair p = pair_here(), q = pair_here();
+    int in = epoll_with(p.s, EPOLLIN | EPOLLONESHOT, 1), out = epoll_with(in, EPOLLIN | EPOLLET, 2);
+    SAY(epoll_add(in, q.s, EPOLLIN, 3));
+    SAY(send(p.c, "x", 1, 0));
+    SAY(send(q.c, "x", 1, 0));
+    say("outer: %s", epolled(out, 8, 1000));
+    say("inner: %s", epolled(in, 8, 1000));
+    SAY(send(p.c, "y", 1, 0));
+    settle();
+    tell("outer", out);
+    SAY(epoll_mod(in, p.s, EPOLLIN | EPOLLONESHOT, 1));
+    tell("outer", out);
+    tell("outer", out);
+}
+
+/* ---- random programs ----------------------------------------------------------------------------------- */
+
+static uint64_t state;
+
+static unsigned any(unsigned below)
+{
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    return (unsigned)(state >> 33) % below;
+}
+
+enum { PAIRS = 3, SETS = 4, FDS = 2 * PAIRS + 3 };
+static int fd_of[FDS]; /* the ends of the pairs, a listener, a pipe's reading end, its writing end */
+static int set_of[SETS];
+
+static unsigned any_events(bool level)
+{
+    unsigned events =
+        (unsigned[]){EPOLLIN, EPOLLIN, EPOLLOUT, EPOLLIN | EPOLLOUT, EPOLLIN | EPOLLRDHUP, 0}[any(6)];
+    if (!level && any(3) == 0)
+        events |= EPOLLET;
+    if (any(6) == 0)
+        events |= EPOLLONESHOT;
+    return events;
+}
+
+static void control(bool level)
+{
+    int set = (int)any(2), which = (int)any(FDS - 1);
+    static const int ops[] = {EPOLL_CTL_ADD, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL};
+    static const char *const names[] = {"add", "add", "mod", "del"};
+    unsigned op = any(4), events = any_events(level);
+    int done = epoll_op(set_of[set], ops[op], fd_of[which], events, which + 1);
+    say("%s %d, %d (%s%s%s): %d", names[op], set, which + 1,
+        bits(events & ~(unsigned)(EPOLLET | EPOLLONESHOT)), events & EPOLLET ? " edge" : "",
+        events & EPOLLONESHOT ? " once" : "", done);
+}
+
+static void bytes(void)
+{
+    unsigned end = any(2 * PAIRS);
+    if (any(3))
+        say("send %u: %ld", end + 1,
+            (long)send(fd_of[end], "hello", 1 + any(4), MSG_DONTWAIT | MSG_NOSIGNAL));
+    else
+        say("recv %u: %ld", end + 1, (long)recv(fd_of[end], (char[9]){0}, 1 + any(8), MSG_DONTWAIT));
+    settle();
+}
+
+/* Without Nagle's algorithm, or the kernel's bytes come when an acknowledgement does. */
+static void new_pair(unsigned pair)
+{
+    struct pair p = pair_here();
+    int on = 1;
+    close(p.l);
+    fd_of[2 * pair] = p.c;
+    fd_of[2 * pair + 1] = p.s;
+    if (setsockopt(p.c, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0 ||
+        setsockopt(p.s, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on) < 0)
+        say("no TCP_NODELAY");
+}
+
+static void others(void)
+{
+    switch (any(6)) {
+    case 0:
+        say("dial: %d", dial() >= 0);
+        break;
+    case 1: {
+        int s = accept4(fd_of[2 * PAIRS], NULL, NULL, SOCK_NONBLOCK);
+        say("accept: %d", s >= 0);
+        if (s >= 0)
+            close(s);
+        break;
+    }
+    case 2:
+        say("pipe: %ld", (long)write(fd_of[2 * PAIRS + 2], "x", 1));
+        break;
+    case 3:
+        say("pipe read: %ld", (long)read(fd_of[2 * PAIRS + 1], (char[4]){0}, 4));
+        break;
+    case 4: { /* an end is closed, and both are made anew */
+        unsigned pair = any(PAIRS), end = any(2);
+        struct sockaddr_in at = differ_at;
+        say("renew %u, %u first", 2 * pair + 1, end);
+        close(fd_of[2 * pair + end]);
+        settle();
+        for (int i = 0; i < SETS; i++)
+            tell("while half is closed", set_of[i]);
+        close(fd_of[2 * pair + (end ^ 1)]);
+        new_pair(pair);
+        differ_at = at;
+        break;
+    }
+    default: {
+        unsigned end = any(2 * PAIRS);
+        if (any(4) == 0)
+            say("shutdown %u: %d", end + 1, shutdown(fd_of[end], SHUT_WR));
+        nap(50); /* the acknowledgement is an event */
+        break;
+    }
+    }
+    settle();
+}
+
+static void look_somewhere(void)
+{
+    unsigned set = any(SETS), how = any(5);
+    if (how == 0)
+        say("poll %u: %s", set, polled(set_of[set], POLLIN, 0));
+    else
+        say("wait %u: %s", set, epolled(set_of[set], 8, 0));
+}
+
+/* Sets 0 and 1 hold what there is, 2 lies around both, 3 around 2. */
+static void random_program(uint64_t seed, unsigned steps, bool level)
+{
+    state = seed * 0x9e3779b97f4a7c15ull + 1;
+    say("seed %d", (int)seed);
+    int l = listener(64), ends[2];
+    struct sockaddr_in at = differ_at;
+    for (unsigned i = 0; i < PAIRS; i++)
+        new_pair(i);
+    differ_at = at;
+    set_nonblock(l, 1);
+    if (pipe2(ends, O_NONBLOCK) < 0)
+        say("no pipe");
+    fd_of[2 * PAIRS] = l;
+    fd_of[2 * PAIRS + 1] = ends[0];
+    fd_of[2 * PAIRS + 2] = ends[1];
+    for (int i = 0; i < SETS; i++)
+        set_of[i] = epoll_create1(0);
+    epoll_add(set_of[2], set_of[0], EPOLLIN | EPOLLET, 20);
+    epoll_add(set_of[2], set_of[1], EPOLLIN | (any(2) ? EPOLLET : 0), 21);
+    epoll_add(set_of[3], set_of[2], EPOLLIN | (any(2) ? EPOLLET : 0), 30);
+    for (unsigned i = 0; i < steps; i++) {
+        unsigned what = any(10);
+        if (what < 3)
+            control(level);
+        else if (what < 6)
+            bytes();
+        else if (what < 7)
+            others();
+        else
+            look_somewhere();
+    }
+    for (int i = 0; i < SETS; i++)
+        close(set_of[i]);
+    for (int i = 0; i < FDS; i++)
+        close(fd_of[i]);
+}
+
+static void random_programs(uint64_t first, unsigned programs, bool level)
+{
+    const char *seed = getenv("SEED"), *steps = getenv("STEPS");
+    for (uint64_t i = 0; i < (seed ? 1 : programs); i++)
+        random_program(seed ? strtoull(seed, NULL, 10) : first + i, steps ? (unsigned)atoi(steps) : 60,
+                       level);
+}
+
+CASE(random_level, "random programs, all in the inner sets by level")
+{
+    random_programs(1, 8, true);
+}
+
+CASE(random_edge, "random programs")
+{
+    random_programs(101, 8, false);
+}
