@@ -5,8 +5,10 @@
  * or that it is not to be had, tells those who watch the listener.
  */
 #include <string.h>
+#include <sys/ioctl.h>
 
 #include "base/memory.h"
+#include "base/sys.h"
 #include "client/aside.h"
 #include "client/control.h"
 #include "client/family.h"
@@ -158,6 +160,34 @@ uint32_t aside_copy(struct aside *a, struct token out[ASIDE_TOKENS])
     return n;
 }
 
+/* ---- how many have come ---------------------------------------------------------------------------------- */
+
+static uint32_t in_pipe(const struct listener *l)
+{
+    int bytes = 0;
+    (void)sys_call(SYS_ioctl, (long)l->pipe_rd, (long)FIONREAD, &bytes, 0);
+    return (uint32_t)bytes / sizeof(struct token);
+}
+
+uint32_t listener_arrivals(const struct listener *l)
+{
+    const struct aside *a = aside_of(l);
+    uint32_t taken = a ? aside_taken(a) : 0; /* first */
+    return taken + in_pipe(l);
+}
+
+uint32_t listener_count(const struct listener *l)
+{
+    return load_relaxed(&C->nested) ? listener_arrivals(l) : 0;
+}
+
+bool listener_news(const struct listener *l, const struct watch *w)
+{
+    const struct aside *a = aside_of(l);
+    uint32_t queued = in_pipe(l); /* first */
+    return (int32_t)((a ? aside_taking(a) : 0) + queued - w->seen_arrivals) > 0;
+}
+
 /* ---- what has come ------------------------------------------------------------------------------------- */
 
 void listener_retry_pending(void)
@@ -165,7 +195,7 @@ void listener_retry_pending(void)
     for (uint32_t i = 0; i < listeners_used(); i++) {
         struct listener *l = &C->listeners[i];
         if (l->generation & 1 && l->aside && aside_count(aside_of(l)) && aside_later(aside_of(l)))
-            listener_ready(l);
+            listener_ready(l, listener_count(l));
     }
 }
 

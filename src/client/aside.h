@@ -24,4 +24,12 @@ void listener_retry_pending(void);                /* an outbox or a segment has 
 void listener_answered(int status, uint32_t ask); /* one of our questions for outboxes */
 bool listeners_want(outbox_handle handle);        /* does a token name that outbox? C->lock may be held */
 
+/* How many tokens have ever come at least, by whomever they were taken: an edge is one that has come since.
+ * Wraps. */
+uint32_t listener_arrivals(const struct listener *l);
+uint32_t listener_count(
+    const struct listener *l); /* the same for sets around others; 0 where there are none */
+bool listener_news(const struct listener *l,
+                   const struct watch *w); /* one since that watch was told. watch_lock is held */
+
 #endif

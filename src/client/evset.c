@@ -17,6 +17,7 @@
 #include "base/epoll.h"
 #include "base/sleep.h"
 #include "base/sys.h"
+#include "client/aside.h"
 #include "client/channel.h"
 #include "client/crowd.h"
 #include "client/events.h"
@@ -64,7 +65,7 @@ static void listener_came(struct evset *set, uint32_t index)
     if (!l)
         return;
     bool ready = l->generation & 1 && client_listener_ready(listener_handle_of(l));
-    uint32_t arrivals = listener_arrivals(l);
+    uint32_t arrivals = listener_count(l);
     plock_take(&C->watch_lock);
     for (struct watch *w = l->watches; w; w = w->next) {
         known = known || w->set == set || w->set->outer;
@@ -111,6 +112,8 @@ static int look_at_kernel(struct evset *set, struct epoll_event *out, int max)
         return program_events(set, out, max);
     long got = epoll_wait_ns(set->wait_ep, ev, OWN_EVENTS, &zero);
     int n = got > 0 ? sort(set, ev, got, out, max, &kicked) : 0;
+    if (!n)
+        set->kernel_hot = false;
     if (kicked) {
         sleeper_glance();
         events_poll(true);
@@ -268,7 +271,7 @@ static int kernel(void *arg)
 {
     struct wait *w = arg;
     int n = look_at_kernel(w->set, w->out, w->max);
-    return n > 0 && w->set->inner ? look_further(w, n) : n;
+    return n > 0 && load_relaxed(&w->set->inner) ? look_further(w, n) : n;
 }
 
 static int spin(struct wait *w, int64_t began)
@@ -361,7 +364,7 @@ static bool looks_first(struct evset *set, bool waits)
 {
     if (++set->rounds % 8 == 0 && clock_now() - set->kernel_looked > KERNEL_BUSY_NS)
         return true;
-    if (waits && !set->kernel_hot && !set->inner)
+    if (waits && !set->kernel_hot && !load_relaxed(&set->inner))
         return false;
     events_poll(false);
     return load_acquire(&set->ready_first) != NULL;
@@ -387,7 +390,7 @@ static int wait_held(struct wait *w)
     set->kernel_full = n == w->max;
     if ((n = look_further(w, n)) > 0) {
         set->full = n == w->max && !crowded_out ? set->full + 1 : 0;
-        if ((!waits || set->kernel_hot) && n < w->max && !looked && !set->inner)
+        if ((!waits || set->kernel_hot) && n < w->max && !looked && !load_relaxed(&set->inner))
             n += look_at_kernel(set, w->out + n, w->max - n); /* both worlds at once */
         return n;
     }

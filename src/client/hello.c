@@ -262,7 +262,7 @@ static void listeners_tell(void)
         struct listener *l = &C->listeners[i];
         struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
         if (a && aside_count(a))
-            listener_ready(l);
+            listener_ready(l, listener_count(l));
     }
 }
 

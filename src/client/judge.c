@@ -10,12 +10,20 @@
  * A watch on another set is ready while that one has something to tell. To see that, its watches are judged
  * where they lie, and nothing is taken out.
  *
+ * Who watches a set by edge is told once for each thing that happens inside, as the kernel does it: bytes, an end, a
+ * reset, room that was waited for, a connection to a listener, what is put in or changed and has something to tell.
+ * `heard_*` of a watch says of what the sets around its own have heard; what happens beyond that puts the watches on
+ * its set onto the lists outside and marks them `told`. `told` ends where the event is taken, or where somebody has
+ * looked and the inner set has nothing to tell. What lies on the inner set's list since the sets around heard of it
+ * (`heard`) is no news when it is changed. The kernel's descriptors in the inner set make their edges in the kernel.
+ *
  * watch_lock is never held while something is fetched: bytes that are not here are noted, fetched without it,
  * and looked at again.
  */
 #include "client/judge.h"
 
 #include "base/sys.h"
+#include "client/aside.h"
 #include "client/listener.h"
 #include "client/ready.h"
 #include "client/session.h"
@@ -112,8 +120,12 @@ static uint32_t judge_session(struct watch *w, bool take)
     bool edge = w->events & EPOLLET, came = !edge || edge_came(w, s, c, take);
     uint32_t now = session_ready(s, c) & mask;
     if (now && !edge) {
-        if (w->set->outer && edge_outside(w->set, 0)) /* for which what comes beyond it is an event */
+        if (w->set->outer &&
+            edge_outside(w->set, 0)) { /* for which what comes beyond it is an event, and room */
             (void)arm(w, s, c, true);
+            if (w->events & READY_OUT && !stream_writable(s, c))
+                (void)stream_arm_write(s, c, 0);
+        }
         return now;
     }
     /* Armed first, judged after: what came before the arming is seen, what comes later brings an event. An
@@ -150,9 +162,20 @@ static void edge_hears(struct watch *w)
         watch_again(w, peer);
 }
 
-/* Watches that have nothing to tell come off its list; the rest stay where they are. `missing`: a session
- * whose bytes have to be fetched before it can be told of. One that has is enough, but for an edge outside: for
- * that the rest is armed, too. */
+/* It has nothing to tell, or that is told now. */
+static void take_off(struct watch *w)
+{
+    watch_unready(w);
+    w->heard = false;
+    if (w->more)
+        watch_stays(w);
+    else if (w->inner)
+        w->told = false;
+}
+
+/* Watches that have nothing to tell come off its list, up to the first that has; the rest stay where they are, as the
+ * kernel has it. `missing`: a session whose bytes have to be fetched before it can be told of. One that has is enough,
+ * but for an edge outside: for that the rest is armed, too. */
 static bool tells(struct evset *set, int depth, session_handle *missing)
 {
     bool all = edge_outside(set, 0), found = false;
@@ -167,15 +190,10 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
             found = true;
             if (!all)
                 return true;
-        } else {
+        } else if (!found) {
             if (events && missing)
                 *missing = w->handle;
-            w->heard = w->heard && found; /* the kernel looks no further than the first that has */
-            watch_unready(w);
-            if (w->more)
-                watch_stays(w);
-            else if (w->inner)
-                w->told = false;
+            take_off(w);
         }
         if (last)
             break;
@@ -185,7 +203,7 @@ static bool tells(struct evset *set, int depth, session_handle *missing)
     for (struct watch *w = set->listeners ? set->all : NULL; w; w = w->set_next) {
         struct listener *l = w->inner || w->spent || !(w->events & READY_IN) ? NULL : listener_get(w->handle);
         if (l && (!(w->events & EPOLLET) || w->told || listener_news(l, w)) && listener_waiting(l)) {
-            watch_counts(w, listener_arrivals(l)); /* the sets around hear of it now, not by the pipe */
+            watch_counts(w, listener_count(l)); /* the sets around hear of it now, not by the pipe */
             return true;
         }
     }
@@ -208,7 +226,7 @@ static uint32_t judge(struct watch *w, int depth, bool take)
     if (w->inner) {
         bool edge = w->events & EPOLLET;
         bool in = (!edge || w->told) && depth < SETS_DEEP && tells(w->inner, depth + 1, NULL);
-        w->more = !in && load_relaxed(&w->inner->ready_first);
+        w->more = !in && (!edge || w->told) && load_relaxed(&w->inner->ready_first);
         in = in || (edge && w->told && kernel_tells(w->inner));
         return in ? w->events & READY_IN : 0;
     }
@@ -218,13 +236,18 @@ static uint32_t judge(struct watch *w, int depth, bool take)
     return l && (listener_maybe(l) || (w->sure && listener_waiting(l))) ? w->events & READY_IN : 0;
 }
 
-void watch_judged(struct watch *w)
+void watch_judged(struct watch *w, bool heard)
 {
     if (w->inner &&
         !tells(w->inner, 1, NULL)) { /* nothing of ours. The kernel has its own edge for what it has */
         watch_stays(w);
-        w->told = false;
-    } else if (!w->set->outer || judge(w, 0, false))
+        w->told = load_relaxed(&w->inner->ready_first);
+        return;
+    }
+    bool has = !w->set->outer || judge(w, 0, false); /* and arms it */
+    if (heard)
+        watch_again_by_level(w);
+    else if (has)
         watch_ready(w);
     else
         watch_stays(w);
@@ -292,7 +315,7 @@ static void hear_listeners(struct evset *set, int depth)
         if (w->inner && depth < SETS_DEEP)
             hear_listeners(w->inner, depth + 1);
         struct listener *l = w->inner || w->spent || !(w->events & READY_IN) ? NULL : listener_get(w->handle);
-        uint32_t arrivals = l && w->set->outer ? listener_arrivals(l) : w->heard_arrivals;
+        uint32_t arrivals = l && w->set->outer ? listener_count(l) : w->heard_arrivals;
         if ((int32_t)(arrivals - w->heard_arrivals) > 0 && listener_waiting(l))
             watch_counts(w, arrivals);
     }
@@ -346,10 +369,11 @@ bool evset_listeners(struct evset *set, bool (*visit)(struct listener *l, void *
     return all;
 }
 
-/* A set in this one may have the kernel's descriptors and ours: it is told once. */
+/* A set in this one may have the kernel's descriptors and ours: it is told once. Of a one-shot the shim drops the second
+ * event itself. */
 static bool told_by_kernel(const struct watch *w, const struct epoll_event *out, int of_kernel)
 {
-    for (int i = 0; w->inner && i < of_kernel; i++) {
+    for (int i = 0; w->inner && !(w->events & EPOLLONESHOT) && i < of_kernel; i++) {
         if (out[i].data.u64 == w->data) /* NOLINT(clang-analyzer-*): filled by a raw system call */
             return true;
     }
@@ -373,14 +397,15 @@ int harvest(struct evset *set, struct epoll_event *out, int of_kernel, int max,
             missing[(*missed)++] = w->handle;
         bool stays = tell && !(w->events & (EPOLLET | EPOLLONESHOT)) &&
                      (!handle_is_listener(w->handle) || aside_waits(w));
-        if (!stays || w->ready_next) /* else it is where it is to be: at the end, for nobody shall starve */
+        if (!stays) {
+            take_off(w);
+        } else if (w->ready_next) { /* else it is where it is to be: at the end, for nobody shall starve */
             watch_unready(w);
-        if (stays)
             watch_stays(w);
-        w->heard = stays;
-        w->told = w->sure = false;
-        if (w->more)
-            watch_stays(w);
+        }
+        w->heard = w->heard || stays;
+        w->told = w->told && w->inner && w->more;
+        w->sure = false;
         if (tell) {
             if (w->events & EPOLLONESHOT)
                 watch_spend(w);

@@ -10,7 +10,7 @@
 uint32_t watch_mask(const struct watch *w);
 /* It was made or changed: it comes onto its set's list, and sets around hear of it where it has something to
  * tell. watch_lock is held. */
-void watch_judged(struct watch *w);
+void watch_judged(struct watch *w, bool heard);
 bool evset_ready(struct evset *set); /* has it something to tell? Takes nothing out of it */
 /* Somebody sleeps for it beside those in evset_wait. False: it is ready. */
 bool evset_poller(struct evset *set, bool on);

@@ -103,7 +103,7 @@ static void end_session(struct session *s, struct session_cache *c, bool abort)
  * on the record may become another session's at any moment. Both locks and zombie_lock are held. */
 static void let_others_go_on(struct session *s, struct session_cache *c)
 {
-    watches_drop(&c->watches, load_acquire(&c->peer));
+    watches_drop(&c->watches, NULL);
     sessions_list_take(&C->unconfirmed, s);
     sessions_list_take(&C->queued, s);
     roll_leave(s);
@@ -155,7 +155,8 @@ int session_finish(session_handle h, bool abort)
         session_is_nowhere(&here);
     }
     session_hold_alone(s); /* until the slot is given back: should we die, somebody else has to do it */
-    watches_drop(&c->watches, load_acquire(&c->peer));
+    watches_drop(&c->watches,
+                 shared ? NULL : load_acquire(&c->peer)); /* of a shared one the slot may be another's */
     uint32_t was = s->state;
     end_session(s, c, abort);
     stream_release_ring(s, c);

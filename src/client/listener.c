@@ -317,6 +317,9 @@ void listeners_share(uint32_t member)
 
 static void listener_free(struct listener *l)
 {
+    plock_take(&C->watch_lock);
+    listener_last_edges(l);
+    plock_release(&C->watch_lock);
     sets_forget(l);
     watches_drop(&l->watches, NULL);
     tokens_free(l);

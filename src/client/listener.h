@@ -19,11 +19,6 @@ bool listener_maybe(struct listener *l);
 int listener_queue(
     const struct listener *l);             /* the descriptor that is readable when it may be so; -1: none */
 bool listener_waiting(struct listener *l); /* that, or something is in the queue; nothing is fetched */
-/* How many tokens have ever come at least, by whomever they were taken: an edge is one that has come since.
- * Wraps. */
-uint32_t listener_arrivals(const struct listener *l);
-bool listener_news(const struct listener *l,
-                   const struct watch *w); /* one since that watch was told. watch_lock is held */
 /* Sets around those that watch it hear of what has come to it, before it is gone. watch_lock is held. */
 void listener_last_edges(const struct listener *l);
 /* false; who waits for its pipe is told again: not all was looked at */

@@ -1,8 +1,9 @@
 /* setctl.c - what is put into a set, changed there and taken out of it, as epoll_ctl(2) has it.
  *
  * The program's threads come here, and nobody else. What is put in or changed is judged at once where its set lies in
- * another one: the sets around hear of it if it has something to tell, and of nothing else. watch_lock is held. */
+ * another one: the sets around hear of it if it has something to tell that they have not heard of. watch_lock is held. */
 #include "base/memory.h"
+#include "client/aside.h"
 #include "client/judge.h"
 #include "client/listener.h"
 #include "client/session.h"
@@ -44,18 +45,43 @@ static void last_edge(struct watch *w, const struct target *t)
     watch_last_edge(w, peer_of(t));
 }
 
-/* What a watch that is new, or asks for something new, has to tell. Of what is in a listener's pipe the kernel tells.
- * `heard`: it had something to tell before, and the sets around know. */
+/* Of what is in the listener's pipe the kernel tells the set itself; those around have the pipe for themselves. */
+static void listener_begins(struct watch *w, struct listener *l, bool heard)
+{
+    bool edge = w->events & EPOLLET;
+    uint32_t arrivals = edge ? listener_arrivals(l) : listener_count(l);
+    w->seen_arrivals = arrivals - 1;
+    w->heard_arrivals = arrivals;
+    if (listener_maybe(l)) {
+        watch_judged(w, heard);
+    } else if (w->set->outer && w->events & READY_IN && listener_waiting(l)) {
+        w->heard_arrivals = arrivals - 1;
+        watch_counts(w, arrivals);
+    }
+}
+
+/* What has come to listeners in a set that goes into another one is told by the set, not by them. */
+static void listeners_heard(struct evset *inner, int depth)
+{
+    for (struct watch *w = inner->all; w; w = w->set_next) {
+        const struct listener *l = handle_is_listener(w->handle) ? listener_get(w->handle) : NULL;
+        if (l)
+            w->heard_arrivals = listener_arrivals(l);
+        if (w->inner && depth < SETS_DEEP)
+            listeners_heard(w->inner, depth + 1);
+    }
+}
+
+/* What a watch that is new, or asks for something new, has to tell. `heard`: it had something to tell before, and the
+ * sets around know. */
 static void begin(struct watch *w, const struct target *t, bool heard)
 {
-    uint32_t arrivals = t->l ? listener_arrivals(t->l) : 0;
-    bool known = !t->l || listener_maybe(t->l);
-    w->seen_arrivals = arrivals - 1;
-    w->heard_arrivals = !known && listener_waiting(t->l) ? arrivals - 1 : arrivals;
-    if (known && heard)
-        watch_stays(w);
-    else if (known)
-        watch_judged(w);
+    if (t->inner)
+        listeners_heard(t->inner, 0);
+    if (t->l)
+        listener_begins(w, t->l, heard);
+    else
+        watch_judged(w, heard);
 }
 
 static int add(struct evset *set, const struct target *t, uint64_t handle, uint32_t key, uint32_t events,
@@ -75,8 +101,8 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
                         .told = true,
                         .fresh = true};
     const struct slot *peer = peer_of(t);
-    if (peer)
-        watch_heard(w, peer);
+    if (t->inner)
+        store_relaxed(&C->nested, true);
     plock_take(&C->watch_lock);
     if (watch_find(set, *t->list, key)) {
         plock_release(&C->watch_lock);
@@ -94,6 +120,8 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
     }
     if (set->outer)
         set_for_anybody(set, 0);
+    if (peer)
+        watch_heard(w, peer);
     begin(w, t, false);
     bool wake = set_asleep(set);
     plock_release(&C->watch_lock);

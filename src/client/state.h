@@ -267,6 +267,7 @@ struct client {
     bool unpaired;     /* there may be a peer with sessions whose channel for us is yet to be found */
     uint32_t homeward; /* sessions whose peer still looks at where they were, see home.c */
     bool joint;        /* there are event sets that another member has, too */
+    bool nested;       /* a set has been put into another one */
     /* the set of what concerns every sleeper, see vigil.c: descriptor + 1, 0 until first needed */
     uint32_t inner;
     uint32_t listening;     /* threads that sleep on everything the process must hear of */

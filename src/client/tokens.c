@@ -28,7 +28,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/ioctl.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -227,27 +226,6 @@ static int pipe_peek(const struct listener *l, struct token *t)
     return ret;
 }
 
-static uint32_t in_pipe(const struct listener *l)
-{
-    int bytes = 0;
-    (void)sys_call(SYS_ioctl, (long)l->pipe_rd, (long)FIONREAD, &bytes, 0);
-    return (uint32_t)bytes / sizeof(struct token);
-}
-
-uint32_t listener_arrivals(const struct listener *l)
-{
-    const struct aside *a = aside_of(l);
-    uint32_t taken = a ? aside_taken(a) : 0; /* first */
-    return taken + in_pipe(l);
-}
-
-bool listener_news(const struct listener *l, const struct watch *w)
-{
-    const struct aside *a = aside_of(l);
-    uint32_t queued = in_pipe(l); /* first */
-    return (int32_t)((a ? aside_taking(a) : 0) + queued - w->seen_arrivals) > 0;
-}
-
 void listener_last_edges(const struct listener *l)
 {
     bool asked = false;
@@ -256,7 +234,7 @@ void listener_last_edges(const struct listener *l)
         if (!w->set->outer || !(w->events & READY_IN))
             continue;
         if (!asked)
-            arrivals = listener_arrivals(l);
+            arrivals = listener_count(l);
         asked = true;
         if ((int32_t)(arrivals - w->heard_arrivals) > 0)
             watch_counts(w, arrivals);
@@ -279,9 +257,9 @@ static void set_aside(struct listener *l, const struct token *t, bool later, uin
         log_warn("listener %u: an offer is dropped: too many wait for their connectors' memory", l->id);
     fence_sc(); /* it lies there before we ask: who is denied looks the other way round */
     if (denied(l) != before)
-        listener_ready(l);
+        listener_ready(l, listener_count(l));
     else if (load_acquire(&l->watches)) /* who watches it does not see it in the pipe any more */
-        listener_moved(l, listener_arrivals(l), listener_news);
+        listener_moved(l, listener_count(l), listener_news);
 }
 
 /* ---- readiness ----------------------------------------------------------------------------------------- */
@@ -379,7 +357,7 @@ bool client_listener_ready(listener_handle h)
 int token_take(struct listener *l, struct token *t, struct peer_box **box)
 {
     sleeper_glance();
-    if (load_acquire(&l->watches)) {
+    if (load_relaxed(&C->nested) && load_acquire(&l->watches)) {
         plock_take(&C->watch_lock);
         listener_last_edges(l);
         plock_release(&C->watch_lock);
@@ -413,5 +391,5 @@ int token_take(struct listener *l, struct token *t, struct peer_box **box)
 void token_put_back(struct listener *l, const struct token *t)
 {
     set_aside(l, t, false, denied(l));
-    listener_ready(l);
+    listener_ready(l, listener_count(l));
 }

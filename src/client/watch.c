@@ -76,6 +76,11 @@ void watch_stays(struct watch *w)
     put(w, SETS_DEEP, false);
 }
 
+void watch_again_by_level(struct watch *w)
+{
+    put(w, 0, false);
+}
+
 void watch_counts(struct watch *w, uint32_t arrivals)
 {
     bool news = (int32_t)(arrivals - w->heard_arrivals) > 0;
@@ -125,6 +130,11 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key)
     return NULL;
 }
 
+static void add_to(uint32_t *count, uint32_t n)
+{
+    store_relaxed(count, *count + n);
+}
+
 static uint32_t *kind_count(struct watch *w)
 {
     return w->inner ? &w->set->inner : &w->set->listeners;
@@ -139,9 +149,9 @@ void watch_enter(struct watch *w)
     if (set->all)
         set->all->set_prev = w;
     set->all = w;
-    store_relaxed(&set->count, set->count + 1);
+    add_to(&set->count, 1);
     if (w->inner || handle_is_listener(w->handle))
-        ++*kind_count(w);
+        add_to(kind_count(w), 1u);
 }
 
 void watch_leave(struct watch *w)
@@ -160,9 +170,9 @@ void watch_leave(struct watch *w)
         set->all = w->set_next;
     if (w->set_next)
         w->set_next->set_prev = w->set_prev;
-    store_relaxed(&set->count, set->count - 1);
+    add_to(&set->count, ~0u);
     if (w->inner || handle_is_listener(w->handle))
-        --*kind_count(w);
+        add_to(kind_count(w), ~0u);
 }
 
 /* ---- telling ------------------------------------------------------------------------------------------- */
@@ -292,10 +302,9 @@ static void tell_of(struct listener *l, uint32_t arrivals, is_news *news)
     for (struct watch *w = l->watches; w; w = w->next) {
         if (!(w->events & READY_IN) || (news && w->events & EPOLLET && !news(l, w)))
             continue;
-        if (news)
-            watch_counts(w, arrivals);
-        else
-            watch_ready(w);
+        if (!news)
+            w->heard_arrivals = arrivals - 1;
+        watch_counts(w, arrivals);
         wake = wake || set_asleep(w->set);
     }
     wake = wake || l->wait_ep >= 0; /* somebody may be blocked in accept */
@@ -309,9 +318,9 @@ void listener_moved(struct listener *l, uint32_t arrivals, is_news *news)
     tell_of(l, arrivals, news);
 }
 
-void listener_ready(struct listener *l)
+void listener_ready(struct listener *l, uint32_t arrivals)
 {
-    tell_of(l, 0, NULL);
+    tell_of(l, arrivals, NULL);
 }
 
 void watches_drop(struct watch **list, const struct slot *peer)

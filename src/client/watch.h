@@ -33,15 +33,17 @@ struct watch {
     uint64_t looked_tail, looked_head;
     uint32_t seen_flags, looked_flags;
     uint32_t seen_filled;
-    uint32_t seen_arrivals;  /* edge: the listener's, when it was last told */
-    uint32_t heard_arrivals; /* when sets around its set last heard of it */
+    uint32_t seen_arrivals; /* edge: the listener's, when it was last told */
+    uint32_t
+        heard_arrivals; /* the listener's, when sets around last heard of it; 0 while no set lies in another */
     bool seen_cut;
     bool fresh; /* nothing has been told since it was added or changed */
     bool ready;
     bool more; /* what it watches has moved while it was judged, or a set in it has such a one: it is to be
                    judged again */
     bool heard_reset;
-    bool heard; /* the sets around have heard of it, and nobody has seen since that it has nothing to tell */
+    /* it is on its set's list since the sets around heard of it: nobody has seen yet that it has nothing to tell */
+    bool heard;
     bool spent; /* one shot, fired */
     bool told;  /* edge: an event has come since the last report */
     bool sure;  /* listener: the token at the head of its queue can be answered */
@@ -86,7 +88,9 @@ void watch_ready(struct watch *w); /* to be judged; sets around its set as well 
 /* To be judged once more; for sets around its set it is news only if the peer's words have moved. */
 void watch_again(struct watch *w, const struct slot *peer);
 void watch_stays(struct watch *w); /* as watch_ready, but it is no news to the sets around its own */
-/* Of a listener to which so many have come: it is news to the sets around by edge only if more have than they know. */
+void watch_again_by_level(
+    struct watch *w); /* the same, but sets around that watch by level look at it again */
+/* The same of a listener to which so many have come: an edge for the sets around if they have not heard of so many. */
 void watch_counts(struct watch *w, uint32_t arrivals);
 void watch_heard(struct watch *w,
                  const struct slot *peer); /* the sets around know what the peer's slot says */
@@ -98,14 +102,14 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key);
 
 /* Takes watch_lock. Somebody should look at the session again: its event sets, polls and blocked threads. */
 void watches_ready(struct session_cache *c);
-/* The same, with the peer's words: sets around its event sets hear of it only if those have moved. */
+/* The same of what has happened to its peer: it is an edge for sets around its event sets where that is news to them. */
 void watches_look(struct session_cache *c, const struct slot *peer);
 /* The same where nothing has happened, as far as we know. `quietly`, true: the caller is to ring (own_kick). */
 void watches_again(struct session_cache *c);
 bool watches_again_quietly(struct session_cache *c);
 /* Who watches it, by edge too, is told once more of what is there; `bytes`: only who watches it for bytes. */
 void watches_renew(struct session_cache *c, bool bytes);
-void listener_ready(struct listener *l); /* the same of a listener */
+void listener_ready(struct listener *l, uint32_t arrivals); /* the same of a listener */
 /* A token of it has left the pipe and waits on: who watches it by edge is told only if that is news. */
 void listener_moved(struct listener *l, uint32_t arrivals,
                     bool (*news)(const struct listener *l, const struct watch *w));
