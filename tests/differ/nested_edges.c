@@ -4,6 +4,7 @@
  *     SEED=77 build/tests/differ/differ nested_edges.random_level */
 #include <netinet/tcp.h>
 #include <stdbool.h>
+#include <time.h>
 
 #include "differ.h"
 
@@ -111,6 +112,139 @@ CASE(no_edge_of_a_spent_shot, "a one-shot that has fired inside makes no edge, a
     settle();
     tell("outer", out);
     SAY(epoll_mod(in, p.s, EPOLLIN | EPOLLONESHOT, 1));
+    tell("outer", out);
+    tell("outer", out);
+}
+
+static const char *cost_of(int ep, const char **told)
+{
+    struct timespec before, after;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    *told = epolled(ep, 8, 400);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    return (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 < 150 ? "little"
+                                                                                                    : "much";
+}
+
+CASE(idle, "a wait around a set by edge in which nothing happens sleeps, whenever its connection came")
+{
+    for (int first = 0; first < 2; first++) {
+        struct pair p = pair_here();
+        const char *told;
+        int in = epoll_create1(0), out = epoll_create1(0);
+        if (first)
+            epoll_add(in, p.s, EPOLLIN, 1);
+        epoll_add(out, in, EPOLLIN | EPOLLET, 2);
+        if (!first)
+            epoll_add(in, p.s, EPOLLIN, 1);
+        const char *cost = cost_of(out, &told);
+        say("%s, CPU %s", told, cost);
+        SAY(send(p.c, "x", 1, 0));
+        say("%s", epolled(out, 8, 1000));
+        cost = cost_of(out, &told);
+        say("%s, CPU %s", told, cost);
+    }
+}
+
+CASE(read_beside_another,
+     "one of two is read without the set, the other by it: what the first asks for anew is an edge")
+{
+    for (int edge = 0; edge < 2; edge++) {
+        struct pair p = pair_here(), q = pair_here();
+        int in = epoll_with(q.s, EPOLLIN, 1), out = epoll_with(in, EPOLLIN | (edge ? EPOLLET : 0), 2);
+        epoll_add(in, p.s, EPOLLIN, 3);
+        SAY(send(q.c, "x", 1, 0));
+        SAY(send(p.c, "x", 1, 0));
+        settle();
+        SAY(recv(p.s, (char[9]){0}, 9, 0));
+        say("%s", epolled(out, 8, 1000));
+        say("%s", epolled(in, 8, 0));
+        SAY(recv(q.s, (char[9]){0}, 9, 0));
+        say("%s", epolled(in, 8, 0));
+        SAY(epoll_mod(in, p.s, EPOLLIN | EPOLLOUT, 3));
+        say("%s", epolled(out, 8, 300));
+    }
+}
+
+CASE(room_after_a_change, "what has been told is changed to ask for room, which comes later")
+{
+    struct pair p = pair_here();
+    int in = epoll_with(p.s, EPOLLIN, 1), out = epoll_with(in, EPOLLIN | EPOLLET, 2);
+    SAY(send(p.c, "x", 1, 0));
+    say("%s", epolled(out, 8, 1000));
+    SAY(recv(p.s, (char[9]){0}, 9, 0));
+    long sent = fill(p.s);
+    SAY(epoll_mod(in, p.s, EPOLLIN | EPOLLOUT, 1));
+    tell("full", out);
+    say("%d", drain(p.c, sent) == sent);
+    say("%s", epolled(out, 8, 1000));
+    say("%s", epolled(in, 8, 1000));
+}
+
+static long wait_once(void *ep)
+{
+    return strcmp(epolled(*(int *)ep, 8, 1500), "-") != 0;
+}
+
+CASE(one_shot_of_both,
+     "an inner set once, with a pipe and a connection: fired by both, armed again while another thread waits")
+{
+    struct pair p = pair_here();
+    int ends[2], in = epoll_with(p.s, EPOLLIN | EPOLLET, 1), out = epoll_create1(0);
+    pthread_t other;
+    SAY(pipe2(ends, O_NONBLOCK));
+    epoll_add(in, ends[0], EPOLLIN | EPOLLET, 3);
+    epoll_add(out, in, EPOLLIN | EPOLLONESHOT, 2);
+    SAY(send(p.c, "x", 1, 0));
+    SAY(write(ends[1], "x", 1));
+    settle();
+    say("%s", epolled(out, 8, 1000));
+    say("%s", epolled(in, 8, 0));
+    pthread_create(&other, NULL, (void *(*)(void *))(void *)wait_once, &out);
+    nap(50);
+    SAY(epoll_mod(out, in, EPOLLIN | EPOLLONESHOT, 2));
+    nap(50);
+    SAY(send(p.c, "y", 1, 0));
+    void *told;
+    pthread_join(other, &told);
+    say("the other thread: %ld", (long)told);
+}
+
+CASE(listener_armed_again,
+     "a listener once, in a family: a connection that came while it was spent is told when it is armed again")
+{
+    for (int edge = 0; edge < 2; edge++) {
+        int l = listener(8), in = epoll_with(l, EPOLLIN | EPOLLONESHOT, 1);
+        int out = epoll_with(in, EPOLLIN | (edge ? EPOLLET : 0), 2);
+        pid_t child = fork();
+        if (child == 0) {
+            pause();
+            _exit(0);
+        }
+        set_nonblock(l, 1);
+        SAY(dial() >= 0);
+        say("%s", epolled(out, 8, 1000));
+        say("%s", epolled(in, 8, 1000));
+        SAY(accept(l, NULL, NULL) >= 0);
+        SAY(dial() >= 0);
+        tell("spent", out);
+        SAY(epoll_mod(in, l, EPOLLIN | EPOLLONESHOT, 1));
+        say("%s", epolled(out, 8, 300));
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+    }
+}
+
+CASE(listener_closed_unseen,
+     "a connection comes and the listener is closed before anybody looks; another is ready")
+{
+    struct pair p = pair_here();
+    int l = listener(8), in = epoll_with(p.s, EPOLLIN, 1), out = epoll_with(in, EPOLLIN | EPOLLET, 2);
+    epoll_add(in, l, EPOLLIN, 3);
+    SAY(send(p.c, "x", 1, 0));
+    say("%s", epolled(out, 8, 1000));
+    SAY(dial() >= 0);
+    SAY(close(l));
     tell("outer", out);
     tell("outer", out);
 }
