@@ -369,12 +369,13 @@ bool evset_listeners(struct evset *set, bool (*visit)(struct listener *l, void *
     return all;
 }
 
-/* A set in this one may have the kernel's descriptors and ours: it is told once. Of a one-shot the shim drops the second
- * event itself. */
+/* A set in this one may have the kernel's descriptors and ours: it is told once. Others may have the same data, so it is
+ * asked whether that event can be the set's. Of a one-shot the shim drops the second event itself. */
 static bool told_by_kernel(const struct watch *w, const struct epoll_event *out, int of_kernel)
 {
     for (int i = 0; w->inner && !(w->events & EPOLLONESHOT) && i < of_kernel; i++) {
-        if (out[i].data.u64 == w->data) /* NOLINT(clang-analyzer-*): filled by a raw system call */
+        if (out[i].data.u64 == w->data &&
+            kernel_tells(w->inner)) /* NOLINT(clang-analyzer-*): filled by a raw system call */
             return true;
     }
     return false;

@@ -181,6 +181,20 @@ CASE(room_after_a_change, "what has been told is changed to ask for room, which 
     say("%s", epolled(in, 8, 1000));
 }
 
+CASE(same_data, "an inner set and a pipe that was hung up have the same data: both are told")
+{
+    struct pair p = pair_here();
+    struct epoll_event seen[8];
+    int ends[2], in = epoll_with(p.s, EPOLLIN, 1), out = epoll_with(in, EPOLLIN | EPOLLET, 0);
+    SAY(pipe2(ends, O_NONBLOCK));
+    epoll_add(out, ends[0], EPOLLIN, 0);
+    SAY(send(p.c, "x", 1, 0));
+    SAY(close(ends[1]));
+    settle();
+    int n = epoll_wait(out, seen, 8, 1000);
+    say("%d events", n);
+}
+
 static long wait_once(void *ep)
 {
     return strcmp(epolled(*(int *)ep, 8, 1500), "-") != 0;
