@@ -230,6 +230,9 @@ bool evset_spent(struct evset *set, uint64_t handle, struct evset *inner, uint32
  * (client_set_changes) to be done first. mark: NULL for now. */
 must_use int evset_wait(struct evset *set, struct epoll_event *out, int max, int64_t deadline,
                         const sigset_t *mask, const struct sleep_mark *mark);
+/* The kernel has said ELOOP: sets that a thread sleeps on are in one of the stack's own, which counts. They are taken out
+ * of those, and slept on beside them. False: there was none. */
+bool sets_step_aside(void);
 void evset_renumber(struct evset *set, int epfd); /* its kernel set goes by another number now */
 /* of one without a kernel set: becomes readable when evset_wait has something; -1 */
 must_use int evset_fd(struct evset *set);

@@ -101,16 +101,25 @@ static int sort(struct evset *set, const struct epoll_event *ev, long got, struc
     return program ? program_events(set, out, max) : 0;
 }
 
+/* What wait_ep has, without waiting. `program`: and a look at the program's set, which is not in it. */
+static long own_events(const struct evset *set, struct epoll_event ev[OWN_EVENTS], bool program)
+{
+    struct timespec zero = {0};
+    long got = epoll_wait_ns(set->wait_ep, ev, OWN_EVENTS - program, &zero);
+    if (program && got >= 0)
+        ev[got++].data.u64 = TAG_PROGRAM;
+    return got;
+}
+
 /* Without waiting. */
 static int look_at_kernel(struct evset *set, struct epoll_event *out, int max)
 {
     struct epoll_event ev[OWN_EVENTS];
-    struct timespec zero = {0};
     bool kicked = false;
     set->kernel_looked = clock_now();
     if (!set_ours(set))
         return program_events(set, out, max);
-    long got = epoll_wait_ns(set->wait_ep, ev, OWN_EVENTS, &zero);
+    long got = own_events(set, ev, load_relaxed(&set->beside));
     int n = got > 0 ? sort(set, ev, got, out, max, &kicked) : 0;
     if (!n)
         set->kernel_hot = false;
@@ -232,7 +241,11 @@ static int sleep_once(struct wait *w)
         left = 0;
     long got;
     bool ours = set_ours(set); /* else by the clock: no descriptor was to be had, or it is its parent's yet */
-    if (ours) {
+    if (ours && load_relaxed(&set->beside)) {
+        struct pollfd p[] = {{.fd = set->wait_ep, .events = POLLIN}, {.fd = set->epfd, .events = POLLIN}};
+        if ((got = sleeper_poll(&w->sl, p, 2, left)) > 0)
+            got = w->life ? own_events(set, ev, p[1].revents != 0) : 0;
+    } else if (ours) {
         got = sleeper_epoll(&w->sl, set->wait_ep, ev, OWN_EVENTS, left);
     } else {
         struct pollfd p = {.fd = set->epfd, .events = POLLIN};

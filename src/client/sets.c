@@ -21,6 +21,7 @@
  */
 #include "client/sets.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 
@@ -186,6 +187,36 @@ void watch_spend(struct watch *w)
         set_pipe_sync(w->set, l);
 }
 
+/* A set of the program's that has as many sets in it as may lie in one another stays beside ours. */
+static bool program_in(int ep, int epfd, bool *beside)
+{
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = TAG_PROGRAM};
+    long err = epfd >= 0 && !*beside ? sys_epoll_ctl(ep, EPOLL_CTL_ADD, epfd, &ev) : 0;
+    *beside = *beside || err == -ELOOP;
+    return err == 0 || err == -ELOOP;
+}
+
+bool sets_step_aside(void)
+{
+    bool any = false;
+    plock_take(&free_lock);
+    struct evset *first = made_sets;
+    plock_release(&free_lock);
+    plock_take(&C->watch_lock);
+    for (struct evset *set = first; set; set = set->next_made) {
+        int epfd = load_relaxed(&set->epfd);
+        if (!set_ours(set) || epfd < 0 || set->beside)
+            continue;
+        store_relaxed(&set->beside, true);
+        (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_DEL, epfd, NULL);
+        any = true;
+    }
+    plock_release(&C->watch_lock);
+    if (any)
+        own_kick(); /* who sleeps on one of them is to sleep on both */
+    return any;
+}
+
 int set_wire_up(struct evset *set)
 {
     int unready = fork_child_goes_on(); /* before its bell is looked at: a child gets another */
@@ -194,10 +225,9 @@ int set_wire_up(struct evset *set)
     int32_t pid = set_process();
     if (__builtin_expect(set->wired && set->pid == pid && set->wait_ep >= 0, 1))
         return 0;
-    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = TAG_PROGRAM};
+    bool beside = load_relaxed(&set->beside);
     int ep = own_epoll();
-    if (ep >= 0 && (!sleeper_wire(ep, TAG_KICK, TAG_NEWS) ||
-                    (set->epfd >= 0 && sys_epoll_ctl(ep, EPOLL_CTL_ADD, set->epfd, &ev) < 0))) {
+    if (ep >= 0 && (!sleeper_wire(ep, TAG_KICK, TAG_NEWS) || !program_in(ep, set->epfd, &beside))) {
         own_fd_close(ep);
         ep = -1;
     }
@@ -221,6 +251,7 @@ int set_wire_up(struct evset *set)
     set->wired = true;
     set->pid = pid;
     if (fresh) {
+        store_relaxed(&set->beside, beside);
         set_pipes_forget(set);
         set_pipes_sync(set, set);
     }

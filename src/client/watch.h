@@ -56,6 +56,7 @@ struct evset {
     int32_t pid; /* whose wait_ep it is */
     uint32_t waiter;
     bool wired;
+    bool beside;      /* the program's set may lie in no further one: it is slept on beside wait_ep */
     bool anybody;     /* it is waited for through another set or a poll: sessions name WAITER_ANY */
     bool kernel_hot;  /* the last events were the kernel's: it is asked before going to sleep */
     bool kernel_full; /* the last wait was filled by the kernel's alone: sessions come first */

@@ -290,6 +290,8 @@ static int reg_add(struct sock *ep, struct sock *s, int fd, const struct epoll_e
     int error = 0;
     if (s->kind != SOCK_SESSION) {
         long ret = sys_epoll_ctl(ep->epfd, EPOLL_CTL_ADD, fd, &r->event);
+        if (ret == -ELOOP && sets_step_aside())
+            ret = sys_epoll_ctl(ep->epfd, EPOLL_CTL_ADD, fd, &r->event);
         error = ret < 0 ? (int)-ret : 0;
         r->in_kernel = !error;
     }

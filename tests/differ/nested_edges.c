@@ -116,6 +116,78 @@ CASE(no_edge_of_a_spent_shot, "a one-shot that has fired inside makes no edge, a
     tell("outer", out);
 }
 
+static long wait_once(void *ep)
+{
+    return strcmp(epolled(*(int *)ep, 8, 1500), "-") != 0;
+}
+
+/* `early`: they lie in each other before the innermost has anything. */
+static void five(int early, int ops)
+{
+    struct pair p = pair_here();
+    int sets[6], l = listener(8), ends[2], made = 0;
+    SAY(pipe2(ends, O_NONBLOCK));
+    for (int i = 0; i < 6; i++)
+        sets[i] = epoll_create1(0);
+    epoll_add(sets[0], l, EPOLLIN, 1);
+    for (int i = 3; early && i >= 0; i--)
+        made += epoll_add(sets[i], sets[i + 1], EPOLLIN | ops, 10 + i) == 0;
+    say("idle: %s", epolled(sets[0], 8, 20));
+    for (int i = 3; !early && i >= 0; i--)
+        made += epoll_add(sets[i], sets[i + 1], EPOLLIN | ops, 10 + i) == 0;
+    say("made: %d", made);
+    epoll_add(sets[4], p.s, EPOLLIN, 2);
+    epoll_add(sets[4], ends[0], EPOLLIN, 3);
+    SAY(epoll_add(sets[4], sets[5], EPOLLIN, 4));
+    say("%s", epolled(sets[0], 8, 20));
+    SAY(send(p.c, "x", 1, 0));
+    say("%s", epolled(sets[0], 8, 1000));
+    say("%s", polled(sets[0], POLLIN, 0));
+    SAY(recv(p.s, (char[9]){0}, 9, 0));
+    say("%s", epolled(sets[0], 8, 20));
+    SAY(dial() >= 0);
+    say("%s", epolled(sets[0], 8, 1000));
+    SAY(accept(l, NULL, NULL) >= 0);
+    SAY(write(ends[1], "x", 1));
+    say("%s", epolled(sets[0], 8, 1000));
+}
+
+CASE(five_deep, "as many sets in each other as there may be, with a listener in the outermost, and one more")
+{
+    for (int early = 0; early < 2; early++) {
+        five(early, 0);
+        five(early, (int)EPOLLET);
+    }
+}
+
+CASE(
+    stepped_aside,
+    "a thread sleeps in a set that is put around three others meanwhile: it is woken by a byte and by a pipe")
+{
+    struct pair p = pair_here();
+    int sets[5], ends[2];
+    pthread_t other;
+    void *told;
+    SAY(pipe2(ends, O_NONBLOCK));
+    for (int i = 0; i < 5; i++)
+        sets[i] = epoll_create1(0);
+    epoll_add(sets[0], p.s, EPOLLIN | EPOLLET, 1);
+    epoll_add(sets[4], ends[0], EPOLLIN | EPOLLET, 3);
+    for (int round = 0; round < 2; round++) {
+        pthread_create(&other, NULL, (void *(*)(void *))(void *)wait_once, &sets[0]);
+        nap(50);
+        for (int i = 3; round == 0 && i >= 0; i--)
+            SAY(epoll_add(sets[i], sets[i + 1], EPOLLIN, 10 + i));
+        nap(50);
+        if (round == 0)
+            SAY(write(ends[1], "x", 1));
+        else
+            SAY(send(p.c, "x", 1, 0));
+        pthread_join(other, &told);
+        say("woken: %ld", (long)told);
+    }
+}
+
 static const char *cost_of(int ep, const char **told)
 {
     struct timespec before, after;
@@ -193,11 +265,6 @@ CASE(same_data, "an inner set and a pipe that was hung up have the same data: bo
     settle();
     int n = epoll_wait(out, seen, 8, 1000);
     say("%d events", n);
-}
-
-static long wait_once(void *ep)
-{
-    return strcmp(epolled(*(int *)ep, 8, 1500), "-") != 0;
 }
 
 CASE(one_shot_of_both,
