@@ -101,8 +101,6 @@ static int add(struct evset *set, const struct target *t, uint64_t handle, uint3
                         .told = true,
                         .fresh = true};
     const struct slot *peer = peer_of(t);
-    if (t->inner)
-        store_relaxed(&C->nested, true);
     plock_take(&C->watch_lock);
     if (watch_find(set, *t->list, key)) {
         plock_release(&C->watch_lock);
@@ -204,6 +202,7 @@ bool evset_spent(struct evset *set, uint64_t handle, struct evset *inner, uint32
 int evset_add_set(struct evset *set, struct evset *inner, uint32_t key, uint32_t events, uint64_t data)
 {
     struct target t = {.inner = inner, .list = &inner->outer};
+    store_relaxed(&C->nested, true);
     return add(set, &t, 0, key, events, data); /* the kernel has found no circle and no depth too many */
 }
 

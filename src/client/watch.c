@@ -130,14 +130,14 @@ struct watch *watch_find(struct evset *set, struct watch *list, uint32_t key)
     return NULL;
 }
 
-static void add_to(uint32_t *count, uint32_t n)
+/* Of its kinds that others read without the lock. */
+static void count(struct evset *set, const struct watch *w, uint32_t n)
 {
-    store_relaxed(count, *count + n);
-}
-
-static uint32_t *kind_count(struct watch *w)
-{
-    return w->inner ? &w->set->inner : &w->set->listeners;
+    store_relaxed(&set->count, set->count + n);
+    if (w->inner)
+        store_relaxed(&set->inner, set->inner + n);
+    else if (handle_is_listener(w->handle))
+        set->listeners += n;
 }
 
 void watch_enter(struct watch *w)
@@ -149,9 +149,7 @@ void watch_enter(struct watch *w)
     if (set->all)
         set->all->set_prev = w;
     set->all = w;
-    add_to(&set->count, 1);
-    if (w->inner || handle_is_listener(w->handle))
-        add_to(kind_count(w), 1u);
+    count(set, w, 1);
 }
 
 void watch_leave(struct watch *w)
@@ -170,9 +168,7 @@ void watch_leave(struct watch *w)
         set->all = w->set_next;
     if (w->set_next)
         w->set_next->set_prev = w->set_prev;
-    add_to(&set->count, ~0u);
-    if (w->inner || handle_is_listener(w->handle))
-        add_to(kind_count(w), ~0u);
+    count(set, w, ~0u);
 }
 
 /* ---- telling ------------------------------------------------------------------------------------------- */
