@@ -275,7 +275,7 @@ static int look_further(struct wait *w, int n)
     if (__builtin_expect(n == 0, 1))
         return look(w);
     w->of_kernel = n;
-    int all = n < w->max ? look(w) : n;
+    int all = n < w->max || load_relaxed(&w->set->inner) ? look(w) : n;
     w->of_kernel = 0;
     return all;
 }
@@ -319,7 +319,8 @@ static int spin(struct wait *w, int64_t began)
 #define COALESCE_NS (30 * NS_PER_US) /* and the thread's timer slack, 50 us where nobody has changed it */
 #define SLACK_MOST_NS (100 * NS_PER_US)
 #define SLACK_ASK_NS NS_PER_MS
-#define KERNEL_WAITS_NS (200 * NS_PER_US) /* the longest that coalescing leaves the kernel's side unseen */
+#define KERNEL_WAITS_NS                                                                                      \
+    (200 * NS_PER_US) /* since the last look at the kernel's side: a wait that coalesces looks */
 _Static_assert(OFTEN << VAIN_MOST <= UINT8_MAX, "woken_for_few counts so far");
 
 static void coalesce_learn(struct evset *set, int n, int64_t waited)
@@ -331,7 +332,7 @@ static void coalesce_learn(struct evset *set, int n, int64_t waited)
         store_relaxed(&set->woken_for_few, (uint8_t)(was + 1));
 }
 
-/* By the thread's timer slack, which is asked now and then: threads that share a set are alike in it. */
+/* By the timer slack of whichever of its threads comes by, asked now and then. */
 static bool wakes_in_time(struct evset *set, int64_t now)
 {
     if (now - load_relaxed(&set->slack_asked) >= SLACK_ASK_NS) {
@@ -399,7 +400,9 @@ static int wait_held(struct wait *w)
          looked = crowded_out || (!set->kernel_full && looks_first(set, waits));
     if (looked)
         n = look_at_kernel(set, w->out,
-                           (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
+                           load_relaxed(&set->inner)
+                               ? w->max
+                               : (w->max + 1) / 2); /* sessions that are always ready shall not hide it */
     set->kernel_full = n == w->max;
     if ((n = look_further(w, n)) > 0) {
         set->full = n == w->max && !crowded_out ? set->full + 1 : 0;

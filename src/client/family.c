@@ -177,6 +177,12 @@ static bool map_over(void *at, size_t size, int shared)
                      shared | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == sys_arg(at);
 }
 
+void family_catch_up(void)
+{
+    family_lock_acquire(&C->family->lock, C->member);
+    family_lock_drop(&C->family->lock);
+}
+
 bool family_anew(void)
 {
     struct family *f = C->family;

@@ -381,12 +381,31 @@ static bool told_by_kernel(const struct watch *w, const struct epoll_event *out,
     return false;
 }
 
+/* Edges of sets in this one that the kernel has told: ours are told with them, whether there is room for more or not. */
+static void told_with_these(struct evset *set, const struct epoll_event *out, int of_kernel)
+{
+    struct watch *end = set->ready_last, *next;
+    for (struct watch *w = of_kernel ? set->ready_first : NULL; w; w = next) {
+        next = w->ready_next;
+        bool last = w == end;
+        if (w->events & EPOLLET && told_by_kernel(w, out, of_kernel)) {
+            (void)judge(w, 0, true); /* arms what is in it */
+            take_off(w);
+            w->told = w->told && w->more;
+        }
+        if (last)
+            break;
+    }
+}
+
 int harvest(struct evset *set, struct epoll_event *out, int of_kernel, int max,
             session_handle missing[MISSING_MAX], uint32_t *missed)
 {
     int n = of_kernel;
     *missed = 0;
     plock_take(&C->watch_lock);
+    if (set->inner)
+        told_with_these(set, out, of_kernel);
     struct watch *end = set->ready_last, *w = set->ready_first, *next;
     for (; w && n < max; w = next) {
         next = w->ready_next;

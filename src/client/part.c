@@ -368,6 +368,7 @@ static void leave(void)
     plock_take(&C->ctl_lock);
     peers_leave();
     rolls_anew(family_sessions(C->family));
+    family_catch_up();
     member_leaves();
     bool begun = family_anew();
     control_is(ctl);

@@ -27,8 +27,9 @@
 #include "shim/shim.h"
 
 #define SOCKS_MAX FD_MAX
-#define INTERNAL_MAX 7
-#define INTERNAL_AWAY 6
+#define INTERNAL_MAX 8
+#define INTERNAL_NOTHING 6
+#define INTERNAL_AWAY 7
 #define NO_DEVICE INT32_MAX
 
 APART uint64_t fd_words[FD_MAX];
@@ -41,7 +42,8 @@ static uint32_t socks_used = 1; /* index 0 is never used: a word of 0 means none
 static uint32_t free_head;
 static uint32_t undecided, epolls;
 static int own_pid;
-/* for v4 and v6 each: what placeholders are dups of, scratch, defaults; and away.c's. Descriptor + 1; 0: none */
+/* for v4 and v6 each: what placeholders are dups of, scratch, defaults; then what reads as no descriptor, and away.c's.
+ * Descriptor + 1; 0: none */
 static int internal[INTERNAL_MAX];
 
 static __thread bool locked __attribute__((tls_model("initial-exec")));
@@ -390,8 +392,8 @@ void internals_close(void)
     }
 }
 
-/* Takes `low` up to where the program does not look for its own. */
-static int internal_keep(int i, long low)
+/* Takes `low` up to where the program does not look for its own; negative: there is no room. */
+static long taken_up(long low)
 {
     struct rlimit limit = {1024, 1024};
     (void)getrlimit(RLIMIT_NOFILE, &limit);
@@ -399,10 +401,20 @@ static int internal_keep(int i, long low)
     long high = floor > 64 ? sys_fcntl(low, F_DUPFD_CLOEXEC, floor - 40) : -1;
     if (high >= 0)
         sys_close(low);
-    int fd = (int)(high >= 0 ? high : low);
+    return high;
+}
+
+static int internal_is(int i, int fd)
+{
     bound_reaches(fd);
     store_relaxed(&internal[i], fd + 1);
     return fd;
+}
+
+static int internal_keep(int i, long low)
+{
+    long high = taken_up(low);
+    return internal_is(i, (int)(high >= 0 ? high : low));
 }
 
 static int internal_open(int i, int family)
@@ -428,6 +440,26 @@ int away_control(void)
     return load_relaxed(&internal[INTERNAL_AWAY]) - 1;
 }
 
+/* A path that was not opened: whoever reads, writes or polls it gets EBADF, as if it were not there. Made with the first
+ * socket: later, a descriptor may be the program's last one. */
+static void nothing_open(void)
+{
+    if (load_relaxed(&internal[INTERNAL_NOTHING]))
+        return;
+    long low = sys_call(SYS_openat, (long)AT_FDCWD, "/", (long)(O_PATH | O_CLOEXEC), 0L);
+    long high = low < 0 ? low : taken_up(low);
+    if (high >= 0)
+        (void)internal_is(INTERNAL_NOTHING, (int)high);
+    else if (low >= 0)
+        sys_close(low);
+}
+
+static int nothing_base(int family)
+{
+    (void)family;
+    return load_relaxed(&internal[INTERNAL_NOTHING]) - 1;
+}
+
 int placeholder_base(int family)
 {
     int i = family == AF_INET6, device = NO_DEVICE;
@@ -440,7 +472,9 @@ int placeholder_base(int family)
     if (low < 0)
         return (int)low;
     (void)sys_call6(SYS_setsockopt, low, SOL_SOCKET, SO_BINDTOIFINDEX, sys_arg(&device), sizeof device, 0);
-    return internal_keep(i, low);
+    fd = internal_keep(i, low);
+    nothing_open();
+    return fd;
 }
 
 int scratch_socket(int family)
@@ -453,15 +487,16 @@ int defaults_socket(int family)
     return internal_open(4 + (family == AF_INET6), family);
 }
 
-int placeholder_open(int family, bool cloexec)
+/* The lowest number that is free. */
+static int dup_of(int (*base_of)(int family), int family, bool cloexec)
 {
-    int base = placeholder_base(family);
+    int base = base_of(family);
     if (base < 0)
         return base;
     long fd = sys_fcntl(base, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, 0L);
     if (fd == -EBADF) { /* closed behind our back */
         fd_internal_lost(base);
-        base = placeholder_base(family);
+        base = base_of(family);
         fd = base < 0 ? base : sys_fcntl(base, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, 0L);
     }
     if (fd >= (long)FD_MAX) {
@@ -469,4 +504,22 @@ int placeholder_open(int family, bool cloexec)
         fd = -EMFILE;
     }
     return (int)fd;
+}
+
+int placeholder_open(int family, bool cloexec)
+{
+    return dup_of(placeholder_base, family, cloexec);
+}
+
+int placeholder_reserve(int family, bool cloexec)
+{
+    int fd = dup_of(nothing_base, family, cloexec);
+    return fd >= 0 ? fd : placeholder_open(family, cloexec);
+}
+
+void placeholder_put(int family, int fd, bool cloexec)
+{
+    int base = placeholder_base(family);
+    if (base >= 0)
+        (void)sys_call(SYS_dup3, (long)base, (long)fd, cloexec ? (long)O_CLOEXEC : 0L, 0L);
 }

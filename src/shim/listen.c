@@ -147,7 +147,7 @@ static bool make_room(void *arg)
 {
     struct room *room = arg;
     if (room->fd < 0) {
-        int fd = placeholder_open(room->family, room->flags & SOCK_CLOEXEC);
+        int fd = placeholder_reserve(room->family, room->flags & SOCK_CLOEXEC);
         room->fd = fd < 0 ? fd - 1 : fd;
     }
     return room->fd >= 0;
@@ -178,6 +178,7 @@ static int adopt(struct sock *l, int lfd, session_handle h, int fd, struct socka
     store_release(&s->handle, h);
     shim_vfork_is_fork = 1;
     fd_bind(fd, s);
+    placeholder_put(s->family, fd, flags & SOCK_CLOEXEC);
     shim_unlock();
     if (unlikely(s->options))
         options_apply_session(s, h);

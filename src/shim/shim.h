@@ -214,12 +214,15 @@ void sock_forget(struct sock *s);      /* from now on a plain kernel socket unde
 void sock_each_fd(struct sock *s, void (*visit)(int fd, void *arg), void *arg);
 
 int placeholder_open(int family, bool cloexec); /* a new descriptor or -errno */
-int placeholder_base(int family);               /* what placeholders are dups of; negative: none */
-int defaults_socket(int family);                /* for asking what was never set; negative: none */
-int scratch_socket(int family);                 /* for asking what an option becomes; likewise */
-bool fd_internal(int fd);                       /* the shim's own or libberth's */
-void internals_close(void);                     /* relatives have them, too: they are made anew */
-int away_control(void);                         /* away.c's, or -1 */
+/* The same for one that nobody shall find before it is bound: until it is put there, its number answers EBADF. */
+int placeholder_reserve(int family, bool cloexec);
+void placeholder_put(int family, int fd, bool cloexec);
+int placeholder_base(int family); /* what placeholders are dups of; negative: none */
+int defaults_socket(int family);  /* for asking what was never set; negative: none */
+int scratch_socket(int family);   /* for asking what an option becomes; likewise */
+bool fd_internal(int fd);         /* the shim's own or libberth's */
+void internals_close(void);       /* relatives have them, too: they are made anew */
+int away_control(void);           /* away.c's, or -1 */
 void away_control_set(int fd);
 void fd_internal_lost(int fd); /* the program put something else there */
 

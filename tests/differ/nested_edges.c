@@ -253,6 +253,31 @@ CASE(room_after_a_change, "what has been told is changed to ask for room, which 
     say("%s", epolled(in, 8, 1000));
 }
 
+CASE(both_worlds_one_by_one,
+     "inner sets by edge with a pipe and a connection each, ready in both, few events at a time")
+{
+    for (int max = 2; max <= 3; max++) {
+        int out = epoll_create1(0);
+        for (int i = 0; i < 2; i++) {
+            struct pair p = pair_here();
+            int ends[2], in = epoll_with(p.s, EPOLLIN, 1);
+            SAY(pipe2(ends, O_NONBLOCK));
+            epoll_add(in, ends[0], EPOLLIN, 2);
+            epoll_add(out, in, EPOLLIN | EPOLLET, 10 + i);
+            SAY(send(p.c, "x", 1, 0));
+            SAY(write(ends[1], "x", 1));
+        }
+        settle();
+        int told = 0;
+        for (int i = 0; i < 6; i++) {
+            struct epoll_event seen[3];
+            int n = epoll_wait(out, seen, max, 0);
+            told += n > 0 ? n : 0;
+        }
+        say("told %d", told);
+    }
+}
+
 CASE(same_data, "an inner set and a pipe that was hung up have the same data: both are told")
 {
     struct pair p = pair_here();

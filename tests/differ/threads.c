@@ -302,3 +302,43 @@ CASE(edges_of_a_listener_to_many,
         say("answered %s", side_end(&sides[i]));
     }
 }
+
+static int number_of_next, all_accepted;
+static long reads_the_number(void *unused)
+{
+    long odd = 0;
+    (void)unused;
+    while (!__atomic_load_n(&all_accepted, __ATOMIC_RELAXED)) {
+        char byte;
+        if (recv(__atomic_load_n(&number_of_next, __ATOMIC_RELAXED), &byte, 1, MSG_DONTWAIT | MSG_PEEK) < 0 &&
+            errno == ENOTCONN)
+            odd++;
+    }
+    return odd;
+}
+
+CASE(number_of_accept,
+     "a thread reads from the number that accept is about to give: it is not there, or a connection")
+{
+    struct side side;
+    int l = listener(64);
+    pid_t child = fork();
+    if (child == 0) {
+        for (int i = 0; i < 300; i++)
+            (void)dial();
+        pause();
+        _exit(0);
+    }
+    number_of_next = accept(l, NULL, NULL) + 1;
+    side_start(&side, reads_the_number, NULL);
+    for (int i = 1; i < 300; i++) {
+        int s = accept(l, NULL, NULL);
+        if (s >= 0)
+            __atomic_store_n(&number_of_next, s + 1, __ATOMIC_RELAXED);
+    }
+    __atomic_store_n(&all_accepted, 1, __ATOMIC_RELAXED);
+    SOON(side.done);
+    say("not connected: %s", atoi(side_end(&side)) < 50 ? "hardly ever" : "often");
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+}
