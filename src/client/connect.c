@@ -130,7 +130,7 @@ static void housekeeping(void)
 {
     static int64_t last;
     int64_t now = clock_now();
-    if (now - load_relaxed(&last) < NS_PER_MS)
+    if (now - load_relaxed(&last) < NS_PER_MS && !control_news())
         return;
     store_relaxed(&last, now);
     control_poll();

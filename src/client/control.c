@@ -278,6 +278,14 @@ static void daemon_lost(void)
     }
 }
 
+/* ctl_lock is held. */
+static void came(struct push *p)
+{
+    push_add(p);
+    if (farewell) /* its last word; that it closes comes later */
+        daemon_lost();
+}
+
 void control_receive(void)
 {
     static struct push *kept; /* that nothing came into: mostly nothing does. Under ctl_lock */
@@ -287,7 +295,7 @@ void control_receive(void)
         n = p ? receive(p, MSG_DONTWAIT) : BERTH_E_NO_MEMORY;
         kept = n > 0 ? NULL : p;
         if (n > 0)
-            push_add(p);
+            came(p);
         else if (n == 0 || n == BERTH_E_DAEMON_GONE)
             daemon_lost();
         plock_release(&C->ctl_lock);
@@ -448,7 +456,9 @@ static int wait_reply(const struct control_ask *a)
             return BERTH_E_NO_MEMORY;
         int n = receive(p, MSG_DONTWAIT);
         if (n > 0) {
-            push_add(p);
+            came(p);
+            if (C->daemon_lost && !load_acquire(&a->reply))
+                return BERTH_E_DAEMON_GONE;
             continue;
         }
         memory_put(p, sizeof *p);

@@ -218,7 +218,8 @@ void conn_doom(struct daemon *d, struct conn *c, int tell)
     if (tell) {
         struct ctl_header msg = {.type = CTL_EVICTED, .len = sizeof msg, .status = tell};
         /* a courtesy, before it is closed */
-        (void)ctl_send(c->watch.fd, &msg, sizeof msg, NULL, 0, MSG_DONTWAIT);
+        if (!ctl_send(c->watch.fd, &msg, sizeof msg, NULL, 0, MSG_DONTWAIT))
+            told(c);
     }
     c->doomed = true;
     list_unlink(&c->link);

@@ -295,18 +295,22 @@ static void *into_session(void *arg)
     over(r);
 }
 
+/* SIGURG is not even for a moment what it is by default: that would take away one that waits, because who has the
+ * socket was faster than we. */
 void relay_signals(void)
 {
-    struct sigaction act = {.sa_handler = SIG_DFL};
-    for (int sig = 1; sig < NSIG; sig++)
-        (void)sigaction(sig, &act, NULL);
+    struct sigaction act = {.sa_handler = told_used};
+    (void)sigaction(SIGURG, &act, NULL);
+    act.sa_handler = SIG_DFL;
+    for (int sig = 1; sig < NSIG; sig++) {
+        if (sig != SIGURG)
+            (void)sigaction(sig, &act, NULL);
+    }
     act.sa_handler = SIG_IGN;
     (void)sigaction(SIGPIPE, &act, NULL);
     (void)sigaction(SIGHUP, &act, NULL);
     act.sa_handler = interrupted;
     (void)sigaction(SIGUSR1, &act, NULL);
-    act.sa_handler = told_used;
-    (void)sigaction(SIGURG, &act, NULL);
     sigset_t none;
     sigemptyset(&none);
     (void)pthread_sigmask(SIG_SETMASK, &none, NULL);

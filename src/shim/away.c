@@ -90,10 +90,9 @@ static bool serve(int control)
     return true;
 }
 
-static void keep(void *arg)
+static void keep(void *arg, int control)
 {
-    int control = *(int *)arg;
-    relay_strip(0, &control);
+    (void)arg;
     relay_signals();
     while (keep_count()) {
         struct pollfd p = {.fd = control, .events = POLLIN};
@@ -149,7 +148,7 @@ void sessions_go_away(void)
     if (!any_session() ||
         sys_call(SYS_socketpair, (long)AF_UNIX, (long)(SOCK_SEQPACKET | SOCK_CLOEXEC), 0L, pair) < 0)
         return;
-    bool there = relay_fork(keep, &pair[1], pair[0], false);
+    bool there = relay_fork(0, keep, NULL, pair[1]) != 0;
     sys_close(pair[1]);
     if (!there) {
         sys_close(pair[0]);

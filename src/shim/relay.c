@@ -16,6 +16,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -110,25 +111,13 @@ static bool stands_in(int fd)
     return s && s->kind == SOCK_SESSION && s->stand_in;
 }
 
-void relay_strip(session_handle h, int *fd_kept)
+/* All but that one, berth's own and the stand-ins. Where it is now: not in the place of standard input and output. */
+static int fds_leave(int keep)
 {
-    int keep = *fd_kept;
-    for (uint32_t i = 1; i < socks_known(); i++) {
-        struct sock *s = &sock_pool[i];
-        bool wanted = s->kind == SOCK_SESSION && (!h || s->handle == h);
-        if (s->kind == SOCK_SESSION && !wanted)
-            (void)client_close(s->handle);
-        else if (s->kind == SOCK_LISTENER)
-            (void)client_unlisten(s->handle);
-        else if (s->kind == SOCK_BOUND)
-            client_file_leave(s->file);
-        if (!wanted)
-            sock_become(s, SOCK_FREE);
-    }
     long null = sys_call(SYS_openat, (long)AT_FDCWD, "/dev/null", (long)O_RDWR, 0L);
     long high = sys_fcntl(keep, F_DUPFD_CLOEXEC, 3L);
     if (high >= 0)
-        *fd_kept = keep = (int)high;
+        keep = (int)high;
     for (int fd = 0; fd < 3 && null >= 0; fd++) {
         if (!stands_in(fd)) /* not likely: what is passed there is relayed */
             (void)sys_call(SYS_dup3, null, (long)fd, 0L, 0L);
@@ -143,55 +132,80 @@ void relay_strip(session_handle h, int *fd_kept)
     }
     (void)sys_call(SYS_close_range, (long)from, (long)UINT_MAX, 0L, 0L);
     for (int fd = 0; fd < fds_used(); fd++) {
-        if (fd_words[fd])
+        if (fd_words[fd] && !stands_in(fd))
             fd_words[fd] = 0;
     }
-    (void)sys_call(SYS_chdir, "/", 0L, 0L, 0L);
-    (void)sys_call(SYS_setsid, 0L, 0L, 0L, 0L);
+    return keep;
+}
+
+/* Everything of berth's but that session, or (0) all sessions. */
+static void socks_leave(session_handle h)
+{
+    for (uint32_t i = 1; i < socks_known(); i++) {
+        struct sock *s = &sock_pool[i];
+        bool wanted = s->kind == SOCK_SESSION && (!h || s->handle == h);
+        if (s->kind == SOCK_SESSION && !wanted)
+            (void)client_close(s->handle);
+        else if (s->kind == SOCK_LISTENER)
+            (void)client_unlisten(s->handle);
+        else if (s->kind == SOCK_BOUND)
+            client_file_leave(s->file);
+        if (!wanted)
+            sock_become(s, SOCK_FREE);
+    }
+    for (int fd = 0; fd < fds_used(); fd++) {
+        if (!fd_words[fd])
+            continue;
+        if (!stands_in(fd))
+            sys_close(fd);
+        fd_words[fd] = 0;
+    }
 }
 
 struct relayed {
     session_handle h;
-    int fd;
     enum relay_reads reads;
 };
 
-static void relay_run(void *arg)
+static void relay_run(void *arg, int fd)
 {
-    struct relayed r = *(const struct relayed *)arg;
-    relay_strip(r.h, &r.fd);
-    relay_pump(r.h, r.fd, r.reads);
+    const struct relayed r = *(const struct relayed *)arg;
+    relay_pump(r.h, fd, r.reads);
 }
 
-bool relay_fork(void (*run)(void *arg), void *arg, int theirs, bool owner)
+/* What it has of the program's goes in the process between, before this returns: the program may be over before the
+ * one that stays has run for the first time, and nobody may see a file of it open then. */
+pid_t relay_fork(session_handle h, void (*run)(void *arg, int fd), void *arg, int keep)
 {
     sigset_t all, old;
+    long at =
+        sys_call6(SYS_mmap, 0, sizeof(pid_t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (at < 0)
+        return 0;
+    pid_t *relay = (pid_t *)at; /* NOLINT(performance-no-int-to-ptr) */
     sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old);
-    int status = -1;
     pid_t pid = fork();
     if (pid == 0) {
+        keep = fds_leave(keep);
         pid = fork();
-        if (pid > 0 && owner)
-            sys_fcntl(theirs, F_SETOWN, (long)pid);
-        if (theirs >= 0)
-            sys_close(theirs);
-        if (pid == 0)
-            run(arg);
+        if (pid == 0) {
+            (void)sys_call(SYS_munmap, at, (long)sizeof(pid_t), 0L, 0L);
+            (void)sys_call(SYS_chdir, "/", 0L, 0L, 0L);
+            (void)sys_call(SYS_setsid, 0L, 0L, 0L, 0L);
+            socks_leave(h);
+            run(arg, keep);
+        }
+        *relay = pid;
         for (;;)
-            sys_call(SYS_exit_group, pid < 0 ? 1L : 0L, 0L, 0L, 0L);
+            sys_call(SYS_exit_group, 0L, 0L, 0L, 0L);
     }
-    while (pid > 0 && sys_call(SYS_wait4, (long)pid, &status, 0L, 0L) == -EINTR)
-        ;
+    while (pid > 0 && sys_call(SYS_wait4, (long)pid, NULL, 0L, 0L) == -EINTR)
+        ; /* somebody ignores SIGCHLD: it waits all the same, and there is nothing to be had */
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
-    return pid > 0 && status <= 0; /* -1: somebody ignores SIGCHLD, there is nothing to wait for */
-}
-
-/* Forks it off. False when there could be none. */
-static bool relay_start(session_handle h, int ours, int theirs, enum relay_reads reads, bool owner)
-{
-    struct relayed r = {h, ours, reads};
-    return relay_fork(relay_run, &r, theirs, owner);
+    pid = *relay;
+    (void)sys_call(SYS_munmap, at, (long)sizeof(pid_t), 0L, 0L);
+    return pid > 0 ? pid : 0;
 }
 
 int relay_to(int family, const endpoint *from, const endpoint *to, session_handle h, int64_t patience)
@@ -205,7 +219,7 @@ int relay_to(int family, const endpoint *from, const endpoint *to, session_handl
     (void)sys_call6(SYS_setsockopt, fd, SOL_SOCKET, SO_SNDTIMEO, sys_arg(&tv), sizeof tv, 0);
     len = sock_fill_addr(family, to, (struct sockaddr *)&ss, sizeof ss);
     long err = sys_call(SYS_connect, fd, &ss, (long)len, 0L);
-    if (err == 0 && !relay_start(h, (int)fd, -1, RELAY_READS, false))
+    if (err == 0 && !relay_fork(h, relay_run, &(struct relayed){h, RELAY_READS}, (int)fd))
         err = -EAGAIN;
     sys_close((int)fd);
     return (int)err;
@@ -340,11 +354,13 @@ int relay_make(struct sock *s, session_handle h, enum relay_reads reads)
     if (reads == RELAY_READS)
         bring_what_is_there(h, ours);
     bool marked = reads == RELAY_READS_IF_USED && lent_mark(theirs);
-    bool started = relay_start(h, ours, theirs, reads, marked);
+    pid_t relay = relay_fork(h, relay_run, &(struct relayed){h, reads}, ours);
     sys_close(ours);
-    if (!started)
+    if (!relay)
         sys_close(theirs);
-    return started ? theirs : -EAGAIN;
+    else if (marked)
+        sys_fcntl(theirs, F_SETOWN, (long)relay);
+    return relay ? theirs : -EAGAIN;
 }
 
 /* False: it stays what it was. */

@@ -338,11 +338,9 @@ bool exec_passes(int fd); /* as session_passes */
 bool exec_lends(int fd);  /* as fd_lent */
 void exec_failed(void);   /* and what was passed is taken back */
 
-/* Forks off a process, nobody's child, that runs that and does not return; `theirs` is closed there, and has it
- * as its owner if it is to. False: there could be none. Strips itself of all but that descriptor, and that
- * session or (0) all. */
-bool relay_fork(void (*run)(void *arg), void *arg, int theirs, bool owner);
-void relay_strip(session_handle h, int *fd_kept);
+/* Forks off a process, nobody's child, that runs that and does not return. It has nothing of this one but the
+ * descriptor `keep`, which may have another number there, and that session or (0) all. Its pid, 0: there could be none. */
+pid_t relay_fork(session_handle h, void (*run)(void *arg, int fd), void *arg, int keep);
 /* a kernel socket with a relay behind it, or -errno */
 int relay_make(struct sock *s, session_handle h, enum relay_reads reads);
 void sock_put_over(struct sock *s, int with); /* under every number it has. Under shim_lock */

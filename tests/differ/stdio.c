@@ -2,6 +2,8 @@
  * output, or under another number, meant for it or only forgotten to close. */
 #include "differ.h"
 
+#include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 /* What a shell does for `command <&s` and `command >&s`. -1: that one is left alone. */
@@ -85,6 +87,58 @@ CASE(reader_that_does_not_wait,
         SAY(send(p.c, "a line\n", 7, 0));
         run(p.s, 1, 0, "read a; test \"$a\" = 'a line'");
     }
+}
+
+/* More than there are CPUs: who is not waited for comes late. */
+struct hogs {
+    pid_t pid[6];
+};
+
+static struct hogs hogs_start(void)
+{
+    struct hogs hogs;
+    for (int i = 0; i < 6; i++) {
+        if ((hogs.pid[i] = fork()) != 0)
+            continue;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (volatile int for_ever = 1; for_ever;)
+            ;
+    }
+    return hogs;
+}
+
+static void hogs_end(const struct hogs *hogs)
+{
+    for (int i = 0; i < 6; i++) {
+        kill(hogs->pid[i], SIGKILL);
+        (void)waitpid(hogs->pid[i], NULL, 0);
+    }
+}
+
+CASE(readers_on_a_busy_machine, "one command after the other, each with more of this process's than it "
+                                "knows: none takes the next one's line")
+{
+    struct hogs hogs = hogs_start();
+    struct pair p = pair_here();
+    SAY(fcntl(p.s, F_SETFL, O_NONBLOCK));
+    for (int i = 0; i < 20; i++) {
+        SAY(send(p.c, "a line\n", 7, 0));
+        run(p.s, 1, 0, "read a; test \"$a\" = 'a line'");
+    }
+    hogs_end(&hogs);
+}
+
+CASE(waited_for_on_a_busy_machine, "a program reads at once what it may not have been meant to have")
+{
+    struct hogs hogs = hogs_start();
+    struct pair p = pair_here();
+    for (int i = 0; i < 10; i++) {
+        SAY(give(p.c, 0, 5));
+        struct far far = far_heir(BY_EXEC, p.s);
+        say("%s", far_do(&far, "mine 0 0;recv 5"));
+        far_kill(&far);
+    }
+    hogs_end(&hogs);
 }
 
 CASE(both, "a command reads and answers; this process goes on with the connection")

@@ -634,6 +634,8 @@ static void push_random(struct child *c, uint64_t *seed)
     m.h = (struct ctl_header){.type = types[(r >> 20) % (sizeof types / sizeof types[0])],
                               .len = (uint16_t)len,
                               .status = r >> 30 & 7 ? 0 : -(int)(r >> 34 & 31)};
+    if (m.h.type == CTL_EVICTED)
+        m.h.status = 0; /* else it were the last one */
     if (m.h.type == CTL_PEER || m.h.type == CTL_OUTBOX_IS) {
         m.is.outbox = outbox_handle_make(8, 1 + (uint32_t)(r >> 40 & 3));
         m.is.worker = 8;
@@ -675,6 +677,21 @@ static void random_pushes_are_survived(void **state)
     finish(&c);
 }
 
+/* The daemon closes what it has evicted when it comes to it. */
+static void who_is_evicted_knows_before_the_end(void **state)
+{
+    struct child c = start(pushes_body);
+    welcome_child(&c);
+    assert_int_equal(result(&c), 0);
+    assert_true(take(&c, CTL_LISTEN));
+    struct ctl_header m = {.type = CTL_EVICTED, .len = sizeof m, .status = BERTH_E_UNKNOWN_NAMESPACE};
+    assert_int_equal(ctl_send(c.sock, &m, sizeof m, NULL, 0, 0), 0);
+    assert_int_equal(result(&c), BERTH_E_DAEMON_GONE);
+    assert_int_equal(result(&c), 1);
+    assert_int_equal(result(&c), 0);
+    finish(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -685,6 +702,7 @@ int main(void)
         cmocka_unit_test(a_daemon_that_goes_away),
         cmocka_unit_test(connect_answers),
         cmocka_unit_test(random_pushes_are_survived),
+        cmocka_unit_test(who_is_evicted_knows_before_the_end),
         cmocka_unit_test(what_a_reader_can_pin_is_bounded),
         cmocka_unit_test(a_worker_is_faced_by_one_channel),
         cmocka_unit_test(an_outbox_given_back_is_not_taken_for_another),
