@@ -225,7 +225,8 @@ FORK_CODE void control_forget(void)
 
 bool control_news(void)
 {
-    return C->dir && directory_news_now(C->dir, load_relaxed(&C->worker)) != load_relaxed(&C->news_seen);
+    return C->dir && !load_acquire(&C->daemon_lost) && /* of which nothing is taken any more */
+           directory_news_now(C->dir, load_relaxed(&C->worker)) != load_relaxed(&C->news_seen);
 }
 
 /* One packet into a push. Positive: it is there. ctl_lock is held. */

@@ -40,11 +40,18 @@ static void interrupted(int sig)
     (void)sig;
 }
 
+/* pthread_exit would load a library first, which there may not be in the program's root directory. */
+static __attribute__((noreturn)) void thread_ends(void)
+{
+    for (;;)
+        sys_call(SYS_exit, 0L, 0L, 0L, 0L);
+}
+
 /* At places where nothing of berth's is held. */
 static void leave_if_ending(void)
 {
     if (load_acquire(&ending))
-        pthread_exit(NULL);
+        thread_ends();
 }
 
 static void stop_other(void)
@@ -61,7 +68,7 @@ static __attribute__((noreturn)) void gone(const struct relay *r, bool reset)
 {
     struct linger now = {1, 0};
     if (exchange_sc(&ending, true))
-        pthread_exit(NULL);
+        thread_ends();
     stop_other();
     if (reset) {
         (void)client_abort(r->h);
@@ -80,7 +87,7 @@ static __attribute__((noreturn)) void over(const struct relay *r)
 {
     if (fetch_add_sc(&directions, 1u) == 1)
         gone(r, false);
-    pthread_exit(NULL);
+    thread_ends();
 }
 
 static void relay_wait(const struct relay *r, uint32_t events, bool busy)

@@ -14,6 +14,7 @@
  */
 #include <fcntl.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -440,24 +441,24 @@ int away_control(void)
     return load_relaxed(&internal[INTERNAL_AWAY]) - 1;
 }
 
-/* A path that was not opened: whoever reads, writes or polls it gets EBADF, as if it were not there. Made with the first
- * socket: later, a descriptor may be the program's last one. */
+/* A file that was not opened: whoever reads, writes or polls it gets EBADF, as if it were not there. One of no
+ * directory: it leads nowhere. Made with the first socket: later, a descriptor may be the program's last one. */
 static void nothing_open(void)
 {
     if (load_relaxed(&internal[INTERNAL_NOTHING]))
         return;
-    long low = sys_call(SYS_openat, (long)AT_FDCWD, "/", (long)(O_PATH | O_CLOEXEC), 0L);
+    char path[sizeof "/proc/self/fd/" + 11] = "/dev/null";
+    long file = sys_call(SYS_memfd_create, "", (long)MFD_CLOEXEC, 0L, 0L);
+    if (file >= 0)
+        (void)snprintf(path, sizeof path, "/proc/self/fd/%ld", file);
+    long low = sys_call(SYS_openat, (long)AT_FDCWD, path, (long)(O_PATH | O_CLOEXEC), 0L);
+    if (file >= 0)
+        sys_close((int)file);
     long high = low < 0 ? low : taken_up(low);
     if (high >= 0)
         (void)internal_is(INTERNAL_NOTHING, (int)high);
     else if (low >= 0)
         sys_close(low);
-}
-
-static int nothing_base(int family)
-{
-    (void)family;
-    return load_relaxed(&internal[INTERNAL_NOTHING]) - 1;
 }
 
 int placeholder_base(int family)
@@ -487,18 +488,12 @@ int defaults_socket(int family)
     return internal_open(4 + (family == AF_INET6), family);
 }
 
-/* The lowest number that is free. */
-static int dup_of(int (*base_of)(int family), int family, bool cloexec)
+/* The lowest number that is free, for a copy of that. */
+static int dup_low(int of, bool cloexec)
 {
-    int base = base_of(family);
-    if (base < 0)
-        return base;
-    long fd = sys_fcntl(base, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, 0L);
-    if (fd == -EBADF) { /* closed behind our back */
-        fd_internal_lost(base);
-        base = base_of(family);
-        fd = base < 0 ? base : sys_fcntl(base, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, 0L);
-    }
+    long fd = sys_fcntl(of, cloexec ? F_DUPFD_CLOEXEC : F_DUPFD, 0L);
+    if (fd == -EBADF) /* closed behind our back */
+        fd_internal_lost(of);
     if (fd >= (long)FD_MAX) {
         sys_close(fd);
         fd = -EMFILE;
@@ -508,13 +503,34 @@ static int dup_of(int (*base_of)(int family), int family, bool cloexec)
 
 int placeholder_open(int family, bool cloexec)
 {
-    return dup_of(placeholder_base, family, cloexec);
+    int base = placeholder_base(family), fd = base < 0 ? base : dup_low(base, cloexec);
+    if (fd != -EBADF)
+        return fd;
+    base = placeholder_base(family);
+    return base < 0 ? base : dup_low(base, cloexec);
 }
 
 int placeholder_reserve(int family, bool cloexec)
 {
-    int fd = dup_of(nothing_base, family, cloexec);
+    int nothing = load_relaxed(&internal[INTERNAL_NOTHING]) - 1, base = placeholder_base(family);
+    if (base < 0) /* there would be nothing to put there */
+        return base;
+    int fd = nothing < 0 ? nothing : dup_low(nothing, cloexec);
     return fd >= 0 ? fd : placeholder_open(family, cloexec);
+}
+
+int placeholder_still(int family, int fd, bool cloexec)
+{
+    int base = placeholder_base(family);
+    if (base >= 0 && !load_relaxed(&internal[INTERNAL_NOTHING]))
+        return fd;
+    long flags = sys_fcntl(fd, F_GETFL, 0L);
+    if (flags < 0 || !(flags & O_PATH))
+        return placeholder_open(family, cloexec);
+    if (base >= 0)
+        return fd;
+    sys_close(fd);
+    return base;
 }
 
 void placeholder_put(int family, int fd, bool cloexec)

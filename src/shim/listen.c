@@ -160,12 +160,14 @@ static int adopt(struct sock *l, int lfd, session_handle h, int fd, struct socka
     shim_lock();
     if (fd_word(lfd) == sock_word(l))
         options_follow(l, lfd);
-    struct sock *s = sock_alloc(SOCK_SESSION, l->family);
+    fd = placeholder_still(l->family, fd, flags & SOCK_CLOEXEC);
+    struct sock *s = fd < 0 ? NULL : sock_alloc(SOCK_SESSION, l->family);
     if (!s) {
         shim_unlock();
-        sys_close(fd);
+        if (fd >= 0)
+            sys_close(fd);
         (void)client_abort(h);
-        errno = ENOBUFS;
+        errno = fd < 0 ? -fd : ENOBUFS;
         return -1;
     }
     s->nonblock = !!(flags & SOCK_NONBLOCK);

@@ -16,6 +16,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -111,17 +112,27 @@ static bool stands_in(int fd)
     return s && s->kind == SOCK_SESSION && s->stand_in;
 }
 
-/* All but that one, berth's own and the stand-ins. Where it is now: not in the place of standard input and output. */
+/* In the place of standard input and output there is something that takes nothing and gives nothing. */
+static void stdio_leaves(void)
+{
+    long nothing = sys_call(SYS_openat, (long)AT_FDCWD, "/dev/null", (long)O_RDWR, 0L);
+    if (nothing < 0) /* another root directory */
+        nothing = sys_call(SYS_eventfd2, 0L, (long)EFD_NONBLOCK, 0L, 0L);
+    for (int fd = 0; fd < 3; fd++) {
+        if (fd == nothing || stands_in(fd)) /* not likely: what is passed there is relayed */
+            continue;
+        if (nothing >= 0)
+            (void)sys_call(SYS_dup3, nothing, (long)fd, 0L, 0L);
+        else
+            (void)sys_close(fd);
+    }
+    if (nothing > 2)
+        (void)sys_close((int)nothing);
+}
+
+/* All descriptors go but `keep`, berth's own and the stand-ins. The number of `keep` from then on: at least 3. */
 static int fds_leave(int keep)
 {
-    long null = sys_call(SYS_openat, (long)AT_FDCWD, "/dev/null", (long)O_RDWR, 0L);
-    long high = sys_fcntl(keep, F_DUPFD_CLOEXEC, 3L);
-    if (high >= 0)
-        keep = (int)high;
-    for (int fd = 0; fd < 3 && null >= 0; fd++) {
-        if (!stands_in(fd)) /* not likely: what is passed there is relayed */
-            (void)sys_call(SYS_dup3, null, (long)fd, 0L, 0L);
-    }
     int from = 3, known = (int)client_fds_bound();
     for (int fd = 3; fd < known || fd < fds_used() || fd <= keep; fd++) {
         if (fd != keep && !client_owns_fd(fd) && !stands_in(fd))
@@ -131,6 +142,10 @@ static int fds_leave(int keep)
         from = fd + 1;
     }
     (void)sys_call(SYS_close_range, (long)from, (long)UINT_MAX, 0L, 0L);
+    long high = keep < 3 ? sys_fcntl(keep, F_DUPFD_CLOEXEC, 3L) : -1;
+    if (high >= 0)
+        keep = (int)high;
+    stdio_leaves();
     for (int fd = 0; fd < fds_used(); fd++) {
         if (fd_words[fd] && !stands_in(fd))
             fd_words[fd] = 0;
@@ -173,7 +188,7 @@ static void relay_run(void *arg, int fd)
     relay_pump(r.h, fd, r.reads);
 }
 
-/* What it has of the program's goes in the process between, before this returns: the program may be over before the
+/* What it has of the kernel's goes in the process between, before this returns: the program may be over before the
  * one that stays has run for the first time, and nobody may see a file of it open then. */
 pid_t relay_fork(session_handle h, void (*run)(void *arg, int fd), void *arg, int keep)
 {
@@ -188,11 +203,11 @@ pid_t relay_fork(session_handle h, void (*run)(void *arg, int fd), void *arg, in
     pid_t pid = fork();
     if (pid == 0) {
         keep = fds_leave(keep);
+        (void)sys_call(SYS_chdir, "/", 0L, 0L, 0L);
+        (void)sys_call(SYS_setsid, 0L, 0L, 0L, 0L);
         pid = fork();
         if (pid == 0) {
             (void)sys_call(SYS_munmap, at, (long)sizeof(pid_t), 0L, 0L);
-            (void)sys_call(SYS_chdir, "/", 0L, 0L, 0L);
-            (void)sys_call(SYS_setsid, 0L, 0L, 0L, 0L);
             socks_leave(h);
             run(arg, keep);
         }
@@ -201,7 +216,7 @@ pid_t relay_fork(session_handle h, void (*run)(void *arg, int fd), void *arg, in
             sys_call(SYS_exit_group, 0L, 0L, 0L, 0L);
     }
     while (pid > 0 && sys_call(SYS_wait4, (long)pid, NULL, 0L, 0L) == -EINTR)
-        ; /* somebody ignores SIGCHLD: it waits all the same, and there is nothing to be had */
+        ; /* ECHILD, when it has ended, where SIGCHLD is ignored */
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     pid = *relay;
     (void)sys_call(SYS_munmap, at, (long)sizeof(pid_t), 0L, 0L);

@@ -216,6 +216,8 @@ void sock_each_fd(struct sock *s, void (*visit)(int fd, void *arg), void *arg);
 int placeholder_open(int family, bool cloexec); /* a new descriptor or -errno */
 /* The same for one that nobody shall find before it is bound: until it is put there, its number answers EBADF. */
 int placeholder_reserve(int family, bool cloexec);
+/* That number; another, where somebody has closed it meanwhile; or -errno, and it is closed. */
+int placeholder_still(int family, int fd, bool cloexec);
 void placeholder_put(int family, int fd, bool cloexec);
 int placeholder_base(int family); /* what placeholders are dups of; negative: none */
 int defaults_socket(int family);  /* for asking what was never set; negative: none */

@@ -10,6 +10,7 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #define MUCH 700000
@@ -232,5 +233,74 @@ WALL(no_files, "no file may have a byte")
 WALL(little_memory, "24 MB more than the process has")
 WALL(no_proc, "/proc is not there")
 WALL(empty_root, "chroot into an empty directory")
+
+CASE(no_way_out, "no descriptor that a program has not opened itself leads to a directory")
+{
+    struct pair p = pair_here();
+    int directories = 0;
+    for (int fd = 0; fd < 4096; fd++) {
+        struct stat st;
+        directories += fstat(fd, &st) == 0 && S_ISDIR(st.st_mode);
+    }
+    say("%d", directories);
+    close(p.s);
+}
+
+CASE(stdio_in_an_empty_root, "after a chroot a connection goes to libc's stdio: halves of it end one by one")
+{
+    struct pair p = pair_here();
+    pid_t pid = fork();
+    if (pid == 0) {
+        char buf[100];
+        close(p.c);
+        empty_root();
+        FILE *f = fdopen(p.s, "r+");
+        long n, all = 0;
+        while (f && (n = read(p.s, buf, sizeof buf)) > 0)
+            all += n;
+        nap(200); /* the first direction has ended */
+        say("%ld, %ld", all, give(p.s, 0, MUCH));
+        _exit(0);
+    }
+    close(p.s);
+    SAY(give(p.c, 0, 5));
+    SAY(shutdown(p.c, SHUT_WR));
+    say("%ld", take(p.c, 0, MUCH, 0));
+    SAY(recv(p.c, (char[9]){0}, 9, 0));
+    waitpid(pid, NULL, 0);
+}
+
+CASE(stdout_in_an_empty_root, "the same: what it wrote its output to ends with it, not with the connection")
+{
+    int q[2] = {-1, -1}, hold[2] = {-1, -1}, status = -1;
+    struct pair p = pair_here();
+    SAY(pipe(q));
+    SAY(pipe(hold));
+    pid_t pid = fork();
+    if (pid == 0) {
+        char x;
+        dup2(q[1], 1);
+        close(q[0]);
+        close(q[1]);
+        close(hold[1]);
+        close(p.c);
+        empty_root();
+        FILE *f = fdopen(p.s, "r+");
+        pid_t heir = f ? fork() : -1; /* has the connection */
+        if (heir == 0) {
+            close(1);
+            _exit((int)read(hold[0], &x, 1));
+        }
+        _exit(heir > 0);
+    }
+    close(p.s);
+    close(q[1]);
+    close(hold[0]);
+    waitpid(pid, &status, 0);
+    say("%d, %s", WEXITSTATUS(status), polled_soon(q[0], POLLHUP));
+    say("%s", polled(p.c, POLLIN, 0));
+    close(hold[1]);
+    say("%s", polled_soon(p.c, POLLIN | POLLRDHUP));
+}
 WALL(no_memfd_eperm, "memfd_create says EPERM")
 WALL(no_memfd_enosys, "memfd_create says ENOSYS")

@@ -146,6 +146,12 @@ def children_of(pid):
     return {p: command[p] for p in found if p != pid}
 
 
+def cpu_seconds(pid):
+    """Of its first thread: a sanitizer has one of its own, which wakes up now and then."""
+    with open(f"/proc/{pid}/task/{pid}/schedstat") as f:
+        return int(f.read().split()[0]) / 1e9
+
+
 def is_alive(pid):
     try:
         with open(f"/proc/{pid}/stat", errors="replace") as f:

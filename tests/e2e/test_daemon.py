@@ -15,12 +15,6 @@ import harness
 from fake_app import CTL, E, HEADER, JOIN, LOCAL, VERSION, App, Closed, Memory, outbox_body
 
 
-def cpu_seconds(pid):
-    """Of its first thread: a sanitizer has one of its own, which wakes up now and then."""
-    with open(f"/proc/{pid}/task/{pid}/schedstat") as f:
-        return int(f.read().split()[0]) / 1e9
-
-
 def resident_kib(pid):
     with open(f"/proc/{pid}/status") as f:
         return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
@@ -140,9 +134,9 @@ os.execv("/bin/sleep", ["sleep", "60"])
     def test_idle_costs_nothing(self):
         program = self.daemon()
         apps = [self.app() for _ in range(20)]
-        before = cpu_seconds(program.pid)
+        before = harness.cpu_seconds(program.pid)
         time.sleep(2)
-        self.assertLess(cpu_seconds(program.pid) - before, 0.02)
+        self.assertLess(harness.cpu_seconds(program.pid) - before, 0.02)
         if not harness.SANITIZER:
             self.assertLess(resident_kib(program.pid), 20 * 1024)
         for app in apps:
