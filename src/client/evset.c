@@ -284,7 +284,8 @@ static int kernel(void *arg)
 {
     struct wait *w = arg;
     int n = look_at_kernel(w->set, w->out, w->max);
-    return n > 0 && load_relaxed(&w->set->inner) ? look_further(w, n) : n;
+    bool more = load_relaxed(&w->set->inner) || load_acquire(&w->set->ready_first); /* a listener, perhaps */
+    return n > 0 && more ? look_further(w, n) : n;
 }
 
 static int spin(struct wait *w, int64_t began)
@@ -410,7 +411,9 @@ static int wait_held(struct wait *w)
             n += look_at_kernel(set, w->out + n, w->max - n); /* both worlds at once */
         return n;
     }
-    if (set->kernel_hot && !looked && (n = program_events(set, w->out, w->max)) > 0) {
+    if (set->kernel_hot && !looked &&
+        (n = set_has_pipes(set) ? look_at_kernel(set, w->out, w->max) : program_events(set, w->out, w->max)) >
+            0) {
         events_poll(true);
         return look_further(w, n);
     }

@@ -71,7 +71,7 @@ static void drop(struct evset *set, struct set_pipe **p)
         return;
     if (set_ours(set))
         (void)sys_epoll_ctl(set->wait_ep, EPOLL_CTL_DEL, it->fd, NULL);
-    *p = it->next;
+    store_relaxed(p, it->next);
     memory_put(it, sizeof *it);
 }
 
@@ -88,10 +88,13 @@ static void sync_one(struct evset *set, const struct listener *l)
     if (*p && ((*p)->mask | mask) & EPOLLEXCLUSIVE) /* which cannot be changed */
         drop(set, p);
     int op = *p ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    if (!*p && !(*p = memory_get(sizeof **p)))
-        return;
-    if (op == EPOLL_CTL_ADD)
-        **p = (struct set_pipe){.fd = l->pipe_rd};
+    if (op == EPOLL_CTL_ADD) {
+        struct set_pipe *it = memory_get(sizeof *it);
+        if (!it)
+            return;
+        *it = (struct set_pipe){.fd = l->pipe_rd};
+        store_relaxed(p, it);
+    }
     struct epoll_event ev = {.events = mask, .data.u64 = TAG_LISTENER0 + (uint64_t)(l - C->listeners)};
     (*p)->mask = sys_epoll_ctl(set->wait_ep, op, l->pipe_rd, &ev) == 0 ? mask : NOBODY;
 }
@@ -136,11 +139,16 @@ void set_pipe_gone(struct evset *set, const struct listener *l)
     gone_up(set, l, 0);
 }
 
+bool set_has_pipes(const struct evset *set)
+{
+    return load_relaxed(&set->pipes) != NULL;
+}
+
 void set_pipes_forget(struct evset *set)
 {
     while (set->pipes) {
         struct set_pipe *it = set->pipes;
-        set->pipes = it->next;
+        store_relaxed(&set->pipes, it->next);
         memory_put(it, sizeof *it);
     }
 }

@@ -21,6 +21,7 @@ void set_pipe_sync(struct evset *set, const struct listener *l);
  */
 void set_pipes_sync(struct evset *set, const struct evset *inside);
 void set_pipe_gone(struct evset *set, const struct listener *l); /* it is about to be closed */
+bool set_has_pipes(const struct evset *set);                     /* any thread, without the lock */
 void set_pipes_forget(struct evset *set); /* what was noted: the wait_ep is another, or none */
 
 #endif

@@ -304,6 +304,27 @@ CASE(with_timer_and_pipe, "a pipe that becomes ready while a set of connections 
     say("both: %s", epolled(ep, 8, 2000));
 }
 
+CASE(listener_beside_a_busy_pipe,
+     "a pipe is ready in every wait: each connection is told at once, by level and by edge")
+{
+    for (int edge = 0; edge < 2; edge++) {
+        int l = listener(16), q[2] = {-1, -1};
+        SAY(pipe(q));
+        close(q[0]);
+        int set = epoll_with(q[1], EPOLLOUT, 1);
+        SAY(epoll_op(set, EPOLL_CTL_ADD, l, edge ? EPOLLIN | EPOLLET : EPOLLIN, 2));
+        for (int i = 0; i < 10; i++) {
+            int c = dial();
+            say("%s", epolled(set, 4, i % 2 ? 0 : 200));
+            if (i % 3 == 2)
+                close(accept(l, NULL, NULL));
+            close(c);
+        }
+        close(l);
+        close(set);
+    }
+}
+
 CASE(readable_never_eagain, "edge: each event is followed by data, in bursts of a fresh program")
 {
     struct meeting m = meet_as_client(FRESH);
