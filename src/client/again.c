@@ -8,6 +8,7 @@
 #include "client/channel.h"
 #include "client/family.h"
 #include "client/fifo.h"
+#include "client/link.h"
 #include "client/outbox.h"
 #include "client/session.h"
 #include "client/slots.h"
@@ -25,8 +26,8 @@ static void bytes_in(struct session_cache *c, const struct session *s, const str
 }
 
 int session_make_again(struct session *s, const struct given *g, const uint8_t *bytes,
-                       const struct ctl_place *peer, struct peer_box *box, struct own_box *own,
-                       const struct slot *p)
+                       const struct ctl_place *peer, bool peer_moves, struct peer_box *box,
+                       struct own_box *own, const struct slot *p)
 {
     uint32_t own_slot;
     int err = outbox_slot_alloc(own, &own_slot);
@@ -45,7 +46,7 @@ int session_make_again(struct session *s, const struct given *g, const uint8_t *
     session_meets(s, own, own_slot, box, peer);
     session_set_lowat(s, g->lowat);
     session_set_file(s, FILE_NONBLOCK, g->nonblock != 0);
-    session_set_moving(s, MOVING_HERE);
+    session_set_moving(s, peer_moves ? MOVING_HERE | MOVING_PEER : MOVING_HERE);
     session_add_flags(s, (g->flags & GIVEN_FLAGS) | SF_CONFIRMED);
     session_fill_slot(s, own);
     struct session_cache *c = session_cache_make(s);
@@ -78,6 +79,6 @@ int session_make_again(struct session *s, const struct given *g, const uint8_t *
         return BERTH_E_PROTOCOL; /* cannot be: the cache was made from the same places */
     channel_pair(box);
     if (load_sc(&box->worker->dead)) /* as accept_offer */
-        session_add_flags(s, SF_DEAD);
+        session_dead(s, session_flags(s));
     return 0;
 }

@@ -100,6 +100,9 @@ bool client_connect_stop(session_handle s);
 /* Before a fork and before the end: connections that a listener leaves unaccepted, whose kernel socket others may
  * have, go there now, and not later. Waits for that, half a second at most. */
 void client_offers_settle(void);
+/* One that this process has begun, and that nobody has accepted yet, is among those from now on: who has it next cannot
+ * go on offering it. */
+void client_offer_leaves(session_handle s);
 /* Blocks; for IN_PROGRESS. 0 or why it failed. */
 must_use int client_connect_wait(session_handle s, int64_t deadline_ns, const struct sleep_mark *mark);
 

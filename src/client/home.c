@@ -132,7 +132,8 @@ static int move_home(struct session *s, struct session_cache *c, struct peer_box
     given_write(s, c, &from, g);
     session_set_listener(n, session_listener(s));
     fetch_add_sc(&box->sessions, 1);
-    err = session_make_again(n, g, (const uint8_t *)g + PAGE_BYTES, &moved.peer, box, own, c->peer);
+    err = session_make_again(n, g, (const uint8_t *)g + PAGE_BYTES, &moved.peer,
+                             session_moving(s) & MOVING_PEER, box, own, c->peer);
     memory_put(g, from.size);
     if (err) {
         fetch_add_sc(&box->sessions, ~0u);

@@ -181,6 +181,7 @@ static void change_over(struct session *s, struct session_cache *c, struct peer_
         outbox_info(outbox_by_index(s->own_outbox), s->own_slot)->peer_outbox = to->outbox;
         session_set_event_pos(s, 0); /* the new one has heard of nothing */
         session_set_moving(s, session_moving(s) & ~MOVING_PEER);
+        session_drop_flags(s, SF_DEAD); /* said of the worker that had it there */
     }
     fetch_add_sc(&box->sessions, 1);
     store_relaxed(&c->box, box);

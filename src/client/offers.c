@@ -315,3 +315,15 @@ bool offers_hasten(void)
     plock_release(&C->lock);
     return any;
 }
+
+void client_offer_leaves(session_handle h)
+{
+    struct session *s = session_get(h);
+    struct route *r;
+    plock_take(&C->lock);
+    if (s && session_state(s) == SESSION_OFFERED && unanswered(s, &r) && !(session_doubt(s) & DOUBT_REPLAY)) {
+        session_set_doubt(s, DOUBT_REPLAY | DOUBT_OLD);
+        step_soon();
+    }
+    plock_release(&C->lock);
+}

@@ -158,9 +158,16 @@ static __attribute__((noinline)) void pace(struct session *s)
     s->looked = now;
 }
 
+/* What a look brings besides bytes. */
+struct seen {
+    uint64_t tail;   /* the peer's word */
+    bool more_there; /* perhaps: behind the bytes, in a segment that is not here, or where the peer is now */
+};
+
 /* There are bytes, but fewer than are asked for: has more come since? What was seen stays readable in any
  * case. rx_lock is held. */
-static __attribute__((noinline)) ssize_t look_further(struct session *s, struct session_cache *c)
+static __attribute__((noinline)) ssize_t look_further(struct session *s, struct session_cache *c,
+                                                      struct seen *seen)
 {
     uint64_t there = s->tail_seen - s->head, size = s->rx_size;
     const struct slot *peer = load_acquire(&c->peer);
@@ -170,9 +177,8 @@ static __attribute__((noinline)) ssize_t look_further(struct session *s, struct 
     if (ring != c->rx_word) {
         int err;
         const uint8_t *at = peer_ring_find(c->box, ring, &size, &err);
-        if (!at)
-            return (ssize_t)there;
-        if (tail - s->head > size)
+        seen->more_there = !at && err != BERTH_E_PROTOCOL;
+        if (!at || tail - s->head > size)
             return (ssize_t)there;
         store_relaxed(&c->rx_ring, at);
         store_relaxed(&c->rx_word, ring);
@@ -186,22 +192,21 @@ static __attribute__((noinline)) ssize_t look_further(struct session *s, struct 
 
 /* Bytes that can be read now: s->tail_seen - s->head of them, at c->rx_ring with size s->rx_size. Positive,
  * or what to return. rx_lock is held. */
-static inline ssize_t receive_look(struct session *s, struct session_cache *c, size_t want,
-                                   uint64_t *tail_word)
+static inline ssize_t receive_look(struct session *s, struct session_cache *c, size_t want, struct seen *seen)
 {
     uint32_t flags = session_flags(s);
     bool shared = flags & SF_SHARED; /* then another process may have looked last, at another ring */
     if (__builtin_expect(shared, 0))
         session_peer_anew(s, c);
     if (s->tail_seen > s->head && c->rx_ring && !(flags & (SF_SHARED | SF_TENTATIVE)))
-        return s->tail_seen - s->head >= want ? (ssize_t)(s->tail_seen - s->head) : look_further(s, c);
+        return s->tail_seen - s->head >= want ? (ssize_t)(s->tail_seen - s->head) : look_further(s, c, seen);
     if (__builtin_expect(flags & SF_TENTATIVE, 0) || !load_acquire(&c->peer))
         return not_met(s, c);
     if (__builtin_expect(session_one_way(s) > ONE_WAY, 0))
         pace(s);
     uint64_t word = slot_tail(c->peer);
     uint64_t tail = count_offset(word);
-    *tail_word = word;
+    seen->tail = word;
     if (tail == s->head)
         return nothing_to_read(s, c, word);
     session_set_one_way(s, tail - s->head < ONE_WAY_BYTES ? session_one_way(s) + 1 : 0);
@@ -285,7 +290,9 @@ static inline void ask_around(struct session *s, struct session_cache *c, uint64
     if (__builtin_expect(session_flags(s) & SF_TENTATIVE, 0)) {
         sessions_confirm();
         shared_confirm();
-    } else if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= session_head(s), 1)) {
+    } else if (__builtin_expect(load_acquire(&c->peer) && count_offset(word) <= session_head(s) &&
+                                    !(session_moving(s) & MOVING_PEER),
+                                1)) {
         asked_in_vain();
     } else {
         control_poll(); /* the same with the acceptor, or with the segment */
@@ -304,7 +311,7 @@ static bool found_after_all(session_handle h)
     return session_has(s, session_cache_of(s), 1);
 }
 
-static ssize_t receive(session_handle h, const struct iovec *iov, int count, uint32_t flags)
+static ssize_t receive(session_handle h, const struct iovec *iov, int count, uint32_t flags, bool *more_there)
 {
     struct session *s = enter(h);
     if (!s)
@@ -313,7 +320,8 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     half_lock(&s->rx_lock);
     ssize_t result = BERTH_E_BAD_HANDLE;
     bool tell = false;
-    uint64_t old = 0, word = 0;
+    uint64_t old = 0;
+    struct seen seen = {0};
     if (__builtin_expect(stale(s, h), 0))
         goto out;
     if (__builtin_expect(session_flags(s) & SF_READ_SPAN, 0)) {
@@ -323,9 +331,10 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     size_t want = iov[0].iov_len;
     for (int i = 1; i < count; i++)
         want += iov[i].iov_len;
-    result = receive_look(s, c, want, &word);
+    result = receive_look(s, c, want, &seen);
     if (result <= 0)
         goto out;
+    *more_there = seen.more_there || ((size_t)result < want && session_moving(s) & MOVING_PEER);
     size_t avail = (size_t)result, done = 0;
     for (int i = 0; i < count && done < avail; i++) {
         size_t n = avail - done < iov[i].iov_len ? avail - done : iov[i].iov_len;
@@ -340,15 +349,46 @@ out:
     if (tell)
         notify_space(s, c, old, session_head_published(s));
     if (result == BERTH_E_WOULD_BLOCK)
-        ask_around(s, c, word);
+        ask_around(s, c, seen.tail);
     return result;
+}
+
+/* What lies behind `got` bytes goes into the rest of the buffers: a short read says that there is no more (epoll(7)). */
+static __attribute__((noinline)) ssize_t receive_rest(session_handle h, const struct iovec *iov, int count,
+                                                      uint32_t flags, ssize_t got)
+{
+    bool more;
+    control_poll();
+    if (!session_get(h) || !fetch_bytes(h))
+        return got;
+    if (flags & STREAM_PEEK) {
+        ssize_t all = receive(h, iov, count, flags, &more);
+        return all > got ? all : got;
+    }
+    size_t skip = (size_t)got;
+    for (int i = 0; i < count; i++) {
+        if (skip >= iov[i].iov_len) {
+            skip -= iov[i].iov_len;
+            continue;
+        }
+        struct iovec part = {(uint8_t *)iov[i].iov_base + skip, iov[i].iov_len - skip};
+        ssize_t n = receive(h, &part, 1, flags, &more);
+        got += n > 0 ? n : 0;
+        if (n < (ssize_t)part.iov_len)
+            break;
+        skip = 0;
+    }
+    return got;
 }
 
 static inline ssize_t receive_fetched(session_handle h, const struct iovec *iov, int count, uint32_t flags)
 {
-    ssize_t got = receive(h, iov, count, flags);
+    bool more = false;
+    ssize_t got = receive(h, iov, count, flags, &more);
     if (__builtin_expect(got == BERTH_E_WOULD_BLOCK, 0) && found_after_all(h))
-        got = receive(h, iov, count, flags);
+        got = receive(h, iov, count, flags, &more);
+    if (__builtin_expect(more, 0) && got > 0)
+        got = receive_rest(h, iov, count, flags, got);
     return got;
 }
 
@@ -370,10 +410,10 @@ static int read_spans(session_handle h, struct iovec spans[2])
         return BERTH_E_BAD_HANDLE;
     struct session_cache *c = session_cache_of(s);
     half_lock(&s->rx_lock);
-    uint64_t word = 0;
+    struct seen seen = {0};
     int result = stale(s, h) ? BERTH_E_BAD_HANDLE : session_flags(s) & SF_READ_SPAN ? BERTH_E_BUSY : 0;
     if (result == 0) {
-        ssize_t avail = receive_look(s, c, 1, &word);
+        ssize_t avail = receive_look(s, c, 1, &seen);
         result = (int)avail;
         if (avail > 0) {
             size_t pos = (size_t)(s->head & (s->rx_size - 1));
@@ -388,7 +428,7 @@ static int read_spans(session_handle h, struct iovec spans[2])
     }
     half_unlock(&s->rx_lock);
     if (result == BERTH_E_WOULD_BLOCK)
-        ask_around(s, c, word);
+        ask_around(s, c, seen.tail);
     return result;
 }
 

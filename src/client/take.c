@@ -116,7 +116,9 @@ static int take(const struct ctl_move *m, const struct given *g, const uint8_t *
         return err;
     const struct slot *p = slot_of(box, m->peer.slot);
     struct session *s = p ? session_alloc() : NULL;
-    err = !p ? BERTH_E_PROTOCOL : !s ? BERTH_E_LIMIT : session_make_again(s, g, bytes, &m->peer, box, own, p);
+    err = !p   ? BERTH_E_PROTOCOL
+          : !s ? BERTH_E_LIMIT
+               : session_make_again(s, g, bytes, &m->peer, m->to.outbox != 0, box, own, p);
     if (err && s)
         session_free(s);
     if (err) {

@@ -470,6 +470,9 @@ int handle_take(struct daemon *d, struct request *r)
     m->peer_to = (struct ctl_place){0};
     struct ctl_move is = {
         .h = {.type = CTL_TAKEN, .len = sizeof is, .seq = r->seq}, .from = m->from, .peer = m->peer};
+    const struct move *other = find_from(d, &m->peer);
+    if (other && other->state != MOVE_HELD)
+        is.to = m->peer;
     conn_send(d, r->conn, &is, sizeof is, &m->record, m->record >= 0);
     if (!m->from.outbox)
         move_free(d, m); /* a replay: the relay is a worker like any other now */
@@ -533,8 +536,10 @@ int handle_moved(struct daemon *d, struct request *r)
     if (m->relay <= 0)
         watch_again(d, m);
     struct move *other = find_from(d, &m->peer);
-    if (other && other->state != MOVE_HELD)
+    if (other && other->state != MOVE_HELD) {
         other->peer = m->to;
+        tell(d, CTL_MOVING, &other->from, &other->to, &other->peer);
+    }
     struct ctl_place peer = peer_now(d, m);
     tell(d, CTL_MOVED, &m->from, &m->to, &peer);
     if (!ctl_place_same(&peer, &m->peer))

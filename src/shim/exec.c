@@ -43,6 +43,7 @@ static void before_exec(void)
     exec_begins();
     if ((!shim_vfork_is_fork && !socks_with_berth()) || shim_foreign())
         return;
+    relay_before_exec();
     int64_t patience = clock_now() + session_shared_ns;
     int lent = 0;
     for (int fd = 0; fd < fds_used(); fd++) {

@@ -275,13 +275,14 @@ void sessions_lost(void)
 uint8_t relay_unaccepted;
 
 /* The daemon tells this process who accepted, not its children. */
-static void wait_accepted(session_handle h, int64_t end)
+static bool wait_accepted(session_handle h, int64_t end)
 {
     while (!client_accepted(h) && clock_now() < end) {
         struct client_poll_item item = {.handle = h, .events = CLIENT_POLL_MET};
         if (client_poll(&item, 1, NULL, 0, NS_PER_MS, NULL, NULL) < 0 || item.revents & (EPOLLERR | EPOLLHUP))
-            return;
+            break;
     }
+    return client_accepted(h);
 }
 
 /* A child of fork shall find its sessions accepted, where they are at all. */
@@ -295,8 +296,7 @@ void relay_before_fork(void)
         struct sock *s;
         uint64_t h;
         if (unlikely(fd_words[fd]) && fd_look(fd, &s, &h) == SOCK_SESSION && !client_accepted(h)) {
-            wait_accepted(h, end);
-            all = all && client_accepted(h);
+            all &= wait_accepted(h, end);
         }
     }
     if (!all)
@@ -304,12 +304,37 @@ void relay_before_fork(void)
     relay_unaccepted = !all;
 }
 
+/* Whoever has them next cannot go on offering what nobody has accepted: if that is slow, the kernel's listener gets
+ * it. */
+void relay_before_exec(void)
+{
+    int64_t end = clock_now() + FORK_WAIT_NS;
+    bool all = true;
+    for (int fd = 0; fd < fds_used(); fd++) {
+        struct sock *s;
+        uint64_t h;
+        if (likely(!fd_words[fd]) || fd_look(fd, &s, &h) != SOCK_SESSION ||
+            sys_fcntl(fd, F_GETFD, 0L) & FD_CLOEXEC)
+            continue;
+        queued_to_kernel(fd, s);
+        if (s->kind != SOCK_SESSION || wait_accepted(h, end))
+            continue;
+        client_offer_leaves(h);
+        all = false;
+    }
+    if (!all)
+        client_offers_settle();
+}
+
 bool session_settled(const struct sock *s, uint64_t h)
 {
     if (client_connecting(h) && !client_connected(h))
         return false;
-    wait_accepted(h, clock_now() + ACCEPT_WAIT_NS);
-    return client_accepted(h);
+    if (!wait_accepted(h, clock_now() + FORK_WAIT_NS)) {
+        client_offer_leaves(h);
+        client_offers_settle();
+    }
+    return wait_accepted(h, clock_now() + ACCEPT_WAIT_NS);
 }
 
 int session_pair(struct sock *s, uint64_t h, int *theirs, int *ours)
@@ -360,7 +385,7 @@ int relay_make(struct sock *s, session_handle h, enum relay_reads reads)
     int theirs, ours;
     if (client_connecting(h) && !client_connected(h))
         return -ENOTCONN;
-    wait_accepted(h, clock_now() + ACCEPT_WAIT_NS);
+    (void)session_settled(s, h);
     int err = session_pair(s, h, &theirs, &ours);
     if (err < 0)
         return err;

@@ -308,6 +308,7 @@ static inline bool range_refused(const void *p, size_t len)
 /* ---- relay.c ---- */
 extern uint8_t relay_unaccepted; /* a session was connected since it was last known that all were accepted */
 void relay_before_fork(void);
+void relay_before_exec(void);
 /* they were the parent's, and could not be had here: their descriptors find the end */
 void sessions_lost(void);
 /* the same of a session that other processes hold, too, for a program that may not know that it has it: lent.c */

@@ -273,7 +273,7 @@ static inline int ctl_place_same(const struct ctl_place *a, const struct ctl_pla
 struct ctl_move {
     struct ctl_header h;
     struct ctl_place from; /* its slot where it was */
-    struct ctl_place to;   /* MOVED: where it is now */
+    struct ctl_place to;   /* MOVED: where it is now; TAKEN: not nowhere if its other end is under way, too */
     struct ctl_place peer; /* the slot at its other end */
 };
 

@@ -263,6 +263,77 @@ CASE(both_ends, "first the one, then the other")
     say("%s", far_do(&s, "recv 77;recv 1;close"));
 }
 
+/* This case, in another program with the same connections. */
+static _Noreturn void again_as(const char *name, int round)
+{
+    char number[16];
+    snprintf(number, sizeof number, "%d", round);
+    setenv("ROUND", number, 1);
+    fflush(stdout);
+    execl("/proc/self/exe", "differ", "--run", name, (char *)NULL);
+    _exit(127);
+}
+
+static int round_now(void)
+{
+    const char *text = getenv("ROUND");
+    return text ? atoi(text) : 0;
+}
+
+CASE(both_ends_at_once, "a program that has both executes itself again and again, with more unread each time")
+{
+    int round = round_now(), c = 100, s = 101;
+    if (round == 0) {
+        struct pair p = pair_here();
+        say("%d %d", dup2(p.c, c), dup2(p.s, s));
+        close(p.c);
+        close(p.s);
+        close(p.l);
+    } else {
+        say("read: %ld %ld", take(c, 300 * (round - 1), 300, 0), take(s, 5 * (round - 1), 5, 0));
+    }
+    say("sent: %ld %ld", give(s, 1000 * round, 1000), give(c, 10 * round, 10));
+    if (round < 3)
+        again_as("passed.both_ends_at_once", round + 1);
+    say("read: %ld %ld", take(c, 900, 3100, 0), take(s, 15, 25, 0));
+    SAY(recv(c, (char[9]){0}, 9, MSG_DONTWAIT));
+    SAY(recv(s, (char[9]){0}, 9, MSG_DONTWAIT));
+    SAY(close(s));
+    SAY(recv(c, (char[9]){0}, 9, 0));
+}
+
+CASE(before_it_is_accepted,
+     "a program that has connected executes another one, and the other side accepts later")
+{
+    int round = round_now();
+    if (round == 0) {
+        int l = listener(8);
+        pid_t pid = fork();
+        if (pid > 0) {
+            nap(300);
+            for (int i = 0; i < 4; i++) {
+                int s = accept(l, NULL, NULL);
+                say("read: %ld, sent: %ld", take(s, 0, 500, 0), give(s, 0, 2000));
+            }
+            waitpid(pid, &round, 0);
+            say("%d", round);
+            return;
+        }
+        for (int i = 0; i < 4; i++) {
+            dup2(dial(), 100 + i);
+            if (i % 2)
+                give(100 + i, 0, 100);
+        }
+        again_as("passed.before_it_is_accepted", 1);
+    }
+    for (int i = 0; i < 4; i++)
+        give(100 + i, i % 2 ? 100 : 0, i % 2 ? 400 : 500);
+    for (int i = 0; i < 4; i++) {
+        if (take(100 + i, 0, 2000, 0) != 2000)
+            _exit(1);
+    }
+}
+
 CASE(exec_fails, "there is no such program: this one goes on")
 {
     struct pair p = pair_here();
