@@ -249,6 +249,8 @@ CASE(no_way_out, "no descriptor that a program has not opened itself leads to a 
 CASE(stdio_in_an_empty_root, "after a chroot a connection goes to libc's stdio: halves of it end one by one")
 {
     struct pair p = pair_here();
+    SAY(give(p.c, 0, 5));
+    SAY(shutdown(p.c, SHUT_WR));
     pid_t pid = fork();
     if (pid == 0) {
         char buf[100];
@@ -263,11 +265,10 @@ CASE(stdio_in_an_empty_root, "after a chroot a connection goes to libc's stdio: 
         _exit(0);
     }
     close(p.s);
-    SAY(give(p.c, 0, 5));
-    SAY(shutdown(p.c, SHUT_WR));
-    say("%ld", take(p.c, 0, MUCH, 0));
+    long taken = take(p.c, 0, MUCH, 0);
+    waitpid(pid, NULL, 0); /* it has said all that it says */
+    say("%ld", taken);
     SAY(recv(p.c, (char[9]){0}, 9, 0));
-    waitpid(pid, NULL, 0);
 }
 
 CASE(stdout_in_an_empty_root, "the same: what it wrote its output to ends with it, not with the connection")
