@@ -320,8 +320,8 @@ static int spin(struct wait *w, int64_t began)
 #define COALESCE_NS (30 * NS_PER_US) /* and the thread's timer slack, 50 us where nobody has changed it */
 #define SLACK_MOST_NS (100 * NS_PER_US)
 #define SLACK_ASK_NS NS_PER_MS
-#define KERNEL_WAITS_NS                                                                                      \
-    (200 * NS_PER_US) /* since the last look at the kernel's side: a wait that coalesces looks */
+/* Since the last look at the kernel's side: a wait that coalesces looks. */
+#define KERNEL_WAITS_NS (200 * NS_PER_US)
 _Static_assert(OFTEN << VAIN_MOST <= UINT8_MAX, "woken_for_few counts so far");
 
 static void coalesce_learn(struct evset *set, int n, int64_t waited)
@@ -411,11 +411,12 @@ static int wait_held(struct wait *w)
             n += look_at_kernel(set, w->out + n, w->max - n); /* both worlds at once */
         return n;
     }
-    if (set->kernel_hot && !looked &&
-        (n = set_has_pipes(set) ? look_at_kernel(set, w->out, w->max) : program_events(set, w->out, w->max)) >
-            0) {
-        events_poll(true);
-        return look_further(w, n);
+    if (set->kernel_hot && !looked) {
+        n = set_has_pipes(set) ? look_at_kernel(set, w->out, w->max) : program_events(set, w->out, w->max);
+        if (n > 0) {
+            events_poll(true);
+            return look_further(w, n);
+        }
     }
     int64_t began = waits ? clock_now() : 0;
     channel_rearm();

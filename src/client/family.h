@@ -7,8 +7,8 @@
 #include "client/state.h"
 
 must_use int family_create(void);
-void family_catch_up(
-    void); /* what other threads, that rest now, have done to its lists comes before what follows */
+/* What other threads, that rest now, have done to its lists comes before what follows. */
+void family_catch_up(void);
 /* Another one in its place, with this process alone in it, as the member that it was. Handles of before stay
  * stale. False: no memory for that, and this process has no family any more. */
 must_use bool family_anew(void);

@@ -359,7 +359,7 @@ static __attribute__((noinline)) ssize_t receive_rest(session_handle h, const st
 {
     bool more;
     control_poll();
-    if (!session_get(h) || !fetch_bytes(h))
+    if (!fetch_bytes(h))
         return got;
     if (flags & STREAM_PEEK) {
         ssize_t all = receive(h, iov, count, flags, &more);

@@ -161,6 +161,13 @@ static struct ctl_place peer_now(const struct daemon *d, const struct move *m)
     return other && other->state == MOVE_HELD ? other->to : m->peer_to.outbox ? m->peer_to : m->peer;
 }
 
+/* The move of its other end, where that is on its way at the same time. */
+static struct move *peer_under_way(const struct daemon *d, const struct move *m)
+{
+    struct move *other = find_from(d, &m->peer);
+    return other && other->state != MOVE_HELD ? other : NULL;
+}
+
 /* Nobody will take it any more. */
 static void move_end(struct daemon *d, struct move *m)
 {
@@ -470,8 +477,7 @@ int handle_take(struct daemon *d, struct request *r)
     m->peer_to = (struct ctl_place){0};
     struct ctl_move is = {
         .h = {.type = CTL_TAKEN, .len = sizeof is, .seq = r->seq}, .from = m->from, .peer = m->peer};
-    const struct move *other = find_from(d, &m->peer);
-    if (other && other->state != MOVE_HELD)
+    if (peer_under_way(d, m))
         is.to = m->peer;
     conn_send(d, r->conn, &is, sizeof is, &m->record, m->record >= 0);
     if (!m->from.outbox)
@@ -535,8 +541,8 @@ int handle_moved(struct daemon *d, struct request *r)
     m->since = clock_now();
     if (m->relay <= 0)
         watch_again(d, m);
-    struct move *other = find_from(d, &m->peer);
-    if (other && other->state != MOVE_HELD) {
+    struct move *other = peer_under_way(d, m);
+    if (other) {
         other->peer = m->to;
         tell(d, CTL_MOVING, &other->from, &other->to, &other->peer);
     }

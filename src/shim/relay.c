@@ -28,7 +28,7 @@
 #include "shim/shim.h"
 
 #define ACCEPT_WAIT_NS (1000 * NS_PER_MS)
-#define FORK_WAIT_NS (20 * NS_PER_MS)
+#define SOON_NS (20 * NS_PER_MS)
 
 /* ---- the pair ------------------------------------------------------------------------------------------ */
 
@@ -290,7 +290,7 @@ void relay_before_fork(void)
 {
     if (!relay_unaccepted || shim_foreign())
         return;
-    int64_t end = clock_now() + FORK_WAIT_NS;
+    int64_t end = clock_now() + SOON_NS;
     bool all = true;
     for (int fd = 0; fd < fds_used(); fd++) {
         struct sock *s;
@@ -308,7 +308,9 @@ void relay_before_fork(void)
  * it. */
 void relay_before_exec(void)
 {
-    int64_t end = clock_now() + FORK_WAIT_NS;
+    if (!relay_unaccepted && !client_queued())
+        return;
+    int64_t end = clock_now() + SOON_NS;
     bool all = true;
     for (int fd = 0; fd < fds_used(); fd++) {
         struct sock *s;
@@ -330,7 +332,7 @@ bool session_settled(const struct sock *s, uint64_t h)
 {
     if (client_connecting(h) && !client_connected(h))
         return false;
-    if (!wait_accepted(h, clock_now() + FORK_WAIT_NS)) {
+    if (!wait_accepted(h, clock_now() + SOON_NS)) {
         client_offer_leaves(h);
         client_offers_settle();
     }

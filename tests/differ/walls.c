@@ -233,6 +233,8 @@ WALL(no_files, "no file may have a byte")
 WALL(little_memory, "24 MB more than the process has")
 WALL(no_proc, "/proc is not there")
 WALL(empty_root, "chroot into an empty directory")
+WALL(no_memfd_eperm, "memfd_create says EPERM")
+WALL(no_memfd_enosys, "memfd_create says ENOSYS")
 
 CASE(no_way_out, "no descriptor that a program has not opened itself leads to a directory")
 {
@@ -303,5 +305,3 @@ CASE(stdout_in_an_empty_root, "the same: what it wrote its output to ends with i
     close(hold[1]);
     say("%s", polled_soon(p.c, POLLIN | POLLRDHUP));
 }
-WALL(no_memfd_eperm, "memfd_create says EPERM")
-WALL(no_memfd_enosys, "memfd_create says ENOSYS")
