@@ -146,8 +146,8 @@ static int accept_held(listener_handle h, bool (*may)(void *arg), void *arg, ses
         if (err == BERTH_E_NO_MEMORY && memory_borrow(C->segment_size))
             err = session_accept(box, &t, t.listener, out);
         struct aside *a = err == 0 ? aside_of(l) : NULL;
-        if (a && !aside_served(a))
-            aside_set_served(a, true);
+        if (a && !members_has(&a->served, C->member))
+            members_add(&a->served, C->member);
         if (err == 0)
             return 0;
         if (err == BERTH_E_DAEMON_GONE) { /* nobody else could tell the connector who has accepted */

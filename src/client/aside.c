@@ -43,6 +43,19 @@ void aside_ask(outbox_handle handle)
     plock_release(&C->lock);
 }
 
+/* Of the last ones that were not to be had: nobody asks for them again. */
+#define REFUSED_MAX 16
+static outbox_handle refused[REFUSED_MAX]; /* written under C->lock */
+static uint32_t refused_count;
+
+bool aside_refused(outbox_handle handle)
+{
+    bool is = false;
+    for (uint32_t i = 0; i < REFUSED_MAX; i++)
+        is |= load_relaxed(&refused[i]) == handle;
+    return is;
+}
+
 /* C->lock is held. Of which outbox it was; 0: none of ours. */
 static outbox_handle question_end(uint32_t number, outbox_handle handle)
 {
@@ -88,9 +101,9 @@ int tokens_create(struct listener *l)
             aside_set_count(a, 0);
             aside_set_nonblock(a, 0);
             aside_set_later(a, false);
-            aside_set_served(a, false);
             aside_set_listener(a, 0);
             members_only(&a->holders, C->member);
+            members_none(&a->served);
             store_release(&l->aside, i + 1);
             return 0;
         }
@@ -247,6 +260,8 @@ void listener_answered(int status, uint32_t number)
 {
     plock_take(&C->lock);
     outbox_handle handle = question_end(number, 0);
+    if (handle && status)
+        store_relaxed(&refused[refused_count++ % REFUSED_MAX], handle);
     plock_release(&C->lock);
     if (handle && status)
         drop(handle);

@@ -14,8 +14,9 @@ bool aside_put(struct listener *l, const struct token *t, bool later);
 bool aside_take(struct aside *a, const struct token *t); /* false: somebody else was faster */
 uint32_t aside_copy(struct aside *a, struct token out[ASIDE_TOKENS]);
 bool token_same(const struct token *a, const struct token *b);
-void aside_ask(outbox_handle handle); /* the daemon, once at a time */
-void asides_forked(void);             /* in a forked child: what the parent asked */
+void aside_ask(outbox_handle handle);     /* the daemon, once at a time */
+bool aside_refused(outbox_handle handle); /* the daemon has said not long ago that it is not to be had */
+void asides_forked(void);                 /* in a forked child: what the parent asked */
 /* The daemon's late answer to the question of that number. False: nobody has it open any more. */
 bool listener_named(uint32_t asked, uint32_t id);
 /* The daemon's; 0: neither we nor, if it was inherited, who asked for it has heard it. */

@@ -105,7 +105,9 @@ void channel_event(struct session *s, struct session_cache *c)
 
 /* ---- pairing ------------------------------------------------------------------------------------------- */
 
-/* Looks in the peer's outbox for the channel that is for us. */
+/* Looks in the peer's outbox for the channel that is for us. It says how much of ours the peer has taken, also while
+ * its own queue lies in a segment that is not here yet: who did not look there would take for outstanding what the
+ * peer has seen, and tell nothing of what came after that. */
 static void find_theirs(struct peer_box *box)
 {
     const struct channel *table =
@@ -118,13 +120,16 @@ static void find_theirs(struct peer_box *box)
             continue;
         uint64_t size;
         int err = 0;
-        const uint8_t *q = ring_log2(word) == QUEUE_LOG2 ? peer_ring_find(box, word, &size, &err) : NULL;
-        if (!q)
-            return;
         store_release(&box->their_channel, i);
+        const uint8_t *q = ring_log2(word) == QUEUE_LOG2 ? peer_ring_find(box, word, &size, &err) : NULL;
         store_release(&box->queue, (const uint64_t *)(const void *)q);
         return;
     }
+}
+
+bool channel_hears(const struct peer_box *box)
+{
+    return load_acquire(&box->queue) != NULL;
 }
 
 bool channel_announce(const struct peer_box *box)
@@ -159,12 +164,12 @@ void channel_pair(struct peer_box *box)
         if (!got)
             store_relaxed(&C->starved, true);
     }
-    if (load_relaxed(&box->their_channel) == NONE)
+    if (!channel_hears(box))
         find_theirs(box);
     /* the queue of a channel that we inherited is its owner's to take events from: we look at our sessions
      * directly */
-    bool ready = box->own_channel != NONE && box->queue && !load_relaxed(&box->polled) && !box->buried &&
-                 !load_acquire(&C->forked) && box->me == load_relaxed(&C->worker);
+    bool ready = box->own_channel != NONE && channel_hears(box) && !load_relaxed(&box->polled) &&
+                 !box->buried && !load_acquire(&C->forked) && box->me == load_relaxed(&C->worker);
     if (ready) {
         store_relaxed(&box->polled, true);
         struct peer_box *first = load_relaxed(&C->paired);
@@ -184,10 +189,10 @@ void channels_pair(void)
         return;
     for (struct peer_box *b = load_acquire(&C->boxes); b; b = load_acquire(&b->next)) {
         if (b->me != load_relaxed(&C->worker) || load_relaxed(&b->worker->dead) ||
-            !load_relaxed(&b->sessions) || load_acquire(&b->their_channel) != NONE)
+            !load_relaxed(&b->sessions) || channel_hears(b))
             continue;
         channel_pair(b);
-        left |= load_acquire(&b->their_channel) == NONE;
+        left |= !channel_hears(b);
     }
     if (left)
         store_sc(&C->unpaired, true);
@@ -195,7 +200,7 @@ void channels_pair(void)
 
 void channel_await(const struct peer_box *box)
 {
-    if (load_acquire(&box->their_channel) == NONE)
+    if (!channel_hears(box))
         store_sc(&C->unpaired, true);
 }
 

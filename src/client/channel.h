@@ -22,6 +22,8 @@ bool channel_has_news(const struct peer_box *box);
 uint32_t channel_pop(struct peer_box *box, uint32_t slots[POP_MAX], bool *all); /* how many it took */
 /* anything in a polled channel? */
 bool events_waiting(void);
+/* Has it a channel for us, and is that here? Before that nothing is heard of it by events. */
+bool channel_hears(const struct peer_box *box);
 /* A session may bring news by a channel that its owner has yet to make. */
 void channel_await(const struct peer_box *box);
 void channels_pair(void); /* looks for those */

@@ -74,12 +74,13 @@ must_use int client_accept_if(listener_handle l, bool (*may)(void *arg), void *a
 must_use int client_listener_wait(listener_handle l, int kernel_fd, int64_t deadline_ns,
                                   const struct sleep_mark *mark);
 bool client_listener_ready(listener_handle l); /* would client_accept find one? (a system call) */
+bool client_listener_late(listener_handle l);  /* does one wait there whose memory has not come yet? */
 int client_unlisten(listener_handle l);
 /* From now on connects to it go to the kernel's listener, which others than its holders have, too: until the process
  * of `pidfd` has ended, or (-1) for good. Whoever was offered before still waits at l. A round trip. */
 int client_listener_hide(listener_handle l, int pidfd);
-/* Has somebody of the family accepted there, and will go on when this process has become another program? */
-bool client_listener_served(listener_handle l);
+/* Has another of the family accepted there who lives and has it still, or (`by_us`) this process? */
+bool client_listener_served(listener_handle l, bool by_us);
 int client_listener_shut(listener_handle l); /* the same for every process that holds it */
 
 /* ---- connect ---- */
@@ -100,9 +101,10 @@ bool client_connect_stop(session_handle s);
 /* Before a fork and before the end: connections that a listener leaves unaccepted, whose kernel socket others may
  * have, go there now, and not later. Waits for that, half a second at most. */
 void client_offers_settle(void);
-/* One that this process has begun, and that nobody has accepted yet, is among those from now on: who has it next cannot
- * go on offering it. */
-void client_offer_leaves(session_handle s);
+/* One that this process has begun, and that nobody has accepted yet, is withdrawn and replayed to the kernel's listener:
+ * who has it next cannot go on offering it. Nothing where that cannot be: the listener has no kernel socket, the daemon
+ * is slow or gone, this process has become another user. client_offers_settle waits for it. */
+void client_offer_to_kernel(session_handle s);
 /* Blocks; for IN_PROGRESS. 0 or why it failed. */
 must_use int client_connect_wait(session_handle s, int64_t deadline_ns, const struct sleep_mark *mark);
 
@@ -148,7 +150,8 @@ bool client_accepted(session_handle s);
 bool client_shared(session_handle s);    /* another process of the family holds it too */
 bool client_connected(session_handle s); /* the connect is through */
 must_use int client_shutdown(session_handle s,
-                             int how); /* BERTH_SHUT_RD | BERTH_SHUT_WR; CLOSED if both are over already */
+                             int how);  /* BERTH_SHUT_RD | BERTH_SHUT_WR; CLOSED if both are over already */
+uint32_t client_shut(session_handle s); /* BERTH_SHUT_...: the halves that this side has shut down */
 int client_close(session_handle s);
 /* Last of all before this process ends: peers of what it alone holds see the end now. Takes no memory and
  * gives none back. */

@@ -239,6 +239,7 @@ int client_connect_begin(const endpoint *dst, const endpoint *src, session_handl
         goto fail_slot;
     }
     r->backlog = e.backlog;
+    r->kernel = (e.flags & DIR_KERNEL) != 0;
     r->common = (e.flags & DIR_COMMON) != 0;
     session_set_listener(s, e.listener);
     session_set_app(s, e.app);

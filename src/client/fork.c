@@ -50,6 +50,7 @@
 #include "client/openfile.h"
 #include "client/outbox.h"
 #include "client/ports.h"
+#include "client/replay.h"
 #include "client/rings.h"
 #include "client/rolls.h"
 #include "client/session.h"
@@ -459,6 +460,7 @@ static FORK_CODE void after_fork_child(void)
     control_forget();
     hello_forked();
     asides_forked();
+    replays_forked();
     tokens_forked();
     peers_forked();
     members_unwatch(true);

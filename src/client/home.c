@@ -169,7 +169,7 @@ static bool goes_home(struct session *s)
         return false;
     channel_pair(box);
     channel_announce_once(box);
-    if (load_relaxed(&box->own_channel) == NONE || load_acquire(&box->their_channel) == NONE ||
+    if (load_relaxed(&box->own_channel) == NONE || !channel_hears(box) ||
         peer_slot(box, session_peer_slot(s)) != peer)
         return false;
     struct session *old = NULL;

@@ -76,7 +76,7 @@ static bool edge_came(struct watch *w, struct session *s, struct session_cache *
     if (note) {
         w->seen_tail = tail;
         w->seen_flags = flags;
-        w->seen_filled = writable ? filled : w->seen_filled;
+        w->seen_filled = writable ? filled : filled - 1; /* there being room is owed to who has seen none */
         w->seen_cut = cut;
         w->fresh = false;
     }

@@ -177,9 +177,9 @@ bool session_judge(struct session *s, struct session_cache *c)
     bool over =
         !still || flags & (SF_DEAD | SF_RESET) || session_state(s) != SESSION_OPEN || (names && names != me);
     bool knows = still && names == me;
-    if (c->box && load_acquire(&c->box->their_channel) == NONE) {
+    if (c->box && !channel_hears(c->box)) {
         channel_pair(c->box);
-        if (load_acquire(&c->box->their_channel) == NONE && !over) {
+        if (!channel_hears(c->box) && !over) {
             channel_await(c->box);
             return false; /* it may know us, but not yet how to tell: very soon */
         }

@@ -310,8 +310,11 @@ void listeners_share(uint32_t member)
 {
     for (uint32_t i = 0; i < listeners_used(); i++) {
         const struct listener *l = &C->listeners[i];
-        if (l->generation & 1 && l->aside)
-            members_add(&C->family->aside[l->aside - 1].holders, member);
+        struct aside *a = l->generation & 1 ? aside_of(l) : NULL;
+        if (!a)
+            continue;
+        (void)members_drop(&a->served, member); /* who had the number before it */
+        members_add(&a->holders, member);
     }
 }
 
@@ -400,11 +403,25 @@ int client_listener_hide(listener_handle h, int pidfd)
     return control_request(&msg, &pidfd, pidfd >= 0, &done, sizeof done, NULL, NULL);
 }
 
-bool client_listener_served(listener_handle h)
+bool client_listener_served(listener_handle h, bool by_us)
 {
     const struct listener *l = listener_get(h);
     const struct aside *a = l ? aside_of(l) : NULL;
-    return a && aside_served(a) && aside_shared(a);
+    if (!a || !berth_family_shared)
+        return false;
+    struct member_set served = members_copy(&a->served), holders = members_copy(&a->holders);
+    if (by_us && members_has(&served, C->member))
+        return true;
+    for (uint32_t i = 0; i < MEMBER_WORDS; i++)
+        served.word[i].bits &= holders.word[i].bits;
+    return members_others_live(&served);
+}
+
+bool client_listener_late(listener_handle h)
+{
+    const struct listener *l = listener_get(h);
+    const struct aside *a = l ? aside_of(l) : NULL;
+    return a && aside_count(a) && aside_later(a);
 }
 
 void listeners_away(uint32_t until)

@@ -92,6 +92,12 @@ static inline void members_only(struct member_set *set, uint32_t member)
     }
 }
 
+static inline void members_none(struct member_set *set)
+{
+    for (uint32_t i = 0; i < MEMBER_WORDS; i++)
+        word_empty(&set->word[i]);
+}
+
 static inline struct member_set members_copy(const struct member_set *set)
 {
     struct member_set copy;

@@ -52,7 +52,7 @@ static void on_segment(const struct ctl_segment_is *seg, int fd, int status)
     int err = peer_segment_arrived(seg->outbox, seg->index, fd, status, &box);
     if (err == BERTH_E_BAD_HANDLE)
         return;
-    if (!err && load_acquire(&box->their_channel) == NONE)
+    if (!err && !channel_hears(box))
         channel_pair(box); /* perhaps it holds the queue that is for us */
     if (!err && box->own)
         channel_scan_soon(box); /* events that came before it said nothing to us */
@@ -188,6 +188,9 @@ static void on_push(struct push *p)
     case CTL_RECALL:
         if (p->len >= (int)sizeof(struct ctl_move))
             session_recalled(&((const struct ctl_move *)(const void *)p->data)->from);
+        break;
+    case CTL_REPLAYED:
+        offer_replayed(h->seq, h->status);
         break;
     case CTL_LISTENED:
     case CTL_TAKEN:

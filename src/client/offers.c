@@ -14,11 +14,14 @@
  * Where programs outside berth may accept from the listener's kernel socket, each offer is in such a doubt
  * from its beginning, only longer: after REPLAY_NS it is withdrawn in the same way, and then not offered
  * again but replayed to the kernel (replay.c); at once if the listener has gone, for another program may go on
- * with its socket. One step of a doubt is REOFFER_NS.
+ * with its socket. So is what its connector cannot go on offering, since another program will have it
+ * (client_offer_to_kernel). If the daemon says that it cannot be, it is offered again. One step of a doubt is
+ * REOFFER_NS.
  */
 #include <errno.h>
 
 #include "base/clock.h"
+#include "client/control.h"
 #include "client/events.h"
 #include "client/family.h"
 #include "client/fds.h"
@@ -164,6 +167,8 @@ static bool offer_anew(struct session *s, struct route *r)
 static uint8_t replay_step(struct session *s, struct route *r, uint8_t doubt)
 {
     uint8_t again = (uint8_t)(DOUBT_BEGINS | (doubt & DOUBT_ASKED));
+    if (doubt & DOUBT_ASKED && replay_asked(s))
+        return doubt;
     if (!r && doubt & DOUBT_ASKED)
         return DOUBT_BROKEN;
     int err = replay_ask(s);
@@ -177,7 +182,7 @@ static uint8_t replay_step(struct session *s, struct route *r, uint8_t doubt)
     }
     if (!r)
         return DOUBT_BROKEN;
-    return session_state(s) == SESSION_QUEUED || offer_anew(s, r) ? again : doubt;
+    return session_state(s) != SESSION_QUEUED && !offer_anew(s, r) ? doubt : r->common ? again : DOUBT_NONE;
 }
 
 /* The next step for an offer in doubt: what the doubt is then. C->lock is held. */
@@ -280,6 +285,23 @@ static void reoffer_now(void)
         break_them();
 }
 
+/* Where it has said no the offer goes out anew; else its relay has time to come from now on. */
+void offer_replayed(uint32_t seq, int status)
+{
+    bool broken = false;
+    plock_take(&C->lock);
+    struct session *s = replay_answered(seq);
+    struct route *r;
+    if (s && session_doubt(s) & DOUBT_ASKED && unanswered(s, &r)) {
+        broken = status && !r;
+        session_set_doubt(s, !status ? DOUBT_BEGINS | DOUBT_ASKED : broken ? DOUBT_BROKEN : DOUBT_WITHDRAWN);
+        step_soon();
+    }
+    plock_release(&C->lock);
+    if (broken)
+        break_them();
+}
+
 void sessions_offer_again(void)
 {
     int64_t at = load_relaxed(&C->reoffer_at);
@@ -316,12 +338,14 @@ bool offers_hasten(void)
     return any;
 }
 
-void client_offer_leaves(session_handle h)
+void client_offer_to_kernel(session_handle h)
 {
     struct session *s = session_get(h);
     struct route *r;
     plock_take(&C->lock);
-    if (s && session_state(s) == SESSION_OFFERED && unanswered(s, &r) && !(session_doubt(s) & DOUBT_REPLAY)) {
+    if (s && !C->nobody && !load_acquire(&C->daemon_lost) && !daemon_is_slow() &&
+        session_state(s) == SESSION_OFFERED && unanswered(s, &r) && r && r->kernel &&
+        !(session_doubt(s) & DOUBT_REPLAY)) {
         session_set_doubt(s, DOUBT_REPLAY | DOUBT_OLD);
         step_soon();
     }

@@ -15,6 +15,8 @@ void sessions_reoffer(uint32_t app);
 /* its listener has gone: may another program have the kernel's? Then it is replayed to that */
 bool offer_goes_on(struct session *s);
 
+/* The daemon's answer to REPLAY. */
+void offer_replayed(uint32_t seq, int status);
 /* Those that would be replayed later are, soon. False: there is none left. */
 bool offers_hasten(void);
 

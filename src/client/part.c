@@ -54,6 +54,7 @@
 #include "client/outbox.h"
 #include "client/peer.h"
 #include "client/ports.h"
+#include "client/replay.h"
 #include "client/rolls.h"
 #include "client/routes.h"
 #include "client/session.h"
@@ -309,6 +310,7 @@ static void state_begin(void)
     store_relaxed(&C->sharing, false);
     share_forget();
     asides_forked();
+    replays_forked();
     home_forked();
     arrivals_forked();
     lost_forget();
@@ -412,6 +414,7 @@ void client_part(void)
         leave();
     else
         (void)control_send(&msg, NULL, 0); /* no daemon: nobody to trust us */
+    C->nobody = true;
     control_fork_unlock();
     plock_release(&hello_lock);
     bool sets = apart && C->attached;

@@ -233,10 +233,10 @@ struct aside {
     uint32_t taken;    /* the same, counted after */
     uint32_t denied;   /* how often somebody who would accept has found nothing */
     uint32_t later;    /* not 0: one of these could not be answered when it was put here */
-    uint32_t served;   /* not 0: somebody of the family has accepted */
     uint32_t
         listener; /* the daemon's number, where it came when relatives may have had the listener already */
     struct member_set holders;
+    struct member_set served; /* of these, who has accepted */
     struct token token[ASIDE_TOKENS];
 };
 
@@ -315,7 +315,6 @@ RECORD_WORD(session, uint32_t, app)
 RECORD_WORD(session, uint8_t, doubt)
 RECORD_WORD(session, uint8_t, moving)
 RECORD_WORD(aside, uint32_t, nonblock)
-RECORD_WORD(aside, uint32_t, served)
 RECORD_WORD(aside, uint32_t, listener)
 /* of event sets: the first is the member's own, the second is written under sets_lock */
 RECORD_WORD(member, uint64_t, changes_done)

@@ -100,7 +100,7 @@ static void family_repair(void *unused, struct family_lock *l)
 {
     struct family *f = C->family;
     const uint8_t *at = (const uint8_t *)l;
-    log_warn("a process of this family died inside berth; putting right what it left");
+    log_info("a process of this family died inside berth; putting right what it left");
     if (at >= (const uint8_t *)f->outbox && at < (const uint8_t *)(f->outbox + OUTBOXES_MAX)) {
         struct outbox_rec *r = &f->outbox[(size_t)(at - (const uint8_t *)f->outbox) / sizeof f->outbox[0]];
         size_t in = (size_t)(at - (const uint8_t *)r);

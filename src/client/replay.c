@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <sys/socket.h>
 
+#include "base/memory.h"
 #include "base/sys.h"
 #include "client/control.h"
 #include "client/fds.h"
@@ -34,10 +35,57 @@ static long connect_by_kernel(const struct session *s)
     socklen_t own_len = endpoint_to_sockaddr(&from, &own);
     (void)sys_call(SYS_bind, fd, &own, (long)own_len, 0L); /* else from whatever address the kernel takes */
     long err = sys_connect(fd, &at, len);
-    if (err >= 0 || err == -EINPROGRESS)
+    if (err == -EINPROGRESS) { /* on this host a refusal is there already */
+        int refused = 0;
+        socklen_t size = sizeof refused;
+        err = sys_call6(SYS_getsockopt, fd, SOL_SOCKET, SO_ERROR, sys_arg(&refused), sys_arg(&size), 0);
+        if (err >= 0)
+            err = -refused;
+    }
+    if (err >= 0)
         return fd;
     (void)sys_close((int)fd);
     return err;
+}
+
+struct asked {
+    session_handle h;
+    uint32_t seq;
+    struct asked *next;
+};
+
+static struct asked *asked_first; /* under C->lock */
+
+bool replay_asked(const struct session *s)
+{
+    session_handle h = session_handle_of(s);
+    const struct asked *a = asked_first;
+    while (a && a->h != h)
+        a = a->next;
+    return a && !load_acquire(&C->daemon_lost);
+}
+
+struct session *replay_answered(uint32_t seq)
+{
+    for (struct asked **p = &asked_first; *p; p = &(*p)->next) {
+        struct asked *a = *p;
+        if (a->seq != seq)
+            continue;
+        session_handle h = a->h;
+        *p = a->next;
+        memory_put(a, sizeof *a);
+        return session_get(h);
+    }
+    return NULL;
+}
+
+void replays_forked(void)
+{
+    while (asked_first) {
+        struct asked *next = asked_first->next;
+        memory_put(asked_first, sizeof *asked_first);
+        asked_first = next;
+    }
 }
 
 int replay_ask(struct session *s)
@@ -47,6 +95,10 @@ int replay_ask(struct session *s)
     struct ctl_replay msg = {.h = {.type = CTL_REPLAY, .len = sizeof msg}, .listener = session_listener(s)};
     if (!box || !own)
         return BERTH_E_BAD_HANDLE;
+    if (load_acquire(&C->daemon_lost)) /* all this before there is a connection that would come to nothing */
+        return BERTH_E_DAEMON_GONE;
+    if (C->nobody || daemon_is_slow())
+        return C->nobody ? BERTH_E_PERMISSION : BERTH_E_BUSY;
     msg.at = (struct ctl_place){box->handle, session_own_slot(s), slot_generation_known(own)};
     long fd = connect_by_kernel(s);
     if (fd == -EMFILE) {
@@ -55,8 +107,16 @@ int replay_ask(struct session *s)
     }
     if (fd < 0)
         return fd == -ECONNREFUSED ? BERTH_E_REFUSED : BERTH_E_NO_MEMORY;
+    struct asked *a = memory_get(sizeof *a);
     int sent = (int)fd;
-    int err = control_send(&msg, &sent, 1);
+    msg.h.seq = control_async_seq();
+    int err = a ? control_send(&msg, &sent, 1) : BERTH_E_NO_MEMORY;
+    if (!err) {
+        *a = (struct asked){session_handle_of(s), msg.h.seq, asked_first};
+        asked_first = a;
+    } else if (a) {
+        memory_put(a, sizeof *a);
+    }
     (void)sys_close(sent);
     (void)fds_keep();
     return err;

@@ -126,10 +126,10 @@ struct peer_memory {
 struct peer_box { /* an outbox of another worker, facing our app */
     outbox_handle handle;
     struct peer_worker *worker;
-    struct own_box *own;  /* our outbox facing its app */
-    uint32_t own_channel; /* NONE until made */
-    uint32_t their_channel;
-    const uint64_t *queue; /* theirs to us; NULL until found */
+    struct own_box *own;    /* our outbox facing its app */
+    uint32_t own_channel;   /* NONE until made */
+    uint32_t their_channel; /* NONE until found */
+    const uint64_t *queue;  /* theirs to us; NULL until it is here: see channel_hears */
     uint32_t their_resync;
     uint32_t scan,
         scan_end; /* of their slots, which are still to be looked at; under poll_lock like all of these */
@@ -172,6 +172,7 @@ struct route { /* a listener that we were introduced to */
     uint32_t app;
     uint32_t backlog;
     uint32_t waiting; /* our own offers not accepted yet */
+    bool kernel;      /* a kernel's socket listens there, too */
     bool common;      /* programs outside berth may have its kernel's socket: see replay.c */
     int token_fd;
     struct own_box *box;
@@ -215,6 +216,7 @@ struct client {
     bool attached;
     bool daemon_lost;
     bool forked; /* a child that has not said hello yet */
+    bool nobody; /* it has become another user: the daemon does nothing for it as who it is now */
     int ctl;
     uint32_t worker, app, uid;
     uint32_t member;

@@ -311,7 +311,15 @@ static bool found_after_all(session_handle h)
     return session_has(s, session_cache_of(s), 1);
 }
 
-static ssize_t receive(session_handle h, const struct iovec *iov, int count, uint32_t flags, bool *more_there)
+/* What one read leaves to the next, which is a part of it: its bytes lie behind those of the first, or it takes none. */
+struct rest {
+    bool there;
+    bool goes_on; /* this is the next */
+    uint64_t at;
+};
+
+static ssize_t receive(session_handle h, const struct iovec *iov, int count, uint32_t flags,
+                       struct rest *rest)
 {
     struct session *s = enter(h);
     if (!s)
@@ -324,7 +332,7 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     struct seen seen = {0};
     if (__builtin_expect(stale(s, h), 0))
         goto out;
-    if (__builtin_expect(session_flags(s) & SF_READ_SPAN, 0)) {
+    if (__builtin_expect(session_flags(s) & SF_READ_SPAN || (rest->goes_on && s->head != rest->at), 0)) {
         result = BERTH_E_BUSY;
         goto out;
     }
@@ -334,7 +342,7 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     result = receive_look(s, c, want, &seen);
     if (result <= 0)
         goto out;
-    *more_there = seen.more_there || ((size_t)result < want && session_moving(s) & MOVING_PEER);
+    rest->there = seen.more_there || ((size_t)result < want && session_moving(s) & MOVING_PEER);
     size_t avail = (size_t)result, done = 0;
     for (int i = 0; i < count && done < avail; i++) {
         size_t n = avail - done < iov[i].iov_len ? avail - done : iov[i].iov_len;
@@ -344,6 +352,7 @@ static ssize_t receive(session_handle h, const struct iovec *iov, int count, uin
     result = (ssize_t)done;
     if (!(flags & STREAM_PEEK) && done)
         tell = advance_head(s, c, done, &old);
+    rest->at = s->head;
 out:
     half_unlock(&s->rx_lock);
     if (tell)
@@ -355,14 +364,14 @@ out:
 
 /* What lies behind `got` bytes goes into the rest of the buffers: a short read says that there is no more (epoll(7)). */
 static __attribute__((noinline)) ssize_t receive_rest(session_handle h, const struct iovec *iov, int count,
-                                                      uint32_t flags, ssize_t got)
+                                                      uint32_t flags, ssize_t got, struct rest *rest)
 {
-    bool more;
     control_poll();
     if (!fetch_bytes(h))
         return got;
+    rest->goes_on = true;
     if (flags & STREAM_PEEK) {
-        ssize_t all = receive(h, iov, count, flags, &more);
+        ssize_t all = receive(h, iov, count, flags, rest);
         return all > got ? all : got;
     }
     size_t skip = (size_t)got;
@@ -372,7 +381,7 @@ static __attribute__((noinline)) ssize_t receive_rest(session_handle h, const st
             continue;
         }
         struct iovec part = {(uint8_t *)iov[i].iov_base + skip, iov[i].iov_len - skip};
-        ssize_t n = receive(h, &part, 1, flags, &more);
+        ssize_t n = receive(h, &part, 1, flags, rest);
         got += n > 0 ? n : 0;
         if (n < (ssize_t)part.iov_len)
             break;
@@ -383,12 +392,12 @@ static __attribute__((noinline)) ssize_t receive_rest(session_handle h, const st
 
 static inline ssize_t receive_fetched(session_handle h, const struct iovec *iov, int count, uint32_t flags)
 {
-    bool more = false;
-    ssize_t got = receive(h, iov, count, flags, &more);
+    struct rest rest = {0};
+    ssize_t got = receive(h, iov, count, flags, &rest);
     if (__builtin_expect(got == BERTH_E_WOULD_BLOCK, 0) && found_after_all(h))
-        got = receive(h, iov, count, flags, &more);
-    if (__builtin_expect(more, 0) && got > 0)
-        got = receive_rest(h, iov, count, flags, got);
+        got = receive(h, iov, count, flags, &rest);
+    if (__builtin_expect(rest.there, 0) && got > 0)
+        got = receive_rest(h, iov, count, flags, got, &rest);
     return got;
 }
 
@@ -630,7 +639,7 @@ static ssize_t transmit(session_handle h, const struct iovec *iov, int count, si
         return BERTH_E_BAD_HANDLE;
     struct session_cache *c = session_cache_of(s);
     if (__builtin_expect(!load_acquire(&c->peer), 0))
-        session_try_link(s);
+        session_meet_now(s);
     half_lock(&s->tx_lock);
     ssize_t result = BERTH_E_BAD_HANDLE;
     bool tell_space = false;
@@ -707,6 +716,8 @@ int client_write_spans(session_handle h, size_t want, struct iovec spans[2])
         }
     }
     half_unlock(&s->tx_lock);
+    if (__builtin_expect(result == BERTH_E_WOULD_BLOCK, 0))
+        found_full(s, c);
     return result;
 }
 

@@ -77,7 +77,7 @@ static enum answer examine(const struct listener *l, const struct token *t, stru
     if (!is_ours(l, t))
         return ANSWER_STALE;
     if (!(b = peer_box_find(t->outbox))) {
-        if (C->daemon_lost)
+        if (C->daemon_lost || aside_refused(t->outbox))
             return ANSWER_STALE; /* nobody is left who could bring it; the connector has heard the same */
         if (ask)
             aside_ask(t->outbox);

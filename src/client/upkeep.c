@@ -95,6 +95,13 @@ void session_meet(struct session *s)
         (void)session_seek(s);
 }
 
+void session_meet_now(struct session *s)
+{
+    session_try_link(s);
+    if (!load_acquire(&session_cache_of(s)->peer))
+        acceptors_look();
+}
+
 void session_look(struct session *s)
 {
     acceptors_look();
@@ -125,6 +132,13 @@ int client_shutdown(session_handle h, int how)
     if (s && !load_acquire(&session_cache_of(s)->peer))
         session_meet(s); /* who has accepted it may have reset it since */
     return look_at_end(h, session_shut, how);
+}
+
+uint32_t client_shut(session_handle h)
+{
+    const struct session *s = session_get(h);
+    uint32_t flags = s ? session_flags(s) : 0;
+    return (flags & SF_SHUT_RD ? BERTH_SHUT_RD : 0) | (flags & SF_SHUT_WR ? BERTH_SHUT_WR : 0);
 }
 
 int client_close(session_handle h)

@@ -125,9 +125,9 @@ static int check_address(const struct worker *w, const struct ctl_listen *m, str
     memcpy(e->addr, m->addr, 16);
     e->port = m->port;
     e->proto = m->proto;
-    e->flags = (m->flags & CTL_LISTEN_V6ONLY ? DIR_V6ONLY : 0) |
-               (endpoint_is_wildcard(m->addr) ? DIR_WILDCARD : 0) |
-               (m->flags & CTL_LISTEN_COMMON ? DIR_COMMON : 0);
+    e->flags =
+        (m->flags & CTL_LISTEN_V6ONLY ? DIR_V6ONLY : 0) | (endpoint_is_wildcard(m->addr) ? DIR_WILDCARD : 0) |
+        (m->flags & CTL_LISTEN_KERNEL ? DIR_KERNEL : 0) | (m->flags & CTL_LISTEN_COMMON ? DIR_COMMON : 0);
     e->app = w->app_id;
     e->uid = w->uid;
     e->backlog = m->backlog;

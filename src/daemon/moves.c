@@ -60,8 +60,9 @@ struct move {
     struct app *app;
     struct ctl_place from, to, peer;
     struct ctl_place
-        peer_to;    /* TAKEN: where the peer has gone since the taker was told of it; else nowhere */
-    uint32_t taker; /* worker; TAKEN, HELD */
+        peer_to;     /* TAKEN: where the peer has gone since the taker was told of it; else nowhere */
+    bool peer_ended; /* TAKEN: it has ended since then */
+    uint32_t taker;  /* worker; TAKEN, HELD */
     pid_t relay;
     gid_t gid; /* of who gave it: the relay's */
     bool recalled;
@@ -161,6 +162,12 @@ static struct ctl_place peer_now(const struct daemon *d, const struct move *m)
     return other && other->state == MOVE_HELD ? other->to : m->peer_to.outbox ? m->peer_to : m->peer;
 }
 
+/* Its other end is there now. Who has taken it goes by what he was told until he says where he has it. */
+static void peer_moved(struct move *m, const struct ctl_place *to)
+{
+    *(m->state == MOVE_TAKEN ? &m->peer_to : &m->peer) = *to;
+}
+
 /* The move of its other end, where that is on its way at the same time. */
 static struct move *peer_under_way(const struct daemon *d, const struct move *m)
 {
@@ -172,8 +179,11 @@ static struct move *peer_under_way(const struct daemon *d, const struct move *m)
 static void move_end(struct daemon *d, struct move *m)
 {
     struct ctl_place nowhere = {0}, peer = peer_now(d, m);
+    struct move *other = peer_under_way(d, m);
     if (m->state != MOVE_HELD)
         tell(d, CTL_MOVED, &m->from, &nowhere, &peer);
+    if (other && other->state == MOVE_TAKEN)
+        other->peer_ended = true;
     move_free(d, m);
 }
 
@@ -434,7 +444,6 @@ int handle_give(struct daemon *d, struct request *r)
     return 0;
 }
 
-/* Nothing is answered: a connector whose offer stays unanswered asks again. */
 int handle_replay(struct daemon *d, struct request *r)
 {
     const struct ctl_replay *msg = &r->msg->replay;
@@ -442,14 +451,20 @@ int handle_replay(struct daemon *d, struct request *r)
     const struct outbox *o = outbox_known(d, msg->at.outbox);
     struct listener *l = idmap_get(&d->listener_by_id, msg->listener);
     if (!o || !ptrset_has(&o->holders, w) || !is_tcp(r->fds[0]))
-        return 0;
+        return BERTH_E_NOT_OWNER;
     if (r->conn->uid != o->facing->uid)
-        return 0; /* the relay runs as the user of that app, and in the group of who asks */
+        return BERTH_E_PERMISSION; /* the relay runs as the user of that app, and in the group of who asks */
+    if (!d->relays)
+        return BERTH_E_BUSY;
     if (l && l->app == o->facing && l->entry.flags & DIR_COMMON)
         listener_hide(d, l, NULL); /* what comes after it does not wait in vain */
     struct move *m;
-    if (!d->relays || move_begin(d, o->facing, &r->fds[0], EPOLLRDHUP, &m) != 0)
-        return 0;
+    int err = move_begin(d, o->facing, &r->fds[0], EPOLLRDHUP, &m);
+    if (err)
+        return err;
+    struct ctl_replay is = *msg;
+    is.h = (struct ctl_header){.type = CTL_REPLAYED, .len = sizeof is, .seq = r->seq};
+    conn_send(d, r->conn, &is, sizeof is, NULL, 0);
     m->peer = msg->at;
     m->gid = r->conn->gid;
     relay_start(d, m);
@@ -475,6 +490,7 @@ int handle_take(struct daemon *d, struct request *r)
     m->taker = w->id;
     m->peer = peer_now(d, m);
     m->peer_to = (struct ctl_place){0};
+    m->peer_ended = false;
     struct ctl_move is = {
         .h = {.type = CTL_TAKEN, .len = sizeof is, .seq = r->seq}, .from = m->from, .peer = m->peer};
     if (peer_under_way(d, m))
@@ -502,7 +518,7 @@ static int moved_home(struct daemon *d, const struct worker *w, const struct ctl
         if (m->state == MOVE_HELD && ctl_place_same(&m->from, &msg->peer))
             peer = m->to;
         if (ctl_place_same(&m->peer, &msg->from))
-            *(m->state == MOVE_TAKEN ? &m->peer_to : &m->peer) = msg->to;
+            peer_moved(m, &msg->to);
     }
     tell(d, CTL_MOVED, &msg->from, &msg->to, &peer);
     if (!d->homes && !(d->homes = calloc(HOMES, sizeof *d->homes)))
@@ -543,13 +559,15 @@ int handle_moved(struct daemon *d, struct request *r)
         watch_again(d, m);
     struct move *other = peer_under_way(d, m);
     if (other) {
-        other->peer = m->to;
-        tell(d, CTL_MOVING, &other->from, &other->to, &other->peer);
+        peer_moved(other, &m->to);
+        tell(d, CTL_MOVING, &other->from, &other->to, &m->to);
     }
     struct ctl_place peer = peer_now(d, m);
     tell(d, CTL_MOVED, &m->from, &m->to, &peer);
     if (!ctl_place_same(&peer, &m->peer))
         tell(d, CTL_MOVED, &m->peer, &peer, &m->to);
+    if (m->peer_ended)
+        tell(d, CTL_MOVED, &peer, &(struct ctl_place){0}, &m->to);
     if (m->peer_to.outbox)
         m->peer = m->peer_to;
     m->peer_to = (struct ctl_place){0};

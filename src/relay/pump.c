@@ -274,6 +274,8 @@ static void *into_session(void *arg)
 {
     APART static char buf[PIECE];
     const struct relay *r = arg;
+    if (client_shut(r->h) & BERTH_SHUT_WR)
+        over(r); /* the end that is to be read there was before whoever has it now */
     for (;;) {
         long n = sys_call(SYS_read, (long)r->fd, buf, (long)sizeof buf, 0L);
         leave_if_ending();

@@ -226,7 +226,7 @@ struct sock *sock_alloc(enum sock_kind kind, int family)
     } else {
         return NULL;
     }
-    s->common = s->comes = s->stand_in = 0;
+    s->common = s->comes = s->stand_in = s->unsettled = 0;
     s->nonblock = s->real = s->abort = s->stack_turn = 0;
     s->rcv_timeout = s->snd_timeout = 0;
     s->refs = s->rcv_lowat = s->joint = s->file = s->options_seen = 0;
@@ -442,7 +442,7 @@ int away_control(void)
 }
 
 /* A file that was not opened: whoever reads, writes or polls it gets EBADF, as if it were not there. One of no
- * directory: it leads nowhere. Made with the first socket: later, a descriptor may be the program's last one. */
+ * directory (of /dev/null where memfd_create or /proc is denied): it leads nowhere. Made with the first socket: later, a descriptor may be the program's last one. */
 static void nothing_open(void)
 {
     if (load_relaxed(&internal[INTERNAL_NOTHING]))
@@ -519,7 +519,7 @@ int placeholder_reserve(int family, bool cloexec)
     return fd >= 0 ? fd : placeholder_open(family, cloexec);
 }
 
-int placeholder_still(int family, int fd, bool cloexec)
+int placeholder_recheck(int family, int fd, bool cloexec)
 {
     int base = placeholder_base(family);
     if (base >= 0 && !load_relaxed(&internal[INTERNAL_NOTHING]))

@@ -27,6 +27,7 @@
 #define LOOK_AT 256 /* numbers at which a program finds what it has inherited */
 #define CONNECT_NS NS_PER_SEC
 #define OFFERS_MAX 4096
+#define LATE_NS (500 * NS_PER_MS) /* for memory that the daemon brings */
 
 int socket_option(int fd, int level, int name)
 {
@@ -73,6 +74,17 @@ static void offer_to_kernel(int fd, struct sock *s, session_handle h)
     }
 }
 
+/* The next that waits there. What it needs may have to come from the daemon first. */
+static bool next_offered(listener_handle h, int64_t end, session_handle *out)
+{
+    struct sleep_mark none = {0};
+    int err;
+    while ((err = client_accept(h, out)) == BERTH_E_WOULD_BLOCK && client_listener_late(h) &&
+           client_listener_wait(h, -1, end, &none) == 0)
+        ;
+    return err == 0;
+}
+
 void listener_plain(int fd)
 {
     struct sock *s;
@@ -101,9 +113,10 @@ void listener_leaves(int fd, int until)
         sys_close(who);
     listener_plain(fd);
     session_handle offered;
-    if (until && client_listener_served(h))
+    if (until && client_listener_served(h, until != getpid())) /* an exec: this one does not go on */
         return; /* what waits there is theirs, and they will see to it */
-    for (int i = 0; i < OFFERS_MAX && client_accept(h, &offered) == 0; i++)
+    int64_t end = clock_now() + LATE_NS;
+    for (int i = 0; i < OFFERS_MAX && next_offered(h, end, &offered); i++)
         offer_to_kernel(fd, s, offered);
 }
 

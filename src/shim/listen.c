@@ -160,7 +160,7 @@ static int adopt(struct sock *l, int lfd, session_handle h, int fd, struct socka
     shim_lock();
     if (fd_word(lfd) == sock_word(l))
         options_follow(l, lfd);
-    fd = placeholder_still(l->family, fd, flags & SOCK_CLOEXEC);
+    fd = placeholder_recheck(l->family, fd, flags & SOCK_CLOEXEC);
     struct sock *s = fd < 0 ? NULL : sock_alloc(SOCK_SESSION, l->family);
     if (!s) {
         shim_unlock();

@@ -55,7 +55,7 @@ bool session_passes(int fd)
         (void)session_replaced(fd, s, -1);
         return true;
     }
-    if (!session_settled(s, h) || session_pair(s, h, &theirs, &ours) < 0)
+    if (!session_settle(s, h) || session_pair(s, h, &theirs, &ours) < 0)
         return false;
     sys_fcntl(theirs, F_SETSIG, (long)STAND_IN_MARK);
     int err = client_give(h, theirs, ours);

@@ -295,9 +295,8 @@ void relay_before_fork(void)
     for (int fd = 0; fd < fds_used(); fd++) {
         struct sock *s;
         uint64_t h;
-        if (unlikely(fd_words[fd]) && fd_look(fd, &s, &h) == SOCK_SESSION && !client_accepted(h)) {
+        if (unlikely(fd_words[fd]) && fd_look(fd, &s, &h) == SOCK_SESSION && !client_accepted(h))
             all &= wait_accepted(h, end);
-        }
     }
     if (!all)
         client_offers_settle();
@@ -318,25 +317,39 @@ void relay_before_exec(void)
         if (likely(!fd_words[fd]) || fd_look(fd, &s, &h) != SOCK_SESSION ||
             sys_fcntl(fd, F_GETFD, 0L) & FD_CLOEXEC)
             continue;
-        queued_to_kernel(fd, s);
-        if (s->kind != SOCK_SESSION || wait_accepted(h, end))
+        shim_lock();
+        bool still = fd_word(fd) == sock_word(s) && s->kind == SOCK_SESSION;
+        if (still)
+            queued_to_kernel(fd, s);
+        still = still && s->kind == SOCK_SESSION;
+        shim_unlock();
+        if (!still || wait_accepted(h, end))
             continue;
-        client_offer_leaves(h);
+        client_offer_to_kernel(h);
         all = false;
     }
     if (!all)
         client_offers_settle();
 }
 
-bool session_settled(const struct sock *s, uint64_t h)
+static bool connect_under_way(session_handle h)
 {
-    if (client_connecting(h) && !client_connected(h))
+    return client_connecting(h) && !client_connected(h);
+}
+
+bool session_settle(struct sock *s, uint64_t h)
+{
+    if (connect_under_way(h))
         return false;
+    if (s->unsettled || client_accepted(h))
+        return client_accepted(h);
     if (!wait_accepted(h, clock_now() + SOON_NS)) {
-        client_offer_leaves(h);
+        client_offer_to_kernel(h);
         client_offers_settle();
     }
-    return wait_accepted(h, clock_now() + ACCEPT_WAIT_NS);
+    bool settled = wait_accepted(h, clock_now() + ACCEPT_WAIT_NS);
+    s->unsettled = !settled;
+    return settled;
 }
 
 int session_pair(struct sock *s, uint64_t h, int *theirs, int *ours)
@@ -346,7 +359,7 @@ int session_pair(struct sock *s, uint64_t h, int *theirs, int *ours)
         return err;
     options_replay(s, *theirs);
     if (sock_nonblock(s))
-        sys_fcntl(*theirs, F_SETFL, (long)(O_RDWR | O_NONBLOCK));
+        sys_fcntl(*theirs, F_SETFL, sys_fcntl(*theirs, F_GETFL, 0L) | O_NONBLOCK);
     return 0;
 }
 
@@ -385,9 +398,8 @@ static void bring_what_is_there(session_handle h, int ours)
 int relay_make(struct sock *s, session_handle h, enum relay_reads reads)
 {
     int theirs, ours;
-    if (client_connecting(h) && !client_connected(h))
-        return -ENOTCONN;
-    (void)session_settled(s, h);
+    if (!session_settle(s, h) && connect_under_way(h))
+        return -ENOTCONN; /* else whoever accepts it finds the relay there */
     int err = session_pair(s, h, &theirs, &ours);
     if (err < 0)
         return err;
@@ -395,6 +407,9 @@ int relay_make(struct sock *s, session_handle h, enum relay_reads reads)
         reads = RELAY_READS;
     if (reads == RELAY_READS)
         bring_what_is_there(h, ours);
+    uint32_t shut = client_shut(h); /* what comes out of `ours` then is no news to the relay */
+    if (shut)                       /* SHUT_RD and its like are one less */
+        (void)sys_call(SYS_shutdown, (long)theirs, (long)shut - 1, 0L, 0L);
     bool marked = reads == RELAY_READS_IF_USED && lent_mark(theirs);
     pid_t relay = relay_fork(h, relay_run, &(struct relayed){h, reads}, ours);
     sys_close(ours);
@@ -408,7 +423,7 @@ int relay_make(struct sock *s, session_handle h, enum relay_reads reads)
 /* False: it stays what it was. */
 static bool give(int fd, struct sock *s, session_handle h, enum relay_reads reads)
 {
-    if ((client_connecting(h) && !client_connected(h)) || shim_foreign())
+    if (connect_under_way(h) || shim_foreign())
         return false;
     int theirs = relay_make(s, h, reads);
     if (theirs < 0) {
@@ -443,8 +458,7 @@ bool fd_lent(int fd)
     struct sock *s;
     uint64_t h;
     int saved = errno;
-    bool lent =
-        fd_view(fd, &s, &h) == SOCK_SESSION && client_accepted(h) && give(fd, s, h, RELAY_READS_IF_USED);
+    bool lent = fd_view(fd, &s, &h) == SOCK_SESSION && give(fd, s, h, RELAY_READS_IF_USED);
     errno = saved;
     return lent;
 }

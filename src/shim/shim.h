@@ -103,6 +103,7 @@ struct sock {
     uint8_t stand_in;   /* SESSION: the descriptor is what stands for it, see passed.c */
     uint8_t abort;      /* SO_LINGER with time 0 */
     uint8_t shared;     /* AWAY: relatives have it, too */
+    uint8_t unsettled;  /* SESSION: it was waited for in vain that somebody accepts it */
     uint8_t stack_turn; /* LISTENER: the kernel's queue gave the last one */
     uint8_t common;     /* BOUND, LISTENER: strangers have it, too, see handover.c */
     uint8_t comes; /* BOUND: it listens in the kernel, and under berth once it alone accepts; from kernel_look
@@ -217,7 +218,7 @@ int placeholder_open(int family, bool cloexec); /* a new descriptor or -errno */
 /* The same for one that nobody shall find before it is bound: until it is put there, its number answers EBADF. */
 int placeholder_reserve(int family, bool cloexec);
 /* That number; another, where somebody has closed it meanwhile; or -errno, and it is closed. */
-int placeholder_still(int family, int fd, bool cloexec);
+int placeholder_recheck(int family, int fd, bool cloexec);
 void placeholder_put(int family, int fd, bool cloexec);
 int placeholder_base(int family); /* what placeholders are dups of; negative: none */
 int defaults_socket(int family);  /* for asking what was never set; negative: none */
@@ -236,8 +237,11 @@ int fail(int berth_error);         /* sets errno, -1 */
 struct waiting {
     int64_t timeout;  /* by SO_RCVTIMEO or SO_SNDTIMEO, 0: none */
     int64_t deadline; /* 0: it has not waited yet */
+    bool moved;       /* bytes: a handler ends it with those, whatever SA_RESTART says */
     struct sleep_mark mark;
 };
+
+#define CALL_MOVED 0x10000000 /* a flag beside MSG_...: the program's call has moved bytes before */
 
 static inline struct waiting waiting_since_now(int64_t timeout)
 {
@@ -319,7 +323,9 @@ void fd_to_kernel(int fd); /* whatever it is becomes a plain socket of the kerne
  */
 int relay_to(int family, const endpoint *from, const endpoint *to, session_handle h, int64_t patience);
 
-bool session_settled(const struct sock *s, uint64_t h); /* connected, and accepted: waits for that */
+/* Waits, one time a second, for somebody to accept it; where that is slow the kernel's listener gets it. False: nobody has, or
+ * it is not connected. */
+bool session_settle(struct sock *s, uint64_t h);
 /* The kernel's socket `theirs` (-1: what is there) has its numbers and registrations from now on; the handle is
  * the caller's. False: it is another's meanwhile. */
 bool session_replaced(int fd, struct sock *s, int theirs);

@@ -267,6 +267,7 @@ struct worker_page {
 #define DIR_V6ONLY 1u
 #define DIR_WILDCARD 2u
 #define DIR_COMMON 4u /* programs outside berth may have the kernel's socket, too */
+#define DIR_KERNEL 8u /* a kernel socket listens there, too */
 
 struct dir_entry {
     uint8_t addr[16]; /* IPv4 as mapped; wildcards all zero (v6) or ::ffff:0.0.0.0 (v4) */

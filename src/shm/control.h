@@ -117,6 +117,7 @@ enum ctl_type {
     CTL_MEMORY_IS,
     CTL_PART,
     CTL_REPLAY,
+    CTL_REPLAYED,
     CTL_LEAVE,
     CTL_TYPES
 };
@@ -278,6 +279,7 @@ struct ctl_move {
 };
 
 /* REPLAY: a connection that nobody has accepted in time. */
+/* REPLAY, and its answer REPLAYED: with status 0 a relay will answer the offer */
 struct ctl_replay {
     struct ctl_header h;
     struct ctl_place at; /* the connector's slot; what it says of the offer is the one that counts */

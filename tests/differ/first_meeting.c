@@ -158,3 +158,27 @@ CASE(in_mid_stream, "bursts that grow, looked for with poll 0, read without wait
         say("%ld of %ld, EAGAIN after readable %ld, sent %s", got, size, false_ready, far_answer(&m.far));
     }
 }
+
+CASE(one_who_has_much_under_way,
+     "edge: a process that has just accepted, and does nothing else, is heard by one whose "
+     "memory has grown")
+{
+    int l = listener(16);
+    struct sockaddr_in at = differ_at;
+    if (kin()) {
+        int s = accept(l, NULL, NULL);
+        nap(50); /* the other has been told, and sleeps again */
+        (void)send(s, "x", 1, 0);
+        stay();
+    }
+    for (int i = 0; i < 8; i++) {
+        struct pair p = pair_here();
+        if (fill(p.c) <= 0)
+            say("nothing goes in");
+    }
+    theirs_begins();
+    differ_at = at;
+    int c = dial(), ep = epoll_with(c, EPOLLIN | EPOLLOUT | EPOLLET, 1);
+    say("%s", epolled(ep, 8, 1000));
+    say("%s", epolled(ep, 8, 3000));
+}

@@ -302,6 +302,76 @@ CASE(both_ends_at_once, "a program that has both executes itself again and again
     SAY(recv(c, (char[9]){0}, 9, 0));
 }
 
+/* Two programs with a connection on which 300 bytes lie unread here, and 100 there. */
+static void two_programs(struct far *a, struct far *b)
+{
+    *a = far_new(FRESH);
+    *b = far_new(FRESH);
+    far_do(b, "connect %s;send 100", far_do(a, "listen"));
+    far_do(a, "accept;closelistener;send 300");
+}
+
+CASE(both_ends_in_two_programs,
+     "two programs execute themselves at the same moment, each with its end of one connection")
+{
+    struct far a, b;
+    for (int i = 0; i < 8; i++) {
+        two_programs(&a, &b);
+        far_begin(&a, "exec 300 0");
+        far_begin(&b, "exec 100 0");
+        say("%s, %s", far_answer(&a), far_answer(&b));
+        say("%s", far_do(&b, "recv 300;send 50"));
+        say("%s", far_do(&a, "recv 150;close"));
+        say("%s", far_do(&b, "recv 1"));
+        far_kill(&a);
+        far_kill(&b);
+    }
+}
+
+CASE(one_ends_while_the_other_is_executed,
+     "a program executes itself with its end of a connection, and the other ends")
+{
+    struct far a, b;
+    for (int i = 0; i < 8; i++) {
+        two_programs(&a, &b);
+        far_begin(&a, "exec 300 0");
+        far_begin(&b, "%s", i % 2 ? "exec 100 0" : "recv 300;exit");
+        if (i % 2) {
+            say("%s", far_answer(&b));
+            far_begin(&b, "exit");
+        }
+        say("%s", far_answer(&a));
+        say("%s", far_do(&a, "recv 100"));
+        say("%s", far_do(&a, "recv 1"));
+        far_kill(&a);
+        far_kill(&b);
+    }
+}
+
+CASE(child_before_it_is_accepted,
+     "a child executes a program with a connection that nobody has accepted yet; its parent waits")
+{
+    int l = listener(8);
+    if (round_now()) {
+        give(100, 0, 100);
+        _exit(take(100, 0, 200, 0) != 200);
+    }
+    pid_t server = fork();
+    if (server == 0) {
+        nap(200);
+        int s = accept(l, NULL, NULL);
+        _exit(take(s, 0, 100, 0) != 100 || give(s, 0, 200) != 200);
+    }
+    dup2(dial(), 100);
+    pid_t pid = fork();
+    if (pid == 0)
+        again_as("passed.child_before_it_is_accepted", 1);
+    int one = -1, two = -1;
+    waitpid(pid, &one, 0);
+    waitpid(server, &two, 0);
+    say("%d %d", one, two);
+}
+
 CASE(before_it_is_accepted,
      "a program that has connected executes another one, and the other side accepts later")
 {

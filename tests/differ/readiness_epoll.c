@@ -325,6 +325,49 @@ CASE(listener_beside_a_busy_pipe,
     }
 }
 
+static void added_when_full(unsigned how)
+{
+    struct pair p = pair_here();
+    long n = fill(p.c);
+    int ep = epoll_with(p.c, EPOLLOUT | how, 1);
+    say("%s", epolled(ep, 8, 0));
+    say("%s", drain(p.s, n) == n ? "all" : "NOT ALL");
+    say("%s", epolled(ep, 8, 2000));
+}
+
+CASE(added_when_full_edge, "edge: room in one that was full when it was added is an event")
+{
+    added_when_full(EPOLLET);
+}
+
+CASE(added_when_full_edge_in, "edge: the same of one that is watched for bytes, too")
+{
+    added_when_full(EPOLLET | EPOLLIN);
+}
+
+CASE(added_when_full_once, "edge and one shot: the same")
+{
+    added_when_full(EPOLLET | EPOLLONESHOT);
+}
+
+CASE(added_when_full_level, "level: the same")
+{
+    added_when_full(0);
+}
+
+CASE(filled_before_they_meet,
+     "a client sends until there is no room, and only then waits for some; the server reads later")
+{
+    struct far far = far_new(FRESH);
+    int s = dial_port(atoi(far_do(&far, "listen")));
+    far_begin(&far, "accept;sleep 100;drain 4000000");
+    nap(30);
+    long n = fill(s);
+    int ep = epoll_with(s, EPOLLOUT, 1);
+    say("%s, then %s", n > 0 ? "full" : "NOT FULL", epolled(ep, 8, 3000));
+    close(s);
+}
+
 CASE(readable_never_eagain, "edge: each event is followed by data, in bursts of a fresh program")
 {
     struct meeting m = meet_as_client(FRESH);

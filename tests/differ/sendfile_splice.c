@@ -360,3 +360,56 @@ CASE(splice_first_look, "splice by one who connected and has not looked yet, wit
     say("found: %d", SOON(splice(p.c, NULL, q[1], NULL, 9, SPLICE_F_NONBLOCK) == 3));
     SAY(splice(p.c, NULL, q[1], NULL, 9, SPLICE_F_NONBLOCK));
 }
+
+/* How many bytes go until there is no room. `once`: until one call has sent less than it was asked to. */
+static long sendfile_till_full(int to, int f, int once)
+{
+    off_t at = 0;
+    ssize_t n;
+    while ((n = sendfile(to, f, &at, once ? 40000000 : 100000)) > 0 && !once)
+        ;
+    return n < 0 && errno != EAGAIN ? -1 : at;
+}
+
+static void edge_after_sendfile(int once)
+{
+    struct pair p = pair_here();
+    int f = memfd_create("x", 0), ep = epoll_with(p.c, EPOLLOUT | EPOLLET, 1);
+    SAY(ftruncate(f, 40000000));
+    set_nonblock(p.c, 1);
+    say("%s", epolled(ep, 8, 1000));
+    long sent = sendfile_till_full(p.c, f, once);
+    say("%s", sent > 0 && sent < 40000000 ? "full" : "NOT FULL");
+    say("%s", epolled(ep, 8, 0));
+    say("%s", drain(p.s, sent) == sent ? "all" : "NOT ALL");
+    say("%s", epolled(ep, 8, 2000));
+    SAY(send(p.c, "x", 1, 0));
+}
+
+CASE(sendfile_edge, "edge: when sendfile has found no room, there being some is an event")
+{
+    edge_after_sendfile(0);
+}
+
+CASE(sendfile_edge_short, "edge: the same when it has sent less than it was asked to")
+{
+    edge_after_sendfile(1);
+}
+
+CASE(splice_edge, "edge: the same of splice")
+{
+    struct pair p = pair_here();
+    int q[2], ep = epoll_with(p.c, EPOLLOUT | EPOLLET, 1);
+    long sent = 0, n = 1;
+    SAY(pipe(q));
+    set_nonblock(p.c, 1);
+    say("%s", epolled(ep, 8, 1000));
+    while (n > 0 && write(q[1], text, 4096) == 4096) {
+        n = splice(q[0], NULL, p.c, NULL, 4096, SPLICE_F_NONBLOCK);
+        sent += n > 0 ? n : 0;
+    }
+    say("%s", n < 0 ? result_text(n, errno) : "NOT FULL");
+    say("%s", epolled(ep, 8, 0));
+    say("%s", drain(p.s, sent) == sent ? "all" : "NOT ALL");
+    say("%s", epolled(ep, 8, 2000));
+}

@@ -320,3 +320,15 @@ CASE(not_connected_any_more, "shutdown and getpeername after a reset, after both
     polled_soon(p.s, POLLHUP);
     nobody("answered by a reset", p.s);
 }
+
+CASE(closed_before_the_first_write,
+     "who has connected and not looked since writes to one that was accepted and closed")
+{
+    struct meeting m = meet_as_client(FRESH);
+    (void)far_do(&m.far, "close");
+    nap(20);
+    SAY(send(m.s, "x", 1, MSG_NOSIGNAL));
+    nap(20);
+    SAY(send(m.s, "x", 1, MSG_NOSIGNAL));
+    SAY(recv(m.s, (char[9]){0}, 9, 0));
+}

@@ -294,6 +294,26 @@ CASE(connects_after, "as another user it connects to the listener of its parent"
     SAY(recv(s, text, 1, 0));
 }
 
+CASE(prints_before_it_is_accepted,
+     "as another user it gives a connection to stdio that nobody has accepted yet")
+{
+    int l = listener(16);
+    pid_t pid = fork();
+    if (pid == 0) {
+        serve(l);
+        nap(200);
+        _exit(!serve(l));
+    }
+    ask("before");
+    SAY(become(NOBODY));
+    FILE *f = fdopen(dial(), "r+");
+    char answer[64] = "";
+    SAY(fputs("hello\n", f));
+    SAY(fflush(f));
+    say("%s", fgets(answer, sizeof answer, f) ? answer : "the end");
+    say("%d", child_end(pid));
+}
+
 CASE(listens_after, "as another user it makes a listener of its own, to which its parent connects")
 {
     int q[2];

@@ -57,7 +57,7 @@ static const struct {
     {CTL_GIVE, sizeof(struct ctl_move), 3, true},
     {CTL_TAKE, sizeof(struct ctl_move), 1, true},
     {CTL_MOVED, sizeof(struct ctl_move), 0, false},
-    {CTL_REPLAY, sizeof(struct ctl_replay), 1, false},
+    {CTL_REPLAY, sizeof(struct ctl_replay), 1, true},
     {CTL_BACKLOG, sizeof(struct ctl_listener), 0, false},
     {CTL_INTRODUCE, sizeof(struct ctl_introduce), 0, true},
     {CTL_OUTBOX, sizeof(struct ctl_outbox), 1, false},
