@@ -50,12 +50,12 @@ int fail(int berth_error)
 
 /* ---- waiting ---- */
 
-/* signal(7): a call with a timeout set by SO_RCVTIMEO or SO_SNDTIMEO is never restarted. */
+/* signal(7): a call with a timeout set by SO_RCVTIMEO or SO_SNDTIMEO is never restarted, nor one that has moved bytes. */
 int waited(struct waiting *w, int berth_error)
 {
     if (berth_error == BERTH_E_INTERRUPTED) {
         bool restarts = sleep_restarts(&w->mark);
-        return w->timeout || !restarts ? EINTR : 0;
+        return w->timeout || w->moved || !restarts ? EINTR : 0;
     }
     if (berth_error == BERTH_E_TIMED_OUT)
         return EAGAIN;

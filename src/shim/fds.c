@@ -152,12 +152,16 @@ static bool own_flags(const struct sock *s, enum sock_kind kind)
     return kind == SOCK_FRESH || kind == SOCK_SESSION || (kind == SOCK_LISTENER && !s->common);
 }
 
-/* Nothing is kept of what nobody ever sets. */
-static int session_set_async(struct sock *s, bool on)
+/* Nothing is kept of what nobody ever sets. The signals are the kernel's to send, so it is the kernel's from then on; not
+ * where relatives have it, too, for whom it would still be a session. */
+static int session_set_async(int fd, struct sock *s, bool on)
 {
-    return on == !!session_owner_is(s, F_GETFL, NULL)
-               ? 0
-               : session_set_owner(s, F_SETFL, (void *)(uintptr_t)(on ? O_ASYNC : 0));
+    if (on == !!session_owner_is(s, F_GETFL, NULL))
+        return 0;
+    int ret = session_set_owner(s, F_SETFL, (void *)(uintptr_t)(on ? O_ASYNC : 0));
+    if (ret == 0 && on && !client_shared(s->handle))
+        fd_to_kernel(fd);
+    return ret;
 }
 
 static int sock_fcntl(int fd, struct sock *s, enum sock_kind kind, int cmd, void *arg)
@@ -181,7 +185,7 @@ static int sock_fcntl(int fd, struct sock *s, enum sock_kind kind, int cmd, void
         sock_set_nonblock(s, (long)(uintptr_t)arg & O_NONBLOCK);
         if (kind == SOCK_LISTENER)
             return real.fcntl(fd, cmd, (void *)((uintptr_t)arg | O_NONBLOCK));
-        return kind == SOCK_SESSION ? session_set_async(s, (long)(uintptr_t)arg & O_ASYNC) : 0;
+        return kind == SOCK_SESSION ? session_set_async(fd, s, (long)(uintptr_t)arg & O_ASYNC) : 0;
     case F_DUPFD:
     case F_DUPFD_CLOEXEC: {
         int copy = real.fcntl(fd, cmd, arg);
@@ -287,7 +291,7 @@ static int session_ioctl(int fd, struct sock *s, uint64_t h, unsigned long reque
         *(int *)arg = 0;
         return 0;
     case FIOASYNC:
-        return session_set_async(s, *(int *)arg != 0);
+        return session_set_async(fd, s, *(int *)arg != 0);
     case FIOSETOWN:
     case SIOCSPGRP:
         return session_set_owner(s, F_SETOWN, (void *)(intptr_t) * (int *)arg);

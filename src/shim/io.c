@@ -145,6 +145,7 @@ static ssize_t recv_here(struct sock *s, uint64_t h, const struct iovec *iov, in
     size_t lowat = client_lowat(h), done = 0;
     size_t target = flags & MSG_WAITALL ? total : lowat < total ? lowat : total;
     struct waiting w = waiting_since_now(session_rcv_timeout(s, h));
+    w.moved = flags & CALL_MOVED;
     for (int error = 0;;) {
         if (r == BERTH_E_BUSY) {
             error = wait_span(&w, h, EPOLLIN, block);
@@ -168,6 +169,7 @@ static ssize_t recv_here(struct sock *s, uint64_t h, const struct iovec *iov, in
         if (again && client_readiness(h) & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
             return (ssize_t)done; /* nothing more comes */
         size_t least = target > 1 ? target - (peek ? 0 : done) : 1;
+        w.moved = w.moved || done;
         error = wait_more(&w, h, least, again);
         last = error != 0; /* what is there all the same is the answer */
         if (last && done && !peek)
@@ -303,6 +305,32 @@ EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
     return error ? failed(error) : b.total ? session_recv(fd, s, h, iov, count, 0) : 0;
 }
 
+/* Of the flags of preadv2(2) only that one means anything to a socket. */
+static int flags_of_rwf(int flags)
+{
+    return flags & ~(RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND) ? -1
+           : flags & RWF_NOWAIT                                                  ? MSG_DONTWAIT
+                                                                                 : 0;
+}
+
+EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int count, off64_t at, int flags)
+{
+    struct sock *s;
+    uint64_t h;
+    if (at != -1 || !fd_session(fd, &s, &h)) /* a place in it is the kernel's to refuse */
+        return real.preadv2(fd, iov, count, at, flags);
+    if (count < 0 || count > IOV_MAX || flags_of_rwf(flags) < 0)
+        return failed(count < 0 || count > IOV_MAX ? EINVAL : EOPNOTSUPP);
+    struct buffers b;
+    int error = buffers_check(iov, count, &b);
+    return error ? failed(error) : b.total ? session_recv(fd, s, h, iov, count, flags_of_rwf(flags)) : 0;
+}
+
+EXPORT ssize_t preadv64v2(int fd, const struct iovec *iov, int count, off64_t at, int flags)
+{
+    return preadv2(fd, iov, count, at, flags);
+}
+
 EXPORT ssize_t recv(int fd, void *buf, size_t len, int flags)
 {
     struct sock *s;
@@ -382,12 +410,14 @@ static ssize_t send_here(struct sock *s, uint64_t h, const struct iovec *iov, in
     bool block = !(flags & MSG_DONTWAIT) && !sock_nonblock(s);
     size_t done = 0;
     struct waiting w = waiting_since_now(session_snd_timeout(s, h));
+    w.moved = flags & CALL_MOVED;
     for (;;) {
         int error = 0;
         if (r >= 0) {
             done += (size_t)r;
             if (done >= total)
                 return (ssize_t)done;
+            w.moved = w.moved || done;
         } else if (r == BERTH_E_BUSY) {
             error = wait_span(&w, h, EPOLLOUT, block);
         } else if (r == BERTH_E_WOULD_BLOCK) {
@@ -498,6 +528,22 @@ EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
         return -1;
     }
     return session_send(fd, s, h, iov, count, 0);
+}
+
+EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int count, off64_t at, int flags)
+{
+    struct sock *s;
+    uint64_t h;
+    if (at != -1 || !fd_session(fd, &s, &h))
+        return real.pwritev2(fd, iov, count, at, flags);
+    if (count < 0 || count > IOV_MAX || flags_of_rwf(flags) < 0)
+        return failed(count < 0 || count > IOV_MAX ? EINVAL : EOPNOTSUPP);
+    return session_send(fd, s, h, iov, count, flags_of_rwf(flags));
+}
+
+EXPORT ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off64_t at, int flags)
+{
+    return pwritev2(fd, iov, count, at, flags);
 }
 
 EXPORT ssize_t send(int fd, const void *buf, size_t len, int flags)

@@ -73,7 +73,8 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *v, unsigned n, int flags, struct tim
         timeout ? clock_deadline((int64_t)timeout->tv_sec * NS_PER_SEC + timeout->tv_nsec) : DEADLINE_NEVER;
     unsigned i = 0;
     while (i < n) {
-        ssize_t r = session_recvmsg(fd, s, h, &v[i].msg_hdr, flags & ~MSG_WAITFORONE);
+        ssize_t r = session_recvmsg(fd, s, h, &v[i].msg_hdr,
+                                    (flags & ~(MSG_WAITFORONE | CALL_MOVED)) | (i ? CALL_MOVED : 0));
         if (r < 0)
             break;
         v[i++].msg_len = (unsigned)r;
@@ -142,7 +143,7 @@ EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
     unsigned i = 0;
     n = n < IOV_MAX ? n : IOV_MAX;
     while (i < n) {
-        ssize_t r = session_sendmsg(fd, s, h, &v[i].msg_hdr, flags);
+        ssize_t r = session_sendmsg(fd, s, h, &v[i].msg_hdr, (flags & ~CALL_MOVED) | (i ? CALL_MOVED : 0));
         if (r < 0)
             break;
         v[i++].msg_len = (unsigned)r;

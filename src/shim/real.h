@@ -35,6 +35,8 @@
     X(ssize_t, write, (int fd, const void *b, size_t n), (fd, b, n))                                         \
     X(ssize_t, readv, (int fd, const struct iovec *v, int n), (fd, v, n))                                    \
     X(ssize_t, writev, (int fd, const struct iovec *v, int n), (fd, v, n))                                   \
+    X(ssize_t, preadv2, (int fd, const struct iovec *v, int n, off64_t o, int f), (fd, v, n, o, f))          \
+    X(ssize_t, pwritev2, (int fd, const struct iovec *v, int n, off64_t o, int f), (fd, v, n, o, f))         \
     X(ssize_t, recv, (int fd, void *b, size_t n, int f), (fd, b, n, f))                                      \
     X(ssize_t, recvfrom, (int fd, void *b, size_t n, int f, struct sockaddr *a, socklen_t *l),               \
       (fd, b, n, f, a, l))                                                                                   \

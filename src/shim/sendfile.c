@@ -246,6 +246,7 @@ static ssize_t read_aside(struct sock *s, uint64_t h, struct source *in, size_t 
     ssize_t got = source_read(in, &to, 1), put = 0;
     while (put < got && !*error) {
         ssize_t n = client_write(h, piece + put, (size_t)(got - put));
+        w->moved = w->moved || n > 0;
         if (n > 0)
             put += n;
         else
@@ -263,6 +264,7 @@ static ssize_t into_session(struct sock *s, uint64_t h, struct source in, size_t
     size_t done = 0;
     int error = 0;
     while (done < count && !error) {
+        ws.moved = wp.moved = done > 0;
         if (in.pipe && (error = wait_pipe(in.fd, POLLIN, !done && !nonblock, &wp)) != 0)
             break;
         size_t left = count - done, want = left < PIECE ? left : PIECE;

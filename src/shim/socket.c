@@ -322,6 +322,12 @@ EXPORT int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t len)
             return connect_new(fd, s, addr, len);
         break;
     case SOCK_SESSION:
+        if (!pointer_wild(addr) && len >= sizeof(sa_family_t) && addr->sa_family == AF_UNSPEC &&
+            !s->stand_in) {
+            unbecome_session(
+                s, h); /* connect(2): what it was connected to hears a reset, and it may connect anew */
+            return 0;
+        }
         if (!pointer_wild(addr) && len >= sizeof(sa_family_t))
             return connect_again(fd, s, h, addr, len);
         break;

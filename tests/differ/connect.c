@@ -349,3 +349,17 @@ CASE(shutdown_then_again, "a shutdown takes it that the connect is through: the 
         SAY(recv(accept(l, NULL, NULL), (char[9]){0}, 9, 0));
     }
 }
+
+CASE(unspec, "connect to nowhere (AF_UNSPEC): the peer hears a reset, and the socket connects anew")
+{
+    struct pair p = pair_here();
+    struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+    SAY(connect(p.c, &nowhere, sizeof nowhere));
+    say("%s", polled_soon(p.s, POLLIN));
+    SAY(recv(p.s, (char[9]){0}, 9, 0));
+    (void)socket_error(p.c);
+    SAY(connect_there(p.c));
+    SAY(send(p.c, "x", 1, 0));
+    int s = accept(p.l, NULL, NULL);
+    SAY(recv(s, (char[9]){0}, 9, 0));
+}

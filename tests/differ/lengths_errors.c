@@ -1,5 +1,7 @@
 /* lengths_errors.c - zero lengths, lengths that are too big, counts of pieces, bad pointers, wrong
  * descriptors. */
+#include <aio.h>
+
 #include "differ.h"
 
 #include <limits.h>
@@ -281,3 +283,23 @@ EFAULT_CASE(getsockopt, getsockopt(p.c, SOL_SOCKET, SO_TYPE, bad, &len))
 EFAULT_CASE(epoll_ctl, epoll_ctl(ep, EPOLL_CTL_ADD, p.c, bad))
 EFAULT_CASE(epoll_wait, (epoll_add(ep, p.s, EPOLLIN, 1), epoll_wait(ep, bad, 1, 0)))
 EFAULT_CASE(epoll_del_without_event, epoll_ctl(ep, EPOLL_CTL_DEL, p.c, bad))
+
+CASE(preadv2_and_aio, "preadv2 and pwritev2 at no place, and asynchronous reads and writes of libc")
+{
+    struct pair p = pair_here();
+    char in[9];
+    struct iovec iov = {in, 9};
+    SAY(pwritev2(p.c, &(struct iovec){"abc", 3}, 1, -1, 0));
+    SAY(preadv2(p.s, &iov, 1, -1, 0));
+    SAY(preadv2(p.s, &iov, 1, -1, RWF_NOWAIT));
+    SAY(preadv2(p.s, &iov, 1, 0, 0));
+    struct aiocb w = {.aio_fildes = p.c, .aio_buf = "defg", .aio_nbytes = 4};
+    struct aiocb r = {.aio_fildes = p.s, .aio_buf = in, .aio_nbytes = 9};
+    const struct aiocb *one = &r;
+    SAY(aio_read(&r));
+    SAY(aio_write(&w));
+    SAY(aio_suspend(&one, 1, NULL));
+    say("%d %zd", aio_error(&r), aio_return(&r));
+    SAY(send(p.s, "x", 1, 0));
+    SAY(recv(p.c, in, 9, 0));
+}

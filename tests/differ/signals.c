@@ -1,6 +1,7 @@
 /* signals.c - blocked calls and signals: EINTR or not, by what was installed when the signal came. */
 #include "differ.h"
 
+#include <sys/mman.h>
 #include <sys/sendfile.h>
 
 static struct pair pair;
@@ -594,4 +595,116 @@ CASE(mask_of_epoll_pwait, "the masks that handlers have in epoll_pwait")
 CASE(mask_of_sigsuspend, "the masks that handlers have in sigsuspend")
 {
     mask_in(sigsuspend);
+}
+
+/* ---- calls that have moved bytes before ---- */
+
+static long take_all(void)
+{
+    return recv(pair.s, block, 9, MSG_WAITALL);
+}
+
+static long look_at_all(void)
+{
+    return recv(pair.s, block, 9, MSG_WAITALL | MSG_PEEK);
+}
+
+static long take_message(void)
+{
+    struct iovec iov = {block, 9};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+    return recvmsg(pair.s, &m, MSG_WAITALL);
+}
+
+static long take_enough(void)
+{
+    set_option(pair.s, SO_RCVLOWAT, 9);
+    return recv(pair.s, block, 90, 0);
+}
+
+static long take_messages(void)
+{
+    struct iovec iov = {block, 3};
+    struct mmsghdr m[2] = {{{.msg_iov = &iov, .msg_iovlen = 1}, 0}, {{.msg_iov = &iov, .msg_iovlen = 1}, 0}};
+    return recvmmsg(pair.s, m, 2, 0, NULL);
+}
+
+static char much[1 << 26];
+
+static long part_of(long n)
+{
+    return n > 0 && n < (long)sizeof much ? 1 : n;
+}
+
+static long send_much(void)
+{
+    return part_of(send(pair.c, much, sizeof much, 0));
+}
+
+static long write_much(void)
+{
+    struct iovec iov[2] = {{much, 1000}, {much, sizeof much - 1000}};
+    return part_of(writev(pair.c, iov, 2));
+}
+
+static long sendfile_much(void)
+{
+    int f = memfd_create("x", 0);
+    return ftruncate(f, sizeof much) ? -1 : part_of(sendfile(pair.c, f, NULL, sizeof much));
+}
+
+static long poke_and_leave(void *nothing)
+{
+    (void)nothing;
+    poke(differ_main_tid, SIGUSR1);
+    return 0;
+}
+
+/* The kernel goes on only with what has moved nothing yet. */
+static void disturbed_halfway(const char *name, long (*call)(void))
+{
+    struct side side;
+    sigset_t set;
+    pair = pair_here();
+    SAY(send(pair.c, "abc", 3, 0));
+    handle(SIGUSR1, SA_RESTART);
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    side_start(&side, poke_and_leave, NULL);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    errno = 0;
+    long n = call();
+    say("%s: %s, handled %d", name, result_text(n, errno), (int)handled);
+}
+
+#define HALFWAY(call)                                                                                        \
+    CASE(call##_halfway, "a handler with SA_RESTART ends " #call " with what has moved")                     \
+    {                                                                                                        \
+        disturbed_halfway(#call, call);                                                                      \
+    }
+
+HALFWAY(take_all)
+HALFWAY(look_at_all)
+HALFWAY(take_message)
+HALFWAY(take_enough)
+HALFWAY(take_messages)
+HALFWAY(send_much)
+HALFWAY(write_much)
+HALFWAY(sendfile_much)
+
+static long use_as_asked(struct pair p)
+{
+    SAY(fcntl(p.s, F_SETOWN, getpid()));
+    return fcntl(p.s, F_SETFL, fcntl(p.s, F_GETFL) | O_ASYNC);
+}
+
+CASE(sigio, "who has asked for signals of a connection gets one when something comes")
+{
+    handle(SIGIO, 0);
+    struct pair p = pair_here();
+    SAY(use_as_asked(p));
+    SAY(send(p.c, "x", 1, 0));
+    say("handled %d", SOON(handled));
+    SAY(recv(p.s, block, 9, 0));
 }

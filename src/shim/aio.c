@@ -1,0 +1,39 @@
+/* aio.c - POSIX asynchronous I/O, aio(7): libc reads and writes in threads of its own, by calls that do not come by here.
+ * So a socket that is used that way is the kernel's from then on. */
+#include <aio.h>
+#include <dlfcn.h>
+
+#include "shim/shim.h"
+
+#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+static void to_kernel(int fd)
+{
+    if (unlikely(fd_word(fd)))
+        fd_to_kernel(fd);
+}
+
+#define ONE(name, type)                                                                                      \
+    EXPORT int name(struct type *cb)                                                                         \
+    {                                                                                                        \
+        if (!pointer_wild(cb))                                                                               \
+            to_kernel(cb->aio_fildes);                                                                       \
+        return NEXT(name)(cb);                                                                               \
+    }
+
+#define LIST(name, type)                                                                                     \
+    EXPORT int name(int mode, struct type *const list[], int count, struct sigevent *event)                  \
+    {                                                                                                        \
+        for (int i = 0; !pointer_wild(list) && i < count; i++) {                                             \
+            if (!pointer_wild(list[i]))                                                                      \
+                to_kernel(list[i]->aio_fildes);                                                              \
+        }                                                                                                    \
+        return NEXT(name)(mode, list, count, event);                                                         \
+    }
+
+ONE(aio_read, aiocb)
+ONE(aio_read64, aiocb64)
+ONE(aio_write, aiocb)
+ONE(aio_write64, aiocb64)
+LIST(lio_listio, aiocb)
+LIST(lio_listio64, aiocb64)
