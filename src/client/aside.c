@@ -260,7 +260,7 @@ void listener_answered(int status, uint32_t number)
 {
     plock_take(&C->lock);
     outbox_handle handle = question_end(number, 0);
-    if (handle && status)
+    if (handle && (status == BERTH_E_BAD_HANDLE || status == BERTH_E_PERMISSION))
         store_relaxed(&refused[refused_count++ % REFUSED_MAX], handle);
     plock_release(&C->lock);
     if (handle && status)

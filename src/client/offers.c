@@ -59,10 +59,15 @@ static void step_soon(void)
     own_kick(); /* whoever sleeps without an end is to look after it */
 }
 
+static bool may_replay(const struct route *r)
+{
+    return r->common && !r->denied;
+}
+
 /* Puts the token into the listener's queue. 0, IN_PROGRESS (no room) or REFUSED. */
 int offer(struct session *s, struct route *r)
 {
-    if (r->common && session_doubt(s) == DOUBT_NONE) {
+    if (may_replay(r) && session_doubt(s) == DOUBT_NONE) {
         session_set_doubt(s, DOUBT_BEGINS);
         step_soon();
     }
@@ -182,7 +187,10 @@ static uint8_t replay_step(struct session *s, struct route *r, uint8_t doubt)
     }
     if (!r)
         return DOUBT_BROKEN;
-    return session_state(s) != SESSION_QUEUED && !offer_anew(s, r) ? doubt : r->common ? again : DOUBT_NONE;
+    r->denied |= err == BERTH_E_PERMISSION;
+    if (session_state(s) != SESSION_QUEUED && !offer_anew(s, r))
+        return doubt;
+    return may_replay(r) ? again : DOUBT_NONE;
 }
 
 /* The next step for an offer in doubt: what the doubt is then. C->lock is held. */
@@ -207,7 +215,7 @@ static uint8_t doubt_step(struct session *s, uint8_t doubt)
         } else if (phase == DOUBT_WITHDRAWN && kind & DOUBT_REPLAY) {
             next = replay_step(s, r, doubt);
         } else if (phase == DOUBT_WITHDRAWN && offer_anew(s, r)) {
-            next = r->common ? DOUBT_BEGINS : DOUBT_NONE;
+            next = may_replay(r) ? DOUBT_BEGINS : DOUBT_NONE;
         }
         half_unlock(&s->tx_lock);
     }
@@ -294,6 +302,8 @@ void offer_replayed(uint32_t seq, int status)
     struct route *r;
     if (s && session_doubt(s) & DOUBT_ASKED && unanswered(s, &r)) {
         broken = status && !r;
+        if (r && (status == BERTH_E_PERMISSION || status == BERTH_E_UNSUPPORTED))
+            r->denied = true;
         session_set_doubt(s, !status ? DOUBT_BEGINS | DOUBT_ASKED : broken ? DOUBT_BROKEN : DOUBT_WITHDRAWN);
         step_soon();
     }
@@ -344,7 +354,7 @@ void client_offer_to_kernel(session_handle h)
     struct route *r;
     plock_take(&C->lock);
     if (s && !C->nobody && !load_acquire(&C->daemon_lost) && !daemon_is_slow() &&
-        session_state(s) == SESSION_OFFERED && unanswered(s, &r) && r && r->kernel &&
+        session_state(s) == SESSION_OFFERED && unanswered(s, &r) && r && r->kernel && !r->denied &&
         !(session_doubt(s) & DOUBT_REPLAY)) {
         session_set_doubt(s, DOUBT_REPLAY | DOUBT_OLD);
         step_soon();

@@ -100,23 +100,25 @@ int replay_ask(struct session *s)
     if (C->nobody || daemon_is_slow())
         return C->nobody ? BERTH_E_PERMISSION : BERTH_E_BUSY;
     msg.at = (struct ctl_place){box->handle, session_own_slot(s), slot_generation_known(own)};
-    long fd = connect_by_kernel(s);
+    struct asked *a = memory_get(sizeof *a);
+    long fd = a ? connect_by_kernel(s) : -ENOMEM;
     if (fd == -EMFILE) {
         client_fds_release();
         fd = connect_by_kernel(s);
     }
-    if (fd < 0)
+    if (fd < 0) {
+        if (a)
+            memory_put(a, sizeof *a);
         return fd == -ECONNREFUSED ? BERTH_E_REFUSED : BERTH_E_NO_MEMORY;
-    struct asked *a = memory_get(sizeof *a);
+    }
     int sent = (int)fd;
     msg.h.seq = control_async_seq();
-    int err = a ? control_send(&msg, &sent, 1) : BERTH_E_NO_MEMORY;
-    if (!err) {
-        *a = (struct asked){session_handle_of(s), msg.h.seq, asked_first};
-        asked_first = a;
-    } else if (a) {
+    int err = control_send(&msg, &sent, 1);
+    *a = (struct asked){session_handle_of(s), msg.h.seq, asked_first};
+    if (err)
         memory_put(a, sizeof *a);
-    }
+    else
+        asked_first = a;
     (void)sys_close(sent);
     (void)fds_keep();
     return err;

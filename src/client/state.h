@@ -173,6 +173,7 @@ struct route { /* a listener that we were introduced to */
     uint32_t backlog;
     uint32_t waiting; /* our own offers not accepted yet */
     bool kernel;      /* a kernel's socket listens there, too */
+    bool denied;      /* the daemon replays nothing of ours to it */
     bool common;      /* programs outside berth may have its kernel's socket: see replay.c */
     int token_fd;
     struct own_box *box;

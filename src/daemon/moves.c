@@ -59,9 +59,9 @@ struct move {
     int record; /* -1: it is not needed any more */
     struct app *app;
     struct ctl_place from, to, peer;
-    struct ctl_place
-        peer_to;     /* TAKEN: where the peer has gone since the taker was told of it; else nowhere */
-    bool peer_ended; /* TAKEN: it has ended since then */
+    /* TAKEN: where the peer has gone since the taker was told of it; else nowhere */
+    struct ctl_place peer_to;
+    bool peer_ended; /* it was on its way, too, and nobody has come for it */
     uint32_t taker;  /* worker; TAKEN, HELD */
     pid_t relay;
     gid_t gid; /* of who gave it: the relay's */
@@ -163,9 +163,12 @@ static struct ctl_place peer_now(const struct daemon *d, const struct move *m)
 }
 
 /* Its other end is there now. Who has taken it goes by what he was told until he says where he has it. */
-static void peer_moved(struct move *m, const struct ctl_place *to)
+static void peer_goes_to(struct move *m, const struct ctl_place *to)
 {
-    *(m->state == MOVE_TAKEN ? &m->peer_to : &m->peer) = *to;
+    if (m->state == MOVE_TAKEN)
+        m->peer_to = *to;
+    else
+        m->peer = *to;
 }
 
 /* The move of its other end, where that is on its way at the same time. */
@@ -180,10 +183,11 @@ static void move_end(struct daemon *d, struct move *m)
 {
     struct ctl_place nowhere = {0}, peer = peer_now(d, m);
     struct move *other = peer_under_way(d, m);
-    if (m->state != MOVE_HELD)
+    if (m->state != MOVE_HELD) {
         tell(d, CTL_MOVED, &m->from, &nowhere, &peer);
-    if (other && other->state == MOVE_TAKEN)
-        other->peer_ended = true;
+        if (other)
+            other->peer_ended = true; /* told to who takes that, when he has */
+    }
     move_free(d, m);
 }
 
@@ -400,6 +404,8 @@ static int give_back(struct daemon *d, struct request *r)
     r->fds[0] = -1;
     m->from = r->msg->move.from;
     m->peer = r->msg->move.peer;
+    m->peer_to = (struct ctl_place){0};
+    m->peer = peer_now(d, m);
     tell(d, CTL_MOVING, &m->from, &m->to, &m->peer);
     relay_start(d, m);
     send_done(d, r);
@@ -434,8 +440,11 @@ int handle_give(struct daemon *d, struct request *r)
     m->gid = r->conn->gid;
     m->relay = 0;
     m->recalled = false;
+    m->peer_ended = false;
     m->from = msg->from;
     m->peer = msg->peer;
+    m->peer_to = (struct ctl_place){0};
+    m->peer = peer_now(d, m); /* who gives it may not have heard yet */
     m->since = clock_now();
     due_from_now_on(d, m);
     watch_again(d, m);
@@ -455,13 +464,13 @@ int handle_replay(struct daemon *d, struct request *r)
     if (r->conn->uid != o->facing->uid)
         return BERTH_E_PERMISSION; /* the relay runs as the user of that app, and in the group of who asks */
     if (!d->relays)
-        return BERTH_E_BUSY;
-    if (l && l->app == o->facing && l->entry.flags & DIR_COMMON)
-        listener_hide(d, l, NULL); /* what comes after it does not wait in vain */
+        return BERTH_E_UNSUPPORTED;
     struct move *m;
     int err = move_begin(d, o->facing, &r->fds[0], EPOLLRDHUP, &m);
     if (err)
         return err;
+    if (l && l->app == o->facing && l->entry.flags & DIR_COMMON)
+        listener_hide(d, l, NULL); /* what comes after it does not wait in vain */
     struct ctl_replay is = *msg;
     is.h = (struct ctl_header){.type = CTL_REPLAYED, .len = sizeof is, .seq = r->seq};
     conn_send(d, r->conn, &is, sizeof is, NULL, 0);
@@ -490,10 +499,9 @@ int handle_take(struct daemon *d, struct request *r)
     m->taker = w->id;
     m->peer = peer_now(d, m);
     m->peer_to = (struct ctl_place){0};
-    m->peer_ended = false;
     struct ctl_move is = {
         .h = {.type = CTL_TAKEN, .len = sizeof is, .seq = r->seq}, .from = m->from, .peer = m->peer};
-    if (peer_under_way(d, m))
+    if (peer_under_way(d, m) || m->peer_ended)
         is.to = m->peer;
     conn_send(d, r->conn, &is, sizeof is, &m->record, m->record >= 0);
     if (!m->from.outbox)
@@ -518,7 +526,7 @@ static int moved_home(struct daemon *d, const struct worker *w, const struct ctl
         if (m->state == MOVE_HELD && ctl_place_same(&m->from, &msg->peer))
             peer = m->to;
         if (ctl_place_same(&m->peer, &msg->from))
-            peer_moved(m, &msg->to);
+            peer_goes_to(m, &msg->to);
     }
     tell(d, CTL_MOVED, &msg->from, &msg->to, &peer);
     if (!d->homes && !(d->homes = calloc(HOMES, sizeof *d->homes)))
@@ -559,7 +567,7 @@ int handle_moved(struct daemon *d, struct request *r)
         watch_again(d, m);
     struct move *other = peer_under_way(d, m);
     if (other) {
-        peer_moved(other, &m->to);
+        peer_goes_to(other, &m->to);
         tell(d, CTL_MOVING, &other->from, &other->to, &m->to);
     }
     struct ctl_place peer = peer_now(d, m);
@@ -601,7 +609,8 @@ bool moves_want(const struct daemon *d, const struct outbox *o)
     list_for_each(&d->moves, it, after)
     {
         const struct move *m = container_of(it, struct move, link);
-        if (m->state != MOVE_HELD && (m->peer.outbox == o->handle || m->from.outbox == o->handle))
+        if (m->state != MOVE_HELD &&
+            (m->peer.outbox == o->handle || m->peer_to.outbox == o->handle || m->from.outbox == o->handle))
             return true;
     }
     return false;

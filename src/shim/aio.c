@@ -1,5 +1,6 @@
 /* aio.c - POSIX asynchronous I/O, aio(7): libc reads and writes in threads of its own, by calls that do not come by here.
- * So a socket that is used that way is the kernel's from then on. */
+ * So a socket that is used that way is the kernel's from then on. Not one that relatives have, too, whose bytes that
+ * would take: there it fails (ENOTCONN, EPIPE). */
 #include <aio.h>
 #include <dlfcn.h>
 
@@ -9,7 +10,9 @@
 
 static void to_kernel(int fd)
 {
-    if (unlikely(fd_word(fd)))
+    struct sock *s;
+    uint64_t h;
+    if (unlikely(fd_word(fd)) && (fd_view(fd, &s, &h) != SOCK_SESSION || !client_shared(h)))
         fd_to_kernel(fd);
 }
 
@@ -25,7 +28,7 @@ static void to_kernel(int fd)
     EXPORT int name(int mode, struct type *const list[], int count, struct sigevent *event)                  \
     {                                                                                                        \
         for (int i = 0; !pointer_wild(list) && i < count; i++) {                                             \
-            if (!pointer_wild(list[i]))                                                                      \
+            if (!pointer_wild(list[i]) && list[i]->aio_lio_opcode != LIO_NOP)                                \
                 to_kernel(list[i]->aio_fildes);                                                              \
         }                                                                                                    \
         return NEXT(name)(mode, list, count, event);                                                         \

@@ -80,7 +80,7 @@ static bool next_offered(listener_handle h, int64_t end, session_handle *out)
     struct sleep_mark none = {0};
     int err;
     while ((err = client_accept(h, out)) == BERTH_E_WOULD_BLOCK && client_listener_late(h) &&
-           client_listener_wait(h, -1, end, &none) == 0)
+           clock_now() < end && client_listener_wait(h, -1, end, &none) == 0)
         ;
     return err == 0;
 }

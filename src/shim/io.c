@@ -305,12 +305,18 @@ EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
     return error ? failed(error) : b.total ? session_recv(fd, s, h, iov, count, 0) : 0;
 }
 
-/* Of the flags of preadv2(2) only that one means anything to a socket. */
+#ifndef RWF_NOAPPEND
+#define RWF_NOAPPEND 0x20
+#endif
+#ifndef RWF_NOSIGNAL
+#define RWF_NOSIGNAL 0x100
+#endif
+#define RWF_KNOWN (RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND | RWF_NOAPPEND | RWF_NOSIGNAL)
+
+/* preadv2(2): what its flags mean to a socket. */
 static int flags_of_rwf(int flags)
 {
-    return flags & ~(RWF_HIPRI | RWF_DSYNC | RWF_SYNC | RWF_NOWAIT | RWF_APPEND) ? -1
-           : flags & RWF_NOWAIT                                                  ? MSG_DONTWAIT
-                                                                                 : 0;
+    return (flags & RWF_NOWAIT ? MSG_DONTWAIT : 0) | (flags & RWF_NOSIGNAL ? MSG_NOSIGNAL : 0);
 }
 
 EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int count, off64_t at, int flags)
@@ -319,11 +325,13 @@ EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int count, off64_t at, i
     uint64_t h;
     if (at != -1 || !fd_session(fd, &s, &h)) /* a place in it is the kernel's to refuse */
         return real.preadv2(fd, iov, count, at, flags);
-    if (count < 0 || count > IOV_MAX || flags_of_rwf(flags) < 0)
-        return failed(count < 0 || count > IOV_MAX ? EINVAL : EOPNOTSUPP);
+    if (count < 0 || count > IOV_MAX)
+        return failed(EINVAL);
     struct buffers b;
     int error = buffers_check(iov, count, &b);
-    return error ? failed(error) : b.total ? session_recv(fd, s, h, iov, count, flags_of_rwf(flags)) : 0;
+    if (error || !b.total)
+        return error ? failed(error) : 0;
+    return flags & ~RWF_KNOWN ? failed(EOPNOTSUPP) : session_recv(fd, s, h, iov, count, flags_of_rwf(flags));
 }
 
 EXPORT ssize_t preadv64v2(int fd, const struct iovec *iov, int count, off64_t at, int flags)
@@ -536,9 +544,13 @@ EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int count, off64_t at, 
     uint64_t h;
     if (at != -1 || !fd_session(fd, &s, &h))
         return real.pwritev2(fd, iov, count, at, flags);
-    if (count < 0 || count > IOV_MAX || flags_of_rwf(flags) < 0)
-        return failed(count < 0 || count > IOV_MAX ? EINVAL : EOPNOTSUPP);
-    return session_send(fd, s, h, iov, count, flags_of_rwf(flags));
+    if (count < 0 || count > IOV_MAX)
+        return failed(EINVAL);
+    struct buffers b;
+    int error = buffers_check(iov, count, &b);
+    if (error || !b.total)
+        return error ? failed(error) : 0;
+    return flags & ~RWF_KNOWN ? failed(EOPNOTSUPP) : session_send(fd, s, h, iov, count, flags_of_rwf(flags));
 }
 
 EXPORT ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off64_t at, int flags)

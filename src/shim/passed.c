@@ -220,5 +220,6 @@ void exec_failed(void)
         lent_came(passed[i]);
     }
     passed_count = 0;
+    relay_exec_failed();
     errno = saved;
 }

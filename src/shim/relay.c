@@ -274,6 +274,9 @@ void sessions_lost(void)
 
 uint8_t relay_unaccepted;
 
+/* Of an exec: all its sessions have one wait in common; 0: none is under way in this thread. */
+static __thread int64_t settle_until;
+
 /* The daemon tells this process who accepted, not its children. */
 static bool wait_accepted(session_handle h, int64_t end)
 {
@@ -307,6 +310,7 @@ void relay_before_fork(void)
  * it. */
 void relay_before_exec(void)
 {
+    settle_until = clock_now() + SOON_NS + ACCEPT_WAIT_NS;
     if (!relay_unaccepted && !client_queued())
         return;
     int64_t end = clock_now() + SOON_NS;
@@ -332,6 +336,11 @@ void relay_before_exec(void)
         client_offers_settle();
 }
 
+void relay_exec_failed(void)
+{
+    settle_until = 0;
+}
+
 static bool connect_under_way(session_handle h)
 {
     return client_connecting(h) && !client_connected(h);
@@ -343,11 +352,12 @@ bool session_settle(struct sock *s, uint64_t h)
         return false;
     if (s->unsettled || client_accepted(h))
         return client_accepted(h);
-    if (!wait_accepted(h, clock_now() + SOON_NS)) {
+    int64_t end = settle_until ? settle_until : clock_now() + SOON_NS + ACCEPT_WAIT_NS;
+    if (!wait_accepted(h, end - ACCEPT_WAIT_NS)) {
         client_offer_to_kernel(h);
         client_offers_settle();
     }
-    bool settled = wait_accepted(h, clock_now() + ACCEPT_WAIT_NS);
+    bool settled = wait_accepted(h, end);
     s->unsettled = !settled;
     return settled;
 }

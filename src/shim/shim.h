@@ -313,6 +313,7 @@ static inline bool range_refused(const void *p, size_t len)
 extern uint8_t relay_unaccepted; /* a session was connected since it was last known that all were accepted */
 void relay_before_fork(void);
 void relay_before_exec(void);
+void relay_exec_failed(void);
 /* they were the parent's, and could not be had here: their descriptors find the end */
 void sessions_lost(void);
 /* the same of a session that other processes hold, too, for a program that may not know that it has it: lent.c */
@@ -323,8 +324,8 @@ void fd_to_kernel(int fd); /* whatever it is becomes a plain socket of the kerne
  */
 int relay_to(int family, const endpoint *from, const endpoint *to, session_handle h, int64_t patience);
 
-/* Waits, one time a second, for somebody to accept it; where that is slow the kernel's listener gets it. False: nobody has, or
- * it is not connected. */
+/* Waits for somebody to accept it, once and for about a second; where that is slow the kernel's listener gets it.
+ * False: nobody has, or it is not connected. */
 bool session_settle(struct sock *s, uint64_t h);
 /* The kernel's socket `theirs` (-1: what is there) has its numbers and registrations from now on; the handle is
  * the caller's. False: it is another's meanwhile. */

@@ -170,6 +170,7 @@ static enum became become_session(int fd, struct sock *s, session_handle h)
         }
         client_file_leave(s->file);
         s->file = 0;
+        s->unsettled = 0;
         client_set_nonblock(h, s->nonblock);
         client_set_connecting(h, true);
         store_release(&s->handle, h);
@@ -322,10 +323,10 @@ EXPORT int connect(int fd, __CONST_SOCKADDR_ARG address, socklen_t len)
             return connect_new(fd, s, addr, len);
         break;
     case SOCK_SESSION:
+        /* connect(2): what it was connected to hears a reset, and it may connect anew. Not for relatives, too */
         if (!pointer_wild(addr) && len >= sizeof(sa_family_t) && addr->sa_family == AF_UNSPEC &&
-            !s->stand_in) {
-            unbecome_session(
-                s, h); /* connect(2): what it was connected to hears a reset, and it may connect anew */
+            !s->stand_in && !client_shared(h)) {
+            unbecome_session(s, h);
             return 0;
         }
         if (!pointer_wild(addr) && len >= sizeof(sa_family_t))

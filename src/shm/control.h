@@ -58,7 +58,7 @@
 
 #include "shm/abi.h"
 
-#define CTL_VERSION 6u
+#define CTL_VERSION 7u
 #define CTL_MAGIC 0x48545242u /* "BRTH" */
 #define CTL_MAX 4096u         /* the longest packet */
 #define CTL_FDS_MAX 4u
@@ -278,8 +278,8 @@ struct ctl_move {
     struct ctl_place peer; /* the slot at its other end */
 };
 
-/* REPLAY: a connection that nobody has accepted in time. */
-/* REPLAY, and its answer REPLAYED: with status 0 a relay will answer the offer */
+/* REPLAY: a connection that nobody has accepted in time. REPLAYED, its answer: with status 0 a relay will answer the offer;
+ * else it is the connector's to offer again. */
 struct ctl_replay {
     struct ctl_header h;
     struct ctl_place at; /* the connector's slot; what it says of the offer is the one that counts */

@@ -348,6 +348,34 @@ CASE(one_ends_while_the_other_is_executed,
     }
 }
 
+static void to_nobody(int fd, int ms)
+{
+    int ends[2];
+    SAY(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends));
+    SAY(send_fd(ends[0], fd));
+    close(fd);
+    nap(ms);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+CASE(one_is_sent_and_the_other_left, "both ends are sent away: one to a program that reads it, one to nobody")
+{
+    for (int i = 0; i < 4; i++) {
+        struct pair p = pair_here();
+        struct far far = far_new(FRESH);
+        say("sent: %ld", give(p.c, 0, 4));
+        if (i % 2)
+            to_nobody(p.c, i / 2 * 300);
+        far_pass(&far, p.s);
+        close(p.s);
+        if (i % 2 == 0)
+            to_nobody(p.c, i / 2 * 300);
+        say("%s", far_do(&far, "mine 0 0;recv 4"));
+        say("%s", far_do(&far, "recv 1"));
+    }
+}
+
 CASE(child_before_it_is_accepted,
      "a child executes a program with a connection that nobody has accepted yet; its parent waits")
 {
