@@ -4,7 +4,11 @@
 #include <aio.h>
 #include <dlfcn.h>
 
+#include "base/clock.h"
 #include "shim/shim.h"
+
+/* A relay made a moment ago has it until it runs. */
+#define PATIENCE_NS (200 * NS_PER_MS)
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -12,7 +16,8 @@ static void to_kernel(int fd)
 {
     struct sock *s;
     uint64_t h;
-    if (unlikely(fd_word(fd)) && (fd_view(fd, &s, &h) != SOCK_SESSION || !client_shared(h)))
+    if (unlikely(fd_word(fd)) &&
+        (fd_view(fd, &s, &h) != SOCK_SESSION || session_alone(h, clock_now() + PATIENCE_NS)))
         fd_to_kernel(fd);
 }
 

@@ -12,6 +12,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/sys.h"
 #include "shim/shim.h"
 
@@ -159,7 +160,7 @@ static int session_set_async(int fd, struct sock *s, bool on)
     if (on == !!session_owner_is(s, F_GETFL, NULL))
         return 0;
     int ret = session_set_owner(s, F_SETFL, (void *)(uintptr_t)(on ? O_ASYNC : 0));
-    if (ret == 0 && on && !client_shared(s->handle))
+    if (ret == 0 && on && session_alone(s->handle, clock_now() + session_shared_ns))
         fd_to_kernel(fd);
     return ret;
 }

@@ -130,6 +130,14 @@ static int kernel_sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
     return real.sendmmsg(fd, v, n, flags);
 }
 
+static size_t length_of(const struct msghdr *m)
+{
+    size_t length = 0;
+    for (size_t i = 0; i < m->msg_iovlen; i++)
+        length += m->msg_iov[i].iov_len;
+    return length;
+}
+
 EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
 {
     struct sock *s;
@@ -146,7 +154,9 @@ EXPORT int sendmmsg(int fd, struct mmsghdr *v, unsigned n, int flags)
         ssize_t r = session_sendmsg(fd, s, h, &v[i].msg_hdr, (flags & ~CALL_MOVED) | (i ? CALL_MOVED : 0));
         if (r < 0)
             break;
-        v[i++].msg_len = (unsigned)r;
+        v[i].msg_len = (unsigned)r;
+        if (length_of(&v[i++].msg_hdr) > (size_t)r)
+            break; /* what comes next would lie in the midst of it */
     }
     return i || !n ? (int)i : -1;
 }

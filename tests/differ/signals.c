@@ -693,6 +693,16 @@ HALFWAY(send_much)
 HALFWAY(write_much)
 HALFWAY(sendfile_much)
 
+static long send_two(void)
+{
+    struct iovec iov[2] = {{much, sizeof much}, {block, 100}};
+    struct mmsghdr m[2] = {{{.msg_iov = &iov[0], .msg_iovlen = 1}, 0},
+                           {{.msg_iov = &iov[1], .msg_iovlen = 1}, 0}};
+    return sendmmsg(pair.c, m, 2, 0);
+}
+
+HALFWAY(send_two)
+
 static long use_as_asked(struct pair p)
 {
     SAY(fcntl(p.s, F_SETOWN, getpid()));
