@@ -441,6 +441,10 @@ static int wait_held(struct wait *w)
             return BERTH_E_INTERRUPTED;
         if (n < 0)
             return BERTH_E_INVALID;
+        /* The kernel tells those around a set one after the other: who was woken through another one may come to
+         * ask before wait_ep has been told. */
+        if (n == 0 && !waits && load_relaxed(&set->anybody))
+            of_kernel = n = program_events(set, w->out, w->max);
         if ((n = look_further(w, n)) > 0) {
             if (waits) {
                 int64_t waited = clock_now() - began;
