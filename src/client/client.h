@@ -163,6 +163,8 @@ int client_abort(session_handle s); /* SO_LINGER 0: reset */
  * by that descriptor, and goes on by it). Both stay the caller's to close. A round trip. 0: the handle is nobody's any more. Else nothing has happened: BUSY (held by others,
  * ended, in the middle of something), NO_MEMORY, DAEMON_GONE … */
 must_use int client_give(session_handle s, int theirs, int ours);
+/* Its other end is on its way to another program: until that has come this one is BUSY. */
+bool client_peer_moves(session_handle s);
 /* Takes what was given with that descriptor. Attaches; blocks for some round trips. NO_ROUTE: nothing was;
  * BUSY: another program has it, or the kernel's way is gone with it (somebody outside berth uses it). */
 must_use int client_take(int fd, session_handle *out);

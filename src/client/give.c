@@ -171,6 +171,13 @@ int client_give(session_handle h, int theirs, int ours)
     return 0;
 }
 
+bool client_peer_moves(session_handle h)
+{
+    struct session *s = session_get(h);
+    const struct slot *peer = s ? load_acquire(&session_cache_of(s)->peer) : NULL;
+    return s && (session_moving(s) & MOVING_PEER || (peer && slot_state(peer) == SLOT_MOVED));
+}
+
 /* ---- giving back --------------------------------------------------------------------------------------- */
 
 uint8_t client_recall_news;

@@ -23,6 +23,7 @@
 
 #define STAND_IN_MARK 62
 #define PASSED_MAX 256
+#define MOVES_NS (80 * NS_PER_MS)
 
 APART static int passed[PASSED_MAX]; /* by the exec that is under way */
 static uint32_t passed_count;
@@ -40,6 +41,20 @@ bool session_alone(uint64_t h, int64_t end)
     return true;
 }
 
+/* An end whose other one is on its way waits for that to come: whoever would hold it meanwhile heard nothing of where
+ * it goes. Less than it takes until a relay comes for one that nobody has come for. */
+static int give(uint64_t h, int theirs, int ours)
+{
+    int64_t end = clock_now() + MOVES_NS;
+    int err;
+    while ((err = client_give(h, theirs, ours)) == BERTH_E_BUSY && client_peer_moves(h) &&
+           clock_now() < end) {
+        struct client_poll_item none = {0};
+        (void)client_poll(&none, 0, NULL, 0, NS_PER_MS, NULL, NULL);
+    }
+    return err;
+}
+
 bool session_passes(int fd)
 {
     struct sock *s;
@@ -50,7 +65,7 @@ bool session_passes(int fd)
     if (!session_alone(h, clock_now() + session_shared_ns))
         return false;
     if (s->stand_in) {
-        if (client_give(h, fd, -1) != 0)
+        if (give(h, fd, -1) != 0)
             return false;
         (void)session_replaced(fd, s, -1);
         return true;
@@ -58,7 +73,7 @@ bool session_passes(int fd)
     if (!session_settle(s, h) || session_pair(s, h, &theirs, &ours) < 0)
         return false;
     sys_fcntl(theirs, F_SETSIG, (long)STAND_IN_MARK);
-    int err = client_give(h, theirs, ours);
+    int err = give(h, theirs, ours);
     log_debug("descriptor %d is passed on: %s", fd, berth_strerror(err));
     if (!err)
         (void)session_replaced(fd, s, theirs);
