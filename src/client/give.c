@@ -35,7 +35,7 @@ bool may_give(const struct session *s, const struct session_cache *c, bool share
     return session_state(s) == SESSION_OPEN && peer && c->own && !(flags & NOT_GIVEN) &&
            (flags & both) != both && (shared || !session_others_live(s)) && !s->write_span && !s->error &&
            !(session_moving(s) & (MOVING_PEER | MOVING_GONE)) &&
-           slot_generation_known(peer) == s->peer_generation;
+           slot_generation_known(peer) == session_peer_generation(s);
 }
 
 static void bytes_out(const struct session *s, const uint8_t *ring, uint64_t from, uint8_t *to)

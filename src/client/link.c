@@ -67,7 +67,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     struct own_box *own = outbox_by_index(s->own_outbox);
     session_set_peer_outbox(s, box->handle);
     session_set_peer_slot(s, slot_index);
-    s->peer_generation = slot_generation_known(p);
+    session_set_peer_generation(s, slot_generation_known(p));
     uint64_t limit = info_rx_limit(theirs);
     if (limit >= 4096 && limit < session_tx_limit(s))
         session_set_tx_limit(s, limit);
@@ -77,7 +77,7 @@ static void link_to(struct session *s, struct peer_box *box, uint32_t slot_index
     roll_enter(s, &box->roll);
     store_release(&c->peer, p);
     slot_set_peer_place(c->own, slot_place(p));
-    slot_set_peer(c->own, (uint64_t)s->peer_generation << 32 | slot_index);
+    slot_set_peer(c->own, (uint64_t)session_peer_generation(s) << 32 | slot_index);
     if (session_state(s) == SESSION_OFFERED) {
         session_set_state(s, SESSION_OPEN);
         slot_set_state(c->own, SLOT_OPEN);
@@ -155,7 +155,7 @@ static uint64_t own_name(const struct session *s, const struct session_cache *c)
 /* It is the connector's slot still, and not another session's by now. */
 static bool is_still(const struct session *s, const struct slot *peer)
 {
-    return peer && slot_generation_known(peer) == s->peer_generation;
+    return peer && slot_generation_known(peer) == session_peer_generation(s);
 }
 
 void session_last_words(struct session *s)

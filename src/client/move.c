@@ -72,7 +72,7 @@ struct ctl_place session_place(const struct session *s, const struct session_cac
 
 struct ctl_place session_peer_place(const struct session *s)
 {
-    return (struct ctl_place){session_peer_outbox(s), session_peer_slot(s), s->peer_generation};
+    return (struct ctl_place){session_peer_outbox(s), session_peer_slot(s), session_peer_generation(s)};
 }
 
 /* Does the peer know us by our slot? A slot of another outbox may have the same number: so the places are
@@ -177,7 +177,7 @@ static void change_over(struct session *s, struct session_cache *c, struct peer_
     if (!peer_is_at(s, to)) {
         session_set_peer_outbox(s, to->outbox);
         session_set_peer_slot(s, to->slot);
-        s->peer_generation = to->generation;
+        session_set_peer_generation(s, to->generation);
         outbox_info(outbox_by_index(s->own_outbox), s->own_slot)->peer_outbox = to->outbox;
         session_set_event_pos(s, 0); /* the new one has heard of nothing */
         session_set_moving(s, session_moving(s) & ~MOVING_PEER);

@@ -94,7 +94,7 @@ void session_meets(struct session *s, const struct own_box *own, uint32_t own_sl
     session_set_own_slot(s, own_slot);
     session_set_peer_outbox(s, peer->outbox);
     session_set_peer_slot(s, peer->slot);
-    s->peer_generation = peer->generation;
+    session_set_peer_generation(s, peer->generation);
 }
 
 bool session_peer_stale(const struct session *s, const struct session_cache *c)

@@ -161,6 +161,18 @@ bool client_accepted(session_handle h)
     return session_cache_of(s)->peer != NULL;
 }
 
+/* Is the slot of the peer another one's by now? It may be followed to its new place at this moment (change_over): then the
+ * two do not belong together, and it is asked again later. */
+static bool peer_slot_is_anothers(struct session *s, const struct session_cache *c)
+{
+    if (slot_generation(load_acquire(&c->peer)) == session_peer_generation(s) ||
+        !family_lock_try_now(&s->rx_lock))
+        return false;
+    bool is = slot_generation(load_acquire(&c->peer)) != session_peer_generation(s);
+    half_unlock(&s->rx_lock);
+    return is;
+}
+
 static bool peer_is_done(struct session *s, struct session_cache *c)
 {
     uint32_t flags = session_flags(s);
@@ -170,7 +182,7 @@ static bool peer_is_done(struct session *s, struct session_cache *c)
     const struct slot *peer = load_acquire(&c->peer);
     if (!peer)
         return false;
-    if (slot_generation(peer) != s->peer_generation)
+    if (peer_slot_is_anothers(s, c))
         return true;
     if (session_moving(s) & MOVING_GONE) /* whoever may still come by here would not find it */
         return (int16_t)(slot_peer_place(peer) - slot_place(c->own)) > 0;
