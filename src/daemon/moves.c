@@ -162,6 +162,14 @@ static struct ctl_place peer_now(const struct daemon *d, const struct move *m)
     return other && other->state == MOVE_HELD ? other->to : m->peer_to.outbox ? m->peer_to : m->peer;
 }
 
+/* By who gives it, who may not have heard yet where its other end is. */
+static void peer_given(const struct daemon *d, struct move *m, const struct ctl_place *peer)
+{
+    m->peer = *peer;
+    m->peer_to = (struct ctl_place){0};
+    m->peer = peer_now(d, m);
+}
+
 /* Its other end is there now. Who has taken it goes by what he was told until he says where he has it. */
 static void peer_goes_to(struct move *m, const struct ctl_place *to)
 {
@@ -403,9 +411,7 @@ static int give_back(struct daemon *d, struct request *r)
     m->record = r->fds[0];
     r->fds[0] = -1;
     m->from = r->msg->move.from;
-    m->peer = r->msg->move.peer;
-    m->peer_to = (struct ctl_place){0};
-    m->peer = peer_now(d, m);
+    peer_given(d, m, &r->msg->move.peer);
     tell(d, CTL_MOVING, &m->from, &m->to, &m->peer);
     relay_start(d, m);
     send_done(d, r);
@@ -442,9 +448,7 @@ int handle_give(struct daemon *d, struct request *r)
     m->recalled = false;
     m->peer_ended = false;
     m->from = msg->from;
-    m->peer = msg->peer;
-    m->peer_to = (struct ctl_place){0};
-    m->peer = peer_now(d, m); /* who gives it may not have heard yet */
+    peer_given(d, m, &msg->peer);
     m->since = clock_now();
     due_from_now_on(d, m);
     watch_again(d, m);

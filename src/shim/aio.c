@@ -10,8 +10,6 @@
 /* A relay made a moment ago has it until it runs. */
 #define PATIENCE_NS (200 * NS_PER_MS)
 
-#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
-
 static void to_kernel(int fd)
 {
     struct sock *s;

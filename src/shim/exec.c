@@ -77,8 +77,6 @@ static void before_exec(void)
     }
 }
 
-#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
-
 EXPORT int execve(const char *path, char *const argv[], char *const envp[])
 {
     before_exec();

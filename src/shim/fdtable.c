@@ -442,7 +442,8 @@ int away_control(void)
 }
 
 /* A file that was not opened: whoever reads, writes or polls it gets EBADF, as if it were not there. One of no
- * directory (of /dev/null where memfd_create or /proc is denied): it leads nowhere. Made with the first socket: later, a descriptor may be the program's last one. */
+ * directory (of /dev/null where memfd_create or /proc is denied): it leads nowhere. Made with the first socket:
+ * later, a descriptor may be the program's last one. */
 static void nothing_open(void)
 {
     if (load_relaxed(&internal[INTERNAL_NOTHING]))

@@ -319,19 +319,26 @@ static int flags_of_rwf(int flags)
     return (flags & RWF_NOWAIT ? MSG_DONTWAIT : 0) | (flags & RWF_NOSIGNAL ? MSG_NOSIGNAL : 0);
 }
 
+/* 1: there is something to move; else what the call is to say. */
+static ssize_t vector_refused(const struct iovec *iov, int count, int rwf)
+{
+    struct buffers b;
+    if (count < 0 || count > IOV_MAX)
+        return failed(EINVAL);
+    int error = buffers_check(iov, count, &b);
+    if (error || !b.total)
+        return error ? failed(error) : 0;
+    return rwf & ~RWF_KNOWN ? failed(EOPNOTSUPP) : 1;
+}
+
 EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int count, off64_t at, int flags)
 {
     struct sock *s;
     uint64_t h;
     if (at != -1 || !fd_session(fd, &s, &h)) /* a place in it is the kernel's to refuse */
         return real.preadv2(fd, iov, count, at, flags);
-    if (count < 0 || count > IOV_MAX)
-        return failed(EINVAL);
-    struct buffers b;
-    int error = buffers_check(iov, count, &b);
-    if (error || !b.total)
-        return error ? failed(error) : 0;
-    return flags & ~RWF_KNOWN ? failed(EOPNOTSUPP) : session_recv(fd, s, h, iov, count, flags_of_rwf(flags));
+    ssize_t said = vector_refused(iov, count, flags);
+    return said <= 0 ? said : session_recv(fd, s, h, iov, count, flags_of_rwf(flags));
 }
 
 EXPORT ssize_t preadv64v2(int fd, const struct iovec *iov, int count, off64_t at, int flags)
@@ -544,13 +551,8 @@ EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int count, off64_t at, 
     uint64_t h;
     if (at != -1 || !fd_session(fd, &s, &h))
         return real.pwritev2(fd, iov, count, at, flags);
-    if (count < 0 || count > IOV_MAX)
-        return failed(EINVAL);
-    struct buffers b;
-    int error = buffers_check(iov, count, &b);
-    if (error || !b.total)
-        return error ? failed(error) : 0;
-    return flags & ~RWF_KNOWN ? failed(EOPNOTSUPP) : session_send(fd, s, h, iov, count, flags_of_rwf(flags));
+    ssize_t said = vector_refused(iov, count, flags);
+    return said <= 0 ? said : session_send(fd, s, h, iov, count, flags_of_rwf(flags));
 }
 
 EXPORT ssize_t pwritev64v2(int fd, const struct iovec *iov, int count, off64_t at, int flags)

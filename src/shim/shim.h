@@ -53,6 +53,8 @@
 #include "shim/real.h"
 
 #define EXPORT __attribute__((visibility("default")))
+/* libc's own of that name; needs <dlfcn.h> */
+#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 

@@ -165,8 +165,6 @@ static int done(int result)
     return result;
 }
 
-#define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
-
 static uid_t or_kept(uid_t asked, uid_t is)
 {
     return asked == KEEP ? is : asked;

@@ -4,6 +4,7 @@
  *     SEED=77 build/tests/differ/differ nested_edges.random_level */
 #include <netinet/tcp.h>
 #include <stdbool.h>
+#include <sys/eventfd.h>
 #include <time.h>
 
 #include "differ.h"
@@ -522,4 +523,38 @@ CASE(random_level, "random programs, all in the inner sets by level")
 CASE(random_edge, "random programs")
 {
     random_programs(101, 8, false);
+}
+
+static int told_by, answered; /* eventfds */
+
+static long tells(void *rounds)
+{
+    uint64_t n = 1;
+    for (long i = 0; i < (long)(intptr_t)rounds; i++) {
+        if (write(told_by, &n, 8) != 8 || read(answered, &n, 8) != 8)
+            return i;
+    }
+    return (long)(intptr_t)rounds;
+}
+
+CASE(told_by_another_thread,
+     "by edge: what another thread does to a descriptor in the inner set is there when the outer has told")
+{
+    struct pair p = pair_here();
+    struct side side;
+    struct epoll_event event;
+    int inner = epoll_with(p.s, EPOLLIN | EPOLLET, 1), outer = epoll_with(inner, EPOLLIN | EPOLLET, 2);
+    uint64_t n;
+    long rounds = 4000, heard = 0;
+    told_by = eventfd(0, EFD_NONBLOCK);
+    answered = eventfd(0, 0);
+    SAY(epoll_add(inner, told_by, EPOLLIN | EPOLLET, 3));
+    side_start(&side, tells, (void *)(intptr_t)rounds);
+    while (heard < rounds && epoll_wait(outer, &event, 1, 2000) == 1) {
+        while (epoll_wait(inner, &event, 1, 0) == 1) {
+            n = 1;
+            heard += event.data.u64 == 3 && read(told_by, &n, 8) == 8 && write(answered, &n, 8) == 8;
+        }
+    }
+    say("heard %ld", heard);
 }

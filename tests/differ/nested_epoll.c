@@ -1,7 +1,5 @@
 /* nested_epoll.c - an epoll set as a member of another set, of poll and of select (epoll(7): it is readable
  * when it has events). */
-#include <sys/eventfd.h>
-
 #include "differ.h"
 
 struct nest {
@@ -774,38 +772,4 @@ CASE(rdnorm_alone, "an inner set that the outer one asks for EPOLLRDNORM alone")
     SAY(send(p.c, "x", 1, 0));
     say("%s", epolled(in, 8, 1000));
     say("%s", epolled(out, 8, 0));
-}
-
-static int told_by, answered; /* eventfds */
-
-static long tells(void *rounds)
-{
-    uint64_t n = 1;
-    for (long i = 0; i < (long)(intptr_t)rounds; i++) {
-        if (write(told_by, &n, 8) != 8 || read(answered, &n, 8) != 8)
-            return i;
-    }
-    return (long)(intptr_t)rounds;
-}
-
-CASE(told_by_another_thread,
-     "by edge: what another thread does to a descriptor in the inner set is there when the outer has told")
-{
-    struct pair p = pair_here();
-    struct side side;
-    struct epoll_event event;
-    int inner = epoll_with(p.s, EPOLLIN | EPOLLET, 1), outer = epoll_with(inner, EPOLLIN | EPOLLET, 2);
-    uint64_t n;
-    long rounds = 4000, heard = 0;
-    told_by = eventfd(0, EFD_NONBLOCK);
-    answered = eventfd(0, 0);
-    SAY(epoll_add(inner, told_by, EPOLLIN | EPOLLET, 3));
-    side_start(&side, tells, (void *)(intptr_t)rounds);
-    while (heard < rounds && epoll_wait(outer, &event, 1, 2000) == 1) {
-        while (epoll_wait(inner, &event, 1, 0) == 1) {
-            n = 1;
-            heard += event.data.u64 == 3 && read(told_by, &n, 8) == 8 && write(answered, &n, 8) == 8;
-        }
-    }
-    say("heard %ld", heard);
 }

@@ -311,15 +311,17 @@ static void two_programs(struct far *a, struct far *b)
     far_do(a, "accept;closelistener;send 300");
 }
 
-CASE(both_ends_in_two_programs,
-     "two programs execute themselves at the same moment, each with its end of one connection")
+static void both_execute(int times)
 {
     struct far a, b;
     for (int i = 0; i < 8; i++) {
         two_programs(&a, &b);
-        far_begin(&a, "exec 300 0");
-        far_begin(&b, "exec 100 0");
-        say("%s, %s", far_answer(&a), far_answer(&b));
+        for (int k = 0; k < times; k++) {
+            far_begin(&a, "exec 300 0");
+            far_begin(&b, "exec 100 0");
+        }
+        for (int k = 0; k < times; k++)
+            say("%s, %s", far_answer(&a), far_answer(&b));
         say("%s", far_do(&b, "recv 300;send 50"));
         say("%s", far_do(&a, "recv 150;close"));
         say("%s", far_do(&b, "recv 1"));
@@ -328,23 +330,15 @@ CASE(both_ends_in_two_programs,
     }
 }
 
+CASE(both_ends_in_two_programs,
+     "two programs execute themselves at the same moment, each with its end of one connection")
+{
+    both_execute(1);
+}
+
 CASE(both_ends_again_and_again, "the same three times in a row, without a look between")
 {
-    struct far a, b;
-    for (int i = 0; i < 8; i++) {
-        two_programs(&a, &b);
-        for (int k = 0; k < 3; k++) {
-            far_begin(&a, "exec 300 0");
-            far_begin(&b, "exec 100 0");
-        }
-        for (int k = 0; k < 3; k++)
-            say("%s, %s", far_answer(&a), far_answer(&b));
-        say("%s", far_do(&b, "recv 300;send 50"));
-        say("%s", far_do(&a, "recv 150;close"));
-        say("%s", far_do(&b, "recv 1"));
-        far_kill(&a);
-        far_kill(&b);
-    }
+    both_execute(3);
 }
 
 CASE(one_ends_while_the_other_is_executed,
